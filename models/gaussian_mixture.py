@@ -1,0 +1,94 @@
+r"""A mixture of Gaussians under a forward process: the score and density are known exactly at every time.
+
+Data `p_0 = sum_k w_k N(m_k, C_k)` give
+
+    p_t = sum_k w_k N(alpha m_k, alpha^2 C_k + sigma^2 I)
+    score(x, t)   = -sum_k r_k(x, t) (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha m_k)
+    denoise(x, t) = E[x_0 | x_t = x] = (x + sigma^2 score) / alpha        (Tweedie)
+
+with `r_k` the posterior probabilities of the components. `C_k = U_k diag(l_k) U_k^T` is diagonalised once; at time `t` only its
+eigenvalues change. This is the ground truth against which solvers and likelihoods are checked.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sde import SDE
+
+
+class GaussianMixture(nn.Module):
+    """Exact score, denoised mean and log-density of a Gaussian mixture at every time of an SDE.
+
+    States of shape `(B, *dims)` are flattened to `d` numbers an example; results have the state's shape and dtype.
+
+    Args:
+        sde: the forward process.
+        weights: positive, shape `(K,)`; normalised to sum to 1.
+        means: shape `(K, d)`.
+        covariances: symmetric, positive semidefinite, shape `(K, d, d)`.
+
+    Raises:
+        ValueError: shapes do not agree, or a covariance has a negative eigenvalue.
+    """
+
+    def __init__(self, sde: SDE, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        super().__init__()
+        components, dimension = means.shape
+        if weights.shape != (components,) or covariances.shape != (components, dimension, dimension):
+            raise ValueError(
+                f"weights {tuple(weights.shape)}, means {tuple(means.shape)} and covariances {tuple(covariances.shape)} "
+                "must have shapes (K,), (K, d) and (K, d, d)"
+            )
+        eigenvalues, basis = torch.linalg.eigh(covariances.double())
+        if eigenvalues.min() < -1e-8 * eigenvalues.abs().max():
+            raise ValueError(f"a covariance has the negative eigenvalue {eigenvalues.min():.3g}")
+        self.sde = sde
+        self.register_buffer("log_weights", torch.log(weights.double() / weights.double().sum()))
+        self.register_buffer("means", means.double())
+        self.register_buffer("eigenvalues", eigenvalues.clamp(min=0))
+        self.register_buffer("basis", basis)
+
+    log_weights: Tensor
+    means: Tensor
+    eigenvalues: Tensor
+    basis: Tensor
+
+    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
+        """Log-density of `p_t` at `x` `(B, *dims)`, in nats; shape `(B,)`."""
+        log_joint, _, _ = self._components(x, t)
+        return torch.logsumexp(log_joint, dim=1)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """`∇ log p_t(x)`; shape of `x`."""
+        log_joint, whitened, variance = self._components(x, t)
+        posterior = torch.softmax(log_joint, dim=1)
+        in_basis = -posterior.unsqueeze(-1) * whitened / variance
+        return torch.einsum("bkj,kij->bi", in_basis, self.basis.to(x.dtype)).reshape(x.shape)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """`E[x_0 | x_t = x]`; shape of `x`. Computed from the components, since Tweedie's formula cancels at small `alpha`."""
+        log_joint, whitened, variance = self._components(x, t)
+        posterior = torch.softmax(log_joint, dim=1)
+        gain = self._per_component(self.sde.alpha(t.double()), x) * self.eigenvalues.to(x.dtype) / variance
+        shift = torch.einsum("bkj,kij->bi", posterior.unsqueeze(-1) * gain * whitened, self.basis.to(x.dtype))
+        return (posterior @ self.means.to(x.dtype) + shift).reshape(x.shape)
+
+    def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log joint `(B, K)`, residuals in each component's eigenbasis `(B, K, d)`, and variances there, `(B, K, d)` or `(1, K, d)`."""
+        t = t.double()
+        alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)
+        variance = alpha**2 * self.eigenvalues.to(x.dtype) + sigma**2
+        residual = x.flatten(1).unsqueeze(1) - alpha * self.means.to(x.dtype)
+        whitened = torch.einsum("bki,kij->bkj", residual, self.basis.to(x.dtype))
+        mahalanobis = (whitened**2 / variance).sum(-1)
+        log_normaliser = torch.log(variance).sum(-1) + self.means.shape[1] * math.log(2 * math.pi)
+        return self.log_weights.to(x.dtype) - 0.5 * (mahalanobis + log_normaliser), whitened, variance
+
+    @staticmethod
+    def _per_component(value: Tensor, x: Tensor) -> Tensor:
+        """A schedule's value of shape `()` or `(B,)`, cast to `x`'s dtype, as `(1, 1, 1)` or `(B, 1, 1)`."""
+        return value.to(x.dtype).reshape(-1, 1, 1)

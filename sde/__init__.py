@@ -1,0 +1,20 @@
+"""Forward processes: two scalar functions of time, and everything that follows from them."""
+
+from sde.base import SDE
+from sde.ladder import DDPMLadder, Ladder, NCSNLadder, cosine_betas, ddpm_betas, geometric_sigmas
+from sde.subvp import SubVPSDE
+from sde.ve import VESDE
+from sde.vp import VPSDE
+
+__all__ = [
+    "SDE",
+    "DDPMLadder",
+    "Ladder",
+    "NCSNLadder",
+    "SubVPSDE",
+    "VESDE",
+    "VPSDE",
+    "cosine_betas",
+    "ddpm_betas",
+    "geometric_sigmas",
+]

@@ -1,0 +1,123 @@
+r"""Discrete ladders of noise levels: tables that can be read back as processes.
+
+DDPM (Ho et al. 2020, arXiv:2006.11239), given `beta_1 … beta_N`:
+
+    alpha_i^2 = prod_{j <= i} (1 - beta_j),     sigma_i^2 = 1 - alpha_i^2,     at time t_i = i / N
+
+NCSN (Song & Ermon 2019, arXiv:1907.05600), given `sigma_1 < … < sigma_N`:
+
+    alpha_i = 1,                                                               at time t_i = (i - 1) / (N - 1)
+
+Between rungs `log alpha` (DDPM) or `log sigma` (NCSN) is interpolated linearly in `t`, so that a ladder is an `SDE` like any other,
+with the table's values at its rungs. VP and VE are the limits for large N; VP read at N times is not DDPM. In code rungs are counted
+from 0, as the labels of trained networks are.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from sde.base import SDE
+
+
+class Ladder(SDE):
+    """An SDE on `[0, 1]` that passes through a table of `num_rungs` noise levels."""
+
+    num_rungs: int
+
+    @abstractmethod
+    def time(self, index: Tensor) -> Tensor:
+        """Time of the rung `index`, counted from 0; fractions lie between rungs; float64, shape of `index`."""
+
+    @abstractmethod
+    def index(self, t: Tensor) -> Tensor:
+        """The (fractional) rung at time `t`: the inverse of `time`; float64, shape of `t`."""
+
+
+class DDPMLadder(Ladder):
+    """DDPM's ladder for any given betas.
+
+    Args:
+        betas: `beta_1 … beta_N`, each in (0, 1), shape `(N,)`.
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        self.betas = betas.double()
+        self.num_rungs = len(betas)
+        self.t_min = 1 / self.num_rungs
+        self._log_alpha = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-self.betas).cumsum(0)])
+
+    def time(self, index: Tensor) -> Tensor:
+        return (index.double() + 1) / self.num_rungs
+
+    def index(self, t: Tensor) -> Tensor:
+        return t.double() * self.num_rungs - 1
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """`log alpha`, piecewise linear in `t`; 0 at `t = 0`."""
+        return _interpolate(self._log_alpha, t * self.num_rungs)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(self.log_alpha(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t)))
+
+    @property
+    def prior_std(self) -> float:
+        """1, as for VP."""
+        return 1.0
+
+
+class NCSNLadder(Ladder):
+    """NCSN's (SMLD's) ladder for any given noise levels.
+
+    Args:
+        sigmas: `sigma_1 < … < sigma_N`, positive, in the units of the data, shape `(N,)`.
+    """
+
+    def __init__(self, sigmas: Tensor) -> None:
+        self.num_rungs = len(sigmas)
+        self.t_min = 0.0
+        self._log_sigma = sigmas.double().log()
+
+    def time(self, index: Tensor) -> Tensor:
+        return index.double() / (self.num_rungs - 1)
+
+    def index(self, t: Tensor) -> Tensor:
+        return t.double() * (self.num_rungs - 1)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.exp(_interpolate(self._log_sigma, t * (self.num_rungs - 1)))
+
+
+def ddpm_betas(num_rungs: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
+    """DDPM's linear betas `linspace(beta_min / N, beta_max / N, N)`, float64 (Song et al. 2021, appendix C)."""
+    return torch.linspace(beta_min / num_rungs, beta_max / num_rungs, num_rungs, dtype=torch.float64)
+
+
+def cosine_betas(num_rungs: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
+    """Cosine betas, float64 (Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17), clipped at `max_beta`."""
+    steps = torch.linspace(0, 1, num_rungs + 1, dtype=torch.float64)
+    alpha_bar = torch.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
+
+
+def geometric_sigmas(num_rungs: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
+    """NCSN's geometric noise levels from `sigma_min` to `sigma_max`, float64."""
+    return torch.linspace(math.log(sigma_min), math.log(sigma_max), num_rungs, dtype=torch.float64).exp()
+
+
+def _interpolate(table: Tensor, position: Tensor) -> Tensor:
+    """Linear interpolation of `table` at fractional positions in `[0, len(table) - 1]`; differentiable in `position`."""
+    table = table.to(device=position.device)
+    left = position.detach().floor().long().clamp(0, len(table) - 2)
+    fraction = position - left
+    return (table[left] * (1 - fraction) + table[left + 1] * fraction).to(position.dtype)

@@ -1,0 +1,64 @@
+"""Random numbers per sample.
+
+Sample `i` depends on its own seed, not on the batch size, the rank, or its neighbours. Each example has its own generator, seeded by
+`(seed, stream)`; streams keep apart the different uses of one seed (the latent `x_T`, the solver's noise, dequantisation, …), so that
+giving the same seeds to two of them does not correlate them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian"]
+
+
+class SampleNoise:
+    """One random generator for each example of a batch.
+
+    Args:
+        seeds: one non-negative integer an example.
+        stream: what the numbers are for.
+    """
+
+    def __init__(self, seeds: Iterable[int], stream: Stream) -> None:
+        self.seeds = list(seeds)
+        self._generators = [torch.Generator().manual_seed(stream_seed(seed, stream)) for seed in self.seeds]
+
+    def normal(self, like: Tensor) -> Tensor:
+        """The next standard normal numbers, of the shape `(B, *dims)`, dtype and device of `like`.
+
+        Raises:
+            ValueError: the batch size is not the number of seeds.
+        """
+        return self._draw(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """The next uniform numbers in [0, 1), of the shape `(B, *dims)`, dtype and device of `like`."""
+        return self._draw(torch.rand, like)
+
+    def rademacher(self, like: Tensor) -> Tensor:
+        """The next random signs, of the shape `(B, *dims)`, dtype and device of `like`."""
+        return torch.where(self._draw(torch.rand, like) < 0.5, -1.0, 1.0).to(like.dtype)
+
+    def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
+        if len(self._generators) != like.shape[0]:
+            raise ValueError(f"{len(self._generators)} seeds for a batch of {like.shape[0]}: give one seed an example")
+        rows = [sampler(like.shape[1:], generator=generator, dtype=like.dtype) for generator in self._generators]
+        return torch.stack(rows).to(like.device)
+
+
+def stream_seed(seed: int, stream: Stream) -> int:
+    """A 63-bit seed made of an example's seed and the purpose of its numbers."""
+    sequence = np.random.SeedSequence(int(seed), spawn_key=(zlib.crc32(stream.encode()),))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seeds_from_generator(count: int, generator: torch.Generator | None = None) -> list[int]:
+    """Draw one seed for each of `count` examples."""
+    return torch.randint(2**62, (count,), generator=generator, device=generator.device if generator else "cpu").tolist()

@@ -1,0 +1,20 @@
+r"""The sub-variance-preserving SDE (Song et al. 2021, arXiv:2011.13456, equation 12).
+
+    alpha = exp(-B / 2),     sigma = 1 - exp(-B),     B(t) = ∫_0^t beta
+
+It shares VP's `alpha`; its variance is below VP's at every time, and `g^2 = beta (1 - alpha^4)` follows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sde.vp import VPSDE
+
+
+class SubVPSDE(VPSDE):
+    """Sub-VP SDE with VP's linear `beta(t)`; arguments as for `VPSDE`."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self.integral_beta(t))

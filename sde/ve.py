@@ -1,0 +1,34 @@
+r"""The variance-exploding SDE, the continuous limit of NCSN (Song et al. 2021, arXiv:2011.13456, equation 9).
+
+alpha = 1,     sigma(t) = sigma_min (sigma_max / sigma_min)^t
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sde.base import SDE
+
+
+class VESDE(SDE):
+    """Variance-exploding SDE with a geometric `sigma(t)` on `[0, 1]`.
+
+    Args:
+        sigma_min: `sigma(0)`, in the units of the data.
+        sigma_max: `sigma(1)`, about the largest distance between two data points.
+        t_min: smallest time at which a model should be evaluated.
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, t_min: float = 1e-5) -> None:
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+        self.t_min = t_min
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp(t * math.log(self.sigma_max / self.sigma_min))

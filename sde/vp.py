@@ -1,0 +1,43 @@
+r"""The variance-preserving SDE, the continuous limit of DDPM (Song et al. 2021, arXiv:2011.13456, equation 11).
+
+dx = -1/2 beta(t) x dt + sqrt(beta(t)) dw,      beta(t) = beta_min + t (beta_max - beta_min)
+B(t) = ∫_0^t beta = beta_min t + t^2 (beta_max - beta_min) / 2
+alpha = exp(-B / 2),     sigma^2 = 1 - exp(-B)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sde.base import SDE
+
+
+class VPSDE(SDE):
+    """Variance-preserving SDE with a linear `beta(t)` on `[0, 1]`.
+
+    Args:
+        beta_min: `beta(0)`, in 1/time.
+        beta_max: `beta(1)`, in 1/time.
+        t_min: smallest time at which a model should be evaluated.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> None:
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+        self.t_min = t_min
+
+    @property
+    def prior_std(self) -> float:
+        """1: data of unit variance keep it, and the paper's prior is `N(0, I)`."""
+        return 1.0
+
+    def integral_beta(self, t: Tensor) -> Tensor:
+        """`B(t) = ∫_0^t beta`."""
+        return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * self.integral_beta(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(-self.integral_beta(t)))

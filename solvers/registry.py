@@ -1,0 +1,46 @@
+"""Solvers by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from errors import UserError
+from solvers.solution import Solution
+
+Solver = Callable[..., Solution]
+
+SOLVERS: dict[str, Callable[..., Solver]] = {}
+
+
+def get_solver(name: str, **options: Any) -> Solver:
+    """Build a solver: `get_solver("dpmpp_2m", num_steps=10)(model, x_T).x`.
+
+    A solver is called as `solver(model, x_T, *, seeds=None, generator=None)`; it starts from `x_T` `(B, *dims)` at time `T`. Stochastic
+    solvers take their noise from `seeds`, one an example, or draw these from `generator`.
+
+    Args:
+        name: a key of `SOLVERS`.
+        options: the solver's own options; see its docstring.
+
+    Raises:
+        UserError: there is no such solver, or it has no such option.
+    """
+    if name not in SOLVERS:
+        raise UserError(
+            f"no solver is called {name!r}{_nearest(name, SOLVERS)}; there are: {', '.join(sorted(SOLVERS))}"
+        )
+    known = inspect.signature(SOLVERS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"solver {name!r} has no option {option!r}{_nearest(option, known)}; it has: {', '.join(known)}"
+            )
+    return SOLVERS[name](**options)
+
+
+def _nearest(name: str, candidates: Any) -> str:
+    matches = difflib.get_close_matches(name, list(candidates), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
