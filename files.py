@@ -15,7 +15,8 @@ from errors import UserError
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary name keeps the suffix of `path`, since many writers choose their format by it. Missing parent folders are made.
+    The temporary name keeps the suffix of `path`, since many writers choose their format by it. Missing parent
+    folders are made.
 
     Raises:
         UserError: the file cannot be written (disk full, no permission).

@@ -6,8 +6,8 @@ Data `p_0 = sum_k w_k N(m_k, C_k)` give
     score(x, t)   = -sum_k r_k(x, t) (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha m_k)
     denoise(x, t) = E[x_0 | x_t = x] = (x + sigma^2 score) / alpha        (Tweedie)
 
-with `r_k` the posterior probabilities of the components. `C_k = U_k diag(l_k) U_k^T` is diagonalised once; at time `t` only its
-eigenvalues change. This is the ground truth against which solvers and likelihoods are checked.
+with `r_k` the posterior probabilities of the components. `C_k = U_k diag(l_k) U_k^T` is diagonalised once; at time
+`t` only its eigenvalues change. This is the ground truth against which solvers and likelihoods are checked.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class GaussianMixture(nn.Module):
         components, dimension = means.shape
         if weights.shape != (components,) or covariances.shape != (components, dimension, dimension):
             raise ValueError(
-                f"weights {tuple(weights.shape)}, means {tuple(means.shape)} and covariances {tuple(covariances.shape)} "
-                "must have shapes (K,), (K, d) and (K, d, d)"
+                f"weights {tuple(weights.shape)}, means {tuple(means.shape)} and "
+                f"covariances {tuple(covariances.shape)} must have shapes (K,), (K, d) and (K, d, d)"
             )
         eigenvalues, basis = torch.linalg.eigh(covariances.double())
         if eigenvalues.min() < -1e-8 * eigenvalues.abs().max():
@@ -70,7 +70,7 @@ class GaussianMixture(nn.Module):
         return torch.einsum("bkj,kij->bi", in_basis, self.basis.to(x.dtype)).reshape(x.shape)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x]`; shape of `x`. Computed from the components, since Tweedie's formula cancels at small `alpha`."""
+        """`E[x_0 | x_t = x]`; shape of `x`. From the components: Tweedie's formula cancels at small `alpha`."""
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
         gain = self._per_component(self.sde.alpha(t.double()), x) * self.eigenvalues.to(x.dtype) / variance
@@ -78,7 +78,7 @@ class GaussianMixture(nn.Module):
         return (posterior @ self.means.to(x.dtype) + shift).reshape(x.shape)
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log joint `(B, K)`, residuals in each component's eigenbasis `(B, K, d)`, and variances there, `(B, K, d)` or `(1, K, d)`."""
+        """Log joint `(B, K)`; in each component's eigenbasis residuals `(B, K, d)` and variances `(B or 1, K, d)`."""
         t = t.double()
         alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)
         variance = alpha**2 * self.eigenvalues.to(x.dtype) + sigma**2

@@ -8,12 +8,12 @@ from sde.vp import VPSDE
 
 __all__ = [
     "SDE",
+    "VESDE",
+    "VPSDE",
     "DDPMLadder",
     "Ladder",
     "NCSNLadder",
     "SubVPSDE",
-    "VESDE",
-    "VPSDE",
     "cosine_betas",
     "ddpm_betas",
     "geometric_sigmas",

@@ -4,15 +4,15 @@ A forward process turns data `x_0` into noise by
 
     dx = f(t) x dt + g(t) dw,        x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I),        t in [0, T].
 
-A process is given by `alpha` and `sigma`; the rest is derived (Song et al. 2021, arXiv:2011.13456, section 3; Kingma et al. 2021,
-arXiv:2107.00630, appendix):
+A process is given by `alpha` and `sigma`; the rest is derived (Song et al. 2021, arXiv:2011.13456, section 3; Kingma
+et al. 2021, arXiv:2107.00630, appendix):
 
     f(t)       = d log alpha / dt                             drift coefficient
     g(t)^2     = d sigma^2 / dt - 2 f(t) sigma(t)^2           squared diffusion
     log_snr(t) = 2 log(alpha / sigma)
 
-Times are tensors of shape `()` or `(B,)`; states have shape `(B, *dims)`. Schedules are computed in float64 and cast once, to the
-dtype of the state they are combined with.
+Times are tensors of shape `()` or `(B,)`; states have shape `(B, *dims)`. Schedules are computed in float64 and cast
+once, to the dtype of the state they are combined with.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _BISECTION_STEPS = 64
 class SDE(ABC):
     """A forward process given by `alpha(t)` and `sigma(t)`.
 
-    To add one, write these two as smooth functions of a tensor `t` (torch operations only, since they are differentiated
-    automatically), with `alpha / sigma` strictly decreasing.
+    To add one, write these two as smooth functions of a tensor `t` (torch operations only, since they are
+    differentiated automatically), with `alpha / sigma` strictly decreasing.
 
     Attributes:
         T: end of time; the process starts at 0.
-        t_min: smallest time at which a model should be evaluated; below it the score blows up or leaves float32's resolution.
+        t_min: smallest time at which a model should be evaluated; below it the score blows up or leaves float32's
+            resolution.
     """
 
     T: float = 1.0
@@ -57,16 +58,20 @@ class SDE(ABC):
         """Standard deviation of the prior `N(0, prior_std^2 I)` that stands for `p_T`."""
         return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
 
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """`log alpha(t)`; same shape as `t`."""
+        return torch.log(self.alpha(t))
+
     def log_snr(self, t: Tensor) -> Tensor:
         """Log signal-to-noise ratio `log(alpha^2 / sigma^2)`; same shape as `t`."""
         t = t.double()
-        return 2 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))
+        return 2 * (self.log_alpha(t) - torch.log(self.sigma(t)))
 
     def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The time in `[0, T]` at which the process has this log-SNR; the inverse of `log_snr`, differentiable, float64.
+        """The time in `[0, T]` at which the process has this log-SNR; differentiable, float64, shape of `log_snr`.
 
-        Bisection brackets the root; one Newton step from there carries the derivative. Values outside the process's range give
-        the nearest end.
+        Bisection brackets the root; one Newton step from there carries the derivative. Values outside the process's
+        range give the nearest end.
         """
         log_snr = log_snr.double()
         low, high = torch.zeros_like(log_snr), torch.full_like(log_snr, self.T)
@@ -83,7 +88,7 @@ class SDE(ABC):
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
         """`f(t) = d log alpha / dt`, in 1/time; same shape as `t`, float64."""
-        return _value_and_derivative(lambda s: torch.log(self.alpha(s)), t.double())[1]
+        return _value_and_derivative(self.log_alpha, t.double())[1]
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
         """`g(t)^2 = d sigma^2 / dt - 2 f(t) sigma^2`; same shape as `t`, float64."""
@@ -106,7 +111,8 @@ class SDE(ABC):
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and variance of `x_t | x_s` for `s <= t`: `N(alpha_ts x_s, variance I)`; float64, shape of `t`.
 
-        `alpha_ts = alpha_t / alpha_s` and `variance = sigma_t^2 - alpha_ts^2 sigma_s^2 = sigma_t^2 (1 - snr_t / snr_s)`.
+        `alpha_ts = alpha_t / alpha_s` and `variance = sigma_t^2 - alpha_ts^2 sigma_s^2 = sigma_t^2 (1 - snr_t /
+        snr_s)`.
         """
         s, t = s.double(), t.double()
         variance = -(self.sigma(t) ** 2) * torch.expm1(self.log_snr(t) - self.log_snr(s))
@@ -114,7 +120,7 @@ class SDE(ABC):
 
     @staticmethod
     def expand(value: Tensor, x: Tensor) -> Tensor:
-        """Cast a schedule's value of shape `()` or `(B,)` to the dtype of `x` and shape it to broadcast against `x` `(B, *dims)`."""
+        """A schedule's value of shape `()` or `(B,)`, cast and shaped to broadcast against `x` `(B, *dims)`."""
         value = value.to(dtype=x.dtype, device=x.device)
         return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
 
@@ -129,7 +135,8 @@ class SDE(ABC):
     ) -> Tensor:
         """Draw `x_T` of the given shape `(B, *dims)` from the prior `N(0, prior_std^2 I)`.
 
-        Example `i` depends on `seeds[i]` alone. Without seeds, they are drawn from `generator` (or from torch's default one).
+        Example `i` depends on `seeds[i]` alone. Without seeds, they are drawn from `generator` (or from torch's
+        default one).
 
         Raises:
             ValueError: the number of seeds is not the batch size.
@@ -147,4 +154,5 @@ class SDE(ABC):
 
 def _value_and_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
     """`function(t)` and its derivative, for an elementwise function, by forward-mode differentiation."""
-    return torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    value, derivative, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    return value, derivative

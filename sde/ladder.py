@@ -8,9 +8,9 @@ NCSN (Song & Ermon 2019, arXiv:1907.05600), given `sigma_1 < … < sigma_N`:
 
     alpha_i = 1,                                                               at time t_i = (i - 1) / (N - 1)
 
-Between rungs `log alpha` (DDPM) or `log sigma` (NCSN) is interpolated linearly in `t`, so that a ladder is an `SDE` like any other,
-with the table's values at its rungs. VP and VE are the limits for large N; VP read at N times is not DDPM. In code rungs are counted
-from 0, as the labels of trained networks are.
+Between rungs `log alpha` (DDPM) or `log sigma` (NCSN) is interpolated linearly in `t`, so that a ladder is an `SDE`
+like any other, with the table's values at its rungs. VP and VE are the limits for large N; VP read at N times is not
+DDPM. In code rungs are counted from 0, as the labels of trained networks are.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def geometric_sigmas(num_rungs: int, sigma_min: float = 0.01, sigma_max: float =
 
 
 def _interpolate(table: Tensor, position: Tensor) -> Tensor:
-    """Linear interpolation of `table` at fractional positions in `[0, len(table) - 1]`; differentiable in `position`."""
+    """Linear interpolation of `table` at positions in `[0, len(table) - 1]`; differentiable in `position`."""
     table = table.to(device=position.device)
     left = position.detach().floor().long().clamp(0, len(table) - 2)
     fraction = position - left

@@ -1,8 +1,8 @@
 """Random numbers per sample.
 
-Sample `i` depends on its own seed, not on the batch size, the rank, or its neighbours. Each example has its own generator, seeded by
-`(seed, stream)`; streams keep apart the different uses of one seed (the latent `x_T`, the solver's noise, dequantisation, …), so that
-giving the same seeds to two of them does not correlate them.
+Sample `i` depends on its own seed, not on the batch size, the rank, or its neighbours. Each example has its own
+generator, seeded by `(seed, stream)`; streams keep apart the different uses of one seed (the latent `x_T`, the
+solver's noise, dequantisation, …), so that giving the same seeds to two of them does not correlate them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@ r"""The reverse family: every process that runs from `p_T` to `p_0` with the sam
 
     dx = [f(t) x - (1 + eta^2)/2 g(t)^2 score(x, t)] dt + eta g(t) dw̄        (time runs from T down to 0)
 
-`eta = 1` is the reverse SDE (Song et al. 2021, arXiv:2011.13456, equation 6; Anderson 1982), `eta = 0` the probability flow ODE
-(equation 13).
+`eta = 1` is the reverse SDE (Song et al. 2021, arXiv:2011.13456, equation 6; Anderson 1982), `eta = 0` the
+probability flow ODE (equation 13).
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ SOLVERS: dict[str, Callable[..., Solver]] = {}
 def get_solver(name: str, **options: Any) -> Solver:
     """Build a solver: `get_solver("dpmpp_2m", num_steps=10)(model, x_T).x`.
 
-    A solver is called as `solver(model, x_T, *, seeds=None, generator=None)`; it starts from `x_T` `(B, *dims)` at time `T`. Stochastic
-    solvers take their noise from `seeds`, one an example, or draw these from `generator`.
+    A solver is called as `solver(model, x_T, *, seeds=None, generator=None)`; it starts from `x_T` `(B, *dims)` at
+    time `T`. Stochastic solvers take their noise from `seeds`, one an example, or draw these from `generator`.
 
     Args:
         name: a key of `SOLVERS`.
