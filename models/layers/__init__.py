@@ -1,0 +1,1 @@
+"""Layers of score networks, one concept a file."""

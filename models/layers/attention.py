@@ -1,0 +1,96 @@
+r"""Self-attention between the pixels of a feature map.
+
+    softmax(Q K^T / sqrt(C)) V,      Q, K, V affine in the normalised features of each pixel, one head
+
+(Vaswani et al. 2017, arXiv:1706.03762; in this form Ho et al. 2020, arXiv:2006.11239.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.basic import group_norm, linear, residual_sum
+from models.layers.derivatives import transforms_active
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`softmax(Q K^T / sqrt(C)) V` for `(B, N, C)` tensors: PyTorch's fused kernel, with derivatives of every kind and
+    order.
+
+    The fused kernels have a first derivative in reverse mode only. Under forward-mode differentiation or a function
+    transform the formula is written out instead; a backward pass that is itself to be differentiated
+    (`create_graph=True`) uses the written-out gradient.
+    """
+    if transforms_active():
+        return _weights(query, key) @ value
+    fused = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and fused.requires_grad):
+        return fused
+    return _DifferentiableTwice.apply(fused, query, key, value)
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    """`softmax(Q K^T / sqrt(C))`, `(B, N, N)`."""
+    return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), dim=-1)
+
+
+class _DifferentiableTwice(torch.autograd.Function):
+    """The identity on a fused attention's output. Backward decides who computes the gradient.
+
+    An ordinary backward pass hands the gradient on to the fused kernel. One that builds a graph (grad mode is on in it)
+    computes the gradients of query, key and value from their formula, in differentiable operations, and hands nothing
+    on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fused: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        return fused.view_as(fused)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if not torch.is_grad_enabled():
+            return gradient, None, None, None
+        query, key, value = ctx.saved_tensors
+        weights = _weights(query, key)
+        weights_gradient = gradient @ value.mT
+        logits_gradient = weights * (weights_gradient - (weights_gradient * weights).sum(-1, keepdim=True))
+        logits_gradient = logits_gradient / math.sqrt(query.shape[-1])
+        return None, logits_gradient @ key, logits_gradient.mT @ query, weights.mT @ gradient
+
+
+class SelfAttention(nn.Module):
+    """A residual block of single-head attention over pixels: `(B, C, H, W)` to the same shape.
+
+    Args:
+        channels: C.
+        channels_per_group: least number of channels in a GroupNorm group.
+        init_scale: scale of the last layer's initial weights.
+        skip_rescale: divide the sum by sqrt(2).
+    """
+
+    def __init__(
+        self, channels: int, *, channels_per_group: int = 4, init_scale: float = 0.0, skip_rescale: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, channels_per_group)
+        self.query_key_value = nn.Linear(channels, 3 * channels)
+        # Initialised as three separate maps of scale 0.1.
+        bound = math.sqrt(3 * 0.1 / channels)
+        nn.init.uniform_(self.query_key_value.weight, -bound, bound)
+        nn.init.zeros_(self.query_key_value.bias)
+        self.output = linear(channels, channels, init_scale=init_scale)
+        self.skip_rescale = skip_rescale
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        query, key, value = self.query_key_value(pixels).chunk(3, dim=-1)
+        mixed = self.output(attention(query, key, value))
+        branch = mixed.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return residual_sum(x, branch, self.skip_rescale)

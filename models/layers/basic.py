@@ -1,0 +1,62 @@
+"""The affine and normalising layers every block is made of, initialised as in DDPM.
+
+Weights are uniform with variance `init_scale * 2 / (fan_in + fan_out)`, biases zero (Ho et al. 2020, arXiv:2006.11239).
+`init_scale=0` stands for a variance of 1e-10: a block that ends in such a layer starts as the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+_LayerT = TypeVar("_LayerT", nn.Conv2d, nn.Linear)
+
+# Channels of one GroupNorm group share a mean and a variance; the papers never use more groups than this.
+MAX_GROUPS = 32
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    init_scale: float = 1.0,
+) -> nn.Conv2d:
+    """A convolution that keeps the image's size (unless `stride` or `padding` say otherwise)."""
+    padding = kernel_size // 2 if padding is None else padding
+    return initialise(nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding), init_scale)
+
+
+def linear(in_features: int, out_features: int, *, init_scale: float = 1.0) -> nn.Linear:
+    """An affine map of the last axis."""
+    return initialise(nn.Linear(in_features, out_features), init_scale)
+
+
+def initialise(layer: _LayerT, init_scale: float = 1.0) -> _LayerT:
+    """Give `layer` the weights and biases described above, and return it."""
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(init_scale or 1e-10))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int, channels_per_group: int = 4) -> nn.GroupNorm:
+    """GroupNorm with as many groups, up to 32, as divide `channels` evenly and leave `channels_per_group` in each.
+
+    NCSN++ keeps at least 4 channels a group; DDPM, which has 32 groups at every width, asks for at least 1.
+    """
+    most = max(1, min(channels // channels_per_group, MAX_GROUPS))
+    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def residual_sum(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
+    """`x + branch`, divided by sqrt(2) if `rescale`, which keeps the variance of a sum of independent terms
+    (`skip_rescale`).
+    """
+    total = x + branch
+    return total * math.sqrt(0.5) if rescale else total

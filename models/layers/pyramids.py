@@ -1,0 +1,102 @@
+"""Image pyramids beside a U-Net: the input shown again at every level, the output summed over the levels.
+
+After StyleGAN2's skip and residual architectures (Karras et al. 2020, arXiv:1912.04958), as used by NCSN++ (Song et al.
+2021, arXiv:2011.13456, appendix H). Each takes the features of a level and the pyramid so far, and returns both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.basic import conv, group_norm, residual_sum
+from models.layers.combine import Combine
+from models.layers.resampling import Downsample, DownsampleConv, Upsample, UpsampleConv
+
+
+class InputSkip(nn.Module):
+    """The image, halved once more, joins the features (`progressive_input="input_skip"`)."""
+
+    def __init__(
+        self, image_channels: int, channels: int, combine: Literal["sum", "cat"], fir_kernel: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.downsample = Downsample(fir_kernel)
+        self.combine = Combine(image_channels, channels, combine)
+        self.out_channels = self.combine.out_channels
+
+    def forward(self, features: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        pyramid = self.downsample(pyramid)
+        return self.combine(pyramid, features), pyramid
+
+
+class InputResidual(nn.Module):
+    """A convolutional path from the image down, to which the features of every level are added
+    (`progressive_input="residual"`).
+    """
+
+    def __init__(
+        self, pyramid_channels: int, channels: int, skip_rescale: bool, fir_kernel: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.downsample = DownsampleConv(pyramid_channels, channels, fir_kernel)
+        self.skip_rescale = skip_rescale
+        self.out_channels = channels
+
+    def forward(self, features: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        pyramid = residual_sum(self.downsample(pyramid), features, self.skip_rescale)
+        return pyramid, pyramid
+
+
+class Head(nn.Module):
+    """Normalise, activate, convolve: features to an image, or to the start of a residual output pyramid."""
+
+    def __init__(self, channels: int, out_channels: int, channels_per_group: int = 4, init_scale: float = 1.0) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, channels_per_group)
+        self.conv = conv(channels, out_channels, init_scale=init_scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv(F.silu(self.norm(features)))
+
+
+class OutputSkip(nn.Module):
+    """The output is a sum of images, one from each level, doubled on the way up (`progressive="output_skip"`)."""
+
+    def __init__(self, head: Head, fir_kernel: Sequence[float] | None) -> None:
+        super().__init__()
+        self.head = head
+        self.upsample = Upsample(fir_kernel)
+
+    def forward(self, features: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
+        image = self.head(features)
+        return features, image if pyramid is None else self.upsample(pyramid) + image
+
+
+class OutputResidualStart(nn.Module):
+    """The deepest level of `OutputResidual`, where the pyramid begins."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
+        return features, self.head(features)
+
+
+class OutputResidual(nn.Module):
+    """A convolutional path upwards, to which the features of every level are added (`progressive="residual"`)."""
+
+    def __init__(
+        self, pyramid_channels: int, channels: int, skip_rescale: bool, fir_kernel: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.upsample = UpsampleConv(pyramid_channels, channels, fir_kernel)
+        self.skip_rescale = skip_rescale
+
+    def forward(self, features: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        pyramid = residual_sum(self.upsample(pyramid), features, self.skip_rescale)
+        return pyramid, pyramid

@@ -1,0 +1,70 @@
+"""Halving and doubling the resolution of feature maps, with or without a learned convolution, with or without a FIR
+filter.
+
+Without a filter, halving takes the mean of 2 x 2 pixels and doubling repeats each pixel (Ho et al. 2020,
+arXiv:2006.11239). See `models.layers.fir` for the filtered kinds. Layers that stand between two levels of a network
+take the noise embedding too, and ignore it, since a residual block may stand in the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import fir
+from models.layers.basic import conv
+
+
+class _Resample(nn.Module):
+    """Keeps the FIR kernel, if one is used, as a buffer that follows the module's device and dtype."""
+
+    kernel: Tensor | None
+
+    def __init__(self, fir_kernel: Sequence[float] | None = None) -> None:
+        super().__init__()
+        kernel = None if fir_kernel is None else fir.fir_kernel_2d(fir_kernel)
+        self.register_buffer("kernel", kernel, persistent=False)
+
+
+class Downsample(_Resample):
+    """`(B, C, H, W)` to `(B, C, H / 2, W / 2)`, nothing learned."""
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        return F.avg_pool2d(x, 2) if self.kernel is None else fir.downsample(x, self.kernel)
+
+
+class Upsample(_Resample):
+    """`(B, C, H, W)` to `(B, C, 2H, 2W)`, nothing learned."""
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        return (
+            F.interpolate(x, scale_factor=2.0, mode="nearest") if self.kernel is None else fir.upsample(x, self.kernel)
+        )
+
+
+class DownsampleConv(_Resample):
+    """`(B, C, H, W)` to `(B, C', H / 2, W / 2)` by a 3 x 3 convolution of stride two."""
+
+    def __init__(self, in_channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
+        super().__init__(fir_kernel)
+        self.conv = conv(in_channels, out_channels, stride=2, padding=0)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        if self.kernel is None:
+            return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return fir.downsample_conv(x, self.conv.weight, self.conv.bias, self.kernel)
+
+
+class UpsampleConv(_Resample):
+    """`(B, C, H, W)` to `(B, C', 2H, 2W)` by a 3 x 3 convolution at the higher resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
+        super().__init__(fir_kernel)
+        self.conv = conv(in_channels, out_channels)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        if self.kernel is None:
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return fir.upsample_conv(x, self.conv.weight, self.conv.bias, self.kernel)

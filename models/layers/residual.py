@@ -1,0 +1,62 @@
+"""Residual blocks of convolutions conditioned on the noise level.
+
+    x -> (resample) x  +  conv(dropout(silu(norm( conv((resample) silu(norm(x))) + affine(embedding) ))))
+
+Without resampling this is DDPM's block (Ho et al. 2020, arXiv:2006.11239); with it, BigGAN's (Brock et al. 2019,
+arXiv:1809.11096), which changes resolution inside the block.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.basic import conv, group_norm, linear, residual_sum
+from models.layers.resampling import Downsample, Upsample
+
+
+class ResidualBlock(nn.Module):
+    """`(B, in_channels, H, W)` and an embedding `(B, embedding_width)` to `(B, out_channels, H', W')`.
+
+    Args:
+        embedding_width: size of the noise embedding; None for a block that is told nothing.
+        resample: changes the resolution of both branches, if given.
+        dropout: probability of dropping an activation.
+        channels_per_group: least number of channels in a GroupNorm group.
+        init_scale: scale of the last convolution's initial weights.
+        shortcut_init_scale: scale of the shortcut's initial weights. The shortcut is the identity unless the number of
+            channels or the resolution changes.
+        skip_rescale: divide the sum by sqrt(2).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_width: int | None,
+        *,
+        resample: Downsample | Upsample | None = None,
+        dropout: float = 0.0,
+        channels_per_group: int = 4,
+        init_scale: float = 0.0,
+        shortcut_init_scale: float = 1.0,
+        skip_rescale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm_in = group_norm(in_channels, channels_per_group)
+        self.resample = nn.Identity() if resample is None else resample
+        self.conv_in = conv(in_channels, out_channels)
+        self.modulation = None if embedding_width is None else linear(embedding_width, out_channels)
+        self.norm_out = group_norm(out_channels, channels_per_group)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = conv(out_channels, out_channels, init_scale=init_scale)
+        changes = in_channels != out_channels or resample is not None
+        self.shortcut = conv(in_channels, out_channels, 1, init_scale=shortcut_init_scale) if changes else nn.Identity()
+        self.skip_rescale = skip_rescale
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
+        if self.modulation is not None:
+            h = h + self.modulation(embedding)[:, :, None, None]
+        h = self.conv_out(self.dropout(F.silu(self.norm_out(h))))
+        return residual_sum(self.shortcut(self.resample(x)), h, self.skip_rescale)
