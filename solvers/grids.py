@@ -1,0 +1,154 @@
+r"""Time grids: where a sampler asks the model.
+
+A grid is `T = t_0 > t_1 > … > t_{N-1} = t_min`. The names, with `rho = sigma / alpha` and `lambda = -log rho`, half the
+log-SNR:
+
+    uniform_t          t linear in the index
+    quadratic_t        sqrt(t) linear in the index                (Song et al. 2021, arXiv:2010.02502, "quadratic")
+    uniform_log_snr    lambda linear in the index                 (Lu et al. 2022, arXiv:2206.00927)
+    karras             rho^(1/7) linear in the index              (Karras et al. 2022, arXiv:2206.00364, equation 5)
+    optimised          minimises a bound on the global error      (Xue et al. 2024, arXiv:2402.17376)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from errors import UserError
+from sde import SDE
+from solvers.quadrature import adams_weights
+
+Grid = str | Sequence[float] | Tensor
+
+_KARRAS_EXPONENT = 7.0
+
+
+def time_grid(sde: SDE, grid: Grid, num_steps: int, t_min: float | None = None) -> Tensor:
+    """The times `T = t_0 > … > t_{num_steps - 1} = t_min` of a grid, float64, shape `(num_steps,)`.
+
+    Args:
+        sde: the forward process.
+        grid: a name from `GRIDS`, or `num_steps` times that decrease from `T` and stay inside `[t_min, T]`.
+        num_steps: number of times; at least 2 for a named grid.
+        t_min: last time; the process's own `t_min` if left out.
+
+    Raises:
+        UserError: the grid has no such name, or the times given are not decreasing, too many, too few or out of range.
+    """
+    t_min = sde.t_min if t_min is None else t_min
+    if not 0 <= t_min < sde.T:
+        raise UserError(f"t_min must lie in [0, {sde.T:g}), not {t_min:g}")
+    if not isinstance(grid, str):
+        return _given_times(sde, grid, num_steps, t_min)
+    if grid not in GRIDS:
+        raise UserError(f"no grid is called {grid!r}; there are: {', '.join(GRIDS)}; or give the times as a list")
+    if num_steps < 2:
+        raise UserError(f"a grid needs at least 2 steps, not {num_steps}")
+    times = GRIDS[grid](sde, num_steps, t_min).clone()
+    times[0], times[-1] = sde.T, t_min
+    return times
+
+
+def _given_times(sde: SDE, grid: Sequence[float] | Tensor, num_steps: int, t_min: float) -> Tensor:
+    try:
+        times = torch.as_tensor(grid, dtype=torch.float64).flatten().clone()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a grid is a name ({', '.join(GRIDS)}) or a list of times, not {grid!r}") from error
+    if len(times) != num_steps:
+        raise UserError(f"the grid has {len(times)} times but num_steps is {num_steps}: make them equal")
+    if not bool((times[1:] < times[:-1]).all()):
+        raise UserError("the times of a grid must decrease strictly")
+    if abs(float(times[0]) - sde.T) > 1e-9 or float(times[-1]) < t_min:
+        raise UserError(
+            f"the times of a grid must start at T = {sde.T:g} and stay above t_min = {t_min:g}; "
+            f"these run from {float(times[0]):g} to {float(times[-1]):g}"
+        )
+    return times
+
+
+def _lambda_range(sde: SDE, t_min: float) -> tuple[float, float]:
+    start, end = (0.5 * sde.log_snr(torch.tensor([sde.T, t_min], dtype=torch.float64))).tolist()
+    return start, end
+
+
+def _linspace(start: float, end: float, num_steps: int) -> Tensor:
+    return torch.linspace(start, end, num_steps, dtype=torch.float64)
+
+
+def _uniform_t(sde: SDE, num_steps: int, t_min: float) -> Tensor:
+    return _linspace(sde.T, t_min, num_steps)
+
+
+def _quadratic_t(sde: SDE, num_steps: int, t_min: float) -> Tensor:
+    return _linspace(sde.T**0.5, t_min**0.5, num_steps) ** 2
+
+
+def _uniform_log_snr(sde: SDE, num_steps: int, t_min: float) -> Tensor:
+    return sde.time_at_log_snr(2 * _linspace(*_lambda_range(sde, t_min), num_steps))
+
+
+def _karras(sde: SDE, num_steps: int, t_min: float) -> Tensor:
+    start, end = _lambda_range(sde, t_min)
+    root = _linspace(np.exp(-start / _KARRAS_EXPONENT), np.exp(-end / _KARRAS_EXPONENT), num_steps)
+    return sde.time_at_log_snr(-2 * _KARRAS_EXPONENT * torch.log(root))
+
+
+def _optimised(sde: SDE, num_steps: int, t_min: float) -> Tensor:
+    return sde.time_at_log_snr(
+        2 * torch.tensor(_optimised_lambdas(*_lambda_range(sde, t_min), num_steps), dtype=torch.float64)
+    )
+
+
+@lru_cache(maxsize=64)
+def _optimised_lambdas(start: float, end: float, num_steps: int) -> list[float]:
+    def half_log_snr(logits: Tensor) -> Tensor:
+        return start + (end - start) * torch.cat([logits.new_zeros(1), torch.softmax(logits, 0).cumsum(0)])
+
+    def bound_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            bound = _error_bound(half_log_snr(logits))
+            (gradient,) = torch.autograd.grad(bound, logits)
+        return bound.item(), gradient.numpy()
+
+    limits = [(-4.0, 4.0)] * (num_steps - 1)
+    best = minimize(bound_and_gradient, np.zeros(num_steps - 1), jac=True, method="L-BFGS-B", bounds=limits)
+    return half_log_snr(torch.tensor(best.x, dtype=torch.float64)).tolist()
+
+
+def _error_bound(lam: Tensor) -> Tensor:
+    """Bound of Xue et al. (2024, equation 19) on the error of the third-order multistep method on data prediction.
+
+    The model's error at `lambda` is taken as `sigma^2 / alpha` of the variance-preserving process with that SNR, and enters by
+    its weight in the final state. Errors of the first three steps are added as independent ones, as in the authors' code.
+    """
+    rho = torch.exp(-lam)
+    model_error = rho**2 / torch.sqrt(1 + rho**2)
+    count = len(lam) - 1
+    independent = lam.new_zeros(())
+    effect = lam.new_zeros(count)
+    for step in range(count):
+        order = min(step + 1, count - step, 3)
+        nodes = slice(step - order + 1, step + 1)
+        weights = adams_weights(lam[nodes], lam[step], lam[step + 1], rate=1.0) * torch.exp(lam[step + 1])
+        error = weights * model_error[nodes]
+        if step < 3 or step == count - 1:
+            independent = independent + torch.linalg.norm(error)
+        else:
+            effect = effect + torch.nn.functional.pad(error, (nodes.start, count - nodes.stop))
+    return independent + effect.abs().sum()
+
+
+GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
+    "uniform_t": _uniform_t,
+    "quadratic_t": _quadratic_t,
+    "uniform_log_snr": _uniform_log_snr,
+    "karras": _karras,
+    "optimised": _optimised,
+}
