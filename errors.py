@@ -1,8 +1,33 @@
 """The one exception for mistakes a user can mend."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
+
 
 class UserError(Exception):
     """A mistake in the input: one clear line that says what is wrong, where, and what to do.
 
     `main.py` prints it without a traceback and exits with code 1.
     """
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """` (did you mean '…'?)`, naming the candidate spelt most like `name`, or nothing if none is."""
+    matches = difflib.get_close_matches(name, list(candidates), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def choose(kind: str, name: str, table: Mapping[str, _Value]) -> _Value:
+    """The entry of `table` called `name`.
+
+    Raises:
+        UserError: there is none; the line names the nearest and lists them all.
+    """
+    if name not in table:
+        raise UserError(f"no {kind} is called {name!r}{nearest(name, table)}; there are: {', '.join(table)}")
+    return table[name]

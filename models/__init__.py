@@ -1,7 +1,10 @@
 """Score models: networks, and distributions whose score is known."""
 
 from models.ddpm import DDPM
+from models.ema import EMA
 from models.gaussian_mixture import GaussianMixture
+from models.mlp import MLP
 from models.ncsnpp import NCSNpp
+from models.score_model import ScoreModel
 
-__all__ = ["DDPM", "GaussianMixture", "NCSNpp"]
+__all__ = ["DDPM", "EMA", "MLP", "GaussianMixture", "NCSNpp", "ScoreModel"]

@@ -1,0 +1,58 @@
+r"""Exponential moving average of a model's parameters.
+
+    average <- d average + (1 - d) parameters,      d = min(decay, (1 + n) / (10 + n))
+
+with `n` the number of updates so far: early on, the average forgets the initial parameters quickly.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+class EMA(Generic[_Model]):
+    """A copy of a model whose parameters trail the original's, and whose buffers equal them.
+
+    Args:
+        model: the model being trained.
+        decay: how much of the average survives an update, in the long run.
+
+    Attributes:
+        model: the averaged model, in evaluation mode: ready to sample from.
+        num_updates: number of updates so far.
+    """
+
+    def __init__(self, model: _Model, decay: float) -> None:
+        self.model: _Model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.num_updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards `model`, which has the names and shapes of the original."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        averages, values = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(value)
+        self.num_updates += 1
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrite the parameters and buffers of `model` with the averaged ones."""
+        model.load_state_dict(self.model.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, as tensors and integers."""
+        return {"model": self.model.state_dict(), "num_updates": self.num_updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.num_updates = state["num_updates"]

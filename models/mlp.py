@@ -1,0 +1,52 @@
+"""A residual network for vectors, told the noise level by sinusoidal features."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.basic import linear
+from models.layers.embeddings import NoiseEmbedding, PositionalFeatures
+
+_NUM_TIME_FEATURES = 64
+
+
+class MLP(nn.Module):
+    """A residual multilayer perceptron; the noise level shifts the features of every block.
+
+    Call it as `network(x, labels)`, with states `x` `(B, *dims)`, flattened within, and labels `(B,)` that count in steps ("log_snr" or
+    "time" of `ScoreModel`). It starts as zero.
+
+    Args:
+        dimension: numbers in one example.
+        width: features of the hidden layers.
+        num_blocks: residual blocks, of two layers each.
+        num_classes: number of class labels, for `network(x, labels, classes)`; see `NoiseEmbedding`.
+    """
+
+    def __init__(self, dimension: int, width: int = 128, num_blocks: int = 3, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, num_classes)
+        self.input = linear(dimension, width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(num_blocks))
+        self.output = linear(width, dimension, init_scale=0.0)
+
+    def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
+        embedding = self.embedding(labels, classes)
+        h = self.input(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.output(F.silu(h)).reshape(x.shape)
+
+
+class _Block(nn.Module):
+    """`h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = linear(width, width)
+        self.modulation = linear(width, width)
+        self.second = linear(width, width)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return h + self.second(F.silu(self.first(F.silu(h)) + self.modulation(embedding)))

@@ -1,0 +1,158 @@
+r"""A network and a forward process make a score model.
+
+With `x = alpha x_0 + sigma eps`, a network is trained to predict a combination of data and noise, given by two functions of time:
+
+    F* = a(t) x_0 + b(t) eps
+
+    prediction    a                     b                      known as
+    noise         0                     1                      Ho et al. 2020, arXiv:2006.11239
+    score         0                     -1 / sigma             Song et al. 2021, arXiv:2011.13456
+    denoised      1                     0                      "x_0-prediction"
+    velocity      -sigma / r            alpha / r              Salimans & Ho 2022, arXiv:2202.00512;   r^2 = alpha^2 + sigma^2
+    edm           sigma / (s q)         -s alpha / q           Karras et al. 2022, arXiv:2206.00364;   q^2 = s^2 alpha^2 + sigma^2
+
+where `s` is the standard deviation of the data (`data_std`). The division by `r`, which is 1 for VP, keeps the velocity's size near 1
+for any process. EDM's row is its table 1 in the coordinates `y = x / alpha`, `rho = sigma / alpha`, which makes it, too, a matter of
+any process; for `s = 1` it is the velocity with its sign changed.
+
+A prediction `F` of `F*` is one of everything else. Solving the two linear equations, with `c = alpha b - sigma a`,
+
+    eps_hat = (alpha F - a x) / c         D = (b x - sigma F) / c         score = -eps_hat / sigma
+
+and the error of the noise, in which all objectives are written, needs no difference of nearly equal numbers:
+
+    eps_hat - eps = (alpha / c) (F - F*)
+
+Coefficients are computed in float64 and cast once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError, choose
+from sde import SDE
+
+# (alpha, sigma, data_std) -> (a, b)
+Prediction = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+def _velocity(alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
+    norm = torch.hypot(alpha, sigma)
+    return -sigma / norm, alpha / norm
+
+
+def _edm(alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
+    norm = torch.hypot(data_std * alpha, sigma)
+    return sigma / (data_std * norm), -data_std * alpha / norm
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    "noise": lambda alpha, sigma, data_std: (torch.zeros_like(alpha), torch.ones_like(alpha)),
+    "score": lambda alpha, sigma, data_std: (torch.zeros_like(alpha), -1 / sigma),
+    "denoised": lambda alpha, sigma, data_std: (torch.ones_like(alpha), torch.zeros_like(alpha)),
+    "velocity": _velocity,
+    "edm": _edm,
+}
+
+LABELS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
+    # For positional embeddings, which count in steps: ten steps for each nat.
+    "log_snr": lambda sde, t: 10 * sde.log_snr(t),
+    # The published VP and sub-VP networks (positional embeddings), and VE ones (Fourier embeddings, which take the logarithm).
+    "time": lambda sde, t: 999 * t / sde.T,
+    "sigma": lambda sde, t: sde.sigma(t),
+    # For Fourier embeddings under any process; `rho` is `sigma` for VE.
+    "rho": lambda sde, t: torch.exp(-sde.log_snr(t) / 2),
+    # EDM's c_noise.
+    "edm": lambda sde, t: -sde.log_snr(t) / 8,
+    # DDPM's and NCSN's own: the position on their ladder, counted from 0.
+    "rung": lambda sde, t: sde.index(t),  # type: ignore[attr-defined]
+}
+
+
+class ScoreModel(nn.Module):
+    """Score, denoised mean and noise from a network that predicts one of the combinations above.
+
+    `x` has shape `(B, *dims)`, `t` shape `()` or `(B,)`; results have the shape and dtype of `x`.
+
+    Args:
+        network: called as `network(x, labels)`, labels `(B,)`; returns the shape of `x`.
+        sde: the forward process.
+        prediction: what the network predicts, a key of `PREDICTIONS`.
+        labels: what the network is told of the time: a key of `LABELS`, or a function of `t` `(B,)`.
+        data_std: standard deviation of the data, all dimensions together.
+        scale_input: divide the network's input by `sqrt(data_std^2 alpha^2 + sigma^2)`, so that its size is 1 at every time. (Networks
+            published for sub-VP and VE do not.)
+
+    Raises:
+        UserError: there is no such prediction or label, or the process has no such label.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: SDE,
+        prediction: str = "noise",
+        labels: str | Callable[[Tensor], Tensor] = "log_snr",
+        data_std: float = 1.0,
+        scale_input: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.sde = sde
+        self.prediction = prediction
+        self.data_std = data_std
+        self.scale_input = scale_input
+        self._combination = choose("prediction", prediction, PREDICTIONS)
+        self._labels = labels
+        if isinstance(labels, str):
+            choose("label", labels, LABELS)
+            if labels == "rung" and not hasattr(sde, "index"):
+                raise UserError("labels='rung' needs a ladder (DDPM's or NCSN's); for other processes use 'log_snr'")
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's own prediction `F`; shape of `x`."""
+        t = t.double()
+        labels = self._labels(t) if callable(self._labels) else LABELS[self._labels](self.sde, t)
+        if self.scale_input:
+            x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
+        return self.network(x, labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x)))
+
+    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
+        alpha, _, a, b, c = self._coefficients(t)
+        return self._combine(-a / c, x, alpha / c, self.predict(x, t))
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
+        alpha, sigma, a, b, c = self._coefficients(t)
+        return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t))
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """`D = E[x_0 | x_t = x]`; shape of `x`."""
+        _, sigma, a, b, c = self._coefficients(t)
+        return self._combine(b / c, x, -sigma / c, self.predict(x, t))
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """`F* = a x_0 + b eps`, what the network is trained to predict; shape of `x_0`."""
+        _, _, a, b, _ = self._coefficients(t)
+        return self._combine(a, x_0, b, noise)
+
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """`eps_hat - eps` at `x_t = alpha x_0 + sigma eps`, computed from `F - F*`; shape of `x_0`."""
+        alpha, _, _, _, c = self._coefficients(t)
+        error = self.predict(self.sde.perturb(x_0, noise, t), t) - self.target(x_0, noise, t)
+        return self.sde.expand(alpha / c, x_0) * error
+
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """`alpha, sigma, a, b` and `c = alpha b - sigma a`; float64, shape of `t`."""
+        t = t.double()
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        a, b = self._combination(alpha, sigma, self.data_std)
+        return alpha, sigma, a, b, alpha * b - sigma * a
+
+    def _combine(self, coefficient_x: Tensor, x: Tensor, coefficient_y: Tensor, y: Tensor) -> Tensor:
+        return self.sde.expand(coefficient_x, x) * x + self.sde.expand(coefficient_y, x) * y
