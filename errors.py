@@ -31,3 +31,16 @@ def choose(kind: str, name: str, table: Mapping[str, _Value]) -> _Value:
     if name not in table:
         raise UserError(f"no {kind} is called {name!r}{nearest(name, table)}; there are: {', '.join(table)}")
     return table[name]
+
+
+class Stopped(Exception):
+    """Work that was stopped by a signal, after putting itself in order; the message says how to go on.
+
+    Args:
+        message: one line.
+        signal_number: the signal; the exit code is 128 more, as shells have it.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
