@@ -20,7 +20,7 @@ from errors import UserError
 from models.layers.attention import SelfAttention
 from models.layers.basic import conv
 from models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
-from models.layers.levels import DecoderLevel, EncoderLevel, Stage
+from models.layers.levels import DecoderLevel, EncoderLevel, OutputPyramid, Stage
 from models.layers.pyramids import Head, InputResidual, InputSkip, OutputResidual, OutputResidualStart, OutputSkip
 from models.layers.resampling import Downsample, DownsampleConv, Upsample, UpsampleConv
 from models.layers.residual import ResidualBlock
@@ -171,7 +171,7 @@ class NCSNpp(nn.Module):
                 return InputResidual(pyramid_width, width, skip_rescale, kernel)
             return None
 
-        def output_pyramid(pyramid_width: int | None, width: int) -> nn.Module | None:
+        def output_pyramid(pyramid_width: int | None, width: int) -> OutputPyramid | None:
             if progressive == "output_skip":
                 return OutputSkip(Head(width, self.out_channels, channels_per_group, init_scale), kernel)
             if progressive == "none":

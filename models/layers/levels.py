@@ -8,7 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 from models.layers.attention import SelfAttention
 from models.layers.derivatives import transforms_active
+from models.layers.pyramids import InputResidual, InputSkip, OutputResidual, OutputResidualStart, OutputSkip
 from models.layers.residual import ResidualBlock
+
+OutputPyramid = OutputSkip | OutputResidualStart | OutputResidual
 
 
 class Stage(nn.Module):
@@ -35,7 +38,7 @@ class EncoderLevel(nn.Module):
     join.
     """
 
-    def __init__(self, blocks: nn.ModuleList, down: nn.Module | None, inject: nn.Module | None) -> None:
+    def __init__(self, blocks: nn.ModuleList, down: nn.Module | None, inject: InputSkip | InputResidual | None) -> None:
         super().__init__()
         self.blocks = blocks
         self.down = down
@@ -60,7 +63,7 @@ class DecoderLevel(nn.Module):
     next level.
     """
 
-    def __init__(self, blocks: nn.ModuleList, emit: nn.Module | None, up: nn.Module | None) -> None:
+    def __init__(self, blocks: nn.ModuleList, emit: OutputPyramid | None, up: nn.Module | None) -> None:
         super().__init__()
         self.blocks = blocks
         self.emit = emit
