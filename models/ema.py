@@ -37,10 +37,10 @@ class EMA(Generic[_Model]):
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model`, which has the names and shapes of the original."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages, values = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, values, 1 - decay)
-        for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(value)
+        for average, value in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(value, 1 - decay)
+        for buffer, value in zip(self.model.buffers(), model.buffers(), strict=True):
+            buffer.copy_(value)
         self.num_updates += 1
 
     @torch.no_grad()

@@ -14,8 +14,8 @@ _NUM_TIME_FEATURES = 64
 class MLP(nn.Module):
     """A residual multilayer perceptron; the noise level shifts the features of every block.
 
-    Call it as `network(x, labels)`, with states `x` `(B, *dims)`, flattened within, and labels `(B,)` that count in steps ("log_snr" or
-    "time" of `ScoreModel`). It starts as zero.
+    Call it as `network(x, labels)`, with states `x` `(B, *dims)`, flattened within, and labels `(B,)` that count in
+    steps ("log_snr" or "time" of `ScoreModel`). Its output starts at zero.
 
     Args:
         dimension: numbers in one example.

@@ -1,19 +1,21 @@
 r"""A network and a forward process make a score model.
 
-With `x = alpha x_0 + sigma eps`, a network is trained to predict a combination of data and noise, given by two functions of time:
+With `x = alpha x_0 + sigma eps`, a network is trained to predict a combination of data and noise, given by two
+functions of time:
 
     F* = a(t) x_0 + b(t) eps
 
-    prediction    a                     b                      known as
-    noise         0                     1                      Ho et al. 2020, arXiv:2006.11239
-    score         0                     -1 / sigma             Song et al. 2021, arXiv:2011.13456
-    denoised      1                     0                      "x_0-prediction"
-    velocity      -sigma / r            alpha / r              Salimans & Ho 2022, arXiv:2202.00512;   r^2 = alpha^2 + sigma^2
-    edm           sigma / (s q)         -s alpha / q           Karras et al. 2022, arXiv:2206.00364;   q^2 = s^2 alpha^2 + sigma^2
+    prediction    a                  b                 known from
+    noise         0                  1                 Ho et al. 2020, arXiv:2006.11239
+    score         0                  -1 / sigma        Song et al. 2021, arXiv:2011.13456
+    denoised      1                  0                 "x_0-prediction", Ho et al. 2020
+    velocity      -sigma / r         alpha / r         Salimans & Ho 2022, arXiv:2202.00512
+    edm           sigma / (s q)      -s alpha / q      Karras et al. 2022, arXiv:2206.00364
 
-where `s` is the standard deviation of the data (`data_std`). The division by `r`, which is 1 for VP, keeps the velocity's size near 1
-for any process. EDM's row is its table 1 in the coordinates `y = x / alpha`, `rho = sigma / alpha`, which makes it, too, a matter of
-any process; for `s = 1` it is the velocity with its sign changed.
+with `r^2 = alpha^2 + sigma^2`, `q^2 = s^2 alpha^2 + sigma^2` and `s` the standard deviation of the data (`data_std`).
+The division by `r`, which is 1 for VP, keeps the velocity's size near 1 under any process. EDM's row is its table 1 in
+the coordinates `y = x / alpha`, `rho = sigma / alpha`, so that it serves any process too; for `s = 1` it is the
+velocity with its sign changed.
 
 A prediction `F` of `F*` is one of everything else. Solving the two linear equations, with `c = alpha b - sigma a`,
 
@@ -61,7 +63,7 @@ PREDICTIONS: dict[str, Prediction] = {
 LABELS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
     # For positional embeddings, which count in steps: ten steps for each nat.
     "log_snr": lambda sde, t: 10 * sde.log_snr(t),
-    # The published VP and sub-VP networks (positional embeddings), and VE ones (Fourier embeddings, which take the logarithm).
+    # What the published VP and sub-VP networks (positional embeddings) and VE networks (Fourier embeddings) are told.
     "time": lambda sde, t: 999 * t / sde.T,
     "sigma": lambda sde, t: sde.sigma(t),
     # For Fourier embeddings under any process; `rho` is `sigma` for VE.
@@ -84,8 +86,8 @@ class ScoreModel(nn.Module):
         prediction: what the network predicts, a key of `PREDICTIONS`.
         labels: what the network is told of the time: a key of `LABELS`, or a function of `t` `(B,)`.
         data_std: standard deviation of the data, all dimensions together.
-        scale_input: divide the network's input by `sqrt(data_std^2 alpha^2 + sigma^2)`, so that its size is 1 at every time. (Networks
-            published for sub-VP and VE do not.)
+        scale_input: divide the network's input by `sqrt(data_std^2 alpha^2 + sigma^2)`, which gives it unit variance at
+            every time. (The networks published for sub-VP and VE expect it undivided.)
 
     Raises:
         UserError: there is no such prediction or label, or the process has no such label.
@@ -123,17 +125,17 @@ class ScoreModel(nn.Module):
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
-        alpha, _, a, b, c = self._coefficients(t)
+        alpha, _, a, _, c = self._coefficients(t)
         return self._combine(-a / c, x, alpha / c, self.predict(x, t))
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
-        alpha, sigma, a, b, c = self._coefficients(t)
+        alpha, sigma, a, _, c = self._coefficients(t)
         return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t))
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
-        _, sigma, a, b, c = self._coefficients(t)
+        _, sigma, _, b, c = self._coefficients(t)
         return self._combine(b / c, x, -sigma / c, self.predict(x, t))
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

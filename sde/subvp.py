@@ -18,3 +18,7 @@ class SubVPSDE(VPSDE):
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.expm1(-self.integral_beta(t))
+
+    def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        # sigma / alpha = 2 sinh(B / 2)
+        return self.time_at_integral_beta(2 * torch.asinh(torch.exp(-0.5 * log_snr.double()) / 2))

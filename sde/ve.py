@@ -32,3 +32,7 @@ class VESDE(SDE):
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * torch.exp(t * math.log(self.sigma_max / self.sigma_min))
+
+    def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        log_ratio = -0.5 * log_snr.double() - math.log(self.sigma_min)
+        return (log_ratio / math.log(self.sigma_max / self.sigma_min)).clamp(0, self.T)

@@ -36,6 +36,18 @@ class VPSDE(SDE):
         """`B(t) = ∫_0^t beta`."""
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
+    def time_at_integral_beta(self, integral: Tensor) -> Tensor:
+        """The inverse of `integral_beta`, a root of a quadratic; the nearest end for values out of range."""
+        integral = integral.clamp(max=0.5 * (self.beta_min + self.beta_max) * self.T)
+        slope = self.beta_max - self.beta_min
+        root = 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
+        return root.clamp(max=self.T)
+
+    def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        # alpha^2 / sigma^2 = 1 / (exp(B) - 1)
+        log_snr = log_snr.double()
+        return self.time_at_integral_beta(torch.logaddexp(-log_snr, torch.zeros_like(log_snr)))
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-0.5 * self.integral_beta(t))
 

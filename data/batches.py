@@ -1,0 +1,79 @@
+"""Training batches without end, which can be resumed exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.augment import Augmentation
+from data.dataset import Dataset
+
+# What the numbers drawn from one seed are for.
+_ORDER, _NOISE = 0, 1
+
+
+class Batches:
+    """Batches `(batch_size, *shape)` of the training part: augmented, dequantised, in model units.
+
+    Each epoch visits every example once, in an order given by `(seed, epoch)`; a batch may begin in one epoch and end
+    in the next, so all have the same size. Batch `n` is a function of `(seed, n)` alone, its noise included: `step` is
+    all there is to save.
+
+    Args:
+        dataset: the data.
+        batch_size: examples in a batch.
+        seed: of the order, the augmentation and the dequantisation.
+        augment: a random change of a batch of raw examples.
+
+    Attributes:
+        step: number of batches drawn so far; set it to go on from there.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int, augment: Augmentation | None = None) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.step = 0
+        self._order: tuple[int, Tensor] | None = None
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Tensor:
+        generator = self._generator(_NOISE, self.step)
+        examples = self.dataset.train[self._indices(self.step)]
+        self.step += 1
+        if self.augment is not None:
+            examples = self.augment(examples, generator)
+        return self.dataset.dequantise(examples, generator)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
+
+    def _indices(self, step: int) -> Tensor:
+        """Rows of the training part that make batch `step`, `(batch_size,)`."""
+        size = len(self.dataset.train)
+        first, rows = step * self.batch_size, []
+        wanted = self.batch_size
+        while wanted:
+            epoch, start = divmod(first, size)
+            piece = self._permutation(epoch)[start : start + wanted]
+            rows.append(piece)
+            first, wanted = first + len(piece), wanted - len(piece)
+        return torch.cat(rows)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        """The order in which `epoch` visits the training part, `(N,)`; the last one asked for is remembered."""
+        if self._order is None or self._order[0] != epoch:
+            order = torch.randperm(len(self.dataset.train), generator=self._generator(_ORDER, epoch))
+            self._order = epoch, order
+        return self._order[1]
+
+    def _generator(self, purpose: int, number: int) -> torch.Generator:
+        seed = np.random.SeedSequence([self.seed, purpose, number]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(seed >> np.uint64(1)))

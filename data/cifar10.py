@@ -1,0 +1,77 @@
+"""CIFAR-10 in its published format: the "python version", six pickled batches (Krizhevsky 2009).
+
+A pickle can run any code. Reading is therefore restricted to the few constructors that an array of bytes is made of.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.split import Parts
+from errors import UserError
+
+_FOLDER = "cifar-10-batches-py"
+_TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
+_TEST_FILE = "test_batch"
+_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+
+# An array pickled by NumPy 1, as these files are, names a module that NumPy 2 has moved.
+_reconstruct = np.empty(0).__reduce__()[0]
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles arrays, and Python's plain values; refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of pictures needs")
+        return _ALLOWED[module, name]
+
+
+def load_cifar10(folder: Path) -> Parts:
+    """The 50,000 training and 10,000 test pictures, `(N, 3, 32, 32)`, 256 levels.
+
+    Args:
+        folder: contains `cifar-10-batches-py/`.
+
+    Raises:
+        UserError: a file is missing, damaged, or not what it should be.
+    """
+    train = [_read_batch(folder / _FOLDER / name) for name in _TRAIN_FILES]
+    test, _ = _read_batch(folder / _FOLDER / _TEST_FILE)
+    return Parts(torch.cat([x for x, _ in train]), test, 256, torch.cat([classes for _, classes in train]))
+
+
+def _read_batch(path: Path) -> tuple[Tensor, Tensor]:
+    """Pictures `(N, 3, 32, 32)` uint8 and classes `(N,)` of one file."""
+    try:
+        with open(path, "rb") as file:
+            batch = _unpickle(file)
+        pictures = np.asarray(batch[b"data"])
+        classes = torch.tensor(batch[b"labels"])
+        if pictures.dtype != np.uint8 or pictures.shape != (len(classes), 3 * 32 * 32):
+            raise ValueError(f"it has {pictures.dtype} data of shape {pictures.shape}")
+        return torch.from_numpy(pictures.copy()).reshape(-1, 3, 32, 32), classes
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no {path}; download {_SOURCE} and unpack it in {path.parent.parent} (data.folder), so that "
+            f"this file exists"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{path} is not a batch of CIFAR-10 ({error}); download {_SOURCE} again") from error
+
+
+def _unpickle(file: BinaryIO) -> Any:
+    return _ArrayUnpickler(file, encoding="bytes").load()

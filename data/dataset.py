@@ -1,0 +1,97 @@
+r"""Data, and the units that models see them in.
+
+Quantised data are whole levels `k = 0 … K - 1`. Level `k` stands for the interval `[k, k + 1)`: with uniform noise `u`
+in [0, 1), `k + u` has a density, and that density is what continuous models learn (Theis et al. 2016,
+arXiv:1511.01844). A linear map takes `[0, K)` to model units,
+
+    x = low + bin_width (k + u),        bin_width = (high - low) / K,
+
+so that with `low, high = -1, 1` a level is a bin of width `2 / K`, and all of `[-1, 1)` is used. Vectors, which have no
+levels, are their own model units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test examples.
+
+    Attributes:
+        name: what it is called.
+        train: `(N, *shape)`; levels as uint8, or vectors as float32. Pictures have shape `(channels, height, width)`.
+        test: examples never used for a choice; likewise.
+        validation: examples taken from the training part for making choices; empty unless asked for.
+        levels: number of levels `K`, or None for data that have none.
+        low: model units of the lower edge of level 0.
+        high: model units of the upper edge of level `K - 1`.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    levels: int | None = None
+    low: float = -1.0
+    high: float = 1.0
+    validation: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.train.shape[1:])
+
+    @property
+    def is_image(self) -> bool:
+        """Whether examples are pictures `(channels, height, width)` of levels."""
+        return self.levels is not None and len(self.shape) == 3
+
+    @property
+    def bin_width(self) -> float:
+        """Width of a level in model units; 1 for data without levels, whose densities need no conversion."""
+        return 1.0 if self.levels is None else (self.high - self.low) / self.levels
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Data units to model units: `[0, K)` to `[low, high)`; the identity for vectors."""
+        return x if self.levels is None else self.low + self.bin_width * x
+
+    def unscale(self, x: Tensor) -> Tensor:
+        """Model units to data units; the inverse of `scale`."""
+        return x if self.levels is None else (x - self.low) / self.bin_width
+
+    def dequantise(self, examples: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Examples `(B, *shape)` in model units: levels with fresh uniform noise, `scale(k + u)`; vectors as they are."""
+        if self.levels is None:
+            return examples
+        noise = torch.rand(
+            examples.shape, generator=generator, device=generator.device if generator else examples.device
+        )
+        return self.scale(examples + noise.to(examples.device))
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """The level in whose bin each number of `x` lies, model units, ends included; uint8, shape of `x`."""
+        assert self.levels is not None, f"{self.name} has no levels"
+        return self.unscale(x).floor().clamp(0, self.levels - 1).to(torch.uint8)
+
+    def to_uint8(self, x: Tensor) -> Tensor:
+        """Pictures `(B, C, H, W)` in model units as uint8 `(B, H, W, C)`, as in `levels_to_uint8`."""
+        return self.levels_to_uint8(self.quantise(x))
+
+    def levels_to_uint8(self, examples: Tensor) -> Tensor:
+        """Pictures `(B, C, H, W)` of levels as uint8 `(B, H, W, C)`: level 0 becomes 0, level `K - 1` 255."""
+        assert self.levels is not None, f"{self.name} has no levels"
+        grey = (examples.double() * (255 / (self.levels - 1))).round().to(torch.uint8)
+        return grey.movedim(1, -1).contiguous()
+
+    def mean_and_variance(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of training examples, dequantised, in model units; float64, each of shape `shape`."""
+        x = self.train.double()
+        mean, variance = x.mean(0), x.var(0, correction=0)
+        if self.levels is None:
+            return mean, variance
+        # The uniform noise adds 1/2 to the mean and 1/12 to the variance.
+        return self.scale(mean + 0.5), self.bin_width**2 * (variance + 1 / 12)

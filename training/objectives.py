@@ -1,0 +1,141 @@
+r"""Training objectives: weighted averages over time of the noise error.
+
+    loss = ∫ w(t) E ||eps_hat(x_t, t) - eps||^2 / d  dt,          x_t = alpha x_0 + sigma eps
+
+(`d` the number of dimensions: a mean, where the papers have a sum.) Every objective in use is one `w`. Denoising score
+matching weighs the score's error by `lambda(t)` (Song et al. 2021, arXiv:2011.13456, equation 7); as
+`score = -eps_hat / sigma`, the same loss weighs the noise error by `w = lambda / sigma^2`, in units of our choice:
+
+    weighting     w(t)                                    lambda(t)
+    sigma2        1 / (T - t_min)                         sigma^2, the paper's standard choice
+    likelihood    (g^2 / sigma^2) / ∫ (g^2 / sigma^2)     g^2, maximum likelihood: Song et al. 2021, arXiv:2101.09258
+    edm           p(t) (1 + rho^2 / s^2)                  Karras et al. 2022, arXiv:2206.00364; p: its noise levels
+
+The first two are normalised to `∫ w = 1`, so that a network that predicts no noise at all has loss 1; the published
+constants differ. EDM's, with `rho = sigma / alpha` and `s` the data's standard deviation, weighs the error of the
+output of EDM's own network by 1. With the likelihood weighting, `(log_snr(t_min) - log_snr(T)) / (2 log 2)` times the
+loss bounds bits per dimension, up to a constant.
+
+DDPM's `L_simple` (Ho et al. 2020, arXiv:2006.11239, equation 14) and SMLD's loss with `lambda(sigma) = sigma^2` (Song
+& Ermon 2019, arXiv:1907.05600, equation 6) are the same with `w = 1/N` at the rungs of their ladders, and a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from errors import UserError, choose
+from sde import SDE, Ladder
+from training.noise_levels import LogNormal, NoiseLevels, UniformLogSNR, UniformRung, UniformTime, sample_times
+
+
+class NoiseModel(Protocol):
+    """What an objective asks of a model; `models.ScoreModel` is one."""
+
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """`eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
+
+
+def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """`||eps_hat - eps||^2 / d` of each example, `(B,)`, for `x_0` and `noise` `(B, *dims)` at times `t` `(B,)`."""
+    return model.noise_error(x_0, noise, t).square().flatten(1).mean(1)
+
+
+class Weighting(NamedTuple):
+    """`w(t) = factor(t) density(t)`.
+
+    Attributes:
+        measure: has the density.
+        factor: a function of `t` `(B,)`; None for 1.
+    """
+
+    measure: NoiseLevels
+    factor: Callable[[Tensor], Tensor] | None = None
+
+
+class Objective:
+    """An unbiased estimate of a weighted loss, from one noise level and one noise an example.
+
+    Args:
+        levels: the distribution `p` the noise levels are drawn from.
+        weighting: `w`.
+        stratified: whether the levels of a batch are spread evenly.
+    """
+
+    def __init__(self, levels: NoiseLevels, weighting: Weighting, stratified: bool = True) -> None:
+        self.levels = levels
+        self.weighting = weighting
+        self.stratified = stratified
+
+    def __call__(self, model: NoiseModel, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Per-example losses `(B,)` for data `x_0` `(B, *dims)` in model units; their mean estimates the loss."""
+        t = sample_times(self.levels, len(x_0), generator, self.stratified, x_0.device)
+        place = generator.device if generator is not None else x_0.device
+        noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=place).to(x_0.device)
+        return self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, noise, t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """`w(t) / p(t)`; float64, shape of `t` `(B,)`."""
+        measure, factor = self.weighting
+        weight = torch.ones_like(t, dtype=torch.float64) if factor is None else factor(t)
+        return weight if measure is self.levels else weight * measure.density(t) / self.levels.density(t)
+
+
+def get_objective(
+    sde: SDE,
+    *,
+    weighting: str = "sigma2",
+    noise_levels: str = "uniform",
+    t_min: float = 1e-5,
+    stratified: bool = True,
+    edm_mean: float = -1.2,
+    edm_std: float = 1.2,
+    data_std: float = 1.0,
+) -> Objective:
+    """Continuous denoising score matching.
+
+    Args:
+        sde: the forward process.
+        weighting: "sigma2", "likelihood" or "edm".
+        noise_levels: "uniform" in t, "log_snr" (uniform in it), or "edm" (log-normal). Any may go with any weighting:
+            the loss stays the one that was asked for.
+        t_min: smallest time trained on.
+        stratified: whether the levels of a batch are spread evenly.
+        edm_mean: mean of `log(sigma / alpha)`, for "edm".
+        edm_std: its standard deviation.
+        data_std: standard deviation of the data, for the "edm" weighting.
+
+    Raises:
+        UserError: there is no such weighting or distribution, or `t_min` is out of range.
+    """
+    levels: dict[str, NoiseLevels] = {
+        "uniform": UniformTime(sde, t_min),
+        "log_snr": UniformLogSNR(sde, t_min),
+        "edm": LogNormal(sde, t_min, edm_mean, edm_std),
+    }
+    weightings: dict[str, Weighting] = {
+        "sigma2": Weighting(levels["uniform"]),
+        "likelihood": Weighting(levels["log_snr"]),
+        "edm": Weighting(levels["edm"], lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2),
+    }
+    return Objective(
+        choose("distribution of noise levels", noise_levels, levels),
+        choose("weighting", weighting, weightings),
+        stratified,
+    )
+
+
+def get_discrete_objective(ladder: Ladder, *, stratified: bool = True) -> Objective:
+    """DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`.
+
+    Raises:
+        UserError: the process is no ladder.
+    """
+    if not hasattr(ladder, "num_rungs"):
+        raise UserError(f"discrete training needs a ladder (DDPM's or NCSN's), not {type(ladder).__name__}")
+    rungs = UniformRung(ladder)
+    return Objective(rungs, Weighting(rungs), stratified)
