@@ -125,8 +125,9 @@ def _optimised_lambdas(start: float, end: float, num_steps: int) -> list[float]:
 def _error_bound(lam: Tensor) -> Tensor:
     """Bound of Xue et al. (2024, equation 19) on the error of the third-order multistep method on data prediction.
 
-    The model's error at `lambda` is taken as `sigma^2 / alpha` of the variance-preserving process with that SNR, and enters by
-    its weight in the final state. Errors of the first three steps are added as independent ones, as in the authors' code.
+    The model's error at `lambda` is taken as `sigma^2 / alpha` of the variance-preserving process with that SNR, and
+    enters by its weight in the final state. Errors of the first three steps are added as independent ones, as in the
+    authors' code.
     """
     rho = torch.exp(-lam)
     model_error = rho**2 / torch.sqrt(1 + rho**2)

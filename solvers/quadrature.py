@@ -5,8 +5,8 @@ exactly against the exponential that comes from the linear part:
 
     w_j = ∫_a^b exp(rate (lambda - b)) l_j(v(lambda)) dlambda,        l_j(v(lambda_i)) = 1 if i = j else 0
 
-with `l_j` the Lagrange polynomials in a variable `v`. The integrand is smooth, so that Gauss–Legendre quadrature gives the
-weights to float64's resolution, for any `v`, without the cancellation of the closed forms at small steps.
+with `l_j` the Lagrange polynomials in a variable `v`. The integrand is smooth, so that Gauss–Legendre quadrature
+gives the weights to float64's resolution, for any `v`, without the cancellation of the closed forms at small steps.
 """
 
 from __future__ import annotations

@@ -1,0 +1,169 @@
+r"""The one integrator of the fast family.
+
+A method's table (see `solvers.table`) is computed once, in float64, from the grid; the loop then asks the model and
+forms linear combinations, nothing else. After `N` grid times `T = t_0 > … > t_{N-1} = t_min` the last step goes from
+`t_min` to `sigma = 0`, where the answer is the denoised mean; so a method that asks the model once a step makes `N`
+calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+from sde.noise import SampleNoise, seeds_from_generator
+from solvers.grids import Grid, time_grid
+from solvers.solution import Model, Solution
+from solvers.table import Nodes, Prediction, Table, Tape
+from solvers.thresholding import Threshold
+
+# The most calls a method makes in a step.
+_MAX_STAGES = 3
+
+Method = Callable[..., Tensor]
+
+
+def method_table(
+    method: Method,
+    sde: SDE,
+    times: Tensor,
+    *,
+    prediction: Prediction,
+    denoise: bool = True,
+    **options: Any,
+) -> Table:
+    """Run a method from `solvers.methods` on coefficient vectors and return its table, differentiable with respect to
+    `times`.
+
+    Args:
+        method: what to run.
+        sde: the forward process.
+        times: the grid, float64, shape `(N,)`.
+        prediction: the output in which the method is written.
+        denoise: finish with a call at the last time and its denoised mean.
+        options: passed to the method.
+    """
+    nodes = Nodes.at_times(sde, times)
+    tape = Tape(sde, _MAX_STAGES * len(times), prediction, denoise)
+    y = method(tape, nodes, **options)
+    last = nodes[len(times) - 1]
+    if denoise:
+        return tape.table(tape.evaluate(y, last).data, None)
+    return tape.table(y, last)
+
+
+def integrate(
+    table: Table,
+    model: Model,
+    x: Tensor,
+    noise: SampleNoise | None = None,
+    threshold: Threshold | None = None,
+) -> Tensor:
+    """Run a table from `x` `(B, *dims)` at its first time; the state at its end, in the dtype of `x`.
+
+    Args:
+        table: the sampler.
+        model: asked `len(table.times)` times.
+        x: start.
+        noise: needed where the table has any.
+        threshold: applied to the denoised data of each call.
+    """
+    alphas, sigmas = model.sde.alpha(table.times).tolist(), model.sde.sigma(table.times).tolist()
+    state, scale = table.state.tolist(), table.noise.tolist()
+    rows = [[(j, b) for j, b in enumerate(row) if b != 0] for row in table.outputs.tolist()]
+    last_use = {j: k for k, row in enumerate(rows) for j, _ in row}
+    outputs: dict[int, Tensor] = {}
+    for k, t in enumerate(table.times.to(x.device).unbind()):
+        outputs[k] = _output(model, x, t, alphas[k], sigmas[k], table.prediction, threshold)
+        x = x * state[k]
+        for j, coefficient in rows[k]:
+            x = torch.add(x, outputs[j], alpha=coefficient)
+        if scale[k] and noise is not None:
+            x = torch.add(x, noise.normal(x), alpha=scale[k])
+        outputs = {j: output for j, output in outputs.items() if last_use.get(j, -1) > k}
+    return x
+
+
+def _output(
+    model: Model, x: Tensor, t: Tensor, alpha: float, sigma: float, prediction: Prediction, threshold: Threshold | None
+) -> Tensor:
+    if prediction == "noise" and threshold is None:
+        return model.score(x, t) * -sigma
+    data = model.denoise(x, t)
+    if threshold is not None:
+        data = threshold(data)
+    return data if prediction == "data" else (x - alpha * data) / sigma
+
+
+class TableSolver:
+    """A solver that runs one table, made for the model's process at its first call.
+
+    Args:
+        make_table: the table for a process.
+        threshold: applied to the denoised data of each call.
+    """
+
+    def __init__(self, make_table: Callable[[SDE], Table], threshold: Threshold | None = None) -> None:
+        self._make_table = make_table
+        self._threshold = threshold
+        self._made: tuple[SDE, Table] | None = None
+
+    def table(self, sde: SDE) -> Table:
+        """The table for this process."""
+        if self._made is None or self._made[0] is not sde:
+            self._made = sde, self._make_table(sde)
+        return self._made[1]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Model,
+        x_T: Tensor,
+        *,
+        seeds: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Solve from `x_T` `(B, *dims)`; seeds, one an example, or a generator matter to stochastic methods alone."""
+        table = self.table(model.sde)
+        noise = None
+        if bool(table.noise.any()):
+            seeds = seeds_from_generator(len(x_T), generator) if seeds is None else seeds
+            noise = SampleNoise(seeds, "solver")
+        return Solution(integrate(table, model, x_T, noise, self._threshold), len(table.times))
+
+
+def solver_from_method(
+    method: Method, prediction: Prediction, default_grid: Grid = "uniform_log_snr", **fixed: Any
+) -> Callable[..., TableSolver]:
+    """The constructor of a named solver.
+
+    Its options are `num_steps`, the number of grid times; `grid` and `t_min` (see `time_grid`); `denoise`, whether to
+    end at
+    `sigma = 0` or stop at `t_min`; `threshold` (see `solvers.thresholding`); then the method's own, but those that
+    are `fixed`.
+    """
+
+    def build(
+        num_steps: int,
+        grid: Grid = default_grid,
+        t_min: float | None = None,
+        denoise: bool = True,
+        threshold: Threshold | None = None,
+        **own: Any,
+    ) -> TableSolver:
+        def make_table(sde: SDE) -> Table:
+            times = time_grid(sde, grid, num_steps, t_min)
+            return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})
+
+        return TableSolver(make_table, threshold)
+
+    common = [p for p in inspect.signature(build).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in fixed]
+    build.__signature__ = inspect.Signature([*common, *own])  # type: ignore[attr-defined]
+    build.__doc__ = method.__doc__
+    return build
