@@ -1,0 +1,141 @@
+"""From a configuration to the objects it describes. No algorithm lives here."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+
+from data import Dataset, load_dataset
+from errors import UserError, choose
+from models import MLP, ScoreModel
+from models.ddpm import DDPM
+from models.ncsnpp import NCSNpp
+from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
+from solvers import SOLVERS, get_solver
+from solvers.registry import Solver
+from training.objectives import Objective, get_discrete_objective, get_objective
+
+_SDES: dict[str, Callable[[ConfigDict], SDE]] = {
+    "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
+    "subvp": lambda c: SubVPSDE(c.beta_min, c.beta_max),
+    "ve": lambda c: VESDE(c.sigma_min, c.sigma_max),
+    "ddpm": lambda c: DDPMLadder(ddpm_betas(c.num_rungs, c.beta_min, c.beta_max)),
+    "cosine": lambda c: DDPMLadder(cosine_betas(c.num_rungs)),
+    "ncsn": lambda c: NCSNLadder(geometric_sigmas(c.num_rungs, c.sigma_min, c.sigma_max)),
+}
+_NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP}
+
+# Of the section `sampling`, what is not an option of the solver.
+_NOT_OPTIONS = ("solver", "num_samples", "batch_size")
+
+
+def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
+    """The data of the section `data`; without examples, if no files are needed and the shape is configured.
+
+    Raises:
+        UserError: the data do not exist, or do not have the configured shape.
+    """
+    data = config.data
+    shape = None if data.image_size is None else (data.num_channels, data.image_size, data.image_size)
+    if shape is not None and not files_needed:
+        empty = torch.empty(0, *shape, dtype=torch.uint8)
+        return Dataset(data.dataset, empty, empty, data.levels, data.low, data.high)
+    dataset = load_dataset(
+        data.dataset, folder=data.folder, validation=data.validation, fold=data.fold, low=data.low, high=data.high
+    )
+    if shape is not None and dataset.shape != shape:
+        raise UserError(
+            f"{data.dataset} has examples of shape {dataset.shape}, not {shape}: mend --config.data.image_size"
+        )
+    return dataset
+
+
+def make_sde(config: ConfigDict) -> SDE:
+    """The forward process of the section `sde`."""
+    return choose("SDE", config.sde.name, _SDES)(config.sde)
+
+
+def make_model(config: ConfigDict, shape: tuple[int, ...]) -> ScoreModel:
+    """The score model of the section `model`, for examples of this shape, with initial weights that depend on the seed.
+
+    Raises:
+        UserError: the network does not exist or cannot take such examples.
+    """
+    sde, model = make_sde(config), config.model
+    torch.manual_seed(config.seed)
+    network = _make_network(model, shape, sde)
+    return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
+
+
+def make_objective(config: ConfigDict, sde: SDE) -> Objective:
+    """The loss of the section `training`."""
+    training = config.training
+    kinds: dict[str, Callable[[], Objective]] = {
+        "discrete": lambda: get_discrete_objective(sde, stratified=training.stratified),  # type: ignore[arg-type]
+        "continuous": lambda: get_objective(
+            sde,
+            weighting=training.weighting,
+            noise_levels=training.noise_levels,
+            t_min=training.t_min,
+            stratified=training.stratified,
+            edm_mean=training.edm_mean,
+            edm_std=training.edm_std,
+            data_std=config.model.data_std,
+        ),
+    }
+    return choose("objective", training.objective, kinds)()
+
+
+def make_solver(sampling: ConfigDict) -> Solver:
+    """The solver of the section `sampling`, with those options that are given and that it has."""
+    options, unknown = solver_options(sampling), ignored_options(sampling)
+    return get_solver(sampling.solver, **{name: value for name, value in options.items() if name not in unknown})
+
+
+def ignored_options(sampling: ConfigDict) -> set[str]:
+    """Those options given in the section `sampling` that its solver does not have."""
+    known = inspect.signature(choose("solver", sampling.solver, SOLVERS)).parameters
+    return set(solver_options(sampling)) - set(known)
+
+
+def solver_options(sampling: ConfigDict) -> dict[str, Any]:
+    """The options for solvers that the section `sampling` gives."""
+    options = {name: value for name, value in sampling.items() if name not in _NOT_OPTIONS and value is not None}
+    if "grid" in options:
+        options["grid"] = _grid(options["grid"])
+    return options
+
+
+def _make_network(model: ConfigDict, shape: tuple[int, ...], sde: SDE) -> nn.Module:
+    network = choose("network", model.network, _NETWORKS)
+    known = inspect.signature(network).parameters
+    options = {name: value for name, value in model.items() if name in known}
+    if "image_size" not in known:
+        return network(torch.Size(shape).numel(), **options)
+    if len(shape) != 3:
+        raise UserError(
+            f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config.model.network=mlp"
+        )
+    if model.scale_by_sigma and hasattr(sde, "num_rungs"):
+        options["sigmas"] = sde.sigma(sde.time(torch.arange(sde.num_rungs)))
+    channels, height, width = shape
+    if height != width:
+        raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
+    # Convolutions on the CPU and on recent GPUs are fastest with the channels last in memory.
+    return network(height, channels, **options).to(memory_format=torch.channels_last)
+
+
+def _grid(text: str) -> str | list[float]:
+    """A grid's name, or its times."""
+    if text[0].isalpha():
+        return text
+    try:
+        return [float(time) for time in ast.literal_eval(f"[{text.strip('[]()')}]")]
+    except (SyntaxError, ValueError):
+        raise UserError(f"sampling.grid takes a name or a list of times such as 1.0,0.5,0.001, not {text!r}") from None

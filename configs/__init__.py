@@ -1,0 +1,1 @@
+"""Configurations: nothing but values. `default.py` names every key once."""

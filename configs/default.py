@@ -1,0 +1,134 @@
+"""Every key once. Other files change some values; `--config.KEY=VALUE` changes them again.
+
+None stands for a default that depends on something else, said in the key's comment.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+
+    # Of the initial weights, the order and the noise of training; sample i is drawn with seed + i.
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    data.dataset = "digits"  # digits, cifar10, eight_gaussians, two_moons, checkerboard, swiss_roll
+    data.folder = "datasets"  # where downloaded files are
+    data.image_size = placeholder(int)  # height and width; None: found out by opening the files, …
+    data.num_channels = 3  # … while with a size given sampling needs no files, and takes these channels …
+    data.levels = 256  # … and these levels of brightness
+    data.low = -1.0  # model units of black …
+    data.high = 1.0  # … and of white
+    data.augment = ""  # random changes of training images, comma-separated: flip, shift
+    data.validation = 0  # training examples set aside, for the held-out loss and for choices
+    data.fold = 0  # which ones
+
+    config.sde = sde = ConfigDict()
+    sde.name = "vp"  # vp, subvp, ve; ladders: ddpm, cosine, ncsn
+    sde.beta_min = 0.1  # vp, subvp, ddpm: beta(0)
+    sde.beta_max = 20.0  # vp, subvp, ddpm: beta(1)
+    sde.sigma_min = 0.01  # ve, ncsn: smallest noise
+    sde.sigma_max = 50.0  # ve, ncsn: largest noise, about the largest distance between two examples
+    sde.num_rungs = 1000  # ddpm, cosine, ncsn: noise levels of the ladder
+
+    config.model = model = ConfigDict()
+    model.network = "ncsnpp"  # ncsnpp, ddpm: images; mlp: vectors
+    model.prediction = "velocity"  # noise, score, denoised, velocity, edm: what the network's output means
+    model.labels = "log_snr"  # log_snr, time, sigma, rho, edm, rung: how the network is told the time
+    model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
+    model.scale_input = True  # divide the network's input by its standard deviation
+    model.num_blocks = 4  # residual blocks: of each level (ncsnpp, ddpm), or in all (mlp)
+    # ncsnpp and ddpm
+    model.channels = 128  # of the first level
+    model.channel_multipliers = (1, 2, 2, 2)  # one a level, each level half as large as the one before
+    model.attention_resolutions = (16,)  # image sizes with self-attention
+    model.dropout = 0.1
+    model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
+    model.conditional = True  # tell the network the time at all
+    model.scale_by_sigma = False  # divide the output by sigma
+    model.activation_checkpointing = False  # less memory, more time
+    # ncsnpp
+    model.embedding = "positional"  # positional, fourier
+    model.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
+    model.block = "biggan"  # biggan, ddpm
+    model.fir = False  # filter when changing resolution …
+    model.fir_kernel = (1, 3, 3, 1)  # … with this
+    model.skip_rescale = True  # divide sums of two branches by sqrt(2)
+    model.progressive = "none"  # none, output_skip, residual: output pyramid
+    model.progressive_input = "none"  # none, input_skip, residual: input pyramid
+    model.combine = "sum"  # sum, cat: how an input_skip pyramid joins
+    model.init_scale = 0.0  # of the last layer of each branch
+    model.channels_per_group = 4  # least number in a GroupNorm group
+    # mlp
+    model.width = 128  # features of a hidden layer
+
+    config.training = training = ConfigDict()
+    training.num_steps = 10_000
+    training.batch_size = 128  # of all processes together
+    training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders
+    training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each noise level in the loss
+    training.noise_levels = "log_snr"  # uniform (in t), log_snr (uniform in it), edm: how often each is drawn
+    training.t_min = 1e-5  # smallest time trained on
+    training.stratified = True  # spread the noise levels evenly over a batch
+    training.edm_mean = -1.2  # edm: mean of log(sigma / alpha) …
+    training.edm_std = 1.2  # … and its standard deviation
+    training.optimizer = "adam"  # adam, adamw
+    training.learning_rate = 2e-4
+    training.schedule = "cosine"  # constant, cosine (to 0)
+    training.warmup_steps = 1000  # the rate rises linearly from 0
+    training.adam_beta1 = 0.9
+    training.adam_beta2 = 0.999
+    training.adam_eps = 1e-8
+    training.weight_decay = 0.0
+    training.max_grad_norm = 1.0  # gradients are clipped to this norm; 0: never
+    training.ema_decay = 0.9999  # of the moving average, after a warm-up
+    training.precision = "float32"  # float32, bfloat16 (autocast)
+    training.compile = False  # torch.compile the network
+    # Each of these is done every so many steps and at the end; 0: never (checkpoints: at the end only).
+    training.log_every = 100
+    training.evaluate_every = 1000  # held-out loss
+    training.sample_every = 5000  # samples in TensorBoard
+    training.checkpoint_every = 5000
+    training.keep_checkpoints = 2  # older ones are deleted
+
+    config.sampling = sampling = ConfigDict()
+    sampling.solver = "default"
+    sampling.num_samples = 64
+    sampling.batch_size = 64  # drawn at once
+    # Options of the solver; None: its own default. Those that a solver does not have are ignored.
+    sampling.num_steps = placeholder(int)
+    sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
+    sampling.grid = placeholder(str)  # uniform_t, quadratic_t, log_snr, karras, …, or the times: 1.0,0.5,0.001
+    sampling.denoise = True  # end with the denoised mean
+    sampling.eta = placeholder(float)  # amount of noise: 1 the reverse SDE, 0 the probability flow ODE
+    sampling.predictor = placeholder(str)  # pc: euler_maruyama, reverse_diffusion, ancestral, none
+    sampling.corrector = placeholder(str)  # pc: langevin, ald, none
+    sampling.snr = placeholder(float)  # pc: signal-to-noise ratio of the corrector's step
+    sampling.corrector_steps = placeholder(int)  # pc: corrections after each prediction
+    sampling.step_size = placeholder(str)  # pc: time, published
+    sampling.method = placeholder(str)  # ode: any of torchdiffeq's; sde: euler, milstein, srk
+    sampling.adaptive = placeholder(bool)  # sde: choose the steps by their error
+    sampling.rtol = placeholder(float)  # relative tolerance of adaptive steps
+    sampling.atol = placeholder(float)  # absolute tolerance of adaptive steps
+
+    config.likelihood = likelihood = ConfigDict()
+    likelihood.split = "test"  # test, validation, train
+    likelihood.num_examples = placeholder(int)  # the first so many; None: all
+    likelihood.batch_size = 256
+    likelihood.divergence = "hutchinson"  # hutchinson, exact
+    likelihood.num_probes = 1  # random vectors of hutchinson
+    likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
+    likelihood.rtol = 1e-5
+    likelihood.atol = 1e-5
+
+    config.compare = compare = ConfigDict()
+    compare.solvers = ("default", "dpmpp_2m", "ddim", "unipc", "pc", "ode")
+    compare.budgets = (5, 10, 20, 50)  # network calls a sample
+    compare.num_samples = 1000
+    compare.num_seeds = 3
+
+    return config.lock()

@@ -1,0 +1,170 @@
+"""Configurations: a Python file of values, overrides from the command line, and the JSON file that remembers both.
+
+`configs/default.py` names every key once; a configuration file changes some of its values; `--config.KEY=VALUE`
+changes them again. Every way in checks that the key exists and that the value has its type.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errors import UserError, nearest
+from files import write_atomically
+
+ROOT = Path(__file__).parent
+
+
+def load_file(path: str | Path) -> ConfigDict:
+    """The configuration that the Python file `path` returns from its `get_config()`.
+
+    A relative path is looked up from the current folder, then from the project's.
+
+    Raises:
+        UserError: there is no such file, or it does not make a configuration.
+    """
+    file = next((candidate for candidate in (Path(path), ROOT / path) if candidate.is_file()), None)
+    if file is None:
+        there = [str(found.relative_to(ROOT)) for found in sorted(ROOT.glob("configs/**/*.py"))]
+        raise UserError(f"there is no configuration file {path}{nearest(str(path), there)}")
+    try:
+        spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # whatever a user's file may raise
+        raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() in {file} must return a ConfigDict, not {type(config).__name__}")
+    return config.lock()
+
+
+def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
+    """Set dotted keys such as `training.num_steps` of `config`, in place, to values written as text.
+
+    Raises:
+        UserError: there is no such key (the nearest is named), or the text is not a value of its type.
+    """
+    keys = [key for key, _ in flatten(config)]
+    optional = {key for key, value in flatten(_defaults()) if value is None}
+    for key, text in overrides:
+        if key not in keys:
+            raise UserError(f"there is no configuration key {key!r}{nearest(key, keys)}")
+        section, name = _section(config, key)
+        try:
+            none = key in optional and text.lower() == "none"
+            section[name] = None if none else _parse(text, section.get_type(name))
+        except ValueError:
+            kind = _kind(section.get_type(name))
+            raise UserError(f"--config.{key} takes {kind}, not {text!r} (its default is {section[name]!r})") from None
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Write the resolved configuration as JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def load_json(path: Path) -> ConfigDict:
+    """The configuration written by `save`; keys it lacks have their defaults.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or does not fit the keys of `configs/default.py`.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the configuration {path}: {_one_line(error)}") from error
+    return from_dict(values, str(path))
+
+
+def from_dict(values: dict[str, Any], where: str) -> ConfigDict:
+    """The default configuration with nested `values` (plain, as from JSON) put in.
+
+    Args:
+        values: sections of keys, as `ConfigDict.to_dict` gives them.
+        where: their origin, for errors.
+
+    Raises:
+        UserError: a key or a value does not fit `configs/default.py`.
+    """
+    config = _defaults()
+    keys = [key for key, _ in flatten(config)]
+    for key, value in flatten(values):
+        if key not in keys:
+            raise UserError(f"{where} has the unknown configuration key {key!r}{nearest(key, keys)}")
+        section, name = _section(config, key)
+        try:
+            section[name] = tuple(value) if isinstance(value, list) else value
+        except (TypeError, ValueError):
+            raise UserError(f"{where}: {key} takes {_kind(section.get_type(name))}, not {value!r}") from None
+    return config
+
+
+def first_difference(
+    config: ConfigDict, other: ConfigDict, sections: Iterable[str], except_for: Iterable[str] = ()
+) -> str | None:
+    """The first dotted key in these sections whose values differ, or None."""
+    values, chosen, ignored = dict(flatten(other)), tuple(sections), set(except_for)
+    for key, value in flatten(config):
+        if key.split(".")[0] in chosen and key not in ignored and values[key] != value:
+            return key
+    return None
+
+
+def flatten(values: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a nested configuration, in order."""
+    for name, value in values.items():
+        if isinstance(value, (ConfigDict, dict)):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _defaults() -> ConfigDict:
+    return load_file(ROOT / "configs" / "default.py")
+
+
+def _section(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+    *path, name = key.split(".")
+    for part in path:
+        config = config[part]
+    return config, name
+
+
+def _parse(text: str, kind: type) -> Any:
+    """The value of type `kind` that `text` spells. Raises ValueError if it spells none."""
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+    if kind is tuple:
+        try:
+            value = ast.literal_eval(text if text.strip().startswith(("(", "[")) else f"({text},)")
+        except SyntaxError:
+            raise ValueError from None
+        return tuple(value)
+    return kind(text)
+
+
+def _kind(kind: type) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", tuple: "a list such as 1,2", str: "a word"}
+    return names.get(kind, kind.__name__)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: " + " ".join(str(error).split())

@@ -1,0 +1,95 @@
+"""Drawing samples in batches, and writing them down.
+
+samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds
+samples/<solver>.png:  the first of them, to look at
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import distributed
+from data import Dataset
+from errors import UserError
+from evaluation.plots import save_grid, save_scatter
+from files import write_atomically
+from solvers import Model
+from solvers.registry import Solver
+
+_NUM_SHOWN = 100
+_NUM_SHOWN_POINTS = 5000
+
+
+class Samples(NamedTuple):
+    """What `draw_samples` gives back.
+
+    Attributes:
+        x: samples `(N, *dims)` in model units, on the CPU.
+        nfe: network calls a sample; the mean over batches, which differ for adaptive steps only.
+        seconds: time a sample was waited for, all batches together; the longest of several processes.
+    """
+
+    x: Tensor
+    nfe: float
+    seconds: float
+
+
+def draw_samples(
+    model: Model, solver: Solver, shape: tuple[int, ...], seeds: list[int], batch_size: int, progress: bool = True
+) -> Samples:
+    """Draw one sample of this shape for each seed, from latents of the prior; several processes divide the work.
+
+    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same.
+    """
+    device = distributed.device()
+    batches = [seeds[first : first + batch_size] for first in range(0, len(seeds), batch_size)]
+    hidden = None if progress and distributed.rank() == 0 else True
+    own, started = [], time.perf_counter()
+    for batch in tqdm(distributed.share(batches), unit="batch", desc="samples", disable=hidden):
+        latents = model.sde.prior_sample((len(batch), *shape), seeds=batch, device=device)
+        solution = solver(model, latents, seeds=batch)
+        own.append((solution.x.cpu(), solution.nfe))
+    seconds = max(distributed.gather([time.perf_counter() - started]))
+    drawn = distributed.gather(own)
+    x = torch.cat([x for x, _ in drawn])
+    return Samples(x, sum(nfe * len(part) for part, nfe in drawn) / len(x), seconds)
+
+
+def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
+    """Samples `(N, *dims)` in model units as one writes them down: uint8 images `(N, H, W, C)`, or float32 vectors.
+
+    Raises:
+        UserError: samples are not finite.
+    """
+    broken = int((~x.flatten(1).isfinite().all(1)).sum())
+    if broken:
+        raise UserError(f"{broken} of {len(x)} samples are not finite: take more steps, or another solver or t_min")
+    return dataset.to_uint8(x).numpy() if dataset.is_image else x.float().numpy()
+
+
+def write_samples(samples: Samples, seeds: list[int], dataset: Dataset, folder: Path, name: str) -> list[Path]:
+    """Write `name.npz`, and `name.png` if samples are images or points in the plane; returns the paths.
+
+    Raises:
+        UserError: samples are not finite, or a file cannot be written.
+    """
+    array = as_array(samples.x, dataset)
+    numbers, picture = folder / f"{name}.npz", folder / f"{name}.png"
+    nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe
+    kind = "images" if dataset.is_image else "vectors"
+    with write_atomically(numbers) as temporary:
+        np.savez_compressed(temporary, **{kind: array}, nfe=nfe, seconds=samples.seconds, seeds=np.array(seeds))
+    if dataset.is_image:
+        save_grid(picture, array[:_NUM_SHOWN])
+    elif array.shape[1:] == (2,):
+        save_scatter(picture, array[:_NUM_SHOWN_POINTS], dataset.train[:_NUM_SHOWN_POINTS].numpy())
+    else:
+        return [numbers]
+    return [numbers, picture]

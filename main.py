@@ -1,0 +1,103 @@
+"""Score-based generative modelling with stochastic differential equations.
+
+  python main.py --mode train         train; by itself: on handwritten digits, in runs/digits
+  python main.py --mode sample        draw samples
+  python main.py --mode likelihood    bits/dim of test data
+  python main.py --mode compare       solvers side by side
+
+Any value of the configuration can be set, as in --config.sampling.solver=pc; configs/default.py lists them all.
+Repeating --mode train goes on from the newest checkpoint. Several processes: torchrun --nproc-per-node N main.py …
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from errors import Stopped, UserError
+
+Overrides = list[tuple[str, str]]
+
+MODES = ("train", "sample", "likelihood", "compare")
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("mode", None, MODES, "What to do.")
+flags.DEFINE_string(
+    "config",
+    None,
+    "Configuration file; --config.KEY=VALUE changes one of its values. Left out: the one that the workdir was trained "
+    "with, or configs/vp/digits.py to begin.",
+)
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run: config.json, checkpoints/, logs/, samples/, likelihood/, compare/. Left out: runs/digits, or "
+    "runs/ve_digits for --config configs/ve/digits.py, and so on.",
+)
+flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Checkpoint to sample from or to evaluate. Left out: the newest of the workdir.",
+)
+
+
+def parse(argv: list[str]) -> Overrides:
+    """Read the command line into FLAGS; returns the values given as `--config.KEY=VALUE`."""
+    rest, overrides = argv[:1], []
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith(("--config.", "-config.")):
+            overrides.append((name.lstrip("-").removeprefix("config."), value if equals else next(arguments, "")))
+        else:
+            rest.append(argument)
+    try:
+        unexpected = FLAGS(rest)[1:]
+        if unexpected:
+            raise flags.Error(f"unexpected argument {unexpected[0]!r}; flags begin with --")
+        if FLAGS.mode is None:
+            raise flags.Error(f"give --mode: one of {', '.join(MODES)}")
+    except flags.Error as error:
+        sys.exit(_complain(" ".join(str(error).split())))
+    return overrides
+
+
+def main(overrides: Overrides) -> int:
+    """Do what the flags say; returns the exit code."""
+    try:
+        # Imported here, so that --help and mistakes in flags need not wait for torch.
+        import commands
+        import distributed
+        import runs
+
+        folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config)
+        with distributed.process_group():
+            if FLAGS.mode != "train":
+                checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
+                commands.use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
+            elif FLAGS.checkpoint:
+                raise UserError(
+                    "--mode train goes on from the newest checkpoint of its --workdir; leave out --checkpoint"
+                )
+            else:
+                commands.train(FLAGS.config, folder, overrides)
+    except UserError as error:
+        return _complain(str(error))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

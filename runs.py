@@ -1,0 +1,116 @@
+"""Which configuration rules: that of a file, or that of a run; and where they may not differ.
+
+A run's folder remembers its configuration in `config.json`, and so does each of its checkpoints. What decides the
+weights (data, process, network) may not change between the beginning of a run and its continuation or its use; the rest
+may.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import configuration
+from errors import UserError
+from training import checkpoint
+
+DEFAULT_CONFIG = "configs/vp/digits.py"
+DEFAULT_WORKDIR = Path("runs/digits")
+
+# As the command line has them: ("training.num_steps", "1000").
+Overrides = list[tuple[str, str]]
+
+_POSITIVE = (
+    "training.batch_size",
+    "training.keep_checkpoints",
+    "sampling.num_samples",
+    "sampling.batch_size",
+    "likelihood.num_examples",
+    "likelihood.batch_size",
+)
+
+
+def workdir_for(config_path: str | None) -> Path:
+    """The folder that is meant when none is given: `runs/ve_digits` for `configs/ve/digits.py`, and so on."""
+    if config_path is None or Path(config_path) == Path(DEFAULT_CONFIG):
+        return DEFAULT_WORKDIR
+    parts = Path(config_path).with_suffix("").parts
+    below_configs = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+    return Path("runs", "_".join(below_configs))
+
+
+def configuration_to_train(config_path: str | None, folder: Path, overrides: Overrides) -> ConfigDict:
+    """The configuration for training in `folder`.
+
+    That of the file, or else of the run that is there already, or else the default one; with overrides.
+
+    Raises:
+        UserError: it is faulty, or the run that is there already was begun with other data, process, network or seed.
+    """
+    remembered = folder / "config.json"
+    begun = configuration.load_json(remembered) if checkpoint.latest(folder / "checkpoints") else None
+    if config_path is None and begun is not None:
+        config = configuration.load_json(remembered)
+    else:
+        config = configuration.load_file(config_path or DEFAULT_CONFIG)
+    _override(config, overrides)
+    if begun is not None:
+        _check_agreement(config, begun, ("seed", "data", "sde", "model"), f"the run in {folder} was begun")
+    return config
+
+
+def trained(
+    config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: Overrides
+) -> tuple[ConfigDict, dict[str, Any], Path]:
+    """The configuration, the contents and the path of a checkpoint that is to be used.
+
+    The checkpoint is the given one, or the newest in `folder`. The configuration is that of the file, or else of the
+    folder, or else the one in the checkpoint; with overrides.
+
+    Raises:
+        UserError: any of them is missing or faulty, or the checkpoint was trained with other data, process or network.
+    """
+    if checkpoint_path is None:
+        if not folder.is_dir():
+            raise UserError(f"there is no workdir {folder}; first: python main.py --mode train --workdir {folder}")
+        checkpoint_path = checkpoint.latest(folder / "checkpoints")
+        if checkpoint_path is None:
+            raise UserError(f"there is no checkpoint in {folder}; train there first, or give --checkpoint FILE")
+    remembered = folder / "config.json"
+    config = None
+    if config_path is not None:
+        config = configuration.load_file(config_path)
+    elif remembered.is_file():
+        config = configuration.load_json(remembered)
+    if config is not None:
+        _override(config, overrides)
+    state = checkpoint.load(checkpoint_path)
+    began = configuration.from_dict(state["config"], str(checkpoint_path))
+    if config is None:
+        config = began.copy_and_resolve_references()
+        _override(config, overrides)
+    asked_for = {key for key, _ in overrides if key.startswith("data.")}
+    _check_agreement(config, began, ("data", "sde", "model"), f"{checkpoint_path} was trained", asked_for)
+    return config, state, checkpoint_path
+
+
+def _override(config: ConfigDict, overrides: Overrides) -> None:
+    configuration.override(config, overrides)
+    values = dict(configuration.flatten(config))
+    for key in _POSITIVE:
+        if values[key] is not None and values[key] < 1:
+            raise UserError(f"{key} must be at least 1, not {values[key]}")
+    if config.seed < 0:
+        raise UserError(f"seed must be at least 0, not {config.seed}")
+
+
+def _check_agreement(
+    config: ConfigDict, began: ConfigDict, sections: tuple[str, ...], what: str, except_for: set[str] | None = None
+) -> None:
+    """Raise UserError if the two differ in these sections, but for where the files of the data are and `except_for`."""
+    key = configuration.first_difference(config, began, sections, {"data.folder", *(except_for or ())})
+    if key is not None:
+        here, there = (dict(configuration.flatten(one))[key] for one in (config, began))
+        raise UserError(f"{what} with {key}={there}, not {here}: give the same, or another --workdir")

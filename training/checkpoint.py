@@ -1,0 +1,104 @@
+"""Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
+
+    checkpoints/step_0002000.pt:  config, step, network, ema, ema_updates, optimizer
+
+Nothing else is needed to go on as if never stopped, since the randomness of a training step depends on the seed and its
+number alone.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from files import write_atomically
+
+_FORMAT = 1
+
+
+def path_at(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` training steps lies."""
+    return folder / f"step_{step:07d}.pt"
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint: nested dicts and lists of tensors, numbers and words.
+
+    Raises:
+        UserError: it cannot be written; what was there before is left as it was.
+    """
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save({"format": _FORMAT, **state}, file)
+        except RuntimeError as error:
+            # torch's writer meets a full disk as an OSError, and raises its own complaint over it.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, onto the CPU.
+
+    Raises:
+        UserError: the file is missing, is no checkpoint of this project, or is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive may fail in any way
+        raise UserError(f"cannot read the checkpoint {path}: it is truncated, or not a checkpoint") from error
+    if state is None:
+        raise UserError(f"cannot read the checkpoint {path}: it is damaged")
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this project")
+    return state
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint with the most steps in this folder, or None."""
+    return max(folder.glob("step_*.pt"), key=_step, default=None)
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Delete all but the `count` newest checkpoints of this folder."""
+    for path in sorted(folder.glob("step_*.pt"), key=_step)[:-count]:
+        path.unlink(missing_ok=True)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy named tensors into a module that must have just these.
+
+    Args:
+        module: receives the weights.
+        weights: a state dict.
+        where: the origin of the weights, for the error.
+
+    Raises:
+        UserError: names or shapes differ; the first mismatch is named.
+    """
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise UserError(f"{where} does not fit this network: it has no {name} {tuple(tensor.shape)}")
+        if weights[name].shape != tensor.shape:
+            raise UserError(
+                f"{where} does not fit this network: {name} has shape {tuple(weights[name].shape)}, "
+                f"the network needs {tuple(tensor.shape)}"
+            )
+    for name in weights:
+        if name not in own:
+            raise UserError(f"{where} does not fit this network: it has {name}, which the network lacks")
+    module.load_state_dict(weights)
+
+
+def _step(path: Path) -> int:
+    digits = path.stem.removeprefix("step_")
+    return int(digits) if digits.isdigit() else -1
