@@ -69,7 +69,7 @@ def make_model(config: ConfigDict, shape: tuple[int, ...]) -> ScoreModel:
     """
     sde, model = make_sde(config), config.model
     torch.manual_seed(config.seed)
-    network = _make_network(model, shape, sde)
+    network = _make_network(model, shape)
     return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
 
 
@@ -112,7 +112,7 @@ def solver_options(sampling: ConfigDict) -> dict[str, Any]:
     return options
 
 
-def _make_network(model: ConfigDict, shape: tuple[int, ...], sde: SDE) -> nn.Module:
+def _make_network(model: ConfigDict, shape: tuple[int, ...]) -> nn.Module:
     network = choose("network", model.network, _NETWORKS)
     known = inspect.signature(network).parameters
     options = {name: value for name, value in model.items() if name in known}
@@ -122,13 +122,11 @@ def _make_network(model: ConfigDict, shape: tuple[int, ...], sde: SDE) -> nn.Mod
         raise UserError(
             f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config.model.network=mlp"
         )
-    if model.scale_by_sigma and hasattr(sde, "num_rungs"):
-        options["sigmas"] = sde.sigma(sde.time(torch.arange(sde.num_rungs)))
     channels, height, width = shape
     if height != width:
         raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
     # Convolutions on the CPU and on recent GPUs are fastest with the channels last in memory.
-    return network(height, channels, **options).to(memory_format=torch.channels_last)
+    return network(height, channels, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _grid(text: str) -> str | list[float]:

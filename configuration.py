@@ -6,7 +6,6 @@ changes them again. Every way in checks that the key exists and that the value h
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
@@ -61,7 +60,7 @@ def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
         section, name = _section(config, key)
         try:
             none = key in optional and text.lower() == "none"
-            section[name] = None if none else _parse(text, section.get_type(name))
+            section[name] = None if none else _parse(text, section.get_type(name), section[name])
         except ValueError:
             kind = _kind(section.get_type(name))
             raise UserError(f"--config.{key} takes {kind}, not {text!r} (its default is {section[name]!r})") from None
@@ -144,8 +143,8 @@ def _section(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
     return config, name
 
 
-def _parse(text: str, kind: type) -> Any:
-    """The value of type `kind` that `text` spells. Raises ValueError if it spells none."""
+def _parse(text: str, kind: type, default: Any) -> Any:
+    """The value of type `kind`, and with items like those of `default`, that `text` spells. Raises ValueError if none."""
     if kind is str:
         return text
     if kind is bool:
@@ -153,12 +152,16 @@ def _parse(text: str, kind: type) -> Any:
             raise ValueError
         return text.lower() == "true"
     if kind is tuple:
-        try:
-            value = ast.literal_eval(text if text.strip().startswith(("(", "[")) else f"({text},)")
-        except SyntaxError:
-            raise ValueError from None
-        return tuple(value)
+        items = [item.strip(" '\"") for item in text.strip("()[] ").split(",") if item.strip()]
+        return tuple(items) if default and isinstance(default[0], str) else tuple(map(_number, items))
     return kind(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _kind(kind: type) -> str:

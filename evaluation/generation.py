@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,9 +83,9 @@ def write_samples(samples: Samples, seeds: list[int], dataset: Dataset, folder: 
     array = as_array(samples.x, dataset)
     numbers, picture = folder / f"{name}.npz", folder / f"{name}.png"
     nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe
-    kind = "images" if dataset.is_image else "vectors"
+    arrays: dict[str, Any] = {"images" if dataset.is_image else "vectors": array, "seeds": np.array(seeds)}
     with write_atomically(numbers) as temporary:
-        np.savez_compressed(temporary, **{kind: array}, nfe=nfe, seconds=samples.seconds, seeds=np.array(seeds))
+        np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
     if dataset.is_image:
         save_grid(picture, array[:_NUM_SHOWN])
     elif array.shape[1:] == (2,):

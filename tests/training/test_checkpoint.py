@@ -1,0 +1,110 @@
+"""Checkpoints: whole or not at all, and never code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from errors import UserError
+from training import checkpoint
+
+
+def state(value: float = 1.0) -> dict:
+    return {"step": 3, "network": {"weight": torch.full((1000,), value)}, "config": {"seed": 0, "list": (1, None, "a")}}
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    path = checkpoint.path_at(tmp_path / "checkpoints", 3)
+    checkpoint.save(state(), path)
+    found = checkpoint.load(path)
+    assert found["step"] == 3
+    assert found["config"] == {"seed": 0, "list": (1, None, "a")}
+    assert torch.equal(found["network"]["weight"], torch.ones(1000))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_a_user_error(tmp_path, part):
+    path = tmp_path / "step_0000003.pt"
+    checkpoint.save(state(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(UserError, match=r"step_0000003\.pt: it is truncated"):
+        checkpoint.load(path)
+
+
+def test_a_flipped_bit_among_the_weights_is_a_user_error(tmp_path):
+    path = tmp_path / "step_0000003.pt"
+    checkpoint.save(state(), path)
+    content = bytearray(path.read_bytes())
+    middle = content.find(torch.ones(8).numpy().tobytes()) + 400
+    content[middle] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(path)
+
+
+def test_other_files_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        checkpoint.load(tmp_path / "missing.pt")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        checkpoint.load(tmp_path / "other.pt")
+
+
+def test_reading_runs_no_code(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    path = tmp_path / "step_0000003.pt"
+    checkpoint.save({**state(), "step": 3}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, pickle.dumps(Attack(), protocol=2) if name.endswith("data.pkl") else content)
+    with pytest.raises(UserError, match="cannot read the checkpoint"):
+        checkpoint.load(path)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
+    path = tmp_path / "step_0000003.pt"
+    checkpoint.save(state(1.0), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*step_0000003\.pt"):
+            checkpoint.save(state(2.0), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert torch.equal(checkpoint.load(path)["network"]["weight"], torch.ones(1000))
+    assert [child.name for child in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_newest_are_kept(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+    for step in (999_999_9, 12_000_000, 5):
+        checkpoint.path_at(tmp_path, step).touch()
+    assert checkpoint.latest(tmp_path) == checkpoint.path_at(tmp_path, 12_000_000)
+    checkpoint.keep_newest(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"step_9999999.pt", "step_12000000.pt"}
+
+
+def test_the_first_mismatch_of_weights_is_named():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    weights = {name: tensor + 1 for name, tensor in network.state_dict().items()}
+    with pytest.raises(UserError, match=r"file does not fit this network: it has no 0\.bias \(3,\)"):
+        checkpoint.load_weights(network, {k: v for k, v in weights.items() if k != "0.bias"}, "file")
+    with pytest.raises(UserError, match=r"1\.weight has shape \(1, 4\), the network needs \(1, 3\)"):
+        checkpoint.load_weights(network, {**weights, "1.weight": torch.ones(1, 4)}, "file")
+    with pytest.raises(UserError, match=r"it has 2\.weight, which the network lacks"):
+        checkpoint.load_weights(network, {**weights, "2.weight": torch.ones(1)}, "file")
+    checkpoint.load_weights(network, weights, "file")
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in weights.items())
