@@ -117,7 +117,7 @@ class Trainer:
         seconds = 0.0
         while self.step < config.num_steps:
             started = time.perf_counter()
-            loss, stop = self._train_step(stop=bool(received))
+            loss, stop = self._train_step(received)
             seconds += time.perf_counter() - started
             losses.append(loss)
             bar.update()
@@ -142,8 +142,8 @@ class Trainer:
                     received[0] if received else signal.SIGTERM,
                 )
 
-    def _train_step(self, stop: bool) -> tuple[float, bool]:
-        """One step; returns its loss, and whether any of the processes is to `stop`."""
+    def _train_step(self, received: list[int]) -> tuple[float, bool]:
+        """One step; returns its loss, and whether any of the processes has `received` a signal."""
         self._batches.step = self.step
         x_0 = next(self._batches)[distributed.rank() :: distributed.world_size()].to(distributed.device())
         self._learning_rate = learning_rate(self.step, self._config)
@@ -156,7 +156,7 @@ class Trainer:
         loss.backward()
         distributed.average_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm or math.inf)
-        report = torch.stack([loss.detach(), norm, torch.full_like(norm, float(stop))])
+        report = torch.stack([loss.detach(), norm, torch.full_like(norm, len(received))])
         loss_value, norm_value, stopping = distributed.mean(report).tolist()
         for name, value in {"loss": loss_value, "gradient": norm_value}.items():
             if not math.isfinite(value):
