@@ -64,7 +64,7 @@ class Dataset:
         return x if self.levels is None else (x - self.low) / self.bin_width
 
     def dequantise(self, examples: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Examples `(B, *shape)` in model units: levels with fresh uniform noise, `scale(k + u)`; vectors as they are."""
+        """Examples `(B, *shape)` in model units: levels with uniform noise, `scale(k + u)`; vectors as they are."""
         if self.levels is None:
             return examples
         noise = torch.rand(
@@ -73,7 +73,7 @@ class Dataset:
         return self.scale(examples + noise.to(examples.device))
 
     def quantise(self, x: Tensor) -> Tensor:
-        """The level in whose bin each number of `x` lies, model units, ends included; uint8, shape of `x`."""
+        """The level in whose bin each number of `x` lies, or the nearest if in none; uint8, shape of `x`."""
         assert self.levels is not None, f"{self.name} has no levels"
         return self.unscale(x).floor().clamp(0, self.levels - 1).to(torch.uint8)
 

@@ -11,7 +11,7 @@ import copy
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -37,10 +37,11 @@ class EMA(Generic[_Model]):
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model`, which has the names and shapes of the original."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        for average, value in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(value, 1 - decay)
-        for buffer, value in zip(self.model.buffers(), model.buffers(), strict=True):
-            buffer.copy_(value)
+        averages: list[Tensor] = list(self.model.parameters())
+        parameters: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(averages, parameters, 1 - decay)
+        for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            copied.copy_(buffer)
         self.num_updates += 1
 
     @torch.no_grad()

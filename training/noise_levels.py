@@ -6,7 +6,7 @@ the choice of `p` only changes its variance. Three distributions on `[t_min, T]`
 
     uniform in t           p(t) = 1 / (T - t_min)
     uniform in log-SNR     p(t) = |lambda'(t)| / (lambda(t_min) - lambda(T))
-    log-normal in rho      p(t) = |lambda'(t)| / 2 · N(log rho; mean, std^2) / Z     Karras et al. 2022, arXiv:2206.00364
+    log-normal in rho      p(t) = |lambda'(t)| / 2 · N(log rho; mean, std^2) / Z    Karras et al. 2022, arXiv:2206.00364
 
 The second is Song et al.'s importance sampling for the likelihood weighting `g^2 / sigma^2` of the noise error (2021,
 arXiv:2101.09258, section 4.3), for every process: with `f = (log alpha)'` and `g^2 = (sigma^2)' - 2 f sigma^2`,

@@ -102,7 +102,8 @@ def get_objective(
         sde: the forward process.
         weighting: "sigma2", "likelihood" or "edm".
         noise_levels: "uniform" in t, "log_snr" (uniform in it), or "edm" (log-normal). Any may go with any weighting:
-            the loss stays the one that was asked for.
+            the loss stays the one that was asked for. ("edm" seldom reaches the ends of a wide process; other
+            weightings then have a large variance.)
         t_min: smallest time trained on.
         stratified: whether the levels of a batch are spread evenly.
         edm_mean: mean of `log(sigma / alpha)`, for "edm".

@@ -1,0 +1,51 @@
+"""Augmentations do just what they say, as often as they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data import get_augmentation
+from data.augment import flip, shift
+from errors import UserError
+
+COUNT = 9000
+
+
+def picture() -> torch.Tensor:
+    return torch.randint(1, 17, (1, 2, 3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def shares(augmented: torch.Tensor, outcomes: list[torch.Tensor]) -> torch.Tensor:
+    """How often each outcome occurs; together they must be all."""
+    counts = torch.tensor([(augmented == outcome).flatten(1).all(1).sum() for outcome in outcomes])
+    assert counts.sum() == COUNT
+    return counts / COUNT
+
+
+def test_flip() -> None:
+    x = picture()
+    found = shares(flip(x.expand(COUNT, -1, -1, -1), torch.Generator().manual_seed(1)), [x, x.flip(-1)])
+    assert ((found - 1 / 2).abs() < 4 * (1 / 4 / COUNT) ** 0.5).all()
+
+
+def test_shift() -> None:
+    """All nine moves by at most one pixel, level 0 entering."""
+    x = picture()
+    padded = F.pad(x, [1, 1, 1, 1])
+    moves = [padded[:, :, i : i + 3, j : j + 4] for i in range(3) for j in range(3)]
+    found = shares(shift(x.expand(COUNT, -1, -1, -1), torch.Generator().manual_seed(1)), moves)
+    assert ((found - 1 / 9).abs() < 4 * (8 / 81 / COUNT) ** 0.5).all()
+
+
+def test_names() -> None:
+    x = picture().expand(20, -1, -1, -1)
+    both = get_augmentation("flip, shift")
+    assert both is not None
+    generator = torch.Generator().manual_seed(2)
+    expected = shift(flip(x, generator), generator)
+    assert torch.equal(both(x, torch.Generator().manual_seed(2)), expected)
+    assert get_augmentation("") is None
+    with pytest.raises(UserError, match=r"no augmentation is called 'flop' \(did you mean 'flip'"):
+        get_augmentation("flop")

@@ -1,0 +1,59 @@
+"""Endless batches: every example once an epoch, and exact resumption."""
+
+from __future__ import annotations
+
+import torch
+
+from data import Batches, Dataset, get_augmentation, load_dataset
+
+
+def numbers(count: int) -> Dataset:
+    """Vectors of one number, 0 … count - 1."""
+    examples = torch.arange(float(count)).reshape(-1, 1)
+    return Dataset("numbers", examples, examples)
+
+
+def test_each_epoch_visits_every_example_once() -> None:
+    batches = Batches(numbers(10), batch_size=4, seed=0)
+    drawn = torch.cat([next(batches) for _ in range(15)]).flatten()
+    epochs = drawn.reshape(6, 10)
+    assert torch.equal(epochs.sort(dim=1).values, torch.arange(10.0).expand(6, 10))
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 6
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    drawn = next(Batches(numbers(3), batch_size=9, seed=0)).flatten().reshape(3, 3)
+    assert torch.equal(drawn.sort(dim=1).values, torch.arange(3.0).expand(3, 3))
+
+
+def test_orders_are_uniform() -> None:
+    """The first example of an epoch is each of four equally often, within 4 standard errors."""
+    batches = Batches(numbers(4), batch_size=4, seed=3)
+    first = torch.stack([next(batches)[0, 0] for _ in range(2000)])
+    assert ((torch.bincount(first.long()) / 2000 - 0.25).abs() < 4 * (0.1875 / 2000) ** 0.5).all()
+
+
+def test_resumption_is_exact() -> None:
+    """Augmentation and dequantisation included, from a state saved in the middle of an epoch."""
+    dataset, augment = load_dataset("digits"), get_augmentation("flip,shift")
+    batches = Batches(dataset, 100, seed=5, augment=augment)
+    for _ in range(17):
+        next(batches)
+    resumed = Batches(dataset, 100, seed=5, augment=augment)
+    resumed.load_state_dict(batches.state_dict())
+    for _ in range(3):
+        assert torch.equal(next(batches), next(resumed))
+
+
+def test_the_seed_matters() -> None:
+    dataset = load_dataset("digits")
+    assert not torch.equal(next(Batches(dataset, 8, seed=0)), next(Batches(dataset, 8, seed=1)))
+
+
+def test_dequantisation_is_fresh() -> None:
+    """The same level gets another noise each time it is drawn."""
+    dataset = Dataset("one", torch.full((1, 1), 3, dtype=torch.uint8), torch.empty(0), levels=17)
+    batches = Batches(dataset, 1, seed=0)
+    x = torch.cat([next(batches) for _ in range(50)])
+    assert len(x.unique()) == 50
+    assert (dataset.quantise(x) == 3).all()
