@@ -74,12 +74,14 @@ def integrate(
         threshold: applied to the denoised data of each call.
     """
     alphas, sigmas = model.sde.alpha(table.times).tolist(), model.sde.sigma(table.times).tolist()
-    state, scale = table.state.tolist(), table.noise.tolist()
+    state, scale, blend = table.state.tolist(), table.noise.tolist(), table.blend.tolist()
     rows = [[(j, b) for j, b in enumerate(row) if b != 0] for row in table.outputs.tolist()]
     last_use = {j: k for k, row in enumerate(rows) for j, _ in row}
     outputs: dict[int, Tensor] = {}
     for k, t in enumerate(table.times.to(x.device).unbind()):
         outputs[k] = _output(model, x, t, alphas[k], sigmas[k], table.prediction, threshold)
+        if blend[k]:
+            outputs[k] = torch.add(outputs[k], x, alpha=blend[k])
         x = x * state[k]
         for j, coefficient in rows[k]:
             x = torch.add(x, outputs[j], alpha=coefficient)
@@ -90,7 +92,7 @@ def integrate(
 
 
 def _output(
-    model: Model, x: Tensor, t: Tensor, alpha: float, sigma: float, prediction: Prediction, threshold: Threshold | None
+    model: Model, x: Tensor, t: Tensor, alpha: float, sigma: float, prediction: str, threshold: Threshold | None
 ) -> Tensor:
     if prediction == "noise" and threshold is None:
         return model.score(x, t) * -sigma

@@ -77,8 +77,7 @@ def adams(
     of_lambda = _interpolation_variable(tape.sde, variable)
     y, values = tape.start, []
     for k in range(len(nodes.t) - 1):
-        output = tape.evaluate(y, nodes[k])
-        values.append(output.eps if tape.prediction == "noise" else output.data)
+        values.append(tape.evaluate(y, nodes[k]).recorded)
         used = step_order(tape, order, k, len(nodes.t), lower_order_final)
         past = slice(k + 1 - used, k + 1)
         y = exact_step(y, values[past], nodes.lam[past], nodes[k], nodes[k + 1], tape.prediction, eta, of_lambda)
@@ -87,7 +86,8 @@ def adams(
 
 
 def step_order(tape: Tape, order: int, k: int, num_nodes: int, lower_order_final: bool) -> int:
-    """Order at step `k`: at most the outputs there are; and, if asked, the steps still to come, for stability in few steps.
+    """Order at step `k`: at most the outputs there are; and, if asked, the steps still to come, for stability in few
+    steps.
 
     The last step, from `t_min` to `sigma = 0` where there is one, has order 1 in any case.
     """

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from solvers import methods
 from solvers.exponential import TableSolver
 from solvers.exponential import solver_from_method as solver
+from solvers.recommended import recommended
 
 FAST_SOLVERS: dict[str, Callable[..., TableSolver]] = {
+    "default": recommended,
     "ddim": solver(methods.ddim, "noise"),
     "euler": solver(methods.heun, "noise", "karras", second_order=False),
     "heun": solver(methods.heun, "noise", "karras", second_order=True),

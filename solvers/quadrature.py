@@ -40,16 +40,17 @@ def adams_weights(
     Returns:
         Shape `(order,)`.
     """
-    points, point_weights = _gauss_legendre()
+    points, point_weights = gauss_legendre()
     lam = start + (end - start) * points
     density = (end - start) * point_weights * torch.exp(rate * (lam - end))
     if variable is not None:
         nodes, lam = variable(nodes), variable(lam)
-    basis = [_lagrange(nodes, j, lam) for j in range(len(nodes))]
+    basis = [lagrange(nodes, j, lam) for j in range(len(nodes))]
     return torch.stack(basis) @ density
 
 
-def _lagrange(nodes: Tensor, j: int, at: Tensor) -> Tensor:
+def lagrange(nodes: Tensor, j: int, at: Tensor) -> Tensor:
+    """The polynomial that is 1 at `nodes[j]` and 0 at the other nodes, at the points `at`; shape of `at`."""
     value = torch.ones_like(at)
     for i in range(len(nodes)):
         if i != j:
@@ -58,7 +59,7 @@ def _lagrange(nodes: Tensor, j: int, at: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _gauss_legendre() -> tuple[Tensor, Tensor]:
+def gauss_legendre() -> tuple[Tensor, Tensor]:
     """Points and weights on [0, 1]."""
     points, weights = np.polynomial.legendre.leggauss(_NUM_POINTS)
     return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sde import SDE
 
-Prediction = Literal["noise", "data"]
+Prediction = Literal["noise", "data", "residual"]
 
 # A coefficient this small beside the terms whose difference it is, is a rounding error.
 _ROUNDING = 1e-12
@@ -41,14 +41,16 @@ class Table(NamedTuple):
         state: shape `(n,)`.
         outputs: lower triangular, shape `(n, n)`.
         noise: shape `(n,)`.
-        prediction: what `F` is: the model's noise `eps` or its denoised data `D`.
+        prediction: what `F` is made from: the model's noise `eps` or its denoised data `D`.
+        blend: multiple of `x_k` that is added to it, shape `(n,)`; zero but for residuals.
     """
 
     times: Tensor
     state: Tensor
     outputs: Tensor
     noise: Tensor
-    prediction: Prediction
+    prediction: Literal["noise", "data"]
+    blend: Tensor
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class Nodes:
 
 
 class Output(NamedTuple):
-    """The model's answer at a state: noise and data as coefficient vectors."""
+    """The model's answer at a state, as coefficient vectors: the output the tape records, noise and data."""
 
+    recorded: Tensor
     eps: Tensor
     data: Tensor
 
@@ -98,8 +101,11 @@ class Tape:
         it sparse.
     """
 
-    def __init__(self, sde: SDE, capacity: int, prediction: Prediction, denoises: bool = True) -> None:
+    def __init__(
+        self, sde: SDE, capacity: int, prediction: Prediction, denoises: bool = True, data_std: float = 0.5
+    ) -> None:
         self.sde = sde
+        self.data_std = data_std
         self.denoises = denoises
         self._capacity = capacity
         self.prediction = prediction
@@ -118,9 +124,13 @@ class Tape:
         output = self._unit(1 + len(self._states))
         self._states.append(y)
         self._nodes.append(node)
-        if self.prediction == "noise":
-            return Output(output, y - node.rho * output)
-        return Output((y - output) / node.rho, output)
+        if self.prediction == "data":
+            return Output(output, (y - output) / node.rho, output)
+        eps = output - self._blend(node.rho) * y
+        return Output(output, eps, y - node.rho * eps)
+
+    def _blend(self, rho: Tensor) -> Tensor:
+        return -rho / (rho**2 + self.data_std**2) if self.prediction == "residual" else torch.zeros_like(rho)
 
     def noise(self) -> Tensor:
         """Fresh standard normal noise; at most one between two calls of the model."""
@@ -145,5 +155,6 @@ class Tape:
             state * next_alpha / alpha,
             outputs * next_alpha[:, None],
             torch.linalg.vector_norm(noise.detach(), dim=1) * next_alpha.detach(),
-            self.prediction,
+            "data" if self.prediction == "data" else "noise",
+            self._blend(torch.stack([node.rho for node in self._nodes])) / alpha,
         )

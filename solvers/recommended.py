@@ -1,0 +1,125 @@
+r"""The solver we recommend untuned: exponential Adams–Bashforth for data of a known scale.
+
+Noise prediction treats the model's whole output as unknown; data prediction treats `y / rho`, all of it noise, as
+known. In between lies the exact ODE of `N(0, c^2 I)`, `dy/drho = rho y / (rho^2 + c^2)`: with `c` the data's standard
+deviation it is right wherever the data look Gaussian, and only the residual `F` needs interpolation,
+
+    dy/drho = rho y / (rho^2 + c^2) + F,        F = eps - rho y / (rho^2 + c^2),
+    y_e / q_e = y_s / q_s + ∫_s^e (q F) / q^2 drho,        q = sqrt(rho^2 + c^2).
+
+(`c = infinity` is noise prediction, `c = 0` data prediction; `q F` is, up to sign and scale, velocity prediction of
+normalised data. DPM-Solver-v3, Zheng et al. 2023, arXiv:2310.13268, measures such a splitting on a model.)
+
+Nothing happens far above the largest scale of the data or below its smallest. The times are therefore uniform, and
+the polynomial through the last three values of `q F` is one, in
+
+    v = log((rho + 10 c) / (rho + c / 50)),
+
+which is half the log-SNR between these scales and flat outside. The last step, to `sigma = 0`, is one like the
+others: `N` calls make `N` steps. The two numbers were chosen on Gaussian mixtures of several shapes and processes
+(`docs/solvers.md`), not on one model.
+"""
+
+from __future__ import annotations
+
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from sde import SDE
+from solvers.exponential import TableSolver
+from solvers.grids import Grid, time_grid
+from solvers.quadrature import gauss_legendre, lagrange
+from solvers.table import Nodes, Table, Tape
+from solvers.thresholding import Threshold
+
+# In units of the data's standard deviation: noise levels beyond which little happens.
+_LARGEST_SCALE = 10.0
+_SMALLEST_SCALE = 0.02
+
+
+def recommended(
+    num_steps: int,
+    grid: Grid | None = None,
+    t_min: float | None = None,
+    denoise: bool = True,
+    threshold: Threshold | None = None,
+    order: int = 3,
+    data_std: float = 0.5,
+) -> TableSolver:
+    """Solver `default`.
+
+    Args:
+        num_steps: number of calls of the model, one a step.
+        grid: see `time_grid`; its own if left out.
+        t_min: smallest time at which the model may be asked; the process's own if left out.
+        denoise: end at `sigma = 0`; if not, stop at `t_min`.
+        threshold: see `solvers.thresholding`.
+        order: number of outputs the polynomial goes through.
+        data_std: standard deviation of the data, per dimension.
+    """
+    if num_steps < 1:
+        raise UserError(f"num_steps must be at least 1, not {num_steps}")
+
+    def make_table(sde: SDE) -> Table:
+        smallest = sde.t_min if t_min is None else t_min
+        if grid is None:
+            times = recommended_times(sde, num_steps, smallest, denoise, data_std)
+        else:
+            times = time_grid(sde, grid, num_steps, smallest)
+        end = None if denoise else Nodes.at_times(sde, torch.tensor(smallest, dtype=torch.float64))
+        return recommended_table(sde, times, end, order, data_std)
+
+    return TableSolver(make_table, threshold)
+
+
+def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, data_std: float) -> Tensor:
+    """Times uniform in `v` from `T`, a step short of `sigma = 0` (or of `t_min`), float64, shape `(num_steps,)`."""
+    limits = Nodes.at_times(sde, torch.tensor([sde.T, t_min], dtype=torch.float64))
+    first, last = (_warp(rho, data_std) for rho in limits.rho)
+    if denoise:
+        to_zero = (_warp(torch.zeros((), dtype=torch.float64), data_std) - first) / num_steps
+        # The model is not asked below t_min, however short the steps.
+        step = torch.minimum(to_zero, (last - first) / max(num_steps - 1, 1))
+    else:
+        step = (last - first) / num_steps
+    v = first + step * torch.arange(num_steps, dtype=torch.float64)
+    rho = data_std * (_LARGEST_SCALE - _SMALLEST_SCALE * torch.exp(v)) / torch.expm1(v)
+    times = sde.time_at_log_snr(-2 * torch.log(rho)).clamp(t_min, sde.T)
+    times[0] = sde.T
+    return times
+
+
+def recommended_table(sde: SDE, times: Tensor, end: Nodes | None, order: int, data_std: float) -> Table:
+    """The table for given times and end (`sigma = 0` if None), differentiable with respect to `times`."""
+    nodes = Nodes.at_times(sde, times)
+    tape = Tape(sde, len(times), "residual", denoises=False, data_std=data_std)
+    rhos = [*nodes.rho.unbind(), torch.zeros((), dtype=torch.float64) if end is None else end.rho]
+    v = _warp(nodes.rho, data_std)
+    y, residuals = tape.start, []
+    for k in range(len(times)):
+        residuals.append(_q(rhos[k], data_std) * tape.evaluate(y, nodes[k]).recorded)
+        past = slice(max(0, k + 1 - order), k + 1)
+        weights = _weights(v[past], rhos[k], rhos[k + 1], data_std)
+        y = y / _q(rhos[k], data_std) + sum(w * r for w, r in zip(weights, residuals[past], strict=True))
+        y = _q(rhos[k + 1], data_std) * y
+    return tape.table(y, end)
+
+
+def _weights(nodes: Tensor, start: Tensor, end: Tensor, data_std: float) -> Tensor:
+    """`∫ l_j(v) / q^2 drho` from `start` to `end`, shape of `nodes`."""
+    points, point_weights = gauss_legendre()
+    rho = start + (end - start) * points
+    density = (end - start) * point_weights / _q(rho, data_std) ** 2
+    v = _warp(rho, data_std)
+    return torch.stack([lagrange(nodes, j, v) for j in range(len(nodes))]) @ density
+
+
+def _q(rho: Tensor, data_std: float) -> Tensor:
+    return torch.sqrt(rho**2 + data_std**2)
+
+
+def _warp(rho: Tensor, data_std: float) -> Tensor:
+    """`v`, increasing as the noise falls."""
+    return torch.log(rho + _LARGEST_SCALE * data_std) - torch.log(rho + _SMALLEST_SCALE * data_std)
