@@ -31,6 +31,9 @@ _SDES: dict[str, Callable[[ConfigDict], SDE]] = {
 }
 _NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP}
 
+# For solvers that have no default of their own.
+_NUM_STEPS = 20
+
 # Of the section `sampling`, what is not an option of the solver.
 _NOT_OPTIONS = ("solver", "num_samples", "batch_size")
 
@@ -94,8 +97,12 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective:
 
 def make_solver(sampling: ConfigDict) -> Solver:
     """The solver of the section `sampling`, with those options that are given and that it has."""
-    options, unknown = solver_options(sampling), ignored_options(sampling)
-    return get_solver(sampling.solver, **{name: value for name, value in options.items() if name not in unknown})
+    ignored = ignored_options(sampling)
+    options = {name: value for name, value in solver_options(sampling).items() if name not in ignored}
+    num_steps = inspect.signature(SOLVERS[sampling.solver]).parameters.get("num_steps")
+    if num_steps is not None and num_steps.default is num_steps.empty:
+        options.setdefault("num_steps", _NUM_STEPS)
+    return get_solver(sampling.solver, **options)
 
 
 def ignored_options(sampling: ConfigDict) -> set[str]:

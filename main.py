@@ -46,13 +46,16 @@ flags.DEFINE_string(
 def parse(argv: list[str]) -> Overrides:
     """Read the command line into FLAGS; returns the values given as `--config.KEY=VALUE`."""
     rest, overrides = argv[:1], []
-    arguments = iter(argv[1:])
-    for argument in arguments:
+    arguments = argv[1:]
+    while arguments:
+        argument = arguments.pop(0)
         name, equals, value = argument.partition("=")
-        if name.startswith(("--config.", "-config.")):
-            overrides.append((name.lstrip("-").removeprefix("config."), value if equals else next(arguments, "")))
-        else:
+        if not name.startswith(("--config.", "-config.")):
             rest.append(argument)
+            continue
+        if not equals and arguments and not arguments[0].startswith("--"):
+            value = arguments.pop(0)
+        overrides.append((name.lstrip("-").removeprefix("config."), value))
     try:
         unexpected = FLAGS(rest)[1:]
         if unexpected:

@@ -89,7 +89,7 @@ def trained(
     state = checkpoint.load(checkpoint_path)
     began = configuration.from_dict(state["config"], str(checkpoint_path))
     if config is None:
-        config = began.copy_and_resolve_references()
+        config = configuration.from_dict(state["config"], str(checkpoint_path))
         _override(config, overrides)
     asked_for = {key for key, _ in overrides if key.startswith("data.")}
     _check_agreement(config, began, ("data", "sde", "model"), f"{checkpoint_path} was trained", asked_for)

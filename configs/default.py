@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
     sampling.num_samples = 64
     sampling.batch_size = 64  # drawn at once
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
-    sampling.num_steps = placeholder(int)
+    sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
     sampling.grid = placeholder(str)  # uniform_t, quadratic_t, log_snr, karras, …, or the times: 1.0,0.5,0.001
     sampling.denoise = True  # end with the denoised mean

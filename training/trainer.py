@@ -83,6 +83,7 @@ class Trainer:
         newest = checkpoint.latest(self._checkpoints)
         if newest is not None:
             self._restore(checkpoint.load(newest), str(newest))
+        self._learning_rate = learning_rate(self.step, self._config)
 
     def run(self) -> None:
         """Train until `training.num_steps` steps are done.

@@ -1,0 +1,244 @@
+"""The command line from end to end, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+import main
+from configuration import ROOT
+
+TOY = ["--config", "configs/vp/eight_gaussians.py", "--config.model.width=16", "--config.model.num_blocks=1"]
+SHORT = ["--config.training.num_steps=20", "--config.training.checkpoint_every=10", "--config.data.validation=100"]
+DIGITS = ["--config.model.channels=4", "--config.model.num_blocks=1", "--config.data.validation=20"]
+
+
+def run(*arguments: str) -> int:
+    """The exit code of `python main.py` with these arguments, in this process."""
+    with flagsaver.flagsaver():
+        try:
+            return main.main(main.parse(["main.py", *map(str, arguments)]))
+        except SystemExit as exit_:
+            return exit_.code
+
+
+@pytest.fixture
+def complaint(capsys) -> Callable[..., str]:
+    """Runs the command line, which must fail with one line on stderr; returns the line."""
+
+    def failing(*arguments: str) -> str:
+        capsys.readouterr()
+        assert run(*arguments) == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return failing
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """A workdir with a model of points in the plane, trained for 20 steps."""
+    folder = tmp_path_factory.mktemp("toy")
+    assert run("--mode=train", *TOY, *SHORT, "--workdir", folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """A workdir with a tiny model of the digits, trained for 20 steps with the default configuration file."""
+    folder = tmp_path_factory.mktemp("digits")
+    assert run("--mode=train", *DIGITS, *SHORT, "--workdir", folder) == 0
+    return folder
+
+
+def test_training_leaves_its_configuration_checkpoints_and_logs(digits):
+    config = json.loads((digits / "config.json").read_text())
+    assert config["model"]["channels"] == 4
+    assert config["training"]["num_steps"] == 20
+    assert config["sde"]["name"] == "vp"
+    assert sorted(path.name for path in (digits / "checkpoints").iterdir()) == ["step_0000010.pt", "step_0000020.pt"]
+    assert list((digits / "logs").glob("events.out.tfevents.*"))
+
+
+def test_samples_of_images(digits):
+    arguments = ["--config.sampling.solver=ddim", "--config.sampling.num_steps=5", "--config.sampling.num_samples=10"]
+    assert run("--mode=sample", "--workdir", digits, *arguments) == 0
+    drawn = np.load(digits / "samples" / "ddim.npz")
+    assert drawn["images"].shape == (10, 8, 8, 1)
+    assert drawn["images"].dtype == np.uint8
+    assert set(np.unique(drawn["images"])) <= {round(255 * level / 16) for level in range(17)}
+    assert int(drawn["nfe"]) == 5
+    assert float(drawn["seconds"]) > 0
+    # 4 x 3 cells of 8 pixels and a gap of 1, six times enlarged.
+    assert Image.open(digits / "samples" / "ddim.png").size == (6 * (4 * 9 + 1), 6 * (3 * 9 + 1))
+
+
+def drawn_points(toy, tmp_path, *arguments) -> np.ndarray:
+    newest = toy / "checkpoints" / "step_0000020.pt"
+    assert run("--mode=sample", "--checkpoint", newest, "--workdir", tmp_path, *arguments) == 0
+    return np.load(tmp_path / "samples" / "ddim.npz")["vectors"]
+
+
+def test_samples_depend_on_their_own_seeds_alone(toy, tmp_path):
+    """Whatever the batch size, and whichever of them are drawn; `eta` 1 makes the solver draw noise of its own."""
+    options = ["--config.sampling.solver=ddim", "--config.sampling.num_steps=5", "--config.sampling.eta=1"]
+    together = drawn_points(toy, tmp_path, *options, "--config.sampling.num_samples=64")
+    again = drawn_points(toy, tmp_path, *options, "--config.sampling.num_samples=64")
+    assert np.array_equal(together, again)
+    alone = ["--config.sampling.num_samples=8", "--config.sampling.batch_size=1"]
+    one_by_one = drawn_points(toy, tmp_path, *options, *alone)
+    np.testing.assert_allclose(one_by_one, together[:8], rtol=1e-4, atol=1e-5)
+    shifted = drawn_points(toy, tmp_path, *options, *alone, "--config.seed=5")
+    np.testing.assert_allclose(shifted[:3], together[5:8], rtol=1e-4, atol=1e-5)
+    assert np.abs(shifted[0] - together[0]).max() > 0.01
+
+
+def test_a_checkpoint_brings_its_configuration(toy, tmp_path):
+    drawn = drawn_points(toy, tmp_path, "--config.sampling.solver=ddim", "--config.sampling.num_samples=3")
+    assert drawn.shape == (3, 2)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 16
+
+
+def test_options_that_a_solver_lacks_are_noted(toy, tmp_path, capsys):
+    drawn_points(toy, tmp_path, "--config.sampling.solver=ddim", "--config.sampling.snr=0.1")
+    assert capsys.readouterr().err == "note: solver 'ddim' does not use sampling.snr\n"
+
+
+def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
+    workdir = ["--workdir", tmp_path]
+    assert run("--mode=train", *TOY, *SHORT, *workdir, "--config.training.num_steps=10") == 0
+    capsys.readouterr()
+    assert run("--mode=train", *workdir, "--config.training.num_steps=20") == 0
+    assert "from step 10" in capsys.readouterr().out
+    assert run("--mode=train", *workdir) == 0
+    assert "has had its 20 steps" in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text())["training"]["num_steps"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "give --mode: one of train, sample, likelihood, compare"),
+        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare>"),
+        (["--mode=train", "extra"], "unexpected argument 'extra'"),
+        (["--mode=train", "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
+        (["--mode=train", "--config=configs/vp/digit.py"], "did you mean 'configs/vp/digits.py'?"),
+        (["--mode=train", "--config.training.num_step=3"], "did you mean 'training.num_steps'?"),
+        (["--mode=train", "--config.training.num_steps=3.5"], "--config.training.num_steps takes an integer"),
+        (["--mode=train", "--config.training.num_steps"], "--config.training.num_steps takes an integer, not ''"),
+        (["--mode=train", "--config.training.batch_size=0"], "training.batch_size must be at least 1, not 0"),
+        (["--mode=train", "--config.seed=-1"], "seed must be at least 0, not -1"),
+        (["--mode=train", "--config.data.dataset=digit"], "did you mean 'digits'?"),
+        (["--mode=train", "--config.data.dataset=cifar10"], "cifar-10-batches-py"),
+        (["--mode=train", "--config.data.image_size=9"], "digits has examples of shape (1, 8, 8), not (3, 9, 9)"),
+        (["--mode=train", "--config.data.augment=flop"], "did you mean 'flip'?"),
+        (["--mode=train", "--config.sde.name=vpp"], "no SDE is called 'vpp' (did you mean 'vp'?)"),
+        (["--mode=train", "--config.model.network=mlpp"], "did you mean 'mlp'?"),
+        (["--mode=train", "--config.model.channel_multipliers=1,2,2,2,2"], "images of 8 x 8 cannot be halved evenly"),
+        (["--mode=train", "--config.data.dataset=two_moons"], "use --config.model.network=mlp"),
+        (["--mode=train", "--config.model.prediction=nois"], "did you mean 'noise'?"),
+        (["--mode=train", "--config.training.weighting=sigma"], "did you mean 'sigma2'?"),
+        (["--mode=train", "--config.training.objective=discrete"], "discrete training needs a ladder"),
+        (["--mode=train", "--config.training.optimizer=sgd"], "no optimizer is called 'sgd'"),
+        (["--mode=train", "--config.training.schedule=linear"], "no schedule is called 'linear'"),
+        (["--mode=train", "--config.training.precision=half"], "no precision is called 'half'"),
+        (["--mode=train", "--checkpoint=x.pt"], "leave out --checkpoint"),
+        (["--mode=sample"], "there is no workdir"),
+        (["--mode=likelihood"], "python main.py --mode train --workdir"),
+        (["--mode=compare"], "there is no workdir"),
+        (["--mode=sample", "--checkpoint=missing.pt"], "there is no checkpoint missing.pt"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_line(complaint, tmp_path, arguments, expected):
+    assert expected in complaint(*arguments, "--workdir", tmp_path / "new")
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mode=sample", "--config.sampling.solver=dimm"], "no solver is called 'dimm' (did you mean 'ddim'?)"),
+        (["--mode=sample", "--config.sampling.num_steps=0", "--config.sampling.solver=ddim"], "at least 2 steps, not 0"),
+        (["--mode=sample", "--config.sampling.t_min=2", "--config.sampling.solver=ddim"], "t_min"),
+        (["--mode=sample", "--config.sampling.grid=0,1", "--config.sampling.solver=ddim"], "grid"),
+        (["--mode=sample", "--config.sampling.num_samples=0"], "sampling.num_samples must be at least 1"),
+        (["--mode=sample", "--config.model.width=8"], "was trained with model.width=16, not 8"),
+        (["--mode=sample", "--config=configs/vp/digits.py"], "was trained with data.dataset=eight_gaussians, not digits"),
+        (["--mode=train", "--config.seed=3"], "was begun with seed=0, not 3"),
+        (["--mode=train", "--config=configs/vp/digits.py"], "was begun with data.dataset=eight_gaussians, not digits"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_about_a_run_get_one_line(complaint, toy, arguments, expected):
+    before = (toy / "config.json").read_text()
+    assert expected in complaint(*arguments, "--workdir", toy)
+    assert (toy / "config.json").read_text() == before
+
+
+def test_a_truncated_checkpoint_gets_one_line(complaint, toy, tmp_path):
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes((toy / "checkpoints" / "step_0000020.pt").read_bytes()[:-1000])
+    assert "broken.pt: it is truncated" in complaint("--mode=sample", "--workdir", toy, "--checkpoint", broken)
+
+
+def test_a_workdir_without_checkpoints_gets_one_line(complaint, tmp_path):
+    assert "there is no checkpoint in" in complaint("--mode=sample", "--workdir", tmp_path)
+
+
+def test_a_loss_that_is_not_finite_gets_one_line(complaint, tmp_path):
+    workdir = ["--workdir", tmp_path]
+    options = ["--config.training.learning_rate=1e30", "--config.training.checkpoint_every=1"]
+    line = complaint("--mode=train", *TOY, *SHORT, *workdir, *options, "--config.training.evaluate_every=0")
+    assert " is nan at step " in line or " is inf at step " in line
+    assert "step_0000001.pt" in line
+
+
+def process(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "main.py", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def test_a_mistake_from_the_shell(tmp_path):
+    failed = process("--mode=sample", "--workdir", tmp_path / "missing")
+    _, errors = failed.communicate(timeout=120)
+    assert failed.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert "Traceback" not in errors
+    assert "there is no workdir" in errors
+
+
+def test_help_from_the_shell():
+    helped = process("--helpshort")
+    output, _ = helped.communicate(timeout=60)
+    assert "--mode: <train|sample|likelihood|compare>" in output
+    assert "Score-based generative modelling" in output
+    assert max(map(len, output.splitlines())) <= 120
+
+
+def test_control_c_during_training_saves_and_says_how_to_go_on(tmp_path):
+    training = process("--mode=train", *TOY, "--workdir", tmp_path, "--config.training.checkpoint_every=5")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/*.pt")) and time.monotonic() < deadline and training.poll() is None:
+        time.sleep(0.05)
+    training.send_signal(signal.SIGINT)
+    _, errors = training.communicate(timeout=120)
+    assert training.returncode == 130
+    assert "Traceback" not in errors
+    line = errors.strip().splitlines()[-1]
+    assert f"python main.py --mode train --workdir {tmp_path}" in line
+    step = int(line.split("after step ")[1].split(",")[0])
+    assert (tmp_path / "checkpoints" / f"step_{step:07d}.pt").exists()
