@@ -95,12 +95,15 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective:
     return choose("objective", training.objective, kinds)()
 
 
-def make_solver(sampling: ConfigDict) -> Solver:
+def make_solver(config: ConfigDict) -> Solver:
     """The solver of the section `sampling`, with those options that are given and that it has."""
+    sampling = config.sampling
     ignored = ignored_options(sampling)
     options = {name: value for name, value in solver_options(sampling).items() if name not in ignored}
-    num_steps = inspect.signature(SOLVERS[sampling.solver]).parameters.get("num_steps")
-    if num_steps is not None and num_steps.default is num_steps.empty:
+    known = inspect.signature(SOLVERS[sampling.solver]).parameters
+    if "data_std" in known:
+        options["data_std"] = config.model.data_std
+    if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
         options.setdefault("num_steps", _NUM_STEPS)
     return get_solver(sampling.solver, **options)
 

@@ -84,7 +84,7 @@ def sample(config: ConfigDict, dataset: Dataset, model: ScoreModel, folder: Path
     """Draw the samples that the section `sampling` asks for."""
     sampling = config.sampling
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
-    samples = draw_samples(model, build.make_solver(sampling), dataset.shape, seeds, sampling.batch_size)
+    samples = draw_samples(model, build.make_solver(config), dataset.shape, seeds, sampling.batch_size)
     if distributed.rank() == 0:
         paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver)
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"

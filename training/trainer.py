@@ -134,7 +134,7 @@ class Trainer:
                 bar.write(f"step {self.step}: held-out loss {held_out:.4f}")
             if self._due(config.sample_every) and log is not None and self._draw is not None:
                 log.samples(self.step, self._draw(self.ema.model))
-            if self._due(config.checkpoint_every) or stop:
+            if self._due(config.checkpoint_every) or stop or self.step == config.num_steps:
                 self._save(log)
             if stop and self.step < config.num_steps:
                 raise Stopped(

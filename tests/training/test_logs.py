@@ -1,0 +1,64 @@
+"""What is logged can be read back, and a full disk is a user error."""
+
+from __future__ import annotations
+
+import resource
+import threading
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from errors import UserError
+from evaluation.plots import image_grid
+from training.logs import Log
+
+
+def events_of(folder) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def test_scalars_and_samples_come_back(tmp_path):
+    log = Log(tmp_path, step=0)
+    log.scalars(1, {"loss": 0.5, "rate": 2.0})
+    log.scalars(2, {"loss": 0.25})
+    log.samples(2, np.zeros((9, 8, 8, 1), dtype=np.uint8))
+    log.samples(3, np.zeros((9, 2), dtype=np.float32))
+    log.close()
+    events = events_of(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("rate")] == [(1, 2.0)]
+    grid, scatter = events.Images("samples")
+    assert (grid.step, grid.height, grid.width) == (2, *image_grid(np.zeros((9, 8, 8, 1), dtype=np.uint8)).shape[:2])
+    assert (scatter.step, scatter.height, scatter.width) == (3, 600, 600)
+
+
+def test_what_was_logged_after_the_checkpoint_is_replaced(tmp_path):
+    killed = Log(tmp_path, step=0)
+    for step in (1, 2, 3):
+        killed.scalars(step, {"loss": float(step)})
+    killed.close()
+    resumed = Log(tmp_path, step=1)
+    resumed.scalars(2, {"loss": 20.0})
+    resumed.close()
+    assert {event.step: event.value for event in events_of(tmp_path).Scalars("loss")} == {1: 1.0, 2: 20.0}
+
+
+def test_a_full_disk_is_a_user_error_without_a_thread_of_complaints(tmp_path, capsys):
+    before = threading.excepthook
+    log = Log(tmp_path, step=0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(UserError, match=f"cannot write {tmp_path}: File too large"):
+            for step in range(1000):
+                log.scalars(step, {"loss": 0.0})
+                log.flush()
+        with pytest.raises(UserError):
+            log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert threading.excepthook is before
+    assert capsys.readouterr().err == ""
