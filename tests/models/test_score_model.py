@@ -149,7 +149,7 @@ def test_float32_is_accurate_at_small_sigma(sde: SDE, prediction: str) -> None:
 
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 def test_edm_is_table_1_of_the_paper(sde: SDE) -> None:
-    """`D(y; sigma) = c_skip y + c_out F(c_in y; c_noise)`, where the paper's y and sigma are x / alpha and sigma / alpha."""
+    """`D(y; sigma) = c_skip y + c_out F(c_in y; c_noise)`, with y and sigma for x / alpha and sigma / alpha."""
     t = torch.linspace(sde.t_min, sde.T, 7, dtype=torch.float64)
     y = torch.linspace(-2, 2, 7, dtype=torch.float64)[:, None].expand(7, 3)
     rho = sde.sigma(t) / sde.alpha(t)
