@@ -144,7 +144,7 @@ def _section(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
 
 
 def _parse(text: str, kind: type, default: Any) -> Any:
-    """The value of type `kind`, and with items like those of `default`, that `text` spells. Raises ValueError if none."""
+    """The value of type `kind`, with items like those of `default`, that `text` spells. Raises ValueError if none."""
     if kind is str:
         return text
     if kind is bool:

@@ -33,7 +33,7 @@ def choose(kind: str, name: str, table: Mapping[str, _Value]) -> _Value:
     return table[name]
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818
     """Work that was stopped by a signal, after putting itself in order; the message says how to go on.
 
     Args:

@@ -71,10 +71,10 @@ def test_a_saved_configuration_may_lack_keys_but_not_have_others(tmp_path):
     expected.training.num_steps = 5
     assert configuration.load_json(path).to_dict() == expected.to_dict()
     path.write_text('{"training": {"num_stepz": 5}}')
-    with pytest.raises(UserError, match="did you mean 'training.num_steps'"):
+    with pytest.raises(UserError, match=r"did you mean 'training\.num_steps'"):
         configuration.load_json(path)
     path.write_text('{"training": {"num_steps": "five"}}')
-    with pytest.raises(UserError, match="training.num_steps takes an integer, not 'five'"):
+    with pytest.raises(UserError, match=r"training\.num_steps takes an integer, not 'five'"):
         configuration.load_json(path)
     path.write_text('{"training": ')
     with pytest.raises(UserError, match="cannot read the configuration"):
@@ -82,7 +82,7 @@ def test_a_saved_configuration_may_lack_keys_but_not_have_others(tmp_path):
 
 
 def test_faulty_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"no configuration file configs/vp/digit\.py \(did you mean 'configs/vp/digits"):
+    with pytest.raises(UserError, match=r"configs/vp/digit\.py \(did you mean 'configs/vp/digits"):
         configuration.load_file("configs/vp/digit.py")
     faulty = tmp_path / "faulty.py"
     default = "from configs.default import get_config as default\ndef get_config():\n    config = default()\n"

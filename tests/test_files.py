@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,11 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def write(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -47,9 +53,8 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path):
 def test_a_full_disk_is_a_user_error(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(UserError, match=r"cannot write .*file\.txt"), files_no_larger_than(10):  # noqa: SIM117
-        with write_atomically(path) as temporary:
-            temporary.write_text("x" * 11)
+    with files_no_larger_than(10), pytest.raises(UserError, match=r"cannot write .*file\.txt"):
+        write(path, "x" * 11)
     assert path.read_text() == "old"
     assert [child.name for child in tmp_path.iterdir()] == ["file.txt"]
 

@@ -68,8 +68,8 @@ def latest(folder: Path) -> Path | None:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Delete all but the `count` newest checkpoints of this folder."""
-    for path in sorted(folder.glob("step_*.pt"), key=_step)[:-count]:
+    """Delete all but the `count` newest checkpoints of this folder, and what a killed process left half written."""
+    for path in [*sorted(folder.glob("step_*.pt"), key=_step)[:-count], *folder.glob(".step_*.pt")]:
         path.unlink(missing_ok=True)
 
 

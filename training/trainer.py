@@ -67,6 +67,11 @@ class Trainer:
         folder: Path,
         draw: Callable[[ScoreModel], np.ndarray] | None = None,
     ) -> None:
+        if config.training.batch_size % distributed.world_size():
+            raise UserError(
+                f"training.batch_size={config.training.batch_size} cannot be divided among "
+                f"{distributed.world_size()} processes"
+            )
         self.step = 0
         self.model = model.to(distributed.device())
         self.ema = EMA(self.model, config.training.ema_decay)

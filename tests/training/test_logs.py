@@ -20,6 +20,12 @@ def events_of(folder) -> EventAccumulator:
     return events
 
 
+def log_many(log: Log) -> None:
+    for step in range(1000):
+        log.scalars(step, {"loss": 0.0})
+        log.flush()
+
+
 def test_scalars_and_samples_come_back(tmp_path):
     log = Log(tmp_path, step=0)
     log.scalars(1, {"loss": 0.5, "rate": 2.0})
@@ -53,9 +59,7 @@ def test_a_full_disk_is_a_user_error_without_a_thread_of_complaints(tmp_path, ca
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
     try:
         with pytest.raises(UserError, match=f"cannot write {tmp_path}: File too large"):
-            for step in range(1000):
-                log.scalars(step, {"loss": 0.0})
-                log.flush()
+            log_many(log)
         with pytest.raises(UserError):
             log.close()
     finally:
