@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, choose
 from models.layers.attention import SelfAttention
 from models.layers.basic import conv
 from models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
@@ -104,11 +104,13 @@ class NCSNpp(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _check_choice("embedding", embedding, Embedding)
-        _check_choice("block", block, Block)
-        _check_choice("progressive", progressive, Progressive)
-        _check_choice("progressive_input", progressive_input, ProgressiveInput)
-        _check_choice("combine", combine, CombineMethod)
+        choose("embedding", embedding, dict.fromkeys(get_args(Embedding)))
+        choose("block", block, dict.fromkeys(get_args(Block)))
+        choose("progressive", progressive, dict.fromkeys(get_args(Progressive)))
+        choose("progressive_input", progressive_input, dict.fromkeys(get_args(ProgressiveInput)))
+        choose("combine", combine, dict.fromkeys(get_args(CombineMethod)))
+        if num_blocks < 1:
+            raise UserError(f"num_blocks must be at least 1, not {num_blocks}")
         if num_classes is not None and not conditional:
             raise UserError("num_classes needs a conditional network: set conditional to True")
         if scale_by_sigma and embedding == "positional" and sigmas is None:
@@ -269,8 +271,3 @@ class NCSNpp(nn.Module):
                 f"images of {height} x {width} cannot be halved evenly at every level of this network: "
                 f"pad them to multiples of {multiple}, or use fewer channel_multipliers"
             )
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise UserError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
