@@ -3,8 +3,9 @@
 from models.ddpm import DDPM
 from models.ema import EMA
 from models.gaussian_mixture import GaussianMixture
+from models.level_model import LevelModel
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.score_model import ScoreModel
 
-__all__ = ["DDPM", "EMA", "MLP", "GaussianMixture", "NCSNpp", "ScoreModel"]
+__all__ = ["DDPM", "EMA", "MLP", "GaussianMixture", "LevelModel", "NCSNpp", "ScoreModel"]

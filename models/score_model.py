@@ -35,7 +35,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from errors import UserError, choose
+from errors import choose
+from models.conditioning import ConditionedNetwork
 from sde import SDE
 
 # (alpha, sigma, data_std) -> (a, b)
@@ -60,20 +61,6 @@ PREDICTIONS: dict[str, Prediction] = {
     "edm": _edm,
 }
 
-LABELS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
-    # For positional embeddings, which count in steps: ten steps for each nat.
-    "log_snr": lambda sde, t: 10 * sde.log_snr(t),
-    # What the published VP and sub-VP networks (positional embeddings) and VE networks (Fourier embeddings) are told.
-    "time": lambda sde, t: 999 * t / sde.T,
-    "sigma": lambda sde, t: sde.sigma(t),
-    # For Fourier embeddings under any process; `rho` is `sigma` for VE.
-    "rho": lambda sde, t: torch.exp(-sde.log_snr(t) / 2),
-    # EDM's c_noise.
-    "edm": lambda sde, t: -sde.log_snr(t) / 8,
-    # DDPM's and NCSN's own: the position on their ladder, counted from 0.
-    "rung": lambda sde, t: sde.index(t),  # type: ignore[attr-defined]
-}
-
 
 class ScoreModel(nn.Module):
     """Score, denoised mean and noise from a network that predicts one of the combinations above.
@@ -84,10 +71,9 @@ class ScoreModel(nn.Module):
         network: called as `network(x, labels)`, labels `(B,)`; returns the shape of `x`.
         sde: the forward process.
         prediction: what the network predicts, a key of `PREDICTIONS`.
-        labels: what the network is told of the time: a key of `LABELS`, or a function of `t` `(B,)`.
+        labels: what the network is told of the time; see `ConditionedNetwork`, as for `scale_input`.
         data_std: standard deviation of the data, all dimensions together.
-        scale_input: divide the network's input by `sqrt(data_std^2 alpha^2 + sigma^2)`, which gives it unit variance at
-            every time. (The networks published for sub-VP and VE expect it undivided.)
+        scale_input: whether to divide the network's input by its standard deviation.
 
     Raises:
         UserError: there is no such prediction or label, or the process has no such label.
@@ -103,25 +89,20 @@ class ScoreModel(nn.Module):
         scale_input: bool = True,
     ) -> None:
         super().__init__()
-        self.network = network
         self.sde = sde
         self.prediction = prediction
         self.data_std = data_std
-        self.scale_input = scale_input
         self._combination = choose("prediction", prediction, PREDICTIONS)
-        self._labels = labels
-        if isinstance(labels, str):
-            choose("label", labels, LABELS)
-            if labels == "rung" and not hasattr(sde, "index"):
-                raise UserError("labels='rung' needs a ladder (DDPM's or NCSN's); for other processes use 'log_snr'")
+        self.conditioned = ConditionedNetwork(network, sde, labels, data_std, scale_input)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself."""
+        return self.conditioned.network
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's own prediction `F`; shape of `x`."""
-        t = t.double()
-        labels = self._labels(t) if callable(self._labels) else LABELS[self._labels](self.sde, t)
-        if self.scale_input:
-            x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
-        return self.network(x, labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x)))
+        return self.conditioned(x, t)
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""

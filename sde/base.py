@@ -153,6 +153,11 @@ class SDE(ABC):
 
 
 def _value_and_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    """`function(t)` and its derivative, for an elementwise function, by forward-mode differentiation."""
-    value, derivative, *_ = torch.func.jvp(function, (t,), (torch.ones_like(t),))
-    return value, derivative
+    """`function(t)` and its derivative, for an elementwise function; themselves differentiable if `t` is."""
+    wanted = torch.is_grad_enabled() and t.requires_grad
+    with torch.enable_grad():
+        s = t if wanted else t.detach().requires_grad_()
+        # Added zeros give a graph to a function that is constant, such as VE's alpha.
+        value = function(s) + 0 * s
+        (derivative,) = torch.autograd.grad(value.sum(), s, create_graph=wanted)
+    return (value, derivative) if wanted else (value.detach(), derivative)

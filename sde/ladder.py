@@ -21,6 +21,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from errors import UserError
 from sde.base import SDE
 
 
@@ -43,9 +44,17 @@ class DDPMLadder(Ladder):
 
     Args:
         betas: `beta_1 … beta_N`, each in (0, 1), shape `(N,)`.
+
+    Raises:
+        UserError: a beta is not in (0, 1).
     """
 
     def __init__(self, betas: Tensor) -> None:
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise UserError(
+                f"DDPM's betas must lie between 0 and 1, not from {float(betas.min()):.3g} to {float(betas.max()):.3g}: "
+                "take more rungs (sde.num_rungs), or a smaller sde.beta_max"
+            )
         self.betas = betas.double()
         self.num_rungs = len(betas)
         self.t_min = 1 / self.num_rungs

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from errors import UserError
 from sde import (
     VESDE,
     VPSDE,
@@ -58,6 +59,11 @@ def test_geometric_ladder_is_ve_at_every_time() -> None:
     torch.testing.assert_close(ladder.sigma(t), sde.sigma(t), rtol=1e-12, atol=0)
     torch.testing.assert_close(ladder.diffusion(t[1:-1]), sde.diffusion(t[1:-1]), rtol=1e-9, atol=0)
     torch.testing.assert_close(ladder.sigma(ladder.time(rungs(100))), geometric_sigmas(100), rtol=1e-12, atol=0)
+
+
+def test_betas_that_leave_no_variance_are_refused() -> None:
+    with pytest.raises(UserError, match=r"from 0.01 to 2: take more rungs"):
+        DDPMLadder(ddpm_betas(10))
 
 
 def test_cosine_alpha_bar_is_nichols() -> None:
