@@ -52,7 +52,7 @@ class DDPMLadder(Ladder):
     def __init__(self, betas: Tensor) -> None:
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise UserError(
-                f"DDPM's betas must lie between 0 and 1, not from {float(betas.min()):.3g} to {float(betas.max()):.3g}: "
+                f"betas must lie between 0 and 1, not from {float(betas.min()):.3g} to {float(betas.max()):.3g}: "
                 "take more rungs (sde.num_rungs), or a smaller sde.beta_max"
             )
         self.betas = betas.double()
