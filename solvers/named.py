@@ -8,9 +8,11 @@ from solvers import methods
 from solvers.exponential import TableSolver
 from solvers.exponential import solver_from_method as solver
 from solvers.recommended import recommended
+from solvers.tuned import tuned
 
 FAST_SOLVERS: dict[str, Callable[..., TableSolver]] = {
     "default": recommended,
+    "tuned": tuned,
     "ddim": solver(methods.ddim, "noise"),
     "euler": solver(methods.heun, "noise", "karras", second_order=False),
     "heun": solver(methods.heun, "noise", "karras", second_order=True),

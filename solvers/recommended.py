@@ -22,7 +22,6 @@ others: `N` calls make `N` steps. The two numbers were chosen on Gaussian mixtur
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor
 

@@ -1,0 +1,224 @@
+r"""Tuning a sampler to a model.
+
+A sampler of the fast family is its table (see `solvers.table`): times, and a lower triangle of weights. Given a model
+and a budget of `N` calls, all of it is learned at once, by gradient through the sampler, from the distance between
+its samples and accurate solutions of the same ODE from the same noise:
+
+    minimise    log mean_i |x_i(table) - x_i(exact)|
+
+over the gaps of half log-SNR between the times (a softmax: their order cannot change), the weights of the last few
+outputs, and the weight of the state. The recommended solver's table, of order 2 and of order 3, is where it starts;
+its weights follow the times, and learned corrections are added. As there are few parameters and each example brings
+as many equations as it has dimensions, a small batch is enough; held-out noise decides which table to keep, so that
+the result is never worse there than the start. A step that makes things much worse is taken back, and the learning
+rate halved. The model's activations are recomputed in the backward pass, one step at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sde import SDE
+from solvers import methods
+from solvers.exponential import integrate, method_table
+from solvers.grids import time_grid
+from solvers.recommended import recommended_table, recommended_times
+from solvers.solution import Model
+from solvers.table import Table
+
+_VALIDATE_EVERY = 8
+_PATIENCE = 8
+# A loss this much above the best (in log) is a blow-up.
+_BLOW_UP = 0.7
+
+
+class Tuned(NamedTuple):
+    """A tuned sampler.
+
+    Attributes:
+        table: the sampler; `get_solver("tuned", table=table)` runs it, `save_table` keeps it.
+        error: mean distance to the exact endpoints on held-out noise.
+        start_error: the same for the recommended solver.
+    """
+
+    table: Table
+    error: float
+    start_error: float
+
+
+def tune(
+    model: Model,
+    num_steps: int,
+    shape: Sequence[int],
+    *,
+    num_trajectories: int = 128,
+    num_validation: int = 64,
+    iterations: int = 300,
+    learning_rate: float = 0.02,
+    memory: int = 10,
+    orders: Sequence[int] = (2, 3),
+    data_std: float = 0.5,
+    reference_steps: int = 100,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    report: Callable[[int, float], None] | None = None,
+) -> Tuned:
+    """Tune a sampler of `num_steps` calls to a model.
+
+    Args:
+        model: differentiable with respect to `x` and `t`.
+        num_steps: number of calls of the model.
+        shape: shape of one example, `dims`.
+        num_trajectories: examples to learn from.
+        num_validation: held-out examples.
+        iterations: of Adam, divided between trying the starts (a quarter each) and going on from the best.
+        learning_rate: falls to zero along a cosine.
+        memory: how many past outputs a step may use.
+        orders: of the recommended solver, as starts.
+        data_std: standard deviation of the data, per dimension, for the starts.
+        reference_steps: calls for an accurate solution, by UniPC-3.
+        seed: of the noise.
+        dtype: of the states; torch's default if left out.
+        device: of the states.
+        report: called with the iteration and the held-out error.
+    """
+    x_T = model.sde.prior_sample(
+        (num_trajectories + num_validation, *shape),
+        seeds=range(seed, seed + num_trajectories + num_validation),
+        dtype=dtype,
+        device=device,
+    )
+    exact = accurate_solution(model, x_T, reference_steps)
+    train, held_out = (
+        (x_T[:num_trajectories], exact[:num_trajectories]),
+        (x_T[num_trajectories:], exact[num_trajectories:]),
+    )
+    recommended = _LearnedTable(model.sde, num_steps, 3, memory, data_std)
+    start_error = _error(recommended, model, *held_out)
+
+    trial = max(1, iterations // 4)
+    runs = [_LearnedTable(model.sde, num_steps, min(order, num_steps), memory, data_std) for order in orders]
+    errors = [_fit(run, model, train, held_out, trial, learning_rate, report) for run in runs]
+    best = runs[errors.index(min(errors))]
+    error = _fit(best, model, train, held_out, iterations - trial * len(runs), learning_rate, report)
+    if not error < start_error:
+        best, error = recommended, start_error
+    with torch.no_grad():
+        return Tuned(best(), error, start_error)
+
+
+@torch.no_grad()
+def accurate_solution(model: Model, x_T: Tensor, num_steps: int = 100) -> Tensor:
+    """The end of the probability flow's trajectory from `x_T` `(B, *dims)`: at `t_min`, denoised; by UniPC-3."""
+    times = time_grid(model.sde, "uniform_log_snr", num_steps)
+    return integrate(method_table(methods.unipc, model.sde, times, prediction="data", order=3), model, x_T)
+
+
+class _LearnedTable(nn.Module):
+    """A table with learned times and weights; equal to the recommended one at first."""
+
+    def __init__(self, sde: SDE, num_steps: int, order: int, memory: int, data_std: float) -> None:
+        super().__init__()
+        self._sde, self._order, self._data_std = sde, order, data_std
+        times = recommended_times(sde, num_steps, sde.t_min, True, data_std)
+        limits = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
+        self._first, last = (0.5 * sde.log_snr(limits)).unbind()
+        self._range = last - self._first
+        gaps = torch.cat([0.5 * sde.log_snr(times), last[None]]).diff().clamp(min=1e-3 * self._range.item() / num_steps)
+        self.log_gaps = nn.Parameter(torch.log(gaps))
+        self.state = nn.Parameter(torch.zeros(num_steps, dtype=torch.float64))
+        self.outputs = nn.Parameter(torch.zeros(num_steps, num_steps, dtype=torch.float64))
+        age = torch.arange(num_steps)[:, None] - torch.arange(num_steps)
+        self._allowed = (age >= 0) & (age < memory)
+
+    def forward(self) -> Table:
+        gone = torch.softmax(self.log_gaps, 0).cumsum(0)[:-1]
+        inner = self._sde.time_at_log_snr(2 * (self._first + self._range * gone))
+        times = torch.cat([inner.new_full((1,), self._sde.T), inner.clamp(self._sde.t_min, self._sde.T)])
+        table = recommended_table(self._sde, times, None, self._order, self._data_std)
+        # Corrections in units of what the step does, so that one learning rate serves all.
+        unit = torch.linalg.vector_norm(table.outputs.detach(), dim=1, keepdim=True)
+        return table._replace(
+            state=table.state * (1 + 0.1 * self.state), outputs=table.outputs + self._allowed * unit * self.outputs
+        )
+
+
+def _fit(
+    learned: _LearnedTable,
+    model: Model,
+    train: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor],
+    iterations: int,
+    learning_rate: float,
+    report: Callable[[int, float], None] | None,
+) -> float:
+    """Fit in place; leaves the parameters that did best on held-out noise and returns their error there."""
+    best_error, best = _error(learned, model, *held_out), _copy(learned)
+    good_loss, good = math.inf, best
+    scale, since = 1.0, 0
+    optimiser = torch.optim.Adam(learned.parameters(), lr=learning_rate)
+    for iteration in range(iterations):
+        loss, gradients = _loss_and_gradients(learned, model, *train)
+        if not (math.isfinite(loss) and loss < good_loss + _BLOW_UP):
+            learned.load_state_dict(good)
+            scale /= 2
+            optimiser = torch.optim.Adam(learned.parameters(), lr=learning_rate)
+            continue
+        if loss < good_loss:
+            good_loss, good = loss, _copy(learned)
+        for group in optimiser.param_groups:
+            group["lr"] = scale * learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
+        for parameter, gradient in zip(learned.parameters(), gradients, strict=True):
+            parameter.grad = gradient.nan_to_num()
+        optimiser.step()
+        if (iteration + 1) % _VALIDATE_EVERY == 0 or iteration + 1 == iterations:
+            error = _error(learned, model, *held_out)
+            since = 0 if error < best_error else since + 1
+            if error < best_error:
+                best_error, best = error, _copy(learned)
+            if report is not None:
+                report(iteration + 1, error)
+            if since >= _PATIENCE:
+                break
+    learned.load_state_dict(best)
+    return best_error
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+@torch.no_grad()
+def _error(learned: _LearnedTable, model: Model, x_T: Tensor, exact: Tensor) -> float:
+    error = (integrate(learned(), model, x_T) - exact).flatten(1).norm(dim=1).mean().item()
+    return error if math.isfinite(error) else math.inf
+
+
+def _loss_and_gradients(
+    learned: _LearnedTable, model: Model, x_T: Tensor, exact: Tensor
+) -> tuple[float, tuple[Tensor, ...]]:
+    with torch.enable_grad():
+        squares = (_differentiable(learned(), model, x_T) - exact).flatten(1).square().sum(1)
+        loss = torch.log(torch.sqrt(squares + 1e-12).mean())
+        return loss.item(), torch.autograd.grad(loss, list(learned.parameters()))
+
+
+def _differentiable(table: Table, model: Model, x: Tensor) -> Tensor:
+    """`integrate` for a noise table, with gradients for the table; of the model's calls only inputs and outputs are
+    stored."""
+    sigmas = model.sde.sigma(table.times)
+    outputs: list[Tensor] = []
+    for k, t in enumerate(table.times.to(x.device).unbind()):
+        score = checkpoint(model.score, x, t, use_reentrant=False)
+        scalars = torch.cat([torch.stack([-sigmas[k], table.blend[k], table.state[k]]), table.outputs[k, : k + 1]])
+        to_noise, blend, state, *weights = scalars.to(x).unbind()
+        outputs.append(to_noise * score + blend * x)
+        x = state * x + sum(w * output for w, output in zip(weights, outputs, strict=True))
+    return x
