@@ -157,18 +157,15 @@ def dpmpp_3m_published(tape: Tape, nodes: Nodes, *, eta: float = 0.0, lower_orde
         order = step_order(tape, 3, k, len(nodes.t), lower_order_final)
         step = decay * y + (1 - decay) * data[k]
         if order >= 2:
-            slope = kappa * (data[k] - data[k - 1]) / h
-            gap = nodes.lam[k] - nodes.lam[k - 1]
-            first = (end.lam - start.lam) * (data[k] - data[k - 1]) / gap
+            length = end.lam - start.lam
+            gap = (nodes.lam[k] - nodes.lam[k - 1]) / length
+            first = (data[k] - data[k - 1]) / gap
             if order == 2:
                 step = step + 0.5 * (1 - decay) * first
             else:
-                earlier_gap = nodes.lam[k - 1] - nodes.lam[k - 2]
-                earlier = (end.lam - start.lam) * (data[k - 1] - data[k - 2]) / earlier_gap
-                r_0, r_1 = gap / (end.lam - start.lam), earlier_gap / (end.lam - start.lam)
-                slope = first + r_0 / (r_0 + r_1) * (first - earlier)
-                curvature = (first - earlier) / (r_0 + r_1)
-                step = step + phi_2 * slope - phi_3 * curvature
+                earlier_gap = (nodes.lam[k - 1] - nodes.lam[k - 2]) / length
+                bend = (first - (data[k - 1] - data[k - 2]) / earlier_gap) / (gap + earlier_gap)
+                step = step + phi_2 * (first + gap * bend) + phi_3 * bend
         y = step + step_noise(tape, start, end, eta)
     return y
 
