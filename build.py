@@ -13,9 +13,7 @@ from torch import nn
 
 from data import Dataset, load_dataset
 from errors import UserError, choose
-from models import MLP, ScoreModel
-from models.ddpm import DDPM
-from models.ncsnpp import NCSNpp
+from models import DDPM, MLP, LevelModel, NCSNpp, ScoreModel
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
 from solvers import SOLVERS, get_solver
 from solvers.registry import Solver
@@ -64,16 +62,23 @@ def make_sde(config: ConfigDict) -> SDE:
     return choose("SDE", config.sde.name, _SDES)(config.sde)
 
 
-def make_model(config: ConfigDict, shape: tuple[int, ...]) -> ScoreModel:
-    """The score model of the section `model`, for examples of this shape, with initial weights that depend on the seed.
+def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel:
+    """The score model of the section `model`, for such data, with initial weights that depend on the seed.
 
     Raises:
         UserError: the network does not exist or cannot take such examples.
     """
     sde, model = make_sde(config), config.model
     torch.manual_seed(config.seed)
-    network = _make_network(model, shape)
-    return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
+    if model.prediction != "levels":
+        network = _make_network(model, dataset.shape)
+        return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
+    if not dataset.is_image:
+        raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
+    assert dataset.levels is not None
+    network = _make_network(model, dataset.shape, out_channels=dataset.levels * dataset.shape[0])
+    options = (model.labels, model.data_std, model.scale_input)
+    return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
 
 
 def make_objective(config: ConfigDict, sde: SDE) -> Objective:
@@ -122,11 +127,15 @@ def solver_options(sampling: ConfigDict) -> dict[str, Any]:
     return options
 
 
-def _make_network(model: ConfigDict, shape: tuple[int, ...]) -> nn.Module:
+def _make_network(model: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:
     network = choose("network", model.network, _NETWORKS)
     known = inspect.signature(network).parameters
-    options = {name: value for name, value in model.items() if name in known}
+    options = {name: value for name, value in model.items() if name in known} | more
     if "image_size" not in known:
+        if more:
+            raise UserError(
+                f"network {model.network!r} cannot have {', '.join(more)}: use --config.model.network=ncsnpp"
+            )
         return network(torch.Size(shape).numel(), **options)
     if len(shape) != 3:
         raise UserError(
@@ -135,8 +144,7 @@ def _make_network(model: ConfigDict, shape: tuple[int, ...]) -> nn.Module:
     channels, height, width = shape
     if height != width:
         raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
-    # Convolutions on the CPU and on recent GPUs are fastest with the channels last in memory.
-    return network(height, channels, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network(height, channels, **options)
 
 
 def _grid(text: str) -> str | list[float]:

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.network = "ncsnpp"  # ncsnpp, ddpm: images; mlp: vectors
-    model.prediction = "velocity"  # noise, score, denoised, velocity, edm: what the network's output means
+    model.prediction = "velocity"  # noise, score, denoised, velocity, edm, levels: what the network's output means
     model.labels = "log_snr"  # log_snr, time, sigma, rho, edm, rung: how the network is told the time
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation

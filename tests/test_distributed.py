@@ -29,7 +29,7 @@ def main(folder):
     config.model.update(width=16, num_blocks=1)
     config.training.update(num_steps=10, batch_size=8, checkpoint_every=0, log_every=1, evaluate_every=0)
     dataset = build.make_dataset(config)
-    model = build.make_model(config, dataset.shape)
+    model = build.make_model(config, dataset)
 
     def objective(model, x_0, generator):
         return model.noise_error(x_0, x_0.flip(1), torch.full((len(x_0),), 0.5)).square().mean(1)

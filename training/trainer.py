@@ -22,14 +22,16 @@ from tqdm import tqdm
 import distributed
 from data import Batches
 from errors import Stopped, UserError, choose
-from models import EMA, ScoreModel
+from models import EMA, LevelModel, ScoreModel
 from training import checkpoint
 from training.interruption import note_signals
 from training.logs import Log
 from training.optimization import learning_rate, make_optimizer
 
+TrainedModel = ScoreModel | LevelModel
+
 # Called as objective(model, x_0, generator), with data `(B, *dims)` in model units; returns losses `(B,)`.
-Objective = Callable[[ScoreModel, Tensor, torch.Generator], Tensor]
+Objective = Callable[[TrainedModel, Tensor, torch.Generator], Tensor]
 
 # The held-out loss is the mean over this many draws of noise, the same each time.
 _HELD_OUT_REPEATS = 4
@@ -59,13 +61,13 @@ class Trainer:
 
     def __init__(
         self,
-        model: ScoreModel,
+        model: TrainedModel,
         objective: Objective,
         batches: Batches,
         held_out: Tensor,
         config: ConfigDict,
         folder: Path,
-        draw: Callable[[ScoreModel], np.ndarray] | None = None,
+        draw: Callable[[TrainedModel], np.ndarray] | None = None,
     ) -> None:
         if config.training.batch_size % distributed.world_size():
             raise UserError(
