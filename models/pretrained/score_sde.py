@@ -147,15 +147,15 @@ def from_reference(config: Config, state_dict: Mapping[str, Tensor]) -> NCSNpp:
     # A network that is not conditioned on the noise level still has the layers for it in the published code, unused.
     unused_features = not arguments["conditional"] and arguments.get("embedding") == "fourier"
     expected = dict(reference_tensors(network, block, first=int(unused_features)))
+    num_scales = config["model"].get("num_scales")
+    if "sigmas" in tensors and num_scales is not None and len(tensors["sigmas"]) != num_scales:
+        raise _mismatch("sigmas", (num_scales,), tuple(tensors["sigmas"].shape))
     for name, target in expected.items():
         if name not in tensors and name != "sigmas":
             raise UserError(f"the weights do not fit the configuration: {name} {tuple(target.shape)} is missing")
         value = tensors.get(name, target)
         if value.shape != target.shape:
-            raise UserError(
-                f"the weights do not fit the configuration: {name} should have shape {tuple(target.shape)}, "
-                f"but has {tuple(value.shape)}"
-            )
+            raise _mismatch(name, tuple(target.shape), tuple(value.shape))
         target.copy_(value)
     for name in tensors:
         unused = name == "sigmas" or (not arguments["conditional"] and (".Dense_0." in name or name == _FOURIER))
@@ -245,6 +245,10 @@ def _read_data(path: Path) -> Any:
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names as they are inside DataParallel."""
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _mismatch(name: str, expected: tuple[int, ...], found: tuple[int, ...]) -> UserError:
+    return UserError(f"the weights do not fit the configuration: {name} should have shape {expected}, but has {found}")
 
 
 def _value(config: Config, section: str, key: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from errors import UserError
 from models import DDPM, NCSNpp
 
 # A little of everything: filters, attention, an input and an output pyramid, Fourier features, division by sigma.
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "channels": 8,
     "channel_multipliers": (1, 2),
     "num_blocks": 1,
@@ -26,7 +28,7 @@ OPTIONS = {
 }
 
 
-def make(**options):
+def make(**options) -> Any:
     torch.manual_seed(0)
     return NCSNpp(8, 1, **(OPTIONS | options)).double()
 
@@ -60,7 +62,11 @@ def test_derivatives_agree_with_each_other_and_with_differences(options, x, labe
 
     # Twice backward, and forward over backward: both are the Hessian of v . f times v.
     (twice,) = torch.autograd.grad((backward * v).sum(), y)
-    over = torch.func.jvp(torch.func.grad(lambda z: (function(z) * v).sum()), (x,), (v,))[1]
+
+    def projection(z):
+        return (function(z) * v).sum()
+
+    over = torch.func.jvp(torch.func.grad(projection), (x,), (v,))[1]
     torch.testing.assert_close(twice, over, rtol=1e-9, atol=1e-9 * over.abs().max().item())
 
 
@@ -188,7 +194,7 @@ def test_zero_initial_scale_starts_at_zero(x):
 
 def test_initial_weights():
     torch.manual_seed(0)
-    network = NCSNpp(8, 1, channels=64, channel_multipliers=(1, 2), num_blocks=1, init_scale=0.25, block="ddpm")
+    network: Any = NCSNpp(8, 1, channels=64, channel_multipliers=(1, 2), num_blocks=1, init_scale=0.25, block="ddpm")
     residual = network.encoder[1].blocks[0].residual
     assert residual.conv_in.weight.var().item() == pytest.approx(2 / (9 * (64 + 128)), rel=0.02)
     assert residual.conv_out.weight.var().item() == pytest.approx(0.25 / (9 * 128), rel=0.02)
@@ -200,9 +206,10 @@ def test_initial_weights():
 @pytest.mark.parametrize(("channels", "groups"), [(8, 2), (24, 6), (128, 32), (144, 24)])
 def test_groups_divide_the_channels(channels, groups):
     """As many as divide them, at most 32, at least 4 channels in each; 32 in DDPM at its widths."""
-    network = NCSNpp(8, 1, channels=channels, channel_multipliers=(1,), num_blocks=1)
+    network: Any = NCSNpp(8, 1, channels=channels, channel_multipliers=(1,), num_blocks=1)
     assert network.head.norm.num_groups == groups
-    assert DDPM(8, 1, channels=64, channel_multipliers=(1,), num_blocks=1).head.norm.num_groups == 32
+    ddpm: Any = DDPM(8, 1, channels=64, channel_multipliers=(1,), num_blocks=1)
+    assert ddpm.head.norm.num_groups == 32
 
 
 @pytest.mark.parametrize(

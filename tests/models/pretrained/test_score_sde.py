@@ -14,6 +14,7 @@ import json
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_average_of_a_network_with_fourier_features_skips_them(tmp_path):
     contents = {"model": {f"module.{name}": tensor for name, tensor in weights.items()}}
     path = tmp_path / "checkpoint.pth"
     torch.save(contents | {"ema": {"shadow_params": averages}, "optimizer": {}, "step": 0}, path)
-    network = load_reference_checkpoint(golden["config"], path)
+    network: Any = load_reference_checkpoint(golden["config"], path)
     assert torch.equal(network.embedding.features.frequencies, weights["all_modules.0.W"])
     assert torch.equal(network.embedding.hidden.weight, weights["all_modules.1.weight"] + 1)
     assert torch.equal(network.head.conv.bias, list(weights.values())[-1] + 1)
@@ -166,6 +167,10 @@ def test_a_wrong_configuration_is_named_by_its_first_mismatch(checkpoint):
     config = copy.deepcopy(checkpoint["config"])
     config["model"]["num_res_blocks"] = 2
     with pytest.raises(UserError, match=r"all_modules\.5\.Conv_0\.weight should have shape \(8, 8, 3, 3\)"):
+        load_reference_checkpoint(config, CHECKPOINT)
+    config = copy.deepcopy(checkpoint["config"])
+    config["model"]["num_scales"] = 10
+    with pytest.raises(UserError, match=r"sigmas should have shape \(10,\), but has \(1000,\)"):
         load_reference_checkpoint(config, CHECKPOINT)
     del config["model"]["nf"]
     with pytest.raises(UserError, match=r"no value model\.nf"):
@@ -239,7 +244,7 @@ def test_labels_of_continuous_models():
 
 def test_labels_of_ddpm_are_rungs():
     """At label i the noise's variance is `1 - prod_{j <= i} (1 - beta_j)`, rungs counted from 0."""
-    ddpm = convention(config_of("vpsde", False))
+    ddpm: Any = convention(config_of("vpsde", False))
     assert ddpm.prediction == "noise"
     i = torch.tensor([0, 1, 500, 999])
     t = ddpm.sde.time(i)
@@ -250,12 +255,12 @@ def test_labels_of_ddpm_are_rungs():
 
 def test_labels_of_ncsn_count_down_and_are_rounded():
     """At label i the noise is `sigma_max (sigma_min / sigma_max)^(i / (N - 1))`, as in the network's own table."""
-    ncsn = convention(config_of("vesde", False))
+    ncsn: Any = convention(config_of("vesde", False))
     assert ncsn.prediction == "score"
     t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
     torch.testing.assert_close(ncsn.labels(t), torch.tensor([999.0, 749.0, 0.0], dtype=torch.float64))
     golden = next(golden for golden in GOLDENS if golden["name"] == "configs/ve/cifar10_ncsnpp.py")
-    network = from_reference(golden["config"], fill(published_parameters(golden)))
+    network: Any = from_reference(golden["config"], fill(published_parameters(golden)))
     on_rungs = ncsn.sde.time(torch.tensor([0, 499, 999]))
     table = network.sigmas[ncsn.labels(on_rungs).long()].double()
     torch.testing.assert_close(table, ncsn.sde.sigma(on_rungs), rtol=1e-6, atol=0)
