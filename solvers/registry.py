@@ -8,11 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 from errors import UserError
+from solvers.adaptive_sde import AdaptiveSDE
+from solvers.named import FAST_SOLVERS
+from solvers.predictor_corrector import PredictorCorrector
+from solvers.reverse_sde import ReverseSDE
 from solvers.solution import Solution
 
 Solver = Callable[..., Solution]
 
-SOLVERS: dict[str, Callable[..., Solver]] = {}
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    **FAST_SOLVERS,
+    "adaptive_sde": AdaptiveSDE,
+    "pc": PredictorCorrector,
+    "sde": ReverseSDE,
+}
 
 
 def get_solver(name: str, **options: Any) -> Solver:
