@@ -52,9 +52,9 @@ def method_table(
     tape = Tape(sde, _MAX_STAGES * len(times), prediction, denoise)
     y = method(tape, nodes, **options)
     last = nodes[len(times) - 1]
-    if denoise:
-        return tape.table(tape.evaluate(y, last).data, None)
-    return tape.table(y, last)
+    table = tape.table(tape.evaluate(y, last).data, None) if denoise else tape.table(y, last)
+    # A stage at the end of a step may lie beyond it by a rounding error.
+    return table._replace(times=table.times.clamp(times[-1].item(), times[0].item()))
 
 
 def integrate(

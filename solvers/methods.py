@@ -74,6 +74,8 @@ def adams(
     On noise prediction this is DEIS (Zhang & Chen 2023, arXiv:2204.13902), whose authors interpolate in `t` or `rho`;
     on data prediction in `lambda`, at order 3, DPM-Solver++(3M).
     """
+    if order < 1:
+        raise UserError(f"order must be at least 1, not {order}")
     of_lambda = _interpolation_variable(tape.sde, variable)
     y, values = tape.start, []
     for k in range(len(nodes.t) - 1):
@@ -247,7 +249,8 @@ def dpmpp_2s(tape: Tape, nodes: Nodes, *, eta: float = 0.0) -> Tensor:
     With `eta` it steps further down and adds noise back, as ancestral sampling does.
     """
     down, up = ancestral_split(nodes.rho[:-1], nodes.rho[1:], eta)
-    middles = Nodes.at_lambdas(tape.sde, 0.5 * (nodes.lam[:-1] - torch.log(down)))
+    # Halfway down, but for large eta not beyond the end of the step.
+    middles = Nodes.at_lambdas(tape.sde, torch.minimum(0.5 * (nodes.lam[:-1] - torch.log(down)), nodes.lam[1:]))
     y = tape.start
     for k in range(len(nodes.t) - 1):
         first = tape.evaluate(y, nodes[k]).data

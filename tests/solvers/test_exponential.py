@@ -1,0 +1,129 @@
+"""What holds for every solver of the fast family: its calls and their times, dtypes, independence of the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from errors import UserError
+from models import GaussianMixture
+from sde import SDE, VESDE, VPSDE, DDPMLadder, SubVPSDE, ddpm_betas
+from solvers import get_solver
+from solvers.named import FAST_SOLVERS
+from solvers.thresholding import dynamic_threshold, static_threshold
+
+DOUBLE = torch.float64
+NAMES = sorted(set(FAST_SOLVERS) - {"tuned"})
+CALLS_A_STEP = {"heun": 2, "dpm_2": 2, "dpm_3": 3, "dpmpp_2s": 2, "dpmpp_2s_sde": 2}
+OPTIONS: dict[str, dict[str, float]] = {"heun": {"s_churn": 5.0}, "euler": {"s_churn": 5.0}, "ddim": {"eta": 0.7}}
+
+
+class Watched:
+    """A model that notes when it is asked."""
+
+    def __init__(self, model: GaussianMixture) -> None:
+        self.sde, self._model = model.sde, model
+        self.times: list[float] = []
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times.append(float(t))
+        return self._model.score(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times.append(float(t))
+        return self._model.denoise(x, t)
+
+
+def two_modes(sde: SDE) -> GaussianMixture:
+    means = torch.tensor([[0.5, 0.2], [-0.5, 0.1]], dtype=DOUBLE)
+    return GaussianMixture(sde, torch.ones(2), means, 0.04 * torch.eye(2, dtype=DOUBLE).repeat(2, 1, 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE(0.01, 50.0), DDPMLadder(ddpm_betas(100))])
+@pytest.mark.parametrize("num_steps", [2, 7, 40])
+def test_calls_are_counted_and_inside_the_process(name: str, sde: SDE, num_steps: int) -> None:
+    model = Watched(two_modes(sde))
+    x_T = sde.prior_sample((2, 2), seeds=range(2))
+    solution = get_solver(name, num_steps=num_steps, **OPTIONS.get(name, {}))(model, x_T, seeds=range(2))
+    assert solution.nfe == len(model.times) == CALLS_A_STEP.get(name, 1) * (num_steps - 1) + 1
+    assert all(sde.t_min <= t <= sde.T for t in model.times)
+    assert solution.x.dtype == torch.float32
+    assert num_steps < 40 or float(solution.x.abs().max()) < 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_does_not_depend_on_its_neighbours(name: str) -> None:
+    model = two_modes(VPSDE())
+    x_T = model.sde.prior_sample((5, 2), seeds=range(5), dtype=DOUBLE)
+    solver = get_solver(name, num_steps=6, **OPTIONS.get(name, {}))
+    alone = torch.cat([solver(model, x_T[i : i + 1], seeds=[i]).x for i in range(5)])
+    assert torch.allclose(solver(model, x_T, seeds=range(5)).x, alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("_sde")])
+def test_stochastic_solvers_give_the_mixture(name: str) -> None:
+    """Mean and covariance of 4,000 samples, within four standard errors (and the bias of 60 steps)."""
+    model = two_modes(VESDE(0.01, 50.0))
+    x_T = model.sde.prior_sample((4000, 2), seeds=range(4000), dtype=DOUBLE)
+    x = get_solver(name, num_steps=60)(model, x_T, seeds=range(4000)).x
+    bias = 0.02 if name in ("dpm_1_sde", "dpmpp_1_sde") else 0.005
+    assert torch.allclose(x.mean(0), torch.tensor([0.0, 0.15], dtype=DOUBLE), atol=4 * 0.54 / 4000**0.5 + bias)
+    covariance = torch.tensor([[0.29, 0.025], [0.025, 0.0425]], dtype=DOUBLE)
+    assert torch.allclose(x.T.cov(), covariance, atol=4 * 0.29 / 4000**0.5 + bias)
+
+
+def test_churn_leaves_the_distribution() -> None:
+    model = two_modes(VESDE(0.01, 50.0))
+    x_T = model.sde.prior_sample((4000, 2), seeds=range(4000), dtype=DOUBLE)
+    plain = get_solver("heun", num_steps=40)(model, x_T).x
+    churned = get_solver("heun", num_steps=40, s_churn=10.0)(model, x_T, seeds=range(4000)).x
+    assert float((plain - churned).norm(dim=1).median()) > 0.1
+    assert torch.allclose(plain.T.cov(), churned.T.cov(), atol=0.03)
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE(0.01, 50.0)])
+def test_the_default_is_exact_on_a_gaussian_of_its_scale(sde: SDE) -> None:
+    """There the residual vanishes: three calls take every latent to `x_T std / sqrt(alpha^2 std^2 + sigma^2)`."""
+    model = GaussianMixture(
+        sde, torch.ones(1), torch.zeros(1, 2, dtype=DOUBLE), 0.25 * torch.eye(2, dtype=DOUBLE)[None]
+    )
+    x_T = sde.prior_sample((8, 2), seeds=range(8), dtype=DOUBLE)
+    end = torch.tensor(sde.T, dtype=DOUBLE)
+    exact = 0.5 * x_T / torch.sqrt(0.25 * sde.alpha(end) ** 2 + sde.sigma(end) ** 2)
+    assert torch.allclose(get_solver("default", num_steps=3)(model, x_T).x, exact, atol=1e-10)
+
+
+def test_thresholds() -> None:
+    data = torch.tensor([[0.5, -3.0, 1.0, 2.0], [0.1, 0.2, 0.3, -0.4]])
+    assert torch.equal(static_threshold(1.0)(data)[0], torch.tensor([0.5, -1.0, 1.0, 1.0]))
+    dynamic = dynamic_threshold(1.0)(data)
+    assert torch.allclose(dynamic, torch.stack([data[0] / 3, data[1]]))
+
+
+@pytest.mark.parametrize("name", ["default", "dpmpp_2m", "deis", "heun"])
+def test_a_threshold_bounds_the_samples(name: str) -> None:
+    model = two_modes(VPSDE())
+    x_T = model.sde.prior_sample((64, 2), seeds=range(64), dtype=DOUBLE)
+    solver = get_solver(name, num_steps=10, threshold=static_threshold(0.3))
+    free, bounded = get_solver(name, num_steps=10)(model, x_T).x, solver(model, x_T).x
+    assert float(free.abs().max()) > 0.5
+    assert float(bounded.abs().max()) <= (0.3 + 1e-12 if name != "default" else 0.35)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "word"),
+    [
+        ("dpmpp_2m", {"num_steps": 5, "grid": "unifrom"}, "unifrom"),
+        ("dpmpp_2m", {"num_steps": 1}, "at least 2"),
+        ("default", {"num_steps": 0}, "at least 1"),
+        ("unipc", {"num_steps": 5, "variant": "bh3"}, "bh3"),
+        ("deis", {"num_steps": 5, "variable": "sigma"}, "sigma"),
+        ("deis", {"num_steps": 5, "order": 0}, "order"),
+    ],
+)
+def test_bad_input_says_so(name: str, options: dict[str, object], word: str) -> None:
+    model = two_modes(VPSDE())
+    with pytest.raises(UserError, match=word):
+        get_solver(name, **options)(model, torch.zeros(1, 2))

@@ -1,0 +1,150 @@
+"""Orders of convergence: deterministic ones on a mixture, stochastic ones by exact moments on one Gaussian."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import GaussianMixture
+from sde import SDE, VESDE, VPSDE, SubVPSDE
+from solvers import get_solver
+from solvers.table import Table
+
+DOUBLE = torch.float64
+PROCESSES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 50.0)}
+# Half the log-SNR at which these solves stop, away from the end.
+END = 0.7
+
+
+def stop(sde: SDE) -> float:
+    return float(sde.time_at_log_snr(torch.tensor(2 * END, dtype=DOUBLE)))
+
+
+def mixture(sde: SDE) -> GaussianMixture:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(4, 3, generator=generator, dtype=DOUBLE)
+    factors = 0.3 * torch.randn(4, 3, 3, generator=generator, dtype=DOUBLE)
+    covariances = factors @ factors.mT + 0.05 * torch.eye(3, dtype=DOUBLE)
+    return GaussianMixture(sde, torch.tensor([1.0, 2.0, 1.0, 1.0]), means, covariances)
+
+
+@pytest.fixture(scope="module", params=list(PROCESSES))
+def problem(request: pytest.FixtureRequest) -> tuple[GaussianMixture, Tensor, Tensor]:
+    """A mixture, latents, and where the ODE takes them, by a solver of order 4 with short steps."""
+    model = mixture(PROCESSES[request.param])
+    x_T = model.sde.prior_sample((8, 3), seeds=range(8), dtype=DOUBLE)
+    exact = get_solver("unipc", order=3, num_steps=800, t_min=stop(model.sde), denoise=False)(model, x_T).x
+    return model, x_T, exact
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("ddim", {}, 1),
+        ("euler", {"grid": "uniform_log_snr"}, 1),
+        ("heun", {"grid": "uniform_log_snr"}, 2),
+        ("dpm_1", {}, 1),
+        ("dpm_2", {}, 2),
+        ("dpm_3", {}, 3),
+        ("deis", {"order": 1}, 1),
+        ("deis", {"order": 2}, 2),
+        ("deis", {"order": 3}, 3),
+        ("deis", {"order": 3, "variable": "rho"}, 3),
+        ("dpmpp_1", {}, 1),
+        ("dpmpp_2s", {}, 2),
+        ("dpmpp_2m", {}, 2),
+        ("dpmpp_3m", {}, 3),
+        ("dpmpp_3m_published", {}, 2),
+        ("unipc", {"order": 1}, 2),
+        ("unipc", {"order": 2}, 3),
+        ("unipc", {"order": 3}, 4),
+        ("default", {"grid": "uniform_log_snr"}, 3),
+    ],
+)
+def test_order(
+    problem: tuple[GaussianMixture, Tensor, Tensor], name: str, options: dict[str, object], order: int
+) -> None:
+    model, x_T, exact = problem
+    errors = []
+    # The third-derivative term of the published 3M fades slowly beside the second.
+    for num_steps in (300, 600) if name == "dpmpp_3m_published" else (100, 200):
+        times = {} if name != "default" else {"grid": default_times(model.sde, num_steps)}
+        solver = get_solver(name, num_steps=num_steps, t_min=stop(model.sde), denoise=False, **{**options, **times})
+        errors.append(float((solver(model, x_T).x - exact).norm()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)
+
+
+def default_times(sde: SDE, num_steps: int) -> Tensor:
+    """Uniform log-SNR, without the end, to which the default solver steps by itself."""
+    start = 0.5 * float(sde.log_snr(torch.ones((), dtype=DOUBLE)))
+    lam = torch.linspace(start, END, num_steps + 1, dtype=DOUBLE)[:-1]
+    times = sde.time_at_log_snr(2 * lam)
+    times[0] = sde.T
+    return times
+
+
+@pytest.mark.parametrize("order", [4, 5])
+def test_high_orders_of_adams_bashforth(order: int) -> None:
+    """Once a process starts where its output hardly changes, so that the first, low-order steps do not count."""
+    model = mixture(VPSDE())
+    x_T = model.sde.prior_sample((8, 3), seeds=range(8), dtype=DOUBLE)
+    options = {"order": order, "t_min": stop(model.sde), "denoise": False}
+    coarse, fine, finest = (get_solver("deis", num_steps=n, **options)(model, x_T).x for n in (50, 100, 400))
+    slope = math.log2(float((coarse - finest).norm() / (fine - finest).norm()))
+    assert slope > order - 0.3
+
+
+def moments(table: Table, sde: SDE, mean: float, std: float) -> tuple[float, float]:
+    """Mean and variance of a table's samples where the data are `N(mean, std^2)`, by recursion on its own affine maps.
+
+    State and past outputs are affine in `x_T` and the noises, whose coefficients are followed exactly.
+    """
+    count = len(table.times)
+    alpha, sigma = sde.alpha(table.times), sde.sigma(table.times)
+    variance = alpha**2 * std**2 + sigma**2
+    # Components: constant, x_T, then one noise a step.
+    x = torch.zeros(2 + count, dtype=DOUBLE)
+    x[1] = 1.0
+    constant = torch.zeros(2 + count, dtype=DOUBLE)
+    constant[0] = 1.0
+    outputs = torch.zeros(count, 2 + count, dtype=DOUBLE)
+    for k in range(count):
+        eps = sigma[k] * (x - alpha[k] * mean * constant) / variance[k]
+        output = eps if table.prediction == "noise" else (x - sigma[k] * eps) / alpha[k]
+        outputs[k] = output + table.blend[k] * x
+        x = table.state[k] * x + table.outputs[k] @ outputs
+        x[2 + k] = x[2 + k] + table.noise[k]
+    start = torch.tensor(sde.T, dtype=DOUBLE)
+    latent_mean = sde.alpha(start) * mean
+    latent_variance = sde.alpha(start) ** 2 * std**2 + sde.sigma(start) ** 2
+    return float(x[0] + x[1] * latent_mean), float(x[1] ** 2 * latent_variance + x[2:].square().sum())
+
+
+@pytest.mark.parametrize("process", list(PROCESSES))
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("ddim", {"eta": 1.0}, 1),
+        ("ddim", {"eta": 0.5}, 1),
+        ("dpm_1_sde", {}, 1),
+        ("dpm_2m_sde", {}, 2),
+        ("dpmpp_1_sde", {}, 1),
+        ("dpmpp_2m_sde", {}, 2),
+        ("dpmpp_3m_sde", {}, 2),
+        ("dpmpp_2s_sde", {}, 2),
+    ],
+)
+def test_weak_order(process: str, name: str, options: dict[str, object], order: int) -> None:
+    """Mean and variance together converge with the weak order."""
+    sde = PROCESSES[process]
+    end = torch.tensor(stop(sde), dtype=DOUBLE)
+    truth = float(sde.alpha(end)) * 0.7, float(sde.alpha(end) ** 2 * 0.4**2 + sde.sigma(end) ** 2)
+    errors = []
+    for num_steps in (401, 801) if name == "dpmpp_3m_sde" else (101, 201) if order == 1 else (201, 401):
+        table = get_solver(name, num_steps=num_steps, t_min=float(end), denoise=False, **options).table(sde)
+        mean, variance = moments(table, sde, 0.7, 0.4)
+        errors.append(math.hypot(mean - truth[0], variance - truth[1]))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)

@@ -1,0 +1,106 @@
+"""Tuning: better than its start on noise it has not seen, kept in a file, and never worse."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import UserError
+from models import GaussianMixture
+from sde import VESDE, VPSDE
+from solvers import get_solver
+from solvers.exponential import integrate
+from solvers.recommended import recommended
+from solvers.tuned import load_table, save_table, table_path
+from solvers.tuning import _differentiable, accurate_solution, tune
+
+DOUBLE = torch.float64
+
+
+@pytest.fixture(scope="module", name="model")
+def ring() -> GaussianMixture:
+    angle = torch.arange(6, dtype=DOUBLE) * 2 * math.pi / 6
+    means = 0.7 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    return GaussianMixture(
+        VESDE(0.002, 80.0), torch.ones(6), means, 0.05**2 * torch.eye(2, dtype=DOUBLE).repeat(6, 1, 1)
+    )
+
+
+@pytest.mark.parametrize("num_steps", [5, 8])
+def test_tuning_beats_its_start_on_fresh_noise(model: GaussianMixture, num_steps: int) -> None:
+    tuned = tune(model, num_steps, (2,), iterations=120, dtype=DOUBLE, reference_steps=60)
+    assert tuned.error <= 0.4 * tuned.start_error
+    x_T = model.sde.prior_sample((128, 2), seeds=range(10_000, 10_128), dtype=DOUBLE)
+    exact = accurate_solution(model, x_T)
+    errors = {
+        name: float((solver(model, x_T).x - exact).norm(dim=1).median())
+        for name, solver in {
+            "tuned": get_solver("tuned", table=tuned.table),
+            "default": get_solver("default", num_steps=num_steps),
+        }.items()
+    }
+    assert errors["tuned"] < 0.5 * errors["default"]
+    assert get_solver("tuned", table=tuned.table)(model, x_T).nfe == num_steps
+
+
+def test_no_iterations_give_the_recommended_solver(model: GaussianMixture) -> None:
+    """A learning rate that ruins everything leaves the start."""
+    tuned = tune(model, 4, (2,), iterations=8, learning_rate=1e3, dtype=DOUBLE, reference_steps=40)
+    assert tuned.error <= tuned.start_error
+
+
+def test_the_differentiable_loop_is_the_plain_one(model: GaussianMixture) -> None:
+    x_T = model.sde.prior_sample((4, 2), seeds=range(4), dtype=DOUBLE)
+    table = recommended(6).table(model.sde)
+    assert torch.allclose(_differentiable(table, model, x_T), integrate(table, model, x_T), atol=1e-12)
+
+
+def test_accurate_solution(model: GaussianMixture) -> None:
+    """On one Gaussian the trajectory's end is known."""
+    gaussian = GaussianMixture(
+        VPSDE(), torch.ones(1), torch.zeros(1, 1, dtype=DOUBLE), torch.full((1, 1, 1), 0.09, dtype=DOUBLE)
+    )
+    x_T = gaussian.sde.prior_sample((8, 1), seeds=range(8), dtype=DOUBLE)
+
+    def variance(t: float) -> torch.Tensor:
+        time = torch.tensor(t, dtype=DOUBLE)
+        return 0.09 * gaussian.sde.alpha(time) ** 2 + gaussian.sde.sigma(time) ** 2
+
+    smallest = torch.tensor(gaussian.sde.t_min, dtype=DOUBLE)
+    at_t_min = x_T * torch.sqrt(variance(gaussian.sde.t_min) / variance(1.0))
+    exact = gaussian.denoise(at_t_min, smallest)
+    assert torch.allclose(accurate_solution(gaussian, x_T, 200), exact, atol=1e-6)
+
+
+def test_a_table_comes_back_from_its_file(model: GaussianMixture, tmp_path: Path) -> None:
+    table = recommended(6).table(model.sde)
+    save_table(table_path(tmp_path, 6), table, model.sde)
+    again = load_table(table_path(tmp_path, 6))
+    assert all(torch.equal(a, b) for a, b in zip(table, again, strict=True) if isinstance(a, torch.Tensor))
+    x_T = model.sde.prior_sample((3, 2), seeds=range(3))
+    expected = get_solver("default", num_steps=6)(model, x_T).x
+    assert torch.equal(get_solver("tuned", path=tmp_path, num_steps=6)(model, x_T).x, expected)
+
+
+def test_bad_tables(model: GaussianMixture, tmp_path: Path) -> None:
+    path = tmp_path / "tuned_6.json"
+    with pytest.raises(UserError, match="tune the model first"):
+        get_solver("tuned", path=path)
+    path.write_text(json.dumps({"times": [1, 2]}))
+    with pytest.raises(UserError, match="not a tuned table"):
+        get_solver("tuned", path=path)
+    save_table(path, recommended(6).table(model.sde), model.sde)
+    with pytest.raises(UserError, match="for 6 steps, not 5"):
+        get_solver("tuned", path=path, num_steps=5)
+    with pytest.raises(UserError, match="say for which num_steps"):
+        get_solver("tuned", path=tmp_path)
+    with pytest.raises(UserError, match="another process"):
+        get_solver("tuned", path=path)(
+            GaussianMixture(VPSDE(), torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None]), torch.zeros(1, 2)
+        )
+    with pytest.raises(UserError, match="one of path= "):
+        get_solver("tuned")
