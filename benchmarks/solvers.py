@@ -1,0 +1,293 @@
+"""Solvers side by side with diffusers' schedulers and azula's samplers: `python -m benchmarks.solvers`.
+
+Printed is the median over samples of `|x - x_exact|`, where `x_exact` is the end of the probability flow's trajectory
+from the same noise, at 5, 8, 10, 20 and 50 evaluations. The process is `VESDE(0.002, 80)`, the data are scaled to a standard
+deviation of about 0.5, `x_T = 80 z`. Problems: a ring of eight narrow Gaussians in the plane, a mixture fitted to the
+digits in 64 dimensions, and the trained network of a working folder (`--workdir runs/digits`).
+
+Each peer runs at each of its grids, orders and ends. Two lines sum them up: the best single setting throughout (lowest
+geometric mean over the budgets), and the best of each column, picked afterwards. Peers: `pip install diffusers`,
+`pip install --no-deps azula`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import build
+import runs
+from errors import UserError
+from models import GaussianMixture
+from sde import VESDE
+from solvers import get_solver
+from solvers.solution import Model
+from solvers.tuning import accurate_solution, tune
+from training import checkpoint
+
+BUDGETS = (5, 8, 10, 20, 50)
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+OURS = ("default", "deis", "dpmpp_2m", "dpmpp_3m", "unipc", "ddim", "heun")
+
+Sampler = Callable[[Model, Tensor, int], Tensor]
+
+
+def ring() -> GaussianMixture:
+    """Eight Gaussians of standard deviation 0.03 on a circle; 0.5 a coordinate."""
+    angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
+    means = math.sqrt(0.5) * torch.stack([angle.cos(), angle.sin()], dim=1)
+    covariances = 0.03**2 * torch.eye(2, dtype=torch.float64).repeat(8, 1, 1)
+    return GaussianMixture(VESDE(SIGMA_MIN, SIGMA_MAX), torch.ones(8), means, covariances)
+
+
+def digits_mixture() -> GaussianMixture:
+    """Twenty Gaussians with full covariances fitted to scikit-learn's digits, scaled to a standard deviation of 0.5."""
+    from sklearn import mixture
+    from sklearn.datasets import load_digits
+
+    pixels = load_digits().data
+    pixels = 0.5 * (pixels - pixels.mean()) / pixels.std()
+    fit = mixture.GaussianMixture(20, reg_covar=1e-3, random_state=0).fit(pixels)
+    arrays = (torch.from_numpy(array) for array in (fit.weights_, fit.means_, fit.covariances_))
+    return GaussianMixture(VESDE(SIGMA_MIN, SIGMA_MAX), *arrays)
+
+
+class AsVE:
+    """A model of any process, read as one of `VESDE(0.002, 80)`: the same denoiser at the same `sigma / alpha`."""
+
+    def __init__(self, model: Model) -> None:
+        self.sde, self._model = VESDE(SIGMA_MIN, SIGMA_MAX), model
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """`E[x_0 | x_t = x]`."""
+        own = self._model.sde.time_at_log_snr(self.sde.log_snr(t))
+        return self._model.denoise(self._model.sde.alpha(own).to(x) * x, own)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """`∇ log p_t(x)`."""
+        return (self.denoise(x, t) - x) / (self.sde.sigma(t.double()) ** 2).to(x)
+
+
+def network(workdir: Path) -> tuple[Model, tuple[int, ...]]:
+    """The newest trained network of a working folder, with its averaged weights, and the shape of its data."""
+    config, found = runs.configuration_to_use(None, workdir, None, [])
+    if found is None:
+        raise UserError(f"{workdir} holds a mixture, not a network")
+    dataset = build.make_dataset(config, files_needed=False)
+    model = build.make_model(config, dataset)
+    checkpoint.load_weights(model.network, found.state["ema"], str(found.path))
+    return AsVE(model.eval().requires_grad_(False)), dataset.shape
+
+
+# Peers. A grid is a list of noise levels; a peer goes from each to the next.
+
+
+def levels(name: str, count: int) -> Tensor:
+    """`count` noise levels from 80 to 0.002."""
+    position = torch.linspace(0, 1, count, dtype=torch.float64)
+    if name == "log":
+        return SIGMA_MAX * (SIGMA_MIN / SIGMA_MAX) ** position
+    return (SIGMA_MAX ** (1 / 7) + position * (SIGMA_MIN ** (1 / 7) - SIGMA_MAX ** (1 / 7))) ** 7
+
+
+def noise(model: Model, x: Tensor, sigma: Tensor) -> Tensor:
+    """The model's noise at a noise level."""
+    t = torch.log(sigma / SIGMA_MIN) / math.log(SIGMA_MAX / SIGMA_MIN)
+    return -sigma.to(x) * model.score(x, t)
+
+
+def azula_peer(name: str, order: int | None, grid: str) -> Sampler:
+    """One of azula's samplers, on the noise levels of a grid."""
+    # Installed without its dependencies, azula lacks what only its networks use.
+    try:
+        import einops  # noqa: F401
+    except ImportError:
+        for module in ("einops", "einops.layers", "einops.layers.torch"):
+            sys.modules.setdefault(module, MagicMock())
+    from azula import sample
+    from azula.denoise import Denoiser, DiracPosterior
+
+    class Wrapped(Denoiser):
+        def __init__(self, model: Model, sigma: Tensor) -> None:
+            super().__init__()
+            self.model, self.sigma = model, sigma
+
+        def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+            index = ((1 - t) * (len(self.sigma) - 1)).round().long()
+            return torch.ones_like(t), self.sigma[index]
+
+        def forward(self, x_t: Tensor, t: Tensor, **_: Any) -> DiracPosterior:
+            sigma = self.schedule(t)[1]
+            return DiracPosterior(mean=x_t - sigma.to(x_t) * noise(self.model, x_t, sigma))
+
+    def run(model: Model, x: Tensor, budget: int) -> Tensor:
+        steps = budget // 2 if name == "HeunSampler" else budget
+        options = {} if order is None else {"order": order}
+        denoiser = Wrapped(model, levels(grid, steps + 1))
+        return getattr(sample, name)(denoiser, steps=steps, silent=True, dtype=torch.float64, **options)(x)
+
+    return run
+
+
+def diffusers_peer(name: str, grid: str, scaled: bool, **options: Any) -> Sampler:
+    """One of diffusers' schedulers, on the noise levels of a grid.
+
+    Its state is `x`, if `scaled`, or the variance-preserving `x / sqrt(1 + sigma^2)`.
+    """
+    import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+
+    def run(model: Model, x: Tensor, budget: int) -> Tensor:
+        scheduler = getattr(diffusers, name)(**options)
+        zero_end = options.get("final_sigmas_type") == "zero" or scaled
+        steps = (budget + 1) // 2 if name == "HeunDiscreteScheduler" else budget
+        scheduler.set_timesteps(steps)
+        sigma = levels(grid, steps if zero_end else steps + 1)
+        if name == "HeunDiscreteScheduler":
+            sigma = torch.cat([sigma[:1], sigma[1:].repeat_interleave(2)])
+        scheduler.sigmas = torch.cat([sigma, sigma.new_zeros(1)]) if zero_end else sigma
+        scheduler.set_begin_index(0)
+        state = x if scaled else x / math.sqrt(1 + SIGMA_MAX**2)
+        for level, timestep in zip(sigma, scheduler.timesteps, strict=False):
+            y = state if scaled else state * torch.sqrt(1 + level**2).to(x)
+            state = scheduler.step(noise(model, y, level), timestep, state).prev_sample
+        return state if zero_end else state * math.sqrt(1 + SIGMA_MIN**2)
+
+    return run
+
+
+def peers() -> Iterator[tuple[str, Sampler]]:
+    """Every peer that is installed, at each of its grids and orders."""
+    for grid in ("log", "karras"):
+        try:
+            for order in (2, 3, 4):
+                for name in ("zABSampler", "zEABSampler", "xEABSampler", "vABSampler", "REABSampler"):
+                    yield f"azula {name} {order} {grid}", azula_peer(name, order, grid)
+            for name in ("DDIMSampler", "HeunSampler"):
+                yield f"azula {name} {grid}", azula_peer(name, None, grid)
+        except ImportError:
+            print("azula is not installed (pip install --no-deps azula)")
+        try:
+            for end in ("zero", "sigma_min"):
+                for order in (2, 3):
+                    options = {"solver_order": order, "final_sigmas_type": end}
+                    yield (
+                        f"diffusers DPM++{order}M {end} {grid}",
+                        diffusers_peer("DPMSolverMultistepScheduler", grid, False, **options),
+                    )
+                    yield (
+                        f"diffusers UniPC-{order} {end} {grid}",
+                        diffusers_peer("UniPCMultistepScheduler", grid, False, **options),
+                    )
+            for order in (2, 3):
+                yield (
+                    f"diffusers DEIS-{order} {grid}",
+                    diffusers_peer("DEISMultistepScheduler", grid, False, solver_order=order),
+                )
+            for name in ("EulerDiscreteScheduler", "HeunDiscreteScheduler"):
+                yield f"diffusers {name} {grid}", diffusers_peer(name, grid, True)
+        except ImportError:
+            print("diffusers is not installed (pip install diffusers)")
+
+
+def our_sampler(name: str) -> Sampler:
+    """One of ours, with as many steps as the budget pays."""
+
+    def run(model: Model, x: Tensor, budget: int) -> Tensor:
+        steps = (budget + 1) // 2 if name == "heun" else budget
+        return get_solver(name, num_steps=steps)(model, x).x
+
+    return run
+
+
+def errors(sampler: Sampler, model: Model, x: Tensor, exact: Tensor) -> list[float]:
+    """Median endpoint error at each budget; infinite where the sampler fails."""
+    row = []
+    for budget in BUDGETS:
+        try:
+            with torch.no_grad():
+                distance = (sampler(model, x, budget) - exact).flatten(1).norm(dim=1)
+            row.append(float(distance.nan_to_num(math.inf).median()))
+        except (IndexError, ValueError, RuntimeError, AttributeError):
+            row.append(math.inf)
+    return row
+
+
+def show(label: str, row: Sequence[float]) -> None:
+    print(f"{label:44s}" + "".join(f"{value:10.4g}" for value in row), flush=True)
+
+
+def compare(title: str, model: Model, shape: tuple[int, ...], samples: int, iterations: int, every: bool) -> None:
+    """Print one problem's table."""
+    dtype = torch.float64 if isinstance(model, GaussianMixture) else torch.float32
+    x = model.sde.prior_sample((samples, *shape), seeds=range(10**6, 10**6 + samples), dtype=dtype)
+    exact = accurate_solution(model, x, 400)
+    print(f"\n{title}: median endpoint error over {samples} samples")
+    print(f"{'evaluations':44s}" + "".join(f"{budget:10d}" for budget in BUDGETS))
+    table = {}
+    for label, sampler in peers():
+        table[label] = errors(sampler, model, x, exact)
+        if every:
+            show(label, table[label])
+    array = np.array(list(table.values()))
+    single = list(table)[int(np.log(array).mean(1).argmin())]
+    show(f"best single peer: {single}", table[single])
+    show("best peer of each column", array.min(0))
+    ours = {name: errors(our_sampler(name), model, x, exact) for name in OURS}
+    for name, row in ours.items():
+        show(name, row)
+    show("  default / best single peer", np.array(ours["default"]) / np.array(table[single]))
+    if iterations:
+        show("tuned", row := tuned_errors(model, shape, x, exact, iterations, dtype))
+        show("  tuned / best peer of each column", np.array(row) / array.min(0))
+
+
+def tuned_errors(
+    model: Model, shape: tuple[int, ...], x: Tensor, exact: Tensor, iterations: int, dtype: torch.dtype
+) -> list[float]:
+    """Tune to the model on other noise, once for each budget."""
+    row = []
+    for budget in BUDGETS:
+        start = time.perf_counter()
+        tuned = tune(model, budget, shape, iterations=iterations, dtype=dtype)
+        solver = get_solver("tuned", table=tuned.table)
+        row.append(float((solver(model, x).x - exact).flatten(1).norm(dim=1).median()))
+        seconds = time.perf_counter() - start
+        print(f"  tuned for {budget} evaluations in {seconds:.0f} s: {row[-1]:.4g}", flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, help="working folder of a trained digits network")
+    parser.add_argument("--problems", nargs="+", default=["ring", "digits_mixture"], help="which mixtures to run")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--iterations", type=int, default=300, help="of tuning; 0 for none")
+    parser.add_argument("--all", action="store_true", help="print every peer's every setting")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    problems = {"ring": ring, "digits_mixture": digits_mixture}
+    for name in arguments.problems:
+        model = problems[name]()
+        compare(name, model, (model.means.shape[1],), arguments.samples, arguments.iterations, arguments.all)
+    if arguments.workdir is not None:
+        trained, shape = network(arguments.workdir)
+        compare(
+            f"network of {arguments.workdir}", trained, shape, arguments.samples, arguments.iterations, arguments.all
+        )
+
+
+if __name__ == "__main__":
+    main()
