@@ -1,0 +1,132 @@
+"""What a comparison runs: each solver at the settings that meet the budgets.
+
+A budget is a number of network calls a sample. How many a solver makes in `num_steps` steps is counted, on a model that
+costs nothing: a step is one call to some solvers, two or three to others, and correctors and denoising add theirs. Of
+all `num_steps` within the budget the largest is taken. Solvers whose steps are adaptive cannot meet a budget; they are
+run at a few tolerances, `rtol = atol`, or at the one given.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from sde import SDE
+from solvers import SOLVERS, get_solver
+from solvers.registry import Solver
+
+# Adaptive steps are run at these tolerances. With noise of order 1/2 tighter ones would take thousands of calls.
+TOLERANCES = (1e-2, 1e-4)
+_TOLERANCES_WITH_NOISE = {"adaptive_sde": (0.1, 0.02), "sde": (0.1, 0.02)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A solver with all its options.
+
+    Attributes:
+        label: the solver's name, with those options that were given for every budget.
+        name: the solver's name.
+        options: all options given.
+        budget: network calls allowed; None where the options alone decide.
+    """
+
+    label: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    budget: int | None = None
+
+    def solver(self) -> Solver:
+        """The solver itself."""
+        return get_solver(self.name, **self.options)
+
+    @property
+    def setting(self) -> str:
+        """The options that the budget or the sweep decided, such as `num_steps=10`."""
+        varied = ("num_steps", "rtol")
+        return ", ".join(f"{name}={self.options[name]:g}" for name in varied if name in self.options)
+
+
+def runs_within(name: str, options: Mapping[str, Any], budgets: Sequence[int], sde: SDE) -> list[Run]:
+    """The runs of one solver: one a budget, or one a tolerance, or the one that `options` fix by `num_steps` or `rtol`.
+
+    A budget too small for the solver has no run.
+
+    Raises:
+        UserError: there is no such solver or option, or no budget is large enough.
+    """
+    parameters = inspect.signature(SOLVERS[name]).parameters if name in SOLVERS else {}
+    fixed = ("num_steps", "rtol")
+    given = ", ".join(f"{option}={value}" for option, value in options.items() if option not in fixed)
+    label = f"{name}({given})" if given else name
+    get_solver(name, **{"num_steps": max(budgets), **options} if "num_steps" in parameters else options)
+    if any(option in options for option in fixed):
+        return [Run(label, name, options)]
+    if _is_adaptive(name, options):
+        tolerances = _TOLERANCES_WITH_NOISE.get(name, TOLERANCES)
+        return [Run(label, name, {"atol": value, **options, "rtol": value}) for value in tolerances]
+    runs = []
+    for budget in sorted(budgets):
+        num_steps = most_steps(name, options, budget, sde)
+        if num_steps is not None:
+            runs.append(Run(label, name, {**options, "num_steps": num_steps}, budget))
+    if not runs:
+        raise UserError(f"solver {label!r} cannot do with {max(budgets)} network calls: allow more, or leave it out")
+    return runs
+
+
+def most_steps(name: str, options: Mapping[str, Any], budget: int, sde: SDE) -> int | None:
+    """The largest `num_steps` with which a solver makes at most `budget` network calls; None if there is none."""
+    if _calls(name, {**options, "num_steps": budget}, sde) in range(1, budget + 1):
+        return budget
+    # A step makes at least one call, so that `too_many` steps are too many throughout.
+    few, too_many = 0, budget
+    while too_many - few > 1:
+        middle = (few + too_many) // 2
+        if _calls(name, {**options, "num_steps": middle}, sde) <= budget:
+            few = middle
+        else:
+            too_many = middle
+    return few if _calls(name, {**options, "num_steps": few}, sde) > 0 else None
+
+
+def _is_adaptive(name: str, options: Mapping[str, Any]) -> bool:
+    parameters = inspect.signature(SOLVERS[name]).parameters
+    if "rtol" not in parameters or "adaptive" in parameters:
+        return bool(options.get("adaptive", False))
+    try:
+        get_solver(name, **options)
+    except UserError:
+        # Of the solver `ode`, methods with fixed steps insist on num_steps.
+        return False
+    return True
+
+
+def _calls(name: str, options: Mapping[str, Any], sde: SDE) -> int:
+    """Network calls that a solver makes; 0 if it cannot run with so few steps."""
+    try:
+        return get_solver(name, **options)(_StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
+    except UserError:
+        return 0
+
+
+class _StandardNormal:
+    """Data `N(0, I)` as a model: `p_t = N(0, (alpha^2 + sigma^2) I)`."""
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x / self._power(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.sde.expand(self.sde.alpha(t.double()), x) * x / self._power(x, t)
+
+    def _power(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.sde.expand(self.sde.alpha(t.double()) ** 2 + self.sde.sigma(t.double()) ** 2, x)
