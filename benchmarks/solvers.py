@@ -1,8 +1,8 @@
 """Solvers side by side with diffusers' schedulers and azula's samplers: `python -m benchmarks.solvers`.
 
 Printed is the median over samples of `|x - x_exact|`, where `x_exact` is the end of the probability flow's trajectory
-from the same noise, at 5, 8, 10, 20 and 50 evaluations. The process is `VESDE(0.002, 80)`, the data are scaled to a standard
-deviation of about 0.5, `x_T = 80 z`. Problems: a ring of eight narrow Gaussians in the plane, a mixture fitted to the
+from the same noise, at 5, 8, 10, 20 and 50 evaluations. The process is `VESDE(0.002, 80)`, the data are scaled to a
+standard deviation of about 0.5, `x_T = 80 z`. Problems: a ring of eight narrow Gaussians in the plane, a mixture fitted to the
 digits in 64 dimensions, and the trained network of a working folder (`--workdir runs/digits`).
 
 Each peer runs at each of its grids, orders and ends. Two lines sum them up: the best single setting throughout (lowest

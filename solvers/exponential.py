@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +57,41 @@ def method_table(
     return table._replace(times=table.times.clamp(times[-1].item(), times[0].item()))
 
 
+class Step(NamedTuple):
+    """One call of the model and the combination after it, in plain numbers, so that the loop has none to compute.
+
+    Attributes:
+        t: when the model is asked, a tensor of shape `()`.
+        alpha: at `t`.
+        sigma: at `t`.
+        blend: multiple of the state that is added to the output.
+        state: weight of the state.
+        outputs: the outputs with a weight, and it.
+        noise: weight of fresh noise.
+        done: outputs that no later step uses.
+    """
+
+    t: Tensor
+    alpha: float
+    sigma: float
+    blend: float
+    state: float
+    outputs: list[tuple[int, float]]
+    noise: float
+    done: list[int]
+
+
+def steps_of(table: Table, sde: SDE) -> list[Step]:
+    """The steps of a table."""
+    rows = [[(j, weight) for j, weight in enumerate(row) if weight != 0] for row in table.outputs.tolist()]
+    last_use = dict.fromkeys(range(len(rows)), 0) | {j: k for k, row in enumerate(rows) for j, _ in row}
+    done = [[j for j in range(k + 1) if max(last_use[j], j) == k] for k in range(len(rows))]
+    numbers = (sde.alpha(table.times), sde.sigma(table.times), table.blend, table.state)
+    alpha, sigma, blend, state = (values.tolist() for values in numbers)
+    columns = (table.times.unbind(), alpha, sigma, blend, state, rows, table.noise.tolist(), done)
+    return [Step(*row) for row in zip(*columns, strict=True)]
+
+
 def integrate(
     table: Table,
     model: Model,
@@ -73,21 +108,29 @@ def integrate(
         noise: needed where the table has any.
         threshold: applied to the denoised data of each call.
     """
-    alphas, sigmas = model.sde.alpha(table.times).tolist(), model.sde.sigma(table.times).tolist()
-    state, scale, blend = table.state.tolist(), table.noise.tolist(), table.blend.tolist()
-    rows = [[(j, b) for j, b in enumerate(row) if b != 0] for row in table.outputs.tolist()]
-    last_use = {j: k for k, row in enumerate(rows) for j, _ in row}
+    return run_steps(steps_of(table, model.sde), table.prediction, model, x, noise, threshold)
+
+
+def run_steps(
+    steps: list[Step],
+    prediction: str,
+    model: Model,
+    x: Tensor,
+    noise: SampleNoise | None = None,
+    threshold: Threshold | None = None,
+) -> Tensor:
+    """The loop: see `integrate`."""
     outputs: dict[int, Tensor] = {}
-    for k, t in enumerate(table.times.to(x.device).unbind()):
-        outputs[k] = _output(model, x, t, alphas[k], sigmas[k], table.prediction, threshold)
-        if blend[k]:
-            outputs[k] = torch.add(outputs[k], x, alpha=blend[k])
-        x = x * state[k]
-        for j, coefficient in rows[k]:
-            x = torch.add(x, outputs[j], alpha=coefficient)
-        if scale[k] and noise is not None:
-            x = torch.add(x, noise.normal(x), alpha=scale[k])
-        outputs = {j: output for j, output in outputs.items() if last_use.get(j, -1) > k}
+    for k, step in enumerate(steps):
+        output = _output(model, x, step.t.to(x.device), step.alpha, step.sigma, prediction, threshold)
+        outputs[k] = torch.add(output, x, alpha=step.blend) if step.blend else output
+        x = x * step.state
+        for j, weight in step.outputs:
+            x = torch.add(x, outputs[j], alpha=weight)
+        if step.noise and noise is not None:
+            x = torch.add(x, noise.normal(x), alpha=step.noise)
+        for j in step.done:
+            del outputs[j]
     return x
 
 
@@ -113,13 +156,17 @@ class TableSolver:
     def __init__(self, make_table: Callable[[SDE], Table], threshold: Threshold | None = None) -> None:
         self._make_table = make_table
         self._threshold = threshold
-        self._made: tuple[SDE, Table] | None = None
+        self._made: tuple[SDE, Table, list[Step]] | None = None
 
     def table(self, sde: SDE) -> Table:
         """The table for this process."""
+        return self._for_process(sde)[0]
+
+    def _for_process(self, sde: SDE) -> tuple[Table, list[Step]]:
         if self._made is None or self._made[0] is not sde:
-            self._made = sde, self._make_table(sde)
-        return self._made[1]
+            table = self._make_table(sde)
+            self._made = sde, table, steps_of(table, sde)
+        return self._made[1:]
 
     @torch.no_grad()
     def __call__(
@@ -131,12 +178,13 @@ class TableSolver:
         generator: torch.Generator | None = None,
     ) -> Solution:
         """Solve from `x_T` `(B, *dims)`; seeds, one an example, or a generator matter to stochastic methods alone."""
-        table = self.table(model.sde)
+        table, steps = self._for_process(model.sde)
         noise = None
         if bool(table.noise.any()):
             seeds = seeds_from_generator(len(x_T), generator) if seeds is None else seeds
             noise = SampleNoise(seeds, "solver")
-        return Solution(integrate(table, model, x_T, noise, self._threshold), len(table.times))
+        x = run_steps(steps, table.prediction, model, x_T, noise, self._threshold)
+        return Solution(x, len(steps))
 
 
 def solver_from_method(

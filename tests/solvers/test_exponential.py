@@ -10,6 +10,7 @@ from errors import UserError
 from models import GaussianMixture
 from sde import SDE, VESDE, VPSDE, DDPMLadder, SubVPSDE, ddpm_betas
 from solvers import get_solver
+from solvers.exponential import run_steps, steps_of
 from solvers.named import FAST_SOLVERS
 from solvers.thresholding import dynamic_threshold, static_threshold
 
@@ -33,6 +34,19 @@ class Watched:
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         self.times.append(float(t))
         return self._model.denoise(x, t)
+
+
+class Linear:
+    """A model without schedules of its own."""
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x * (1 + t.to(x))
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(x) * t.to(x)
 
 
 def two_modes(sde: SDE) -> GaussianMixture:
@@ -64,21 +78,21 @@ def test_a_sample_does_not_depend_on_its_neighbours(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("_sde")])
 def test_stochastic_solvers_give_the_mixture(name: str) -> None:
-    """Mean and covariance of 4,000 samples, within four standard errors (and the bias of 60 steps)."""
+    """Mean and covariance of 2,000 samples, within four standard errors (and the bias of 60 steps)."""
     model = two_modes(VESDE(0.01, 50.0))
-    x_T = model.sde.prior_sample((4000, 2), seeds=range(4000), dtype=DOUBLE)
-    x = get_solver(name, num_steps=60)(model, x_T, seeds=range(4000)).x
+    x_T = model.sde.prior_sample((2000, 2), seeds=range(2000), dtype=DOUBLE)
+    x = get_solver(name, num_steps=60)(model, x_T, seeds=range(2000)).x
     bias = 0.02 if name in ("dpm_1_sde", "dpmpp_1_sde") else 0.005
-    assert torch.allclose(x.mean(0), torch.tensor([0.0, 0.15], dtype=DOUBLE), atol=4 * 0.54 / 4000**0.5 + bias)
+    assert torch.allclose(x.mean(0), torch.tensor([0.0, 0.15], dtype=DOUBLE), atol=4 * 0.54 / 2000**0.5 + bias)
     covariance = torch.tensor([[0.29, 0.025], [0.025, 0.0425]], dtype=DOUBLE)
-    assert torch.allclose(x.T.cov(), covariance, atol=4 * 0.29 / 4000**0.5 + bias)
+    assert torch.allclose(x.T.cov(), covariance, atol=4 * 0.29 / 2000**0.5 + bias)
 
 
 def test_churn_leaves_the_distribution() -> None:
     model = two_modes(VESDE(0.01, 50.0))
-    x_T = model.sde.prior_sample((4000, 2), seeds=range(4000), dtype=DOUBLE)
+    x_T = model.sde.prior_sample((2000, 2), seeds=range(2000), dtype=DOUBLE)
     plain = get_solver("heun", num_steps=40)(model, x_T).x
-    churned = get_solver("heun", num_steps=40, s_churn=10.0)(model, x_T, seeds=range(4000)).x
+    churned = get_solver("heun", num_steps=40, s_churn=10.0)(model, x_T, seeds=range(2000)).x
     assert float((plain - churned).norm(dim=1).median()) > 0.1
     assert torch.allclose(plain.T.cov(), churned.T.cov(), atol=0.03)
 
@@ -93,6 +107,17 @@ def test_the_default_is_exact_on_a_gaussian_of_its_scale(sde: SDE) -> None:
     end = torch.tensor(sde.T, dtype=DOUBLE)
     exact = 0.5 * x_T / torch.sqrt(0.25 * sde.alpha(end) ** 2 + sde.sigma(end) ** 2)
     assert torch.allclose(get_solver("default", num_steps=3)(model, x_T).x, exact, atol=1e-10)
+
+
+def test_the_loop_compiles_whole() -> None:
+    model = two_modes(VPSDE())
+    solver = get_solver("dpmpp_2m", num_steps=5)
+    steps = steps_of(solver.table(model.sde), model.sde)  # type: ignore[attr-defined]
+    x_T = model.sde.prior_sample((4, 2), seeds=range(4))
+    compiled = torch.compile(run_steps, backend="eager", fullgraph=True)
+    assert torch.equal(
+        compiled(steps, "data", Linear(model.sde), x_T), run_steps(steps, "data", Linear(model.sde), x_T)
+    )
 
 
 def test_thresholds() -> None:
