@@ -8,8 +8,8 @@ With `F(x, t) = f x - g^2 score(x, t)`, a step `h` and the increment `dw` of the
 
 The step is accepted, with `x''`, if `E <= 1`; the next one is `h <- 0.9 h E^{-0.9}`. Each example has its own steps
 and its own Brownian path, so a sample does not depend on its batch mates. The published code draws `dw` anew after a
-rejection, which prefers calm paths; here a rejected increment is split by the Brownian bridge (see
-`solvers.brownian_path`).
+rejection, which biases the samples (in one dimension it inflates their variance by half and more); here a rejected
+increment is split by the Brownian bridge (see `solvers.brownian_path`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EXPONENT = 0.9
 # Errors below this let a step grow no further; also keeps 0^-0.9 finite.
 _SMALLEST_ERROR = 1e-6
 # Steps below this part of [0, T] are a failure.
-_SMALLEST_STEP = 1e-7
+_SMALLEST_STEP = 1e-10
 
 
 @dataclass(frozen=True)

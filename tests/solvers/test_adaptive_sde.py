@@ -15,6 +15,7 @@ from sde.noise import SampleNoise
 from sde.reverse import reverse_drift
 from solvers import Solution, get_solver
 from solvers.adaptive_sde import improved_euler
+from solvers.brownian_path import BrownianPath
 from solvers.options import sample_noise
 
 FLOAT = torch.float64
@@ -81,6 +82,23 @@ def test_samples_have_the_mixtures_mean_and_covariance(sde, mixture):
     assert mixture.largest_deviation(x) < 4.5
 
 
+@pytest.mark.usefixtures("one_generator")
+@pytest.mark.parametrize("redraw", [False, True])
+def test_rejections_do_not_bias_samples(redraw, gaussian, monkeypatch):
+    """The variance of a one-dimensional Gaussian, where steps are rejected for their noise; new noise inflates it."""
+    if redraw:
+        accept = BrownianPath.accept
+        monkeypatch.setattr(BrownianPath, "accept", lambda self, accepted: accept(self, torch.ones_like(accepted)))
+    sde, count = VPSDE(), 5000
+    gaussian.mean, gaussian.variance = torch.zeros(1, dtype=FLOAT), torch.full((1,), 0.25, dtype=FLOAT)
+    noise = torch.randn(count, 1, generator=torch.Generator().manual_seed(5), dtype=FLOAT)
+    x_T = gaussian.moments(sde, sde.T)[1].sqrt() * noise
+    solver = get_solver("adaptive_sde", rtol=0.02, atol=0.02, t_min=0.05, denoise=False)
+    variance = solver(gaussian.model(sde), x_T, seeds=range(count)).x.var()
+    ratio = float(variance / gaussian.moments(sde, 0.05)[1])
+    assert ratio > 1.4 if redraw else abs(ratio - 1) < 4.5 * (2 / count) ** 0.5
+
+
 @pytest.mark.parametrize("sde", PROCESSES, ids=name_of)
 def test_a_sample_depends_on_its_own_seed_alone(sde, mixture):
     model, x_T = mixture.model(sde), mixture.latents(sde, 64)
@@ -127,7 +145,7 @@ def test_failures_become_advice(mixture):
     with pytest.raises(UserError, match=r"of example \d failed at t = 0\.5\d+ \(error nan.* loosen rtol=0.01 or atol"):
         get_solver("adaptive_sde")(Broken(VPSDE()), x_T, seeds=[0, 1])
     with pytest.raises(UserError, match=r"raise t_min=0\.001"):
-        get_solver("adaptive_sde", rtol=1e-14, atol=1e-14)(mixture.model(VPSDE()), x_T, seeds=[0, 1])
+        get_solver("adaptive_sde", rtol=1e-17, atol=1e-17)(mixture.model(VPSDE()), x_T, seeds=[0, 1])
     for option in ("rtol", "atol", "first_step"):
         with pytest.raises(UserError, match=f"{option} must be positive, not 0"):
             get_solver("adaptive_sde", **{option: 0.0})
