@@ -284,7 +284,7 @@ class Free:
 
 
 def show_overhead() -> None:
-    """Time of the loop without a model, as a share of the network's own time: DDPM with 16 channels, 64 images of 8x8."""
+    """Time of the loop beside that of a network: DDPM with 16 channels, 64 images of 8x8."""
     network = DDPM(8, 1, channels=16, channel_multipliers=(1, 2), attention_resolutions=(4,), dropout=0.0)
     model = ScoreModel(network, VPSDE()).eval().requires_grad_(False)
     x = model.sde.prior_sample((64, 1, 8, 8), seeds=range(64))

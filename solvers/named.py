@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from solvers import methods
+from solvers import methods, singlestep
 from solvers.exponential import TableSolver
 from solvers.exponential import solver_from_method as solver
 from solvers.recommended import recommended
@@ -14,23 +14,23 @@ FAST_SOLVERS: dict[str, Callable[..., TableSolver]] = {
     "default": recommended,
     "tuned": tuned,
     "ddim": solver(methods.ddim, "noise"),
-    "euler": solver(methods.heun, "noise", "karras", second_order=False),
-    "heun": solver(methods.heun, "noise", "karras", second_order=True),
+    "euler": solver(singlestep.heun, "noise", "karras", second_order=False),
+    "heun": solver(singlestep.heun, "noise", "karras", second_order=True),
     # Noise prediction.
     "dpm_1": solver(methods.adams, "noise", order=1, variable="log_snr", eta=0.0),
-    "dpm_2": solver(methods.dpm_2, "noise"),
-    "dpm_3": solver(methods.dpm_3, "noise"),
+    "dpm_2": solver(singlestep.dpm_2, "noise"),
+    "dpm_3": solver(singlestep.dpm_3, "noise"),
     "dpm_1_sde": solver(methods.adams, "noise", order=1, variable="log_snr", eta=1.0),
     "dpm_2m_sde": solver(methods.adams, "noise", order=2, variable="log_snr", eta=1.0),
     "deis": solver(methods.adams, "noise", eta=0.0),
     # Data prediction.
     "dpmpp_1": solver(methods.adams, "data", order=1, variable="log_snr", eta=0.0),
-    "dpmpp_2s": solver(methods.dpmpp_2s, "data", eta=0.0),
+    "dpmpp_2s": solver(singlestep.dpmpp_2s, "data", eta=0.0),
     "dpmpp_2m": solver(methods.dpmpp_2m, "data", eta=0.0),
     "dpmpp_3m": solver(methods.adams, "data", order=3, variable="log_snr", eta=0.0),
     "dpmpp_3m_published": solver(methods.dpmpp_3m_published, "data", eta=0.0),
     "dpmpp_1_sde": solver(methods.adams, "data", order=1, variable="log_snr", eta=1.0),
-    "dpmpp_2s_sde": solver(methods.dpmpp_2s, "data", eta=1.0),
+    "dpmpp_2s_sde": solver(singlestep.dpmpp_2s, "data", eta=1.0),
     "dpmpp_2m_sde": solver(methods.dpmpp_2m, "data", eta=1.0),
     "dpmpp_3m_sde": solver(methods.adams, "data", order=3, variable="log_snr", eta=1.0),
     "unipc": solver(methods.unipc, "data"),
