@@ -78,9 +78,8 @@ def classifier_two_sample_test(x: np.ndarray, y: np.ndarray, seed: int = 0) -> A
     """Accuracy with which logistic regression tells `x` `(N, k)` from `y` `(M, k)`: 0.5 if it cannot, 1 if always.
 
     Five-fold cross-validation on standardised features; of the larger set a random part as large as the smaller is
-    taken. The standard error is the binomial one, `(a (1 - a) / n)^{1/2}` with `n` predictions, which neglects that
-    folds share their training data. On equal distributions accuracies scatter around 0.5, a little below it in the
-    mean: leaving an example out tips the balance of the rest against it.
+    taken. The standard error is the binomial one, `(a (1 - a) / n)^{1/2}` with `n` predictions. It neglects that folds
+    share their training data: on equal distributions, accuracies scatter around 0.5 by up to 1.5 times as much.
     """
     generator = np.random.RandomState(seed)
     size = min(len(x), len(y))

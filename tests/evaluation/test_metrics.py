@@ -108,10 +108,12 @@ def test_classifier_reaches_bayes_accuracy(separation: float) -> None:
     assert abs(accuracy.value - bayes) < 3 * accuracy.standard_error
 
 
-def test_classifiers_standard_error_covers_the_scatter() -> None:
-    """Over many pairs of equal distributions, the scatter of the accuracy is its standard error to within a half."""
+def test_classifiers_standard_error_is_the_scatter() -> None:
+    """Over 50 pairs of sets, to within 2.5 times the 10% by which their standard deviation is uncertain."""
     generator = np.random.default_rng(2)
-    results = [classifier_two_sample_test(*generator.normal(size=(2, 200, 5))) for _ in range(30)]
-    values = np.array([result.value for result in results])
-    assert values.std() / results[0].standard_error == pytest.approx(1, abs=0.5)
-    assert abs(values.mean() - 0.5) < 0.02
+    results = []
+    for _ in range(50):
+        x, y = generator.normal(size=(2, 200, 5))
+        results.append(classifier_two_sample_test(x, y + np.eye(5)[0]))
+    scatter = np.std([result.value for result in results], ddof=1)
+    assert scatter / np.mean([result.standard_error for result in results]) == pytest.approx(1, abs=0.25)
