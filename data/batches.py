@@ -14,7 +14,7 @@ _ORDER, _NOISE = 0, 1
 
 
 class Batches:
-    """Batches `(batch_size, *shape)` of the training part: augmented, dequantised, in model units.
+    """Batches `(batch_size, *shape)` of the training part: augmented, in model units.
 
     Each epoch visits every example once, in an order given by `(seed, epoch)`; a batch may begin in one epoch and end
     in the next, so all have the same size. Batch `n` is a function of `(seed, n)` alone, its noise included: `step` is
@@ -25,16 +25,25 @@ class Batches:
         batch_size: examples in a batch.
         seed: of the order, the augmentation and the dequantisation.
         augment: a random change of a batch of raw examples.
+        uniform_noise: whether levels are dequantised with uniform noise, or taken as they are.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, augment: Augmentation | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        augment: Augmentation | None = None,
+        uniform_noise: bool = True,
+    ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.uniform_noise = uniform_noise
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -47,7 +56,7 @@ class Batches:
         self.step += 1
         if self.augment is not None:
             examples = self.augment(examples, generator)
-        return self.dataset.dequantise(examples, generator)
+        return self.dataset.dequantise(examples, generator) if self.uniform_noise else self.dataset.stretch(examples)
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}

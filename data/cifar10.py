@@ -26,6 +26,8 @@ _reconstruct = np.empty(0).__reduce__()[0]
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    # How Python 3 writes bytes for Python 2 to read.
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }

@@ -72,6 +72,12 @@ class Dataset:
         )
         return self.scale(examples + noise.to(examples.device))
 
+    def stretch(self, examples: Tensor) -> Tensor:
+        """Examples `(B, *shape)` in model units without noise: level 0 becomes `low`, level `K - 1` `high`."""
+        if self.levels is None:
+            return examples
+        return self.low + (self.high - self.low) / (self.levels - 1) * examples
+
     def quantise(self, x: Tensor) -> Tensor:
         """The level in whose bin each number of `x` lies, or the nearest if in none; uint8, shape of `x`."""
         assert self.levels is not None, f"{self.name} has no levels"

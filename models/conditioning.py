@@ -22,6 +22,8 @@ LABELS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
     "edm": lambda sde, t: -sde.log_snr(t) / 8,
     # DDPM's and NCSN's own: the position on their ladder, counted from 0.
     "rung": lambda sde, t: sde.index(t),  # type: ignore[attr-defined]
+    # What the networks published for NCSN's ladder are told: a whole rung, counted from the noisiest.
+    "level": lambda sde, t: torch.round(sde.num_rungs - 1 - sde.index(t)),  # type: ignore[attr-defined]
 }
 
 
@@ -56,8 +58,10 @@ class ConditionedNetwork(nn.Module):
         self._labels = labels
         if isinstance(labels, str):
             choose("label", labels, LABELS)
-            if labels == "rung" and not hasattr(sde, "index"):
-                raise UserError("labels='rung' needs a ladder (DDPM's or NCSN's); for other processes use 'log_snr'")
+            if labels in ("rung", "level") and not hasattr(sde, "index"):
+                raise UserError(
+                    f"labels={labels!r} needs a ladder (DDPM's or NCSN's); for other processes use 'log_snr'"
+                )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`."""

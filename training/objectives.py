@@ -64,19 +64,24 @@ class Objective:
         levels: the distribution `p` the noise levels are drawn from.
         weighting: `w`.
         stratified: whether the levels of a batch are spread evenly.
+        reduce_mean: average over dimensions; otherwise take half their sum, `d / 2` times as much.
     """
 
-    def __init__(self, levels: NoiseLevels, weighting: Weighting, stratified: bool = True) -> None:
+    def __init__(
+        self, levels: NoiseLevels, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
+    ) -> None:
         self.levels = levels
         self.weighting = weighting
         self.stratified = stratified
+        self.reduce_mean = reduce_mean
 
     def __call__(self, model: NoiseModel, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Per-example losses `(B,)` for data `x_0` `(B, *dims)` in model units; their mean estimates the loss."""
         t = sample_times(self.levels, len(x_0), generator, self.stratified, x_0.device)
         place = generator.device if generator is not None else x_0.device
         noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=place).to(x_0.device)
-        return self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, noise, t)
+        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, noise, t)
+        return losses if self.reduce_mean else losses * (x_0[0].numel() / 2)
 
     def weight(self, t: Tensor) -> Tensor:
         """`w(t) / p(t)`; float64, shape of `t` `(B,)`."""
@@ -92,6 +97,7 @@ def get_objective(
     noise_levels: str = "uniform",
     t_min: float = 1e-5,
     stratified: bool = True,
+    reduce_mean: bool = True,
     edm_mean: float = -1.2,
     edm_std: float = 1.2,
     data_std: float = 1.0,
@@ -106,6 +112,7 @@ def get_objective(
             weightings then have a large variance.)
         t_min: smallest time trained on.
         stratified: whether the levels of a batch are spread evenly.
+        reduce_mean: average over dimensions; otherwise take half their sum.
         edm_mean: mean of `log(sigma / alpha)`, for "edm".
         edm_std: its standard deviation.
         data_std: standard deviation of the data, for the "edm" weighting.
@@ -127,11 +134,12 @@ def get_objective(
         choose("distribution of noise levels", noise_levels, levels),
         choose("weighting", weighting, weightings),
         stratified,
+        reduce_mean,
     )
 
 
-def get_discrete_objective(ladder: Ladder, *, stratified: bool = True) -> Objective:
-    """DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`.
+def get_discrete_objective(ladder: Ladder, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:
+    """DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`; arguments as for `get_objective`.
 
     Raises:
         UserError: the process is no ladder.
@@ -139,4 +147,4 @@ def get_discrete_objective(ladder: Ladder, *, stratified: bool = True) -> Object
     if not hasattr(ladder, "num_rungs"):
         raise UserError(f"discrete training needs a ladder (DDPM's or NCSN's), not {type(ladder).__name__}")
     rungs = UniformRung(ladder)
-    return Objective(rungs, Weighting(rungs), stratified)
+    return Objective(rungs, Weighting(rungs), stratified, reduce_mean)

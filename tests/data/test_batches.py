@@ -45,6 +45,14 @@ def test_resumption_is_exact() -> None:
         assert torch.equal(next(batches), next(resumed))
 
 
+def test_levels_as_they_are() -> None:
+    """Without uniform noise: one value a level, and the same examples in the same order."""
+    dataset = load_dataset("digits")
+    drawn, noisy = (next(Batches(dataset, 50, seed=5, uniform_noise=noise)) for noise in (False, True))
+    levels = dataset.quantise(noisy)
+    torch.testing.assert_close(drawn, -1 + levels / 8)
+
+
 def test_the_seed_matters() -> None:
     dataset = load_dataset("digits")
     assert not torch.equal(next(Batches(dataset, 8, seed=0)), next(Batches(dataset, 8, seed=1)))

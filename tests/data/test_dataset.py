@@ -73,3 +73,10 @@ def test_vectors_are_their_own_units() -> None:
     mean, variance = dataset.mean_and_variance()
     torch.testing.assert_close(mean, dataset.train.double().mean(0))
     torch.testing.assert_close(variance, dataset.train.double().var(0, correction=0))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0)])
+def test_levels_without_noise_span_the_range(low: float, high: float) -> None:
+    levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    dataset = Dataset("three", levels, levels, 256, low, high)
+    torch.testing.assert_close(dataset.stretch(levels), low + (high - low) * torch.tensor([0, 0.2, 1]))

@@ -194,7 +194,7 @@ def test_labels() -> None:
     vp, ve = VPSDE(), VESDE()
     integral = 0.1 / 2 + 19.9 / 8
     rho = math.sqrt(math.expm1(integral))
-    ladders = DDPMLadder(ddpm_betas(10)), NCSNLadder(geometric_sigmas(11))
+    ladders = DDPMLadder(ddpm_betas(10, beta_max=5.0)), NCSNLadder(geometric_sigmas(11))
     for sde, label, expected in [
         (vp, "time", 499.5),
         (vp, "rho", rho),
@@ -203,6 +203,9 @@ def test_labels() -> None:
         (ve, "sigma", math.sqrt(0.01 * 50)),
         (ladders[0], "rung", 4.0),
         (ladders[1], "rung", 5.0),
+        (ladders[1], "level", 5.0),
+        (NCSNLadder(geometric_sigmas(13)), "level", 6.0),
+        (NCSNLadder(geometric_sigmas(14)), "level", 6.0),
     ]:
         listener = Listener()
         ScoreModel(listener, sde, labels=label).predict(torch.zeros(3, 2, dtype=torch.float64), torch.tensor(0.5))

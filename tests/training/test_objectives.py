@@ -202,6 +202,18 @@ def test_discrete_losses_are_the_published_ones() -> None:
     torch.testing.assert_close(noise_losses(model, x_0, noise, ladder.time(index)), expected, rtol=1e-11, atol=1e-12)
 
 
+def test_half_the_sum_over_dimensions() -> None:
+    """As in SMLD's loss: a factor `d / 2`, here 1 in the plane and 3/2 in space; nothing else changes."""
+    for ladder, factor in ((NCSNLadder(geometric_sigmas(20)), 1.0), (NCSNLadder(geometric_sigmas(20)), 1.5)):
+        x_0 = torch.ones(5, int(2 * factor), dtype=torch.float64)
+        for make in (get_objective, get_discrete_objective):
+            mean, half_sum = (
+                make(ladder, reduce_mean=reduce_mean)(ScoreModel(Wave(), ladder), x_0, torch.Generator().manual_seed(0))
+                for reduce_mean in (True, False)
+            )
+            torch.testing.assert_close(half_sum, factor * mean, rtol=1e-14, atol=0)
+
+
 def test_an_objective_repeats_itself() -> None:
     """A seed gives the same times and noises; the default generator gives others."""
     objective, model, x_0 = get_objective(VPSDE()), Exact(VPSDE()), data(8)

@@ -1,0 +1,14 @@
+"""CIFAR-10: NCSN++, sub-VP."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.cifar10()
+    paper.subvp(config)
+    paper.ncsnpp(config)
+    return config

@@ -1,0 +1,15 @@
+"""CelebA-HQ, 1024 x 1024: NCSN++, VE."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.photographs_1024("celebahq")
+    paper.ve(config)
+    paper.ncsnpp_skip(config)
+    paper.wide_pyramid(config)
+    return config

@@ -1,0 +1,15 @@
+"""LSUN churches, 256 x 256: NCSN++, VE."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.photographs_256("lsun_church")
+    paper.ve(config)
+    paper.ncsnpp_skip(config)
+    config.sde.sigma_max = 380.0
+    return config

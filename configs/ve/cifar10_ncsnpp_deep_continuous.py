@@ -1,0 +1,15 @@
+"""CIFAR-10: deep NCSN++, VE."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.cifar10()
+    paper.ve(config)
+    paper.ncsnpp(config)
+    paper.deep(config)
+    return config

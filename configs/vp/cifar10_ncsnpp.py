@@ -1,0 +1,15 @@
+"""CIFAR-10: NCSN++ on DDPM's ladder."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.cifar10()
+    paper.ddpm_ladder(config)
+    paper.ncsnpp(config)
+    config.sampling.predictor = "reverse_diffusion"
+    return config
