@@ -1,15 +1,15 @@
 r"""The reverse SDE through torchsde, in coordinates where it is the same gentle equation for every process.
 
-In `dx = [f x - (1 + eta^2)/2 g^2 score] dt + eta g dw̄` (see `sde.reverse`) take half the log-SNR, `lambda =
-log(alpha / sigma)`, as time, and normalise the state to unit noise power: `u = x / sqrt(alpha^2 + sigma^2)`, `s =
-sigma / sqrt(alpha^2 + sigma^2)`. Then
+In `dx = [f x - (1 + eta^2)/2 g^2 score] dt + eta g dw̄` (see `sde.reverse`) take half the log-SNR as time and normalise
+the state,
+
+    lambda = log(alpha / sigma),      u = x / sqrt(alpha^2 + sigma^2),      s = sigma / sqrt(alpha^2 + sigma^2).
 
     du = [s^2 u + (1 + eta^2) s sigma score(x, t)] dlambda + eta sqrt(2) s dw
 
 Nothing is stiff (`g^2 / sigma^2` blows up as `t -> 0`, this does not), VP, sub-VP and VE differ only in the range of
 `lambda`, and the noise is additive, for which torchsde's `srk` (SRA1 of Rössler 2010) has strong order 1.5 and weak
-order 2; `euler` and `milstein` coincide. torchsde's time counts steps: `N` steps uniform in `lambda` from `T` to
-`t_min`.
+order 2; `euler` and `milstein` coincide. torchsde's time counts steps, uniform in `lambda` from `T` to `t_min`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from solvers.brownian import FreshIncrements, StackedIntervals
 from solvers.options import check_at_least, check_positive, choose, last_time, sample_noise
 from solvers.solution import Model, Solution
 
-METHODS = {"euler": "euler", "milstein": "milstein", "srk": "srk"}
+# Network calls a step.
+METHODS = {"euler": 1, "milstein": 1, "srk": 2}
 # Adaptive steps below this part of the way are a failure.
 _SMALLEST_STEP = 1e-4
 
@@ -44,7 +45,7 @@ class ReverseSDE:
 
     Args:
         method: `euler` (one call a step), `milstein` (the same here) or `srk` (two calls a step).
-        num_steps: noise levels, at least 2; with `adaptive`, sets the first step only.
+        num_steps: noise levels, at least 2, the denoising's among them; with `adaptive`, sets the first step only.
         t_min: last time; the process's own if left out.
         eta: amount of noise; 1 is the reverse SDE, 0 the probability flow ODE.
         adaptive: choose steps from the difference between one step and two halves.
