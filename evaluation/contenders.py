@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,16 +26,19 @@ from solvers.registry import Solver
 TOLERANCES = (1e-2, 1e-4)
 _TOLERANCES_WITH_NOISE = {"adaptive_sde": (0.1, 0.02), "sde": (0.1, 0.02)}
 
+# What tells the points of one line from each other, and what fills no label.
+_NOT_IN_LABELS = ("num_steps", "rtol", "atol", "path", "table")
+
 
 @dataclass(frozen=True)
 class Run:
     """A solver with all its options.
 
     Attributes:
-        label: the solver's name, with those options that were given for every budget.
+        label: the solver's name, with the options that all its runs have in common.
         name: the solver's name.
         options: all options given.
-        budget: network calls allowed; None where the options alone decide.
+        budget: network calls allowed; None where a tolerance decides.
     """
 
     label: str
@@ -53,21 +57,28 @@ class Run:
         return ", ".join(f"{name}={self.options[name]:g}" for name in varied if name in self.options)
 
 
-def runs_within(name: str, options: Mapping[str, Any], budgets: Sequence[int], sde: SDE) -> list[Run]:
+def runs_within(
+    name: str,
+    options: Mapping[str, Any],
+    budgets: Sequence[int],
+    sde: SDE,
+    shared: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Run]:
     """The runs of one solver: one a budget, or one a tolerance, or the one that `options` fix by `num_steps` or `rtol`.
 
-    A budget too small for the solver has no run.
+    A budget too small for the solver has no run. Options in `shared` are for any solver that has them.
 
     Raises:
         UserError: there is no such solver or option, or no budget is large enough.
     """
     parameters = inspect.signature(SOLVERS[name]).parameters if name in SOLVERS else {}
-    fixed = ("num_steps", "rtol")
-    given = ", ".join(f"{option}={value}" for option, value in options.items() if option not in fixed)
+    given = ", ".join(f"{option}={value}" for option, value in options.items() if option not in _NOT_IN_LABELS)
     label = f"{name}({given})" if given else name
-    get_solver(name, **{"num_steps": max(budgets), **options} if "num_steps" in parameters else options)
-    if any(option in options for option in fixed):
-        return [Run(label, name, options)]
+    options = {**{option: value for option, value in shared.items() if option in parameters}, **options}
+    if "num_steps" in options or "rtol" in options:
+        get_solver(name, **options)
+        return [Run(label, name, options, _calls(name, options, sde) if "num_steps" in options else None)]
+    get_solver(name, **options, **({"num_steps": max(budgets)} if "num_steps" in parameters else {}))
     if _is_adaptive(name, options):
         tolerances = _TOLERANCES_WITH_NOISE.get(name, TOLERANCES)
         return [Run(label, name, {"atol": value, **options, "rtol": value}) for value in tolerances]

@@ -123,8 +123,8 @@ def _method(comparison: Comparison) -> list[str]:
     if comparison.num_trajectories:
         lines.append(
             "- Endpoint error, of deterministic solvers: Euclidean distance in model units from a sample to the end of "
-            f"the probability flow ODE from the same latent (rtol = atol = {comparison.tolerance:g}); the median over "
-            f"{comparison.num_trajectories} samples."
+            f"the probability flow ODE from the same latent (rtol = atol = {comparison.tolerance:g}; at `t_min`, "
+            f"denoised); the median over {comparison.num_trajectories} samples."
         )
     if comparison.floor:
         lines += [

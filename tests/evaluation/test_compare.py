@@ -61,6 +61,23 @@ def test_endpoint_errors_are_those_computed_apart() -> None:
         assert math.isnan(row.measures["endpoint_error"].standard_error)
 
 
+def test_exact_trajectories_end_where_the_solvers_do() -> None:
+    def error(**shared: float) -> float:
+        result = compare(
+            mixture(),
+            (2,),
+            [("unipc", {"num_steps": 100, "t_min": 0.05})],
+            (),
+            shared=shared,
+            num_samples=16,
+            repetitions=(0,),
+            dtype=torch.float64,
+        )
+        return result.rows[0].measures["endpoint_error"].mean
+
+    assert error(t_min=0.05) < 1e-4 < 1e-2 < error()
+
+
 def test_order_two_beats_order_one_and_errors_fall_by_their_orders() -> None:
     result = compare(mixture(), (2,), [("ddim", {}), ("dpmpp_2m", {})], (50, 100), num_samples=64, dtype=torch.float64)
     errors = {(row.run.name, row.run.budget): row.measures["endpoint_error"].mean for row in result.rows}

@@ -66,7 +66,15 @@ def test_adaptive_steps_run_at_tolerances_and_fixed_options_once() -> None:
     (given,) = runs_within("adaptive_sde", {"rtol": 0.3}, (5, 10), sde)
     assert dict(given.options) == {"rtol": 0.3}
     (fixed,) = runs_within("ddim", {"num_steps": 7}, (5, 10), sde)
-    assert (fixed.setting, fixed.budget, fixed.label) == ("num_steps=7", None, "ddim")
+    assert (fixed.setting, fixed.budget, fixed.label) == ("num_steps=7", 7, "ddim")
+
+
+def test_shared_options_go_to_those_who_have_them() -> None:
+    shared = {"t_min": 0.01, "snr": 0.3}
+    (ddim,) = runs_within("ddim", {}, (5,), VPSDE(), shared)
+    assert (ddim.label, dict(ddim.options)) == ("ddim", {"t_min": 0.01, "num_steps": 5})
+    (pc,) = runs_within("pc", {"t_min": 0.1}, (5,), VPSDE(), shared)
+    assert (pc.label, dict(pc.options)) == ("pc(t_min=0.1)", {"t_min": 0.1, "snr": 0.3, "num_steps": 3})
 
 
 def test_budgets_too_small_have_no_run() -> None:
