@@ -28,7 +28,7 @@ from torch import Tensor
 
 from errors import UserError
 from models.ddpm import DDPM
-from models.ncsnpp import NCSNpp
+from models.ncsnpp import Block, Embedding, NCSNpp
 from models.pretrained.score_sde_names import reference_tensors
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
 
@@ -142,14 +142,32 @@ def from_reference(config: Config, state_dict: Mapping[str, Tensor]) -> NCSNpp:
     """
     network_class, arguments = network_arguments(config)
     network = network_class(**arguments)
-    block = arguments.get("block", "ddpm")
-    tensors = _without_prefix(state_dict)
-    # A network that is not conditioned on the noise level still has the layers for it in the published code, unused.
-    unused_features = not arguments["conditional"] and arguments.get("embedding") == "fourier"
-    expected = dict(reference_tensors(network, block, first=int(unused_features)))
     num_scales = config["model"].get("num_scales")
+    tensors = _without_prefix(state_dict)
     if "sigmas" in tensors and num_scales is not None and len(tensors["sigmas"]) != num_scales:
         raise _mismatch("sigmas", (num_scales,), tuple(tensors["sigmas"].shape))
+    copy_weights(network, tensors, arguments.get("block", "ddpm"), arguments.get("embedding", "positional"))
+    return network.eval()
+
+
+def copy_weights(
+    network: NCSNpp, state_dict: Mapping[str, Tensor], block: Block = "biggan", embedding: Embedding = "positional"
+) -> None:
+    """Copy weights under the published names into a network.
+
+    Args:
+        network: receives the weights.
+        state_dict: tensors under the published names, with or without DataParallel's prefix `module.`.
+        block: the network's kind of residual block (for DDPM's network, `ddpm`).
+        embedding: the network's kind of embedding.
+
+    Raises:
+        UserError: the two do not fit together; the first mismatch is named.
+    """
+    tensors = _without_prefix(state_dict)
+    # A network that is not conditioned on the noise level still has the layers for it in the published code, unused.
+    conditional = network.embedding is not None
+    expected = dict(reference_tensors(network, block, first=int(not conditional and embedding == "fourier")))
     for name, target in expected.items():
         if name not in tensors and name != "sigmas":
             raise UserError(f"the weights do not fit the configuration: {name} {tuple(target.shape)} is missing")
@@ -158,10 +176,9 @@ def from_reference(config: Config, state_dict: Mapping[str, Tensor]) -> NCSNpp:
             raise _mismatch(name, tuple(target.shape), tuple(value.shape))
         target.copy_(value)
     for name in tensors:
-        unused = name == "sigmas" or (not arguments["conditional"] and (".Dense_0." in name or name == _FOURIER))
+        unused = name == "sigmas" or (not conditional and (".Dense_0." in name or name == _FOURIER))
         if name not in expected and not unused:
             raise UserError(f"the weights do not fit the configuration: {name} has no place in this network")
-    return network.eval()
 
 
 def load_reference_checkpoint(config: Config, path: str | Path, use_ema: bool = True) -> NCSNpp:
