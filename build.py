@@ -13,11 +13,16 @@ from torch import nn
 
 from data import Dataset, load_dataset
 from errors import UserError, choose
-from models import DDPM, MLP, LevelModel, NCSNpp, ScoreModel
+from models import DDPM, MLP, GaussianMixture, LevelModel, NCSNpp, ScoreModel
+from models.fit_mixture import fit_mixture
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
 from solvers import SOLVERS, get_solver
+from solvers.likelihood import log_likelihood, matched_prior
 from solvers.registry import Solver
+from solvers.thresholding import Threshold, dynamic_threshold, static_threshold
 from training.objectives import Objective, get_discrete_objective, get_objective
+
+AnyModel = ScoreModel | LevelModel | GaussianMixture
 
 _SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -29,8 +34,13 @@ _SDES: dict[str, Callable[[ConfigDict], SDE]] = {
 }
 _NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP}
 
+_THRESHOLDS: dict[str, Callable[[], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
+
 # For solvers that have no default of their own.
 _NUM_STEPS = 20
+
+# Of the options of solvers, those that are about the model.
+_SHARED_OPTIONS = ("t_min", "data_std")
 
 # Of the section `sampling`, what is not an option of the solver.
 _NOT_OPTIONS = ("solver", "num_samples", "batch_size")
@@ -48,7 +58,13 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
         return Dataset(data.dataset, empty, empty, data.levels, data.low, data.high)
     dataset = load_dataset(
-        data.dataset, folder=data.folder, validation=data.validation, fold=data.fold, low=data.low, high=data.high
+        data.dataset,
+        folder=data.folder,
+        image_size=data.image_size,
+        validation=data.validation,
+        fold=data.fold,
+        low=data.low,
+        high=data.high,
     )
     if shape is not None and dataset.shape != shape:
         raise UserError(
@@ -71,27 +87,38 @@ def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel:
     sde, model = make_sde(config), config.model
     torch.manual_seed(config.seed)
     if model.prediction != "levels":
-        network = _make_network(model, dataset.shape)
+        network = make_network(config, dataset.shape)
         return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
     if not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
     assert dataset.levels is not None
-    network = _make_network(model, dataset.shape, out_channels=dataset.levels * dataset.shape[0])
+    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0])
     options = (model.labels, model.data_std, model.scale_input)
     return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
+
+
+def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
+    """A mixture of Gaussians fitted to the training part of the data, with its exact score."""
+    data = dataset.dequantise(dataset.train, torch.Generator().manual_seed(config.seed))
+    return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 
 def make_objective(config: ConfigDict, sde: SDE) -> Objective:
     """The loss of the section `training`."""
     training = config.training
     kinds: dict[str, Callable[[], Objective]] = {
-        "discrete": lambda: get_discrete_objective(sde, stratified=training.stratified),  # type: ignore[arg-type]
+        "discrete": lambda: get_discrete_objective(
+            sde,  # type: ignore[arg-type]
+            stratified=training.stratified,
+            reduce_mean=training.reduce_mean,
+        ),
         "continuous": lambda: get_objective(
             sde,
             weighting=training.weighting,
             noise_levels=training.noise_levels,
             t_min=training.t_min,
             stratified=training.stratified,
+            reduce_mean=training.reduce_mean,
             edm_mean=training.edm_mean,
             edm_std=training.edm_std,
             data_std=config.model.data_std,
@@ -100,17 +127,15 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective:
     return choose("objective", training.objective, kinds)()
 
 
-def make_solver(config: ConfigDict) -> Solver:
-    """The solver of the section `sampling`, with those options that are given and that it has."""
+def make_solver(config: ConfigDict, **more: Any) -> Solver:
+    """The solver of the section `sampling`, with those options that are given and that it has, and `more`."""
     sampling = config.sampling
     ignored = ignored_options(sampling)
     options = {name: value for name, value in solver_options(sampling).items() if name not in ignored}
     known = inspect.signature(SOLVERS[sampling.solver]).parameters
-    if "data_std" in known:
-        options["data_std"] = config.model.data_std
     if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
         options.setdefault("num_steps", _NUM_STEPS)
-    return get_solver(sampling.solver, **options)
+    return get_solver(sampling.solver, **options, **more)
 
 
 def ignored_options(sampling: ConfigDict) -> set[str]:
@@ -124,12 +149,43 @@ def solver_options(sampling: ConfigDict) -> dict[str, Any]:
     options = {name: value for name, value in sampling.items() if name not in _NOT_OPTIONS and value is not None}
     if "grid" in options:
         options["grid"] = _grid(options["grid"])
+    if "threshold" in options:
+        options["threshold"] = choose("threshold", options["threshold"], _THRESHOLDS)()
     return options
 
 
-def _make_network(model: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:
+def shared_options(sampling: ConfigDict) -> dict[str, Any]:
+    """Those options given in the section `sampling` that are about the model, not about one solver."""
+    return {name: sampling[name] for name in _SHARED_OPTIONS if sampling[name] is not None}
+
+
+def likelihood_options(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """The options for `solvers.log_likelihood` that the section `likelihood` gives."""
+    likelihood = config.likelihood
+    known = inspect.signature(log_likelihood).parameters
+    options = {name: value for name, value in likelihood.items() if name in known and value is not None}
+    priors: dict[str, Callable[[], Any]] = {
+        "standard": lambda: None,
+        "data": lambda: matched_prior(make_sde(config), *dataset.mean_and_variance()),
+    }
+    options["prior"] = choose("prior", likelihood.prior, priors)()
+    return options
+
+
+def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:
+    """The network of the section `model`, for examples of this shape; `more` arguments for it.
+
+    Raises:
+        UserError: it does not exist or cannot take such examples.
+    """
+    model = config.model
+    if model.network == "mixture":
+        raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
     network = choose("network", model.network, _NETWORKS)
     known = inspect.signature(network).parameters
+    if config.data.distortion > 0:
+        # One class, of distorted images; the others have none.
+        more = more | {"num_classes": 1}
     options = {name: value for name, value in model.items() if name in known} | more
     if "image_size" not in known:
         if more:
@@ -144,6 +200,9 @@ def _make_network(model: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     channels, height, width = shape
     if height != width:
         raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
+    if model.scale_by_sigma and model.labels == "level":
+        # Labels count from the noisiest level.
+        options["sigmas"] = geometric_sigmas(config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max).flip(0)
     return network(height, channels, **options)
 
 

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor
 
 import build
 import configuration
 import distributed
 import runs
 from data import Batches, Dataset, get_augmentation
-from errors import UserError
+from errors import UserError, choose
+from evaluation.bits_per_dim import evaluate_likelihood, write_likelihoods
+from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
+from evaluation.recommendation import recommend
+from evaluation.report import write_report
 from solvers import get_solver
+from solvers.likelihood import log_likelihood
+from solvers.tuned import save_table, table_path
+from solvers.tuning import tune
 from training import checkpoint
 from training.trainer import TrainedModel, Trainer
 
 _NUM_PREVIEWS = 36
+_NUM_TUNED_STEPS = 10
 
 
 def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> None:
@@ -33,14 +44,17 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     config = runs.configuration_to_train(config_path, folder, overrides)
     dataset = build.make_dataset(config)
     model = build.make_model(config, dataset)
-    batches = Batches(dataset, config.training.batch_size, config.seed, get_augmentation(config.data.augment))
-    held_out = dataset.dequantise(dataset.validation, torch.Generator().manual_seed(config.seed))
+    augment, uniform_noise = get_augmentation(config.data.augment), config.data.uniform_dequantisation
+    batches = Batches(dataset, config.training.batch_size, config.seed, augment, config.data.distortion, uniform_noise)
+    noise = torch.Generator().manual_seed(config.seed)
+    held_out = dataset.dequantise(dataset.validation, noise) if uniform_noise else dataset.stretch(dataset.validation)
     objective = build.make_objective(config, model.sde)
     preview = get_solver("dpmpp_2m", num_steps=20)
 
     def draw(model: TrainedModel) -> np.ndarray:
         seeds = list(range(config.seed, config.seed + _NUM_PREVIEWS))
-        return as_array(draw_samples(model, preview, dataset.shape, seeds, _NUM_PREVIEWS, progress=False).x, dataset)
+        samples = draw_samples(model, preview, dataset.shape, seeds, _NUM_PREVIEWS, progress=False)
+        return as_array(samples.x.nan_to_num(), dataset)
 
     if dataset.is_image:
         # Convolutions run fastest with the channels last in memory, as long as weights are differentiated, too.
@@ -61,46 +75,131 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
 def use(
     mode: str, config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: runs.Overrides
 ) -> None:
-    """Sample from a trained model, or evaluate it.
+    """Sample from a trained model (or from a mixture, which needs no training), or evaluate it.
 
     Raises:
         UserError: the configuration or the checkpoint is faulty or missing, or a file cannot be written.
     """
-    config, state, path = runs.trained(config_path, folder, checkpoint_path, overrides)
-    dataset = build.make_dataset(config, files_needed=mode != "sample")
-    model = build.make_model(config, dataset)
-    checkpoint.load_weights(model.network, state["ema"], str(path))
+    config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
+    dataset = build.make_dataset(config, files_needed=mode != "sample" or found is None)
+    model: build.AnyModel
+    if found is None:
+        model = build.make_mixture(config, dataset)
+    else:
+        model = build.make_model(config, dataset)
+        checkpoint.load_weights(model.network, found.state["ema"], str(found.path))
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if distributed.rank() == 0 and not (folder / "config.json").exists():
         configuration.save(config, folder / "config.json")
     if mode == "sample":
         _note_ignored(config, overrides)
-        sample(config, dataset, model, folder)
+        sample(config, dataset, model, folder, found)
     elif mode == "likelihood":
-        likelihood(config, dataset, model, folder)
+        likelihood(config, dataset, model, folder, found)
     else:
-        compare(config, dataset, model, folder)
+        compare(config, dataset, model, folder, found)
 
 
-def sample(config: ConfigDict, dataset: Dataset, model: TrainedModel, folder: Path) -> None:
+def sample(config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: runs.Found | None) -> None:
     """Draw the samples that the section `sampling` asks for."""
-    sampling = config.sampling
+    sampling, options = config.sampling, {}
+    if sampling.solver == "tuned":
+        sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
+        options["path"] = _tuned_tables(config, dataset, model, folder, found, [sampling.num_steps])
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
-    samples = draw_samples(model, build.make_solver(config), dataset.shape, seeds, sampling.batch_size)
+    solver = build.make_solver(config, **options)
+    samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size)
     if distributed.rank() == 0:
         paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver)
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         _say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
 
 
-def likelihood(config: ConfigDict, dataset: Dataset, model: TrainedModel, folder: Path) -> None:
+def likelihood(
+    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: runs.Found | None
+) -> None:
     """The likelihood of examples, as the section `likelihood` has it."""
-    raise UserError("not yet")
+    settings, options = config.likelihood, build.likelihood_options(config, dataset)
+    splits = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}
+    examples = choose("split", settings.split, splits)
+    examples = examples[: settings.num_examples]
+    if len(examples) == 0:
+        raise UserError(f"there are no {settings.split} examples: see data.validation")
+
+    def log_prob_and_nfe(x: Tensor, seeds: list[int]) -> tuple[Tensor, float]:
+        result = log_likelihood(model, x, seeds=seeds, **options)
+        return result.log_prob, result.nfe
+
+    seeds = list(range(config.seed, config.seed + len(examples)))
+    result = evaluate_likelihood(log_prob_and_nfe, dataset, examples, seeds, settings.batch_size)
+    if distributed.rank() == 0:
+        about = {
+            **settings.to_dict(),
+            "dataset": dataset.name,
+            "split": settings.split,
+            "checkpoint": str(found.path) if found else None,
+            "seed": config.seed,
+            "levels": dataset.levels,
+            "t_min": options.get("t_min", model.sde.t_min),
+        }
+        summary, paths = write_likelihoods(result, about, folder / "likelihood", settings.split)
+        error = summary["standard_error"]
+        bits = f"{summary['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+        _say(
+            f"{bits} bits/dim of {len(examples)} {settings.split} examples, "
+            f"{result.nfe:g} network calls, {result.seconds:.1f} s: {', '.join(map(str, paths))}"
+        )
 
 
-def compare(config: ConfigDict, dataset: Dataset, model: TrainedModel, folder: Path) -> None:
-    """Solvers side by side, as the section `compare` has it."""
-    raise UserError("not yet")
+def compare(
+    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: runs.Found | None
+) -> None:
+    """Solvers side by side, as the section `compare` has it; on one process."""
+    if distributed.rank() > 0:
+        return
+    settings = config.compare
+    contenders: dict[str, dict[str, Any]] = {name: {} for name in settings.solvers}
+    if "tuned" in contenders:
+        contenders["tuned"]["path"] = _tuned_tables(config, dataset, model, folder, found, settings.budgets)
+    comparison = compare_solvers(
+        model,
+        dataset.shape,
+        list(contenders.items()),
+        settings.budgets,
+        shared=build.shared_options(config.sampling),
+        dataset=dataset,
+        repetitions=range(config.seed, config.seed + settings.repetitions),
+        num_samples=settings.num_samples,
+        num_trajectories=settings.num_trajectories,
+        batch_size=settings.batch_size,
+        device=distributed.device(),
+    )
+    paths = write_report(comparison, folder / "compare", dataset.name)
+    _say(recommend(comparison)[1])
+    _say(", ".join(map(str, paths)))
+
+
+def _tuned_tables(
+    config: ConfigDict,
+    dataset: Dataset,
+    model: build.AnyModel,
+    folder: Path,
+    found: runs.Found | None,
+    budgets: Sequence[int],
+) -> Path:
+    """The folder of tables for solver `tuned`, beside the checkpoint; those that are missing are tuned first."""
+    tables = folder / "tuned" if found is None else found.path.with_suffix("")
+    for num_steps in budgets:
+        path = table_path(tables, num_steps)
+        if distributed.rank() == 0 and not path.exists():
+            _say(f"tuning a sampler of {num_steps} steps")
+            tuned = tune(
+                model, num_steps, dataset.shape, data_std=config.sampling.data_std or 0.5, device=distributed.device()
+            )
+            save_table(path, tuned.table, model.sde)
+            _say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")
+    distributed.barrier()
+    return tables
 
 
 def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:

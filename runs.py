@@ -8,7 +8,7 @@ may.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -61,10 +61,22 @@ def configuration_to_train(config_path: str | None, folder: Path, overrides: Ove
     return config
 
 
-def trained(
+class Found(NamedTuple):
+    """A checkpoint to be used.
+
+    Attributes:
+        path: of the file.
+        state: what it holds.
+    """
+
+    path: Path
+    state: dict[str, Any]
+
+
+def configuration_to_use(
     config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: Overrides
-) -> tuple[ConfigDict, dict[str, Any], Path]:
-    """The configuration, the contents and the path of a checkpoint that is to be used.
+) -> tuple[ConfigDict, Found | None]:
+    """The configuration with which a checkpoint is to be used, and the checkpoint; None for a mixture, which has none.
 
     The checkpoint is the given one, or the newest in `folder`. The configuration is that of the file, or else of the
     folder, or else the one in the checkpoint; with overrides.
@@ -72,12 +84,6 @@ def trained(
     Raises:
         UserError: any of them is missing or faulty, or the checkpoint was trained with other data, process or network.
     """
-    if checkpoint_path is None:
-        if not folder.is_dir():
-            raise UserError(f"there is no workdir {folder}; first: python main.py --mode train --workdir {folder}")
-        checkpoint_path = checkpoint.latest(folder / "checkpoints")
-        if checkpoint_path is None:
-            raise UserError(f"there is no checkpoint in {folder}; train there first, or give --checkpoint FILE")
     remembered = folder / "config.json"
     config = None
     if config_path is not None:
@@ -86,14 +92,26 @@ def trained(
         config = configuration.load_json(remembered)
     if config is not None:
         _override(config, overrides)
-    state = checkpoint.load(checkpoint_path)
-    began = configuration.from_dict(state["config"], str(checkpoint_path))
+        if config.model.network == "mixture" and checkpoint_path is None:
+            return config, None
+    found = _find(folder, checkpoint_path)
+    begun = configuration.from_dict(found.state["config"], str(found.path))
     if config is None:
-        config = configuration.from_dict(state["config"], str(checkpoint_path))
+        config = configuration.from_dict(found.state["config"], str(found.path))
         _override(config, overrides)
     asked_for = {key for key, _ in overrides if key.startswith("data.")}
-    _check_agreement(config, began, ("data", "sde", "model"), f"{checkpoint_path} was trained", asked_for)
-    return config, state, checkpoint_path
+    _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
+    return config, found
+
+
+def _find(folder: Path, checkpoint_path: Path | None) -> Found:
+    if checkpoint_path is None:
+        if not folder.is_dir():
+            raise UserError(f"there is no workdir {folder}; first: python main.py --mode train --workdir {folder}")
+        checkpoint_path = checkpoint.latest(folder / "checkpoints")
+        if checkpoint_path is None:
+            raise UserError(f"there is no checkpoint in {folder}; train there first, or give --checkpoint FILE")
+    return Found(checkpoint_path, checkpoint.load(checkpoint_path))
 
 
 def _override(config: ConfigDict, overrides: Overrides) -> None:

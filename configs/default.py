@@ -16,14 +16,18 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.dataset = "digits"  # digits, cifar10, eight_gaussians, two_moons, checkerboard, swiss_roll
+    # digits, cifar10; eight_gaussians, two_moons, checkerboard, swiss_roll; folders of images: images, celeba,
+    # lsun_bedroom, lsun_church, ffhq, celebahq
+    data.dataset = "digits"
     data.folder = "datasets"  # where downloaded files are
     data.image_size = placeholder(int)  # height and width; None: found out by opening the files, …
     data.num_channels = 3  # … while with a size given sampling needs no files, and takes these channels …
     data.levels = 256  # … and these levels of brightness
     data.low = -1.0  # model units of black …
     data.high = 1.0  # … and of white
+    data.uniform_dequantisation = True  # add uniform noise to levels in training; False: train on levels as they are
     data.augment = ""  # random changes of training images, comma-separated: flip, shift
+    data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     data.validation = 0  # training examples set aside, for the held-out loss and for choices
     data.fold = 0  # which ones
 
@@ -36,9 +40,9 @@ def get_config() -> ConfigDict:
     sde.num_rungs = 1000  # ddpm, cosine, ncsn: noise levels of the ladder
 
     config.model = model = ConfigDict()
-    model.network = "ncsnpp"  # ncsnpp, ddpm: images; mlp: vectors
+    model.network = "ncsnpp"  # ncsnpp, ddpm: images; mlp: vectors; mixture: of Gaussians, fitted, needs no training
     model.prediction = "velocity"  # noise, score, denoised, velocity, edm, levels: what the network's output means
-    model.labels = "log_snr"  # log_snr, time, sigma, rho, edm, rung: how the network is told the time
+    model.labels = "log_snr"  # log_snr, time, sigma, rho, edm, rung, level: how the network is told the time
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation
     model.num_blocks = 4  # residual blocks: of each level (ncsnpp, ddpm), or in all (mlp)
@@ -50,6 +54,7 @@ def get_config() -> ConfigDict:
     model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
     model.conditional = True  # tell the network the time at all
     model.scale_by_sigma = False  # divide the output by sigma
+    model.centered = True  # images come in [-1, 1]; False: in [0, 1], and the network centres them
     model.activation_checkpointing = False  # less memory, more time
     # ncsnpp
     model.embedding = "positional"  # positional, fourier
@@ -65,6 +70,8 @@ def get_config() -> ConfigDict:
     model.channels_per_group = 4  # least number in a GroupNorm group
     # mlp
     model.width = 128  # features of a hidden layer
+    # mixture
+    model.num_components = 10
 
     config.training = training = ConfigDict()
     training.num_steps = 10_000
@@ -72,6 +79,7 @@ def get_config() -> ConfigDict:
     training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders
     training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each noise level in the loss
     training.noise_levels = "log_snr"  # uniform (in t), log_snr (uniform in it), edm: how often each is drawn
+    training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the noise levels evenly over a batch
     training.edm_mean = -1.2  # edm: mean of log(sigma / alpha) …
@@ -104,6 +112,16 @@ def get_config() -> ConfigDict:
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
     sampling.grid = placeholder(str)  # uniform_t, quadratic_t, log_snr, karras, …, or the times: 1.0,0.5,0.001
     sampling.denoise = True  # end with the denoised mean
+    sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
+    sampling.order = placeholder(int)  # default, deis, unipc
+    sampling.variant = placeholder(str)  # unipc: bh1, bh2
+    sampling.variable = placeholder(str)  # deis: in which the noise is a polynomial: rho, log_snr, t
+    sampling.lower_order_final = placeholder(bool)  # multistep solvers: end with steps of lower order
+    sampling.threshold = placeholder(str)  # what denoised images are clipped to: static, dynamic
+    sampling.s_churn = placeholder(float)  # heun, euler: EDM's noise, all steps together, …
+    sampling.s_min = placeholder(float)  # … added at noise levels rho from …
+    sampling.s_max = placeholder(float)  # … to …
+    sampling.s_noise = placeholder(float)  # … and multiplied by this
     sampling.eta = placeholder(float)  # amount of noise: 1 the reverse SDE, 0 the probability flow ODE
     sampling.predictor = placeholder(str)  # pc: euler_maruyama, reverse_diffusion, ancestral, none
     sampling.corrector = placeholder(str)  # pc: langevin, ald, none
@@ -111,6 +129,7 @@ def get_config() -> ConfigDict:
     sampling.corrector_steps = placeholder(int)  # pc: corrections after each prediction
     sampling.step_size = placeholder(str)  # pc: time, published
     sampling.method = placeholder(str)  # ode: any of torchdiffeq's; sde: euler, milstein, srk
+    sampling.per_example = placeholder(bool)  # ode: adaptive steps of each example's own
     sampling.adaptive = placeholder(bool)  # sde: choose the steps by their error
     sampling.rtol = placeholder(float)  # relative tolerance of adaptive steps
     sampling.atol = placeholder(float)  # absolute tolerance of adaptive steps
@@ -119,16 +138,23 @@ def get_config() -> ConfigDict:
     likelihood.split = "test"  # test, validation, train
     likelihood.num_examples = placeholder(int)  # the first so many; None: all
     likelihood.batch_size = 256
+    likelihood.prior = "standard"  # standard; data: with the training data's mean and variance carried to T
+    # Options of solvers.log_likelihood; None: its own default.
     likelihood.divergence = "hutchinson"  # hutchinson, exact
-    likelihood.num_probes = 1  # random vectors of hutchinson
+    likelihood.num_probes = 1  # hutchinson: random vectors an example
+    likelihood.probe = "rademacher"  # hutchinson: rademacher, gaussian
     likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
-    likelihood.rtol = 1e-5
-    likelihood.atol = 1e-5
+    likelihood.method = "dopri5"  # any of torchdiffeq's
+    likelihood.num_steps = placeholder(int)  # of methods with fixed steps
+    likelihood.rtol = placeholder(float)  # of methods with adaptive steps
+    likelihood.atol = placeholder(float)
 
     config.compare = compare = ConfigDict()
-    compare.solvers = ("default", "dpmpp_2m", "ddim", "unipc", "pc", "ode")
+    compare.solvers = ("default", "ddim", "dpmpp_2m", "unipc", "heun", "pc", "ode")
     compare.budgets = (5, 10, 20, 50)  # network calls a sample
-    compare.num_samples = 1000
-    compare.num_seeds = 3
+    compare.repetitions = 3  # with other noise, for error bars
+    compare.num_samples = 500  # in each
+    compare.num_trajectories = 128  # of these, how many are compared with the exact trajectory's end
+    compare.batch_size = 250
 
     return config.lock()

@@ -54,7 +54,7 @@ class Likelihoods(NamedTuple):
 def evaluate_likelihood(
     log_likelihood: LogLikelihood, dataset: Dataset, examples: Tensor, seeds: list[int], batch_size: int
 ) -> Likelihoods:
-    """Bits/dim of `examples` `(N, *shape)`; `seeds[i]` decides the noise of example `i`. Several processes divide the work."""
+    """Bits/dim of `examples` `(N, *shape)`; `seeds[i]` decides the noise of example `i`. Processes divide the work."""
     rows = range(len(examples))
     batches = [rows[first : first + batch_size] for first in range(0, len(examples), batch_size)]
     own, started = [], time.perf_counter()
@@ -81,13 +81,12 @@ def dequantise(dataset: Dataset, examples: Tensor, seeds: list[int]) -> Tensor:
 
 
 def write_likelihoods(
-    likelihoods: Likelihoods, dimension: int, about: dict[str, Any], folder: Path, name: str
-) -> list[Path]:
-    """Write `name.json` and `name.csv`; returns the paths.
+    likelihoods: Likelihoods, about: dict[str, Any], folder: Path, name: str
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write `name.json` and `name.csv`; returns what the JSON file holds, and the paths.
 
     Args:
         likelihoods: what to write.
-        dimension: numbers in one example.
         about: how they were computed: plain values for the JSON file.
         folder: where the files go.
         name: of the part of the data.
@@ -98,14 +97,14 @@ def write_likelihoods(
     bits = likelihoods.bits_per_dim
     count = len(bits)
     summary = {
+        **about,
         "bits_per_dim": bits.mean().item(),
         "standard_error": (bits.std() / math.sqrt(count)).item() if count > 1 else None,
         "nats_per_dim": bits.mean().item() * math.log(2),
+        "log_prob": likelihoods.log_prob.mean().item(),
         "num_examples": count,
-        "dimension": dimension,
         "nfe": likelihoods.nfe,
         "seconds": likelihoods.seconds,
-        **about,
     }
     with write_atomically(folder / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
@@ -113,4 +112,4 @@ def write_likelihoods(
         writer = csv.writer(file)
         writer.writerow(["example", "bits_per_dim", "log_prob"])
         writer.writerows(zip(range(count), bits.tolist(), likelihoods.log_prob.tolist(), strict=True))
-    return [folder / f"{name}.json", folder / f"{name}.csv"]
+    return summary, [folder / f"{name}.json", folder / f"{name}.csv"]

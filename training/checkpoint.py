@@ -8,6 +8,7 @@ number alone.
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +72,8 @@ def keep_newest(folder: Path, count: int) -> None:
     """Delete all but the `count` newest checkpoints of this folder, and what a killed process left half written."""
     for path in [*sorted(folder.glob("step_*.pt"), key=_step)[:-count], *folder.glob(".step_*.pt")]:
         path.unlink(missing_ok=True)
+        # What was tuned to it.
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
