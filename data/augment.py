@@ -1,4 +1,9 @@
-"""Augmentations: random changes of a batch of pictures `(B, C, H, W)` of levels that leave its meaning alone."""
+"""Augmentations: random changes of a batch of pictures `(B, C, H, W)` of levels.
+
+A flip or a shift leaves the meaning of a batch alone. A distortion does not: distorted pictures are another
+distribution, so a network has to be told which pictures are distorted, and asked for those that are not (Karras et al.
+2020, arXiv:2006.06676; Jun et al. 2020, http://proceedings.mlr.press/v119/jun20a).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,9 @@ from errors import choose
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 _MAX_SHIFT = 1
+
+# Standard deviations of a distortion: an angle in radians, shares of the picture's size, a slope.
+_ROTATION, _SCALE, _SHIFT, _SHEAR = 0.12, 0.05, 0.03, 0.1
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -29,6 +37,22 @@ def shift(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack(
         [picture[:, i : i + height, j : j + width] for picture, (i, j) in zip(padded, corners, strict=True)]
     )
+
+
+def distort(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn, stretch, slant and shift each picture by a little; pixels that enter have level 0, none gets brighter."""
+    count = len(x)
+    normal = torch.randn(count, 6, generator=generator).to(x.device)
+    angle, slant = _ROTATION * normal[:, 0], _SHEAR * normal[:, 1]
+    stretch = 1 + _SCALE * normal[:, 2:4]
+    # In `affine_grid` a picture reaches from -1 to 1.
+    offset = 2 * _SHIFT * normal[:, 4:]
+    rows = torch.stack([angle.cos() * stretch[:, 0], slant - angle.sin(), angle.sin(), angle.cos() * stretch[:, 1]], 1)
+    matrices = torch.cat([rows.reshape(count, 2, 2), offset.unsqueeze(2)], dim=2)
+    grid = F.affine_grid(matrices, list(x.shape), align_corners=False)
+    moved = F.grid_sample(x.float(), grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    brightest = x.flatten(1).amax(1).float().reshape(-1, 1, 1, 1)
+    return torch.minimum(moved.round().clamp(min=0), brightest).to(x.dtype)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift}

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import Augmentation
+from data.augment import Augmentation, distort
 from data.dataset import Dataset
 
 # What the numbers drawn from one seed are for.
 _ORDER, _NOISE = 0, 1
 
 
+class Batch(NamedTuple):
+    """Training examples.
+
+    Attributes:
+        x_0: `(batch_size, *shape)`, in model units.
+        classes: `(batch_size,)`, 0 for distorted pictures and 1, which stands for no class, for the others; None where
+            pictures are not distorted.
+    """
+
+    x_0: Tensor
+    classes: Tensor | None
+
+
 class Batches:
-    """Batches `(batch_size, *shape)` of the training part: augmented, in model units.
+    """Batches of the training part.
 
     Each epoch visits every example once, in an order given by `(seed, epoch)`; a batch may begin in one epoch and end
     in the next, so all have the same size. Batch `n` is a function of `(seed, n)` alone, its noise included: `step` is
@@ -25,6 +40,7 @@ class Batches:
         batch_size: examples in a batch.
         seed: of the order, the augmentation and the dequantisation.
         augment: a random change of a batch of raw examples.
+        distortion: probability that a picture is distorted (see `data.augment`).
         uniform_noise: whether levels are dequantised with uniform noise, or taken as they are.
 
     Attributes:
@@ -37,12 +53,14 @@ class Batches:
         batch_size: int,
         seed: int,
         augment: Augmentation | None = None,
+        distortion: float = 0.0,
         uniform_noise: bool = True,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.distortion = distortion
         self.uniform_noise = uniform_noise
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
@@ -50,13 +68,19 @@ class Batches:
     def __iter__(self) -> Batches:
         return self
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Batch:
         generator = self._generator(_NOISE, self.step)
         examples = self.dataset.train[self._indices(self.step)]
         self.step += 1
         if self.augment is not None:
             examples = self.augment(examples, generator)
-        return self.dataset.dequantise(examples, generator) if self.uniform_noise else self.dataset.stretch(examples)
+        classes = None
+        if self.distortion > 0:
+            distorted = torch.rand(len(examples), generator=generator) < self.distortion
+            examples = torch.where(distorted[:, None, None, None], distort(examples, generator), examples)
+            classes = 1 - distorted.long()
+        noisy = self.dataset.dequantise(examples, generator) if self.uniform_noise else self.dataset.stretch(examples)
+        return Batch(noisy, classes)
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}

@@ -63,10 +63,11 @@ class ConditionedNetwork(nn.Module):
                     f"labels={labels!r} needs a ladder (DDPM's or NCSN's); for other processes use 'log_snr'"
                 )
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The network's output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`."""
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        """The output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, of `classes` `(B,)` if given."""
         t = t.double()
         labels = self._labels(t) if callable(self._labels) else LABELS[self._labels](self.sde, t)
         if self.scale_input:
             x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
-        return self.network(x, labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x)))
+        labels = labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
+        return self.network(x, labels) if classes is None else self.network(x, labels, classes)

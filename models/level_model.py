@@ -85,19 +85,19 @@ class LevelModel(nn.Module):
         alpha, sigma = (self.sde.expand(value, noise) for value in (self.sde.alpha(t), self.sde.sigma(t)))
         return ((x.double() - sigma * noise) / alpha).to(x.dtype)
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat - E[eps | x_t, level of x_0]` at `x_t = alpha x_0 + sigma noise`; shape of `x_0`."""
-        estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t)
+        estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t, classes)
         level = ((x_0 - self.low) * (self.levels / (self.high - self.low))).long().clamp(0, self.levels - 1)
         return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0.dtype)
 
-    def _noise_of_levels(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _noise_of_levels(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`E[eps | x_t]`, shape of `x`, and `E[eps | x_t, k]`, `(B, levels, *dims)`; float64.
 
         In float64, since an edge of a bin may be thousands of deviations away.
         """
         t = t.double()
-        logits = self.conditioned(x, t).unflatten(1, (self.levels, -1)).double()
+        logits = self.conditioned(x, t, classes).unflatten(1, (self.levels, -1)).double()
         # Bins have the dimension after the batch's.
         x = x.double().unsqueeze(1)
         alpha, sigma = (self.sde.expand(value, x) for value in (self.sde.alpha(t), self.sde.sigma(t)))

@@ -100,9 +100,9 @@ class ScoreModel(nn.Module):
         """The network itself."""
         return self.conditioned.network
 
-    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """The network's own prediction `F`; shape of `x`."""
-        return self.conditioned(x, t)
+        return self.conditioned(x, t, classes)
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
@@ -124,10 +124,10 @@ class ScoreModel(nn.Module):
         _, _, a, b, _ = self._coefficients(t)
         return self._combine(a, x_0, b, noise)
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat - eps` at `x_t = alpha x_0 + sigma eps`, computed from `F - F*`; shape of `x_0`."""
         alpha, _, _, _, c = self._coefficients(t)
-        error = self.predict(self.sde.perturb(x_0, noise, t), t) - self.target(x_0, noise, t)
+        error = self.predict(self.sde.perturb(x_0, noise, t), t, classes) - self.target(x_0, noise, t)
         return self.sde.expand(alpha / c, x_0) * error
 
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

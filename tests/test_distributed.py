@@ -31,7 +31,7 @@ def main(folder):
     dataset = build.make_dataset(config)
     model = build.make_model(config, dataset)
 
-    def objective(model, x_0, generator):
+    def objective(model, x_0, generator, classes):
         return model.noise_error(x_0, x_0.flip(1), torch.full((len(x_0),), 0.5)).square().mean(1)
 
     Trainer(model, objective, Batches(dataset, 8, 0), dataset.test[:0], config, folder).run()

@@ -36,13 +36,13 @@ from training.noise_levels import LogNormal, NoiseLevels, UniformLogSNR, Uniform
 class NoiseModel(Protocol):
     """What an objective asks of a model; `models.ScoreModel` is one."""
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
 
 
-def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
     """`||eps_hat - eps||^2 / d` of each example, `(B,)`, for `x_0` and `noise` `(B, *dims)` at times `t` `(B,)`."""
-    return model.noise_error(x_0, noise, t).square().flatten(1).mean(1)
+    return model.noise_error(x_0, noise, t, classes).square().flatten(1).mean(1)
 
 
 class Weighting(NamedTuple):
@@ -75,12 +75,21 @@ class Objective:
         self.stratified = stratified
         self.reduce_mean = reduce_mean
 
-    def __call__(self, model: NoiseModel, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Per-example losses `(B,)` for data `x_0` `(B, *dims)` in model units; their mean estimates the loss."""
+    def __call__(
+        self,
+        model: NoiseModel,
+        x_0: Tensor,
+        generator: torch.Generator | None = None,
+        classes: Tensor | None = None,
+    ) -> Tensor:
+        """Per-example losses `(B,)` for data `x_0` `(B, *dims)` in model units; their mean estimates the loss.
+
+        The network is told `classes` `(B,)`, if it has any.
+        """
         t = sample_times(self.levels, len(x_0), generator, self.stratified, x_0.device)
         place = generator.device if generator is not None else x_0.device
         noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=place).to(x_0.device)
-        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, noise, t)
+        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, noise, t, classes)
         return losses if self.reduce_mean else losses * (x_0[0].numel() / 2)
 
     def weight(self, t: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ from training.optimization import learning_rate, make_optimizer
 
 TrainedModel = ScoreModel | LevelModel
 
-# Called as objective(model, x_0, generator), with data `(B, *dims)` in model units; returns losses `(B,)`.
-Objective = Callable[[TrainedModel, Tensor, torch.Generator], Tensor]
+# Called as objective(model, x_0, generator, classes), with data `(B, *dims)` in model units; returns losses `(B,)`.
+Objective = Callable[[TrainedModel, Tensor, torch.Generator, Tensor | None], Tensor]
 
 # The held-out loss is the mean over this many draws of noise, the same each time.
 _HELD_OUT_REPEATS = 4
@@ -116,7 +116,7 @@ class Trainer:
         with torch.no_grad(), self._autocast():
             for _ in range(_HELD_OUT_REPEATS):
                 for x_0 in self._held_out.split(self._config.batch_size):
-                    total += self._objective(self.ema.model, x_0, generator).double().sum().item()
+                    total += self._objective(self.ema.model, x_0, generator, None).double().sum().item()
         return total / (_HELD_OUT_REPEATS * len(self._held_out))
 
     def _loop(self, log: Log | None, received: list[int], bar: tqdm) -> None:
@@ -153,14 +153,16 @@ class Trainer:
     def _train_step(self, received: list[int]) -> tuple[float, bool]:
         """One step; returns its loss, and whether any of the processes has `received` a signal."""
         self._batches.step = self.step
-        x_0 = next(self._batches)[distributed.rank() :: distributed.world_size()].to(distributed.device())
+        batch = next(self._batches)
+        x_0 = self._own(batch.x_0)
+        classes = None if batch.classes is None else self._own(batch.classes)
         self._learning_rate = learning_rate(self.step, self._config)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate
         self.optimizer.zero_grad()
         generator = self._generator("training", self.step)
         with self._autocast():
-            loss = self._objective(self.model, x_0, generator).mean()
+            loss = self._objective(self.model, x_0, generator, classes).mean()
         loss.backward()
         distributed.average_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm or math.inf)
@@ -173,6 +175,10 @@ class Trainer:
         self.ema.update(self.model)
         self.step += 1
         return loss_value, stopping > 0
+
+    def _own(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch, on its device."""
+        return batch[distributed.rank() :: distributed.world_size()].to(distributed.device())
 
     def _save(self, log: Log | None) -> None:
         if log is not None:

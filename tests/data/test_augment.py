@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from data import get_augmentation
-from data.augment import flip, shift
+from data.augment import distort, flip, shift
 from errors import UserError
 
 COUNT = 9000
@@ -49,3 +49,18 @@ def test_names() -> None:
     assert get_augmentation("") is None
     with pytest.raises(UserError, match=r"no augmentation is called 'flop' \(did you mean 'flip'"):
         get_augmentation("flop")
+
+
+def test_distort_is_gentle_and_stays_among_the_levels() -> None:
+    """A large disc keeps its mass to the scale's spread, its centre to the shift's; levels stay whole and in range."""
+    size = 32
+    row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    disc = ((row - 15.5) ** 2 + (column - 15.5) ** 2 < 64).to(torch.uint8) * 16
+    x = distort(disc.expand(4000, 1, -1, -1), torch.Generator().manual_seed(0)).double()
+    assert float(x.max()) == 16
+    mass = x.sum((1, 2, 3))
+    centre = (x * column).sum((1, 2, 3)) / mass
+    # Area goes with the inverse of the two stretches: a relative spread of sqrt(2) 5%, and a little from slant.
+    assert float(mass.std() / mass.mean()) == pytest.approx(2**0.5 * 0.05, rel=0.1)
+    assert float(centre.std()) == pytest.approx(0.03 * size, rel=0.1)
+    assert abs(float(centre.mean()) - 15.5) < 4 * 0.03 * size / 4000**0.5

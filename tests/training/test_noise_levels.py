@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
+from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
 from training.noise_levels import (
     LogNormal,
     NoiseLevels,
@@ -59,7 +59,7 @@ def test_edm_levels_are_log_normal() -> None:
     assert abs(log_rho.std() - 1.2) < 4 * 1.2 / (2 * count) ** 0.5
 
 
-@pytest.mark.parametrize("ladder", [DDPMLadder(ddpm_betas(8)), NCSNLadder(geometric_sigmas(8))], ids=["ddpm", "ncsn"])
+@pytest.mark.parametrize("ladder", [DDPMLadder(cosine_betas(8)), NCSNLadder(geometric_sigmas(8))], ids=["ddpm", "ncsn"])
 def test_rungs_are_visited_alike(ladder) -> None:
     levels = UniformRung(ladder)
     generator = torch.Generator().manual_seed(0)

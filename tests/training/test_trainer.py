@@ -32,8 +32,10 @@ def settings(**values) -> ConfigDict:
     return config
 
 
-def objective(model, x_0, generator):
-    return get_objective(model.sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)(model, x_0, generator)
+def objective(model, x_0, generator, classes):
+    return get_objective(model.sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)(
+        model, x_0, generator, classes
+    )
 
 
 def image_trainer(folder, loss=objective, **values) -> Trainer:
@@ -67,13 +69,13 @@ def interrupting(after: int, signal_number: int = signal.SIGINT):
     """The objective, which sends this process a signal in the middle of step `after`."""
     calls = 0
 
-    def loss(model, x_0, generator):
+    def loss(model, x_0, generator, classes):
         nonlocal calls
         if model.training:
             calls += 1
             if calls == after:
                 os.kill(os.getpid(), signal_number)
-        return objective(model, x_0, generator)
+        return objective(model, x_0, generator, classes)
 
     return loss
 
@@ -102,10 +104,10 @@ def test_a_killed_run_repeats_the_steps_since_its_last_checkpoint(straight, tmp_
     class Killed(BaseException):
         pass
 
-    def loss(model, x_0, generator):
+    def loss(model, x_0, generator, classes):
         if model.training and trainer.step == 10:
             raise Killed
-        return objective(model, x_0, generator)
+        return objective(model, x_0, generator, classes)
 
     trainer = image_trainer(tmp_path, loss)
     with pytest.raises(Killed):
@@ -144,8 +146,8 @@ def test_the_held_out_loss_is_the_objective_of_the_average_on_the_same_noise_eac
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_checkpoint(straight, tmp_path, broken):
-    def loss(model, x_0, generator):
-        value = objective(model, x_0, generator)
+    def loss(model, x_0, generator, classes):
+        value = objective(model, x_0, generator, classes)
         return value * broken if model.training and trainer.step == 6 else value
 
     trainer = image_trainer(tmp_path, loss)
@@ -156,8 +158,8 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_checkpoi
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
-    def loss(model, x_0, generator):
-        value = objective(model, x_0, generator)
+    def loss(model, x_0, generator, classes):
+        value = objective(model, x_0, generator, classes)
         return value + (value - value.detach()).sqrt() if model.training and trainer.step == 2 else value
 
     trainer = image_trainer(tmp_path, loss)
