@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from PIL import Image
+from scipy.stats import multivariate_normal
 
 import main
 from configuration import ROOT
+from data import load_dataset
 
 TOY = ["--config", "configs/vp/eight_gaussians.py", "--config.model.width=16", "--config.model.num_blocks=1"]
 SHORT = ["--config.training.num_steps=20", "--config.training.checkpoint_every=10", "--config.data.validation=100"]
@@ -116,6 +119,48 @@ def test_options_that_a_solver_lacks_are_noted(toy, tmp_path, capsys):
     assert capsys.readouterr().err == "note: solver 'ddim' does not use sampling.snr\n"
 
 
+def likelihoods(folder: Path) -> tuple[dict, np.ndarray]:
+    """The JSON file, and the rows of the CSV file."""
+    rows = np.loadtxt(folder / "likelihood" / "test.csv", delimiter=",", skiprows=1)
+    return json.loads((folder / "likelihood" / "test.json").read_text()), rows
+
+
+def test_likelihood_of_points_is_that_of_the_gaussian_that_was_fitted(tmp_path):
+    """One Gaussian `N(m, C)`, fitted to the data: at `t_min` it is `N(alpha m, alpha^2 C + sigma^2)`."""
+    mixture = ["--config", "configs/vp/eight_gaussians.py", "--config.model.network=mixture"]
+    exact = ["--config.likelihood.prior=data", "--config.likelihood.rtol=1e-6", "--config.likelihood.t_min=0.01"]
+    arguments = [*mixture, *exact, "--config.model.num_components=1", "--config.likelihood.num_examples=50"]
+    assert run("--mode=likelihood", *arguments, "--workdir", tmp_path) == 0
+    summary, rows = likelihoods(tmp_path)
+    data = load_dataset("eight_gaussians", validation=2000)
+    train, test = data.train.double().numpy(), data.test[:50].double().numpy()
+    alpha_squared = math.exp(-(0.1 * 0.01 + 19.9 * 0.01**2 / 2))
+    covariance = alpha_squared * np.cov(train.T, bias=True) + (1 - alpha_squared) * np.eye(2)
+    log_prob = multivariate_normal(math.sqrt(alpha_squared) * train.mean(0), covariance).logpdf(test)
+    np.testing.assert_allclose(rows[:, 2], log_prob, atol=2e-4)
+    np.testing.assert_allclose(rows[:, 1], -log_prob / (2 * math.log(2)), atol=2e-4)
+    assert summary["bits_per_dim"] == pytest.approx(rows[:, 1].mean(), rel=1e-12)
+    assert summary["nats_per_dim"] == pytest.approx(-rows[:, 2].mean() / 2, rel=1e-12)
+    assert summary["standard_error"] == pytest.approx(rows[:, 1].std(ddof=1) / math.sqrt(50), rel=1e-12)
+    assert (summary["num_examples"], summary["t_min"], summary["levels"]) == (50, 0.01, None)
+    assert list(rows[:, 0]) == list(range(50))
+
+
+def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path):
+    """`-log2 P(k) / d <= -log2 p(x) / d - log2(2 / 17)`; each example's number is its own, whatever the batch."""
+    newest = digits / "checkpoints" / "step_0000020.pt"
+    options = ["--config.likelihood.num_examples=4", "--config.likelihood.t_min=1e-3"]
+    arguments = ["--mode=likelihood", "--checkpoint", newest, "--workdir", tmp_path, *options]
+    assert run(*arguments) == 0
+    summary, together = likelihoods(tmp_path)
+    np.testing.assert_allclose(together[:, 1], (-together[:, 2] / 64 - math.log(2 / 17)) / math.log(2), rtol=1e-12)
+    assert summary["bits_per_dim"] == pytest.approx(together[:, 1].mean(), rel=1e-12)
+    assert (summary["levels"], summary["checkpoint"]) == (17, str(newest))
+    assert run(*arguments, "--config.likelihood.batch_size=1") == 0
+    _, alone = likelihoods(tmp_path)
+    np.testing.assert_allclose(alone[:, 1], together[:, 1], rtol=1e-4)
+
+
 def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
     workdir = ["--workdir", tmp_path]
     assert run("--mode=train", *TOY, *SHORT, *workdir, "--config.training.num_steps=10") == 0
@@ -175,6 +220,10 @@ def test_mistakes_get_one_line(complaint, tmp_path, arguments, expected):
         (["--mode=sample", "--config.sampling.t_min=2", "--config.sampling.solver=ddim"], "t_min"),
         (["--mode=sample", "--config.sampling.grid=0,1", "--config.sampling.solver=ddim"], "grid"),
         (["--mode=sample", "--config.sampling.num_samples=0"], "sampling.num_samples must be at least 1"),
+        (["--mode=likelihood", "--config.likelihood.split=valid"], "did you mean 'validation'?"),
+        (["--mode=likelihood", "--config.likelihood.prior=flat"], "no prior is called 'flat'"),
+        (["--mode=likelihood", "--config.likelihood.divergence=trace"], "no divergence is called 'trace'"),
+        (["--mode=likelihood", "--config.data.validation=0", "--config.likelihood.split=validation"], "no validation"),
         (["--mode=sample", "--config.model.width=8"], "was trained with model.width=16, not 8"),
         (["--mode=sample", "--config=configs/vp/digits.py"], "was trained with data.dataset=eight_gaussians"),
         (["--mode=train", "--config.seed=3"], "was begun with seed=0, not 3"),
