@@ -55,7 +55,7 @@ class ConditionedNetwork(nn.Module):
         self.sde = sde
         self.data_std = data_std
         self.scale_input = scale_input
-        self._labels = labels
+        self.labels = labels
         if isinstance(labels, str):
             choose("label", labels, LABELS)
             if labels in ("rung", "level") and not hasattr(sde, "index"):
@@ -66,7 +66,7 @@ class ConditionedNetwork(nn.Module):
     def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """The output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, of `classes` `(B,)` if given."""
         t = t.double()
-        labels = self._labels(t) if callable(self._labels) else LABELS[self._labels](self.sde, t)
+        labels = self.labels(t) if callable(self.labels) else LABELS[self.labels](self.sde, t)
         if self.scale_input:
             x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
         labels = labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
