@@ -103,22 +103,25 @@ class LevelModel(nn.Module):
         alpha, sigma = (self.sde.expand(value, x) for value in (self.sde.alpha(t), self.sde.sigma(t)))
         edges = torch.linspace(self.low, self.high, self.levels + 1, dtype=x.dtype, device=x.device)
         z = (alpha * edges.reshape(-1, *(1,) * (x.ndim - 2)) - x) / sigma
-        log_evidence, mean = truncated_normal(z[:, :-1], z[:, 1:])
+        log_evidence, mean = truncated_normal(z)
         return -(torch.softmax(logits + log_evidence, dim=1) * mean).sum(1), -mean
 
 
-def truncated_normal(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of `[low, high]` under the standard normal distribution, and its mean there; shape of `low`.
+def truncated_normal(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability, under the standard normal distribution, of each interval between neighbours, and its mean there.
 
-    Intervals above 0 are reflected, since the distribution function has more digits in its lower tail.
+    Args:
+        edges: increasing along dimension 1, shape `(B, K + 1, *dims)`; results have shape `(B, K, *dims)`.
+
+    With `tail = log Phi(-|edge|)`, which keeps its digits far out, the probability is the difference of two tails if
+    the interval lies on one side of 0, and 1 less both tails if it does not.
     """
-    sign = torch.where(low + high > 0, -1.0, 1.0).to(low.dtype)
-    below, above = torch.where(sign < 0, -high, low), torch.where(sign < 0, -low, high)
-    log_below, log_above = log_ndtr(below), log_ndtr(above)
-    log_mass = log_above + torch.log(-torch.expm1(log_below - log_above))
-    mean = sign * (torch.exp(_log_density(below) - log_mass) - torch.exp(_log_density(above) - log_mass))
+    tail, log_density = log_ndtr(-edges.abs()), -0.5 * edges**2 - 0.5 * math.log(2 * math.pi)
+    low, high, low_tail, high_tail = edges[:, :-1], edges[:, 1:], tail[:, :-1], tail[:, 1:]
+    # The bound keeps derivatives finite where both tails are alike, and the other case holds.
+    ratio = (-(low_tail - high_tail).abs()).clamp(max=-1e-16)
+    one_side = torch.maximum(low_tail, high_tail) + torch.log(-torch.expm1(ratio))
+    around_zero = torch.log1p(-torch.exp(low_tail) - torch.exp(high_tail))
+    log_mass = torch.where((low < 0) & (high > 0), around_zero, one_side)
+    mean = torch.exp(log_density[:, :-1] - log_mass) - torch.exp(log_density[:, 1:] - log_mass)
     return log_mass, torch.minimum(torch.maximum(mean, low), high)
-
-
-def _log_density(z: Tensor) -> Tensor:
-    return -0.5 * z**2 - 0.5 * math.log(2 * math.pi)

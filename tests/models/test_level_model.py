@@ -110,7 +110,7 @@ def test_errors_from_the_levels_mean_differ_from_noise_errors_by_a_constant() ->
 def test_truncated_normal_is_scipys_and_keeps_its_digits_far_out() -> None:
     low = torch.tensor([-1.0, 0.2, 3.0, -9.0, -0.001, 30.0], dtype=torch.float64)
     high = torch.tensor([0.5, 0.3, 8.0, -7.5, 0.001, 31.0], dtype=torch.float64)
-    log_mass, mean = truncated_normal(low, high)
+    log_mass, mean = (result[:, 0] for result in truncated_normal(torch.stack([low, high], dim=1)))
     for i, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
         # Relative to the density at the interval's nearest point to 0, so that nothing underflows.
         nearest = min(max(0.0, a), b)
