@@ -1,6 +1,17 @@
 """Solvers: a model in, numbers out. Each knows a model only by `.sde`, `.score(x, t)` and `.denoise(x, t)`."""
 
+from solvers.likelihood import Likelihood, log_likelihood, matched_prior
+from solvers.ode import encode
 from solvers.registry import SOLVERS, get_solver
 from solvers.solution import Model, Solution
 
-__all__ = ["SOLVERS", "Model", "Solution", "get_solver"]
+__all__ = [
+    "SOLVERS",
+    "Likelihood",
+    "Model",
+    "Solution",
+    "encode",
+    "get_solver",
+    "log_likelihood",
+    "matched_prior",
+]

@@ -10,6 +10,7 @@ from typing import Any
 from errors import UserError
 from solvers.adaptive_sde import AdaptiveSDE
 from solvers.named import FAST_SOLVERS
+from solvers.ode import ODE
 from solvers.predictor_corrector import PredictorCorrector
 from solvers.reverse_sde import ReverseSDE
 from solvers.solution import Solution
@@ -19,6 +20,7 @@ Solver = Callable[..., Solution]
 SOLVERS: dict[str, Callable[..., Solver]] = {
     **FAST_SOLVERS,
     "adaptive_sde": AdaptiveSDE,
+    "ode": ODE,
     "pc": PredictorCorrector,
     "sde": ReverseSDE,
 }

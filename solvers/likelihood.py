@@ -1,0 +1,163 @@
+r"""Log-likelihood by the probability flow ODE (Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2).
+
+Along a solution `z(s)` of `dz/ds = F(s, z)` the density changes by `d log p / ds = -div F`, so that
+
+    log p_{t_min}(x) = log p_T(x_T) + ∫ div F ds + d log( r(T) / r(t_min) )
+
+with the integral from `t_min` to `T`, and `z = x / r` the state of `solvers.probability_flow`. The integral, divided by
+`d`, is followed beside the state and controlled with it: an example's error is the larger of the state's root mean
+square and the integral's, so tolerances hold for nats per dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from errors import UserError, choose
+from sde import SDE
+from sde.noise import SampleNoise
+from solvers.adaptive_runge_kutta import root_mean_square
+from solvers.divergence import Divergence, exact_divergence, hutchinson_divergence
+from solvers.grids import Grid
+from solvers.integrator import Integrator
+from solvers.ode import integration_nodes
+from solvers.options import check_at_least, last_time, sample_noise
+from solvers.probability_flow import ProbabilityFlow
+from solvers.solution import Model
+
+# A log-density at T: `(B, *dims)` to `(B,)`, in nats.
+LogDensity = Callable[[Tensor], Tensor]
+
+PROBES: dict[str, Callable[[SampleNoise, Tensor], Tensor]] = {
+    "rademacher": SampleNoise.rademacher,
+    "gaussian": SampleNoise.normal,
+}
+DIVERGENCES = ("exact", "hutchinson")
+
+
+class Likelihood(NamedTuple):
+    """The result of `log_likelihood`.
+
+    Attributes:
+        log_prob: log-density of each example under `p_{t_min}`, `(B,)`, in nats.
+        nfe: batched network calls; a Jacobian product belongs to its call.
+        latents: where each example's trajectory ends at `T`, shape of the examples.
+    """
+
+    log_prob: Tensor
+    nfe: int
+    latents: Tensor
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: Model,
+    x: Tensor,
+    *,
+    divergence: str = "hutchinson",
+    num_probes: int = 1,
+    probe: str = "rademacher",
+    prior: LogDensity | None = None,
+    t_min: float | None = None,
+    seeds: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+    method: str = "dopri5",
+    rtol: float | None = None,
+    atol: float | None = None,
+    num_steps: int | None = None,
+    grid: Grid | None = None,
+    options: Mapping[str, Any] | None = None,
+    per_example: bool = True,
+) -> Likelihood:
+    """Log-density of `x` `(B, *dims)` under the model's `p_{t_min}`.
+
+    Args:
+        model: gives the score.
+        x: examples at `t_min`.
+        divergence: `exact` (d Jacobian products a call) or `hutchinson` (unbiased in `log_prob`).
+        num_probes: random vectors an example, for Hutchinson; the same ones along the whole trajectory.
+        probe: `rademacher` (random signs) or `gaussian`.
+        prior: log-density at `T`; the process's standard prior if left out. See also `matched_prior`.
+        t_min: where the trajectory begins; the process's own if left out.
+        seeds: one an example, for its probes; drawn from `generator` if left out.
+        generator: source of seeds.
+        method: as for `ODE`, like the following.
+        rtol: relative tolerance; 1e-6 for float64, 1e-3 for float32.
+        atol: absolute tolerance, in nats per dimension and in the normalised state; likewise.
+        num_steps: number of steps, for methods with fixed ones.
+        grid: their ends.
+        options: further options of the method.
+        per_example: whether adaptive Runge-Kutta methods take steps of their own for each example.
+
+    Raises:
+        UserError: an option is unknown or out of range, or the trajectory cannot be followed.
+    """
+    integrator = Integrator(method, rtol, atol, options or {}, per_example)
+    flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min))
+    if integrator.takes_fixed_steps and num_steps is None:
+        raise UserError(f"ODE method {method!r} takes fixed steps: give num_steps")
+    nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid, x.device)
+    z = flow.normalise(x, start)
+    estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)
+    dimension = z.shape[1]
+
+    def derivative(s: Tensor, state: Tensor) -> Tensor:
+        slope, trace = estimator(lambda z: flow(s, z), state[:, :-1])
+        return torch.cat([slope, trace[:, None] / dimension], dim=1)
+
+    state = torch.cat([z, z.new_zeros(len(z), 1)], dim=1)
+    state = integrator(flow, derivative, state, nodes.flip(0), norm=_larger_of_state_and_density)
+    latents = flow.denormalise(state[:, :-1], end)
+    at_end = model.sde.prior_log_prob(latents) if prior is None else prior(latents)
+    per_dimension = state[:, -1] + (flow.log_norm(end) - flow.log_norm(start)).to(state.dtype)
+    return Likelihood(at_end + dimension * per_dimension, flow.nfe, latents)
+
+
+def matched_prior(sde: SDE, mean: Tensor, variance: Tensor) -> LogDensity:
+    """A prior with the mean and variance that the data have at `T`: `N(alpha_T mean, alpha_T^2 variance + sigma_T^2)`.
+
+    Args:
+        sde: the forward process.
+        mean: of the data, shape `dims`, or one that broadcasts to it.
+        variance: of the data, for each dimension; likewise.
+
+    Returns:
+        The log-density, in nats, as a function of `x` `(B, *dims)`.
+    """
+    T = torch.tensor(sde.T, dtype=torch.float64)
+    alpha, sigma = sde.alpha(T), sde.sigma(T)
+    mean, variance = alpha * mean.double().cpu(), alpha**2 * variance.double().cpu() + sigma**2
+
+    def log_prob(x: Tensor) -> Tensor:
+        deviation = (x - mean.to(x)) / variance.sqrt().to(x)
+        log_density = -0.5 * (deviation**2 + torch.log(2 * math.pi * variance).to(x))
+        return log_density.flatten(1).sum(1)
+
+    return log_prob
+
+
+def _divergence(
+    name: str,
+    z: Tensor,
+    num_probes: int,
+    probe: str,
+    seeds: Iterable[int] | None,
+    generator: torch.Generator | None,
+) -> Divergence:
+    if name not in DIVERGENCES:
+        raise UserError(f"no divergence is called {name!r}; there are: {', '.join(DIVERGENCES)}")
+    draw = choose("probe", probe, PROBES)
+    check_at_least("num_probes", num_probes, 1)
+    if name == "exact":
+        return exact_divergence
+    noise = sample_noise(z, seeds, generator, stream="probe")
+    return hutchinson_divergence(torch.stack([draw(noise, z) for _ in range(num_probes)]))
+
+
+def _larger_of_state_and_density(error: Tensor) -> Tensor:
+    return torch.maximum(root_mean_square(error[:, :-1]), error[:, -1].abs())

@@ -1,0 +1,128 @@
+r"""Sampling and encoding by the probability flow ODE (Song et al. 2021, arXiv:2011.13456, section 4.3).
+
+The equation is solved in the coordinates of `solvers.probability_flow`, from `T` down to `t_min` (sampling) or up
+(encoding: each example's latent, from which sampling returns to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from solvers.grids import Grid, time_grid
+from solvers.integrator import ADAMS, Integrator
+from solvers.options import check_at_least, last_time
+from solvers.probability_flow import ProbabilityFlow
+from solvers.solution import Model, Solution
+
+
+@dataclass(frozen=True)
+class ODE:
+    """Solver `ode`: the probability flow ODE by any method of torchdiffeq.
+
+    Adaptive Runge-Kutta methods take steps of their own for each example; see `Integrator`.
+
+    Args:
+        method: a method of torchdiffeq: `dopri5`, `dopri8`, `bosh3`, `adaptive_heun`, `fehlberg2`, `scipy_solver`
+            (adaptive); `euler`, `midpoint`, `heun2`, `heun3`, `rk4`, `explicit_adams`, `implicit_adams` (fixed steps).
+        rtol: relative tolerance of adaptive steps, in the normalised state; 1e-6 for float64, 1e-3 for float32.
+        atol: absolute tolerance of adaptive steps; likewise.
+        num_steps: methods with fixed steps: their number. The denoising step is one of them.
+        grid: methods with fixed steps: their ends, `uniform_log_snr` if left out; see `time_grid`. Adams methods need
+            equal steps and have their own.
+        options: further options of the method, with torchdiffeq's names.
+        t_min: last time; the process's own if left out.
+        denoise: end with the denoised mean, at `sigma = 0`; otherwise stop at `t_min`.
+        per_example: False leaves adaptive Runge-Kutta methods to torchdiffeq, with one step size for the whole batch.
+
+    Raises:
+        UserError: an option is unknown or out of range; when called: the solution cannot be followed.
+    """
+
+    method: str = "dopri5"
+    rtol: float | None = None
+    atol: float | None = None
+    num_steps: int | None = None
+    grid: Grid | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    t_min: float | None = None
+    denoise: bool = True
+    per_example: bool = True
+
+    def __post_init__(self) -> None:
+        if self.integrator.takes_fixed_steps:
+            if self.num_steps is None:
+                raise UserError(f"ODE method {self.method!r} takes fixed steps: give num_steps")
+            check_at_least("num_steps", self.num_steps, 2 if self.denoise else 1)
+        if self.method in ADAMS and self.grid is not None:
+            raise UserError(f"ODE method {self.method!r} has a grid of its own: leave grid out")
+
+    @property
+    def integrator(self) -> Integrator:
+        """How the equation is solved."""
+        return Integrator(self.method, self.rtol, self.atol, self.options, self.per_example)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Model,
+        x_T: Tensor,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Sample from `x_T` `(B, *dims)` at time `T`. There is no noise; `seeds` and `generator` are not used."""
+        flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min))
+        num_steps = None if self.num_steps is None else self.num_steps - self.denoise
+        nodes, ends = integration_nodes(flow, self.integrator, num_steps, self.grid, x_T.device)
+        z = self.integrator(flow, flow, flow.normalise(x_T, ends[0]), nodes)
+        x = flow.denormalise(z, ends[1])
+        if self.denoise:
+            return Solution(model.denoise(x, ends[1]), flow.nfe + 1)
+        return Solution(x, flow.nfe)
+
+    @torch.no_grad()
+    def encode(self, model: Model, x: Tensor) -> Solution:
+        """The latents at `T`, shape of `x`, of examples `x` `(B, *dims)` at `t_min`."""
+        flow = ProbabilityFlow(model, x.shape, last_time(model.sde, self.t_min))
+        nodes, ends = integration_nodes(flow, self.integrator, self.num_steps, self.grid, x.device)
+        z = self.integrator(flow, flow, flow.normalise(x, ends[1]), nodes.flip(0))
+        return Solution(flow.denormalise(z, ends[0]), flow.nfe)
+
+
+def encode(model: Model, x: Tensor, **options: Any) -> Solution:
+    """Latents of data: the probability flow ODE from `t_min` to `T`.
+
+    The solver `ode` with the same options and `denoise=False` returns from the latents to `x`.
+
+    Args:
+        model: gives the score.
+        x: examples at `t_min`, shape `(B, *dims)`.
+        options: as of `ODE`; `denoise` has no effect.
+
+    Returns:
+        `Solution(x, nfe)` with the latents, shape of `x`.
+
+    Raises:
+        UserError: as `ODE`.
+    """
+    return ODE(**{**options, "denoise": False}).encode(model, x)
+
+
+def integration_nodes(
+    flow: ProbabilityFlow, integrator: Integrator, num_steps: int | None, grid: Grid | None, device: torch.device
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Positions from `T` to the last time, `(num_steps + 1,)` or `(2,)`, and these two times, `()`; float64."""
+    times = torch.tensor([flow.sde.T, flow.t_min], dtype=torch.float64)
+    if integrator.takes_fixed_steps and num_steps is not None and integrator.method not in ADAMS:
+        times = time_grid(flow.sde, "uniform_log_snr" if grid is None else grid, num_steps + 1, flow.t_min)
+    nodes = flow.position(times)
+    if integrator.method in ADAMS and num_steps is not None:
+        nodes = torch.linspace(float(nodes[0]), float(nodes[-1]), num_steps + 1, dtype=torch.float64)
+    times = times.to(device)
+    return nodes.to(device), (times[0], times[-1])
