@@ -159,14 +159,14 @@ def shared_options(sampling: ConfigDict) -> dict[str, Any]:
     return {name: sampling[name] for name in _SHARED_OPTIONS if sampling[name] is not None}
 
 
-def likelihood_options(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """The options for `solvers.log_likelihood` that the section `likelihood` gives."""
+def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[str, Any]:
+    """The options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
     likelihood = config.likelihood
     known = inspect.signature(log_likelihood).parameters
     options = {name: value for name, value in likelihood.items() if name in known and value is not None}
     priors: dict[str, Callable[[], Any]] = {
         "standard": lambda: None,
-        "data": lambda: matched_prior(make_sde(config), *dataset.mean_and_variance()),
+        "data": lambda: matched_prior(sde, *dataset.mean_and_variance()),
     }
     options["prior"] = choose("prior", likelihood.prior, priors)()
     return options

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 import build
+import checkpoints
 import configuration
 import distributed
 import runs
@@ -82,12 +83,7 @@ def use(
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
     dataset = build.make_dataset(config, files_needed=mode != "sample" or found is None)
-    model: build.AnyModel
-    if found is None:
-        model = build.make_mixture(config, dataset)
-    else:
-        model = build.make_model(config, dataset)
-        checkpoint.load_weights(model.network, found.state["ema"], str(found.path))
+    model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if distributed.rank() == 0 and not (folder / "config.json").exists():
         configuration.save(config, folder / "config.json")
@@ -100,7 +96,9 @@ def use(
         compare(config, dataset, model, folder, found)
 
 
-def sample(config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: runs.Found | None) -> None:
+def sample(
+    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
+) -> None:
     """Draw the samples that the section `sampling` asks for."""
     sampling, options = config.sampling, {}
     if sampling.solver == "tuned":
@@ -116,10 +114,10 @@ def sample(config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: 
 
 
 def likelihood(
-    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: runs.Found | None
+    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> None:
     """The likelihood of examples, as the section `likelihood` has it."""
-    settings, options = config.likelihood, build.likelihood_options(config, dataset)
+    settings, options = config.likelihood, build.likelihood_options(config, model.sde, dataset)
     splits = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}
     examples = choose("split", settings.split, splits)
     examples = examples[: settings.num_examples]
@@ -152,7 +150,7 @@ def likelihood(
 
 
 def compare(
-    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: runs.Found | None
+    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> None:
     """Solvers side by side, as the section `compare` has it; on one process."""
     if distributed.rank() > 0:
@@ -184,11 +182,11 @@ def _tuned_tables(
     dataset: Dataset,
     model: build.AnyModel,
     folder: Path,
-    found: runs.Found | None,
+    found: checkpoints.Found | None,
     budgets: Sequence[int],
 ) -> Path:
     """The folder of tables for solver `tuned`, beside the checkpoint; those that are missing are tuned first."""
-    tables = folder / "tuned" if found is None else found.path.with_suffix("")
+    tables = found.path.with_suffix("") if found is not None and found.path.is_file() else folder / "tuned"
     for num_steps in budgets:
         path = table_path(tables, num_steps)
         if distributed.rank() == 0 and not path.exists():

@@ -89,17 +89,18 @@ def load_json(path: Path) -> ConfigDict:
     return from_dict(values, str(path))
 
 
-def from_dict(values: dict[str, Any], where: str) -> ConfigDict:
+def from_dict(values: dict[str, Any], where: str, config: ConfigDict | None = None) -> ConfigDict:
     """The default configuration with nested `values` (plain, as from JSON) put in.
 
     Args:
-        values: sections of keys, as `ConfigDict.to_dict` gives them.
+        values: sections of keys, as `ConfigDict.to_dict` gives them, or dotted keys.
         where: their origin, for errors.
+        config: put them into this one instead, in place.
 
     Raises:
         UserError: a key or a value does not fit `configs/default.py`.
     """
-    config = _defaults()
+    config = _defaults() if config is None else config
     keys = [key for key, _ in flatten(config)]
     for key, value in flatten(values):
         if key not in keys:

@@ -39,7 +39,9 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "checkpoint",
     None,
-    "Checkpoint to sample from or to evaluate. Left out: the newest of the workdir.",
+    "What to sample from or to evaluate: a checkpoint of ours (.pt) or of the published Score-SDE code (.pth, with its "
+    "--config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). Left out: the newest "
+    "of the workdir.",
 )
 
 
@@ -75,7 +77,7 @@ def main(overrides: Overrides) -> int:
         import distributed
         import runs
 
-        folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config)
+        folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint)
         with distributed.process_group():
             if FLAGS.mode != "train":
                 checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None

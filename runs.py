@@ -8,10 +8,10 @@ may.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+import checkpoints
 import configuration
 from errors import UserError
 from training import checkpoint
@@ -32,8 +32,12 @@ _POSITIVE = (
 )
 
 
-def workdir_for(config_path: str | None) -> Path:
-    """The folder that is meant when none is given: `runs/ve_digits` for `configs/ve/digits.py`, and so on."""
+def workdir_for(config_path: str | None, checkpoint_path: str | None = None) -> Path:
+    """The folder that is meant when none is given: `runs/ve_digits` for `configs/ve/digits.py`, and so on; without a
+    configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32`.
+    """
+    if config_path is None and checkpoint_path is not None and checkpoints.is_pipeline(Path(checkpoint_path)):
+        return Path("runs", Path(checkpoint_path).resolve().name)
     if config_path is None or Path(config_path) == Path(DEFAULT_CONFIG):
         return DEFAULT_WORKDIR
     parts = Path(config_path).with_suffix("").parts
@@ -61,21 +65,9 @@ def configuration_to_train(config_path: str | None, folder: Path, overrides: Ove
     return config
 
 
-class Found(NamedTuple):
-    """A checkpoint to be used.
-
-    Attributes:
-        path: of the file.
-        state: what it holds.
-    """
-
-    path: Path
-    state: dict[str, Any]
-
-
 def configuration_to_use(
     config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: Overrides
-) -> tuple[ConfigDict, Found | None]:
+) -> tuple[ConfigDict, checkpoints.Found | None]:
     """The configuration with which a checkpoint is to be used, and the checkpoint; None for a mixture, which has none.
 
     The checkpoint is the given one, or the newest in `folder`. The configuration is that of the file, or else of the
@@ -95,23 +87,29 @@ def configuration_to_use(
         if config.model.network == "mixture" and checkpoint_path is None:
             return config, None
     found = _find(folder, checkpoint_path)
-    begun = configuration.from_dict(found.state["config"], str(found.path))
     if config is None:
-        config = configuration.from_dict(found.state["config"], str(found.path))
-        _override(config, overrides)
-    asked_for = {key for key, _ in overrides if key.startswith("data.")}
-    _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
+        if not found.self_sufficient:
+            raise UserError(f"{found.path} does not say what it was trained with: give its --config FILE")
+        # A pipeline knows all but its data.
+        config = configuration.from_dict(found.config or {"data.dataset": "images"}, str(found.path))
+    # Those of the checkpoint go before the file's, and the user's before both.
+    configuration.from_dict(found.values, str(found.path), config)
+    _override(config, overrides)
+    if found.config is not None:
+        begun = configuration.from_dict(found.config, str(found.path))
+        asked_for = {key for key, _ in overrides if key.startswith("data.")}
+        _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
     return config, found
 
 
-def _find(folder: Path, checkpoint_path: Path | None) -> Found:
+def _find(folder: Path, checkpoint_path: Path | None) -> checkpoints.Found:
     if checkpoint_path is None:
         if not folder.is_dir():
             raise UserError(f"there is no workdir {folder}; first: python main.py --mode train --workdir {folder}")
         checkpoint_path = checkpoint.latest(folder / "checkpoints")
         if checkpoint_path is None:
             raise UserError(f"there is no checkpoint in {folder}; train there first, or give --checkpoint FILE")
-    return Found(checkpoint_path, checkpoint.load(checkpoint_path))
+    return checkpoints.find(checkpoint_path)
 
 
 def _override(config: ConfigDict, overrides: Overrides) -> None:

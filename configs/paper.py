@@ -88,6 +88,7 @@ def ve(config: ConfigDict) -> None:
     """The VE SDE on images in [0, 1], with a Langevin corrector. Networks are told sigma and return the score."""
     config.sde.name = "ve"
     config.data.low = 0.0
+    config.sampling.data_std = 0.25
     config.model.update(prediction="score", labels="sigma", scale_by_sigma=True, centered=False, embedding="fourier")
     config.training.update(reduce_mean=False, ema_decay=0.999)
     config.sampling.update(predictor="reverse_diffusion", corrector="langevin", t_min=1e-5)

@@ -29,7 +29,7 @@ from models.layers.attention import SelfAttention
 from models.layers.embeddings import FourierFeatures
 from models.layers.levels import DecoderLevel, EncoderLevel, Stage
 from models.layers.pyramids import Head, InputSkip, OutputSkip
-from models.layers.resampling import DownsampleConv
+from models.layers.resampling import DownsampleConv, UpsampleConv
 from models.layers.residual import ResidualBlock
 from models.ncsnpp import NCSNpp
 from models.pretrained.diffusers import library
@@ -211,7 +211,8 @@ def _pairs(network: NCSNpp, unet: Any) -> Pairs:
             assert isinstance(level.inject, InputSkip)
             yield level.inject.combine.conv, block.skip_conv
         elif level.down is not None:
-            yield level.down.conv, block.downsamplers[0].conv  # type: ignore[union-attr]
+            assert isinstance(level.down, DownsampleConv)
+            yield level.down.conv, block.downsamplers[0].conv
     yield from _stages(network.bottleneck, unet.mid_block)
     for level, block in zip(network.decoder, unet.up_blocks, strict=True):
         assert isinstance(level, DecoderLevel)
@@ -223,7 +224,8 @@ def _pairs(network: NCSNpp, unet: Any) -> Pairs:
         if isinstance(level.up, Stage):
             yield level.up.residual, block.resnet_up
         elif level.up is not None:
-            yield level.up.conv, block.upsamplers[0].conv  # type: ignore[union-attr]
+            assert isinstance(level.up, UpsampleConv)
+            yield level.up.conv, block.upsamplers[0].conv
     if isinstance(network.head, Head):
         yield network.head.norm, unet.conv_norm_out
         yield network.head.conv, unet.conv_out
