@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 import build
 from data import Dataset
 from errors import UserError
-from models.ncsnpp import NCSNpp
+from models.ncsnpp import Block, NCSNpp
 from models.pretrained.diffusers import image_units, load_pipeline
 from models.pretrained.score_sde import copy_weights, read_checkpoint
 from sde import geometric_sigmas
@@ -96,7 +96,7 @@ def _published(path: Path) -> Found:
         if not isinstance(model.network, NCSNpp):
             raise UserError(f"{path} holds an NCSN++ or DDPM, not model.network={config.model.network}")
         _check_levels(config, average.get("sigmas"), path)
-        block = "ddpm" if config.model.network == "ddpm" else config.model.block
+        block: Block = "ddpm" if config.model.network == "ddpm" else config.model.block
         try:
             copy_weights(model.network, average, block, config.model.embedding)
         except UserError as error:
@@ -129,7 +129,7 @@ def _pipeline(path: Path) -> Found:
 
     def make_model(config: ConfigDict, dataset: Dataset) -> build.AnyModel:
         if dataset.shape != shape:
-            raise UserError(f"{path} is for images of shape {shape}, not {dataset.shape} as {dataset.name}'s are")
+            raise UserError(f"{path} is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
         return model
 
     values = {

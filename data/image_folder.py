@@ -59,7 +59,8 @@ def load_image_folder(name: str, folder: Path, image_size: int | None) -> Parts:
         raise UserError(
             f"there are no PNG or JPEG images in {train}; {SOURCES[name]} (those to test on, if any, in {test})"
         )
-    return Parts(*(_read(part, image_size, _CROPS.get(name)) for part in (train, test)), 256)
+    crop = _CROPS.get(name)
+    return Parts(_read(train, image_size, crop), _read(test, image_size, crop), 256)
 
 
 def _images_in(folder: Path) -> list[Path]:

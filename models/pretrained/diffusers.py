@@ -29,7 +29,7 @@ _NEEDED = "UNet2DModel"
 
 
 def library() -> ModuleType:
-    """The library, without its notices.
+    """The library, without its progress bars.
 
     Raises:
         UserError: it is not installed.
@@ -40,6 +40,7 @@ def library() -> ModuleType:
         raise UserError(
             f"reading and writing pipelines needs the package diffusers ({error}): pip install 'diffusers>=0.30'"
         ) from error
+    diffusers.utils.logging.disable_progress_bar()
     return diffusers
 
 
@@ -98,7 +99,7 @@ def load_pipeline(source: str | Path) -> ScoreModel:
             raise UserError(
                 f"{source} is not a pipeline of a {_NEEDED}, but {parts.get('_class_name', 'something else')}"
             )
-        pipeline = pipelines.from_pretrained(str(source))
+        pipeline = pipelines.from_pretrained(str(source), low_cpu_mem_usage=False)
     except UserError:
         raise
     except Exception as error:  # files and servers fail in many ways

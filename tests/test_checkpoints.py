@@ -1,0 +1,240 @@
+"""Published checkpoints and pipelines of diffusers from the command line: samples, likelihoods, and what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from absl.testing import flagsaver
+from PIL import Image
+
+import build
+import configuration
+import main
+import runs
+from configuration import ROOT
+from models.ncsnpp import NCSNpp
+from models.pretrained.score_sde_names import reference_tensors
+from sde import geometric_sigmas
+
+REFERENCE = ROOT / "tests/models/pretrained/reference/checkpoint_subvp_ddpmpp"
+
+# Sizes of the small networks, here and in the 1 MB checkpoint of the published code.
+SMALL = {
+    "model.channels": "8",
+    "model.channel_multipliers": "1,2",
+    "model.num_blocks": "1",
+    "model.attention_resolutions": "4",
+    "data.image_size": "8",
+}
+GREY = SMALL | {"data.num_channels": "1", "data.dataset": "digits", "data.levels": "17"}
+FAST = {
+    "sampling.num_samples": "2",
+    "sampling.num_steps": "5",
+    "likelihood.num_examples": "2",
+    "likelihood.rtol": "1e-2",
+    "likelihood.atol": "1e-2",
+}
+
+
+def flags(values: dict[str, str]) -> list[str]:
+    return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+def run(*arguments: object) -> int:
+    """The exit code of `python main.py` with these arguments, in this process."""
+    with flagsaver.flagsaver():
+        return main.main(main.parse(["main.py", *map(str, arguments)]))
+
+
+def complaint(capsys, *arguments: object) -> str:
+    """The one line that a failing command line prints."""
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def published_checkpoint(config: str, values: dict[str, str], path) -> NCSNpp:
+    """Writes a checkpoint in the published code's format, with random weights; returns the network of its averages."""
+    settings = configuration.load_file(config)
+    configuration.override(settings, values.items())
+    torch.manual_seed(0)
+    network = build.make_network(settings, (3, 8, 8))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    block = "ddpm" if settings.model.network == "ddpm" else settings.model.block
+    tensors = {name: tensor.clone() for name, tensor in reference_tensors(network, block)}
+    fixed = ("sigmas", "all_modules.0.W")
+    averages = [tensor for name, tensor in tensors.items() if name not in fixed]
+    sde = settings.sde
+    state = {"sigmas": geometric_sigmas(1000, sde.sigma_min, sde.sigma_max).flip(0).float()}
+    state |= {name: tensor if name in fixed else 0 * tensor for name, tensor in tensors.items()}
+    contents = {
+        "optimizer": {"state": {0: {"step": 5}}, "param_groups": [{"lr": np.float64(2e-4)}]},
+        "model": {f"module.{name}": tensor for name, tensor in state.items()},
+        "ema": {"decay": 0.999, "num_updates": 5, "shadow_params": averages},
+        "step": 5,
+    }
+    torch.save(contents, path)
+    return network
+
+
+@pytest.mark.parametrize("mode", ["sample", "likelihood"])
+def test_the_published_codes_own_checkpoint(mode, tmp_path):
+    """Its sub-VP network of 8 x 8 grey images, on the digits; the workdir need not exist."""
+    workdir = tmp_path / "new" / "workdir"
+    arguments = ["--config=configs/subvp/cifar10_ddpmpp_continuous.py", f"--checkpoint={REFERENCE}.pth"]
+    assert run(f"--mode={mode}", "--workdir", workdir, *arguments, *flags(GREY | FAST)) == 0
+    if mode == "sample":
+        assert np.load(workdir / "samples" / "pc.npz")["images"].shape == (2, 8, 8, 1)
+    else:
+        summary = json.loads((workdir / "likelihood" / "test.json").read_text())
+        assert summary["num_examples"] == 2
+        assert 0 < summary["bits_per_dim"] < 30
+
+
+def test_the_average_of_the_weights_is_used(tmp_path):
+    """The model from the command line's path gives the output that the published code printed for its average."""
+    expected = json.loads(REFERENCE.with_suffix(".json").read_text())
+    config, found = runs.configuration_to_use(
+        "configs/subvp/cifar10_ddpmpp_continuous.py", tmp_path, REFERENCE.with_suffix(".pth"), list(GREY.items())
+    )
+    model = found.make_model(config, build.make_dataset(config)).eval()
+    i = torch.arange(128, dtype=torch.float64)
+    x = torch.sin(0.37 * i + 0.1).reshape(expected["input_shape"]).float()
+    # The same time for both images: the second's label is 640.5.
+    t = torch.tensor(expected["labels"], dtype=torch.float64) / 999
+    with torch.no_grad():
+        output = model.predict(x, t).flatten()
+    wanted = torch.tensor(expected["output_ema"])
+    assert (output - wanted).norm() < 1e-5 * wanted.norm()
+
+
+CONFIGS = [
+    "vp/cifar10_ddpmpp_continuous",
+    "vp/ddpm/cifar10",
+    "vp/cifar10_ncsnpp_deep_continuous",
+    "ve/cifar10_ncsnpp_continuous",
+    "ve/cifar10_ncsnpp",
+    "ve/cifar10_ddpm",
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of random pictures for data.dataset=images."""
+    folder = tmp_path_factory.mktemp("datasets")
+    for part in ("train", "test"):
+        (folder / "images" / part).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / part / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_published_checkpoints_sample_and_give_bits(name, pictures, tmp_path):
+    config = f"configs/{name}.py"
+    values = SMALL | {"data.dataset": "images", "data.folder": str(pictures)}
+    network = published_checkpoint(config, SMALL, tmp_path / "checkpoint_1.pth")
+    arguments = [f"--config={config}", f"--checkpoint={tmp_path / 'checkpoint_1.pth'}", f"--workdir={tmp_path}"]
+    assert run("--mode=sample", *arguments, *flags(values | FAST)) == 0
+    drawn = np.load(tmp_path / "samples" / "pc.npz")
+    assert drawn["images"].shape == (2, 8, 8, 3)
+    # One call a prediction and a correction, and one to denoise.
+    assert drawn["nfe"] == (9 if name.startswith("ve/") else 5)
+    assert run("--mode=likelihood", *arguments, *flags(values | FAST)) == 0
+    assert json.loads((tmp_path / "likelihood" / "test.json").read_text())["num_examples"] == 2
+    settings, found = runs.configuration_to_use(config, tmp_path, tmp_path / "checkpoint_1.pth", list(values.items()))
+    model = found.make_model(settings, build.make_dataset(settings, files_needed=False))
+    for (key, found_tensor), expected in zip(
+        model.network.state_dict().items(), network.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(found_tensor, expected, rtol=1e-6, atol=0, msg=key)
+
+
+def test_a_checkpoint_is_known_by_its_contents_too(tmp_path):
+    shutil.copy(REFERENCE.with_suffix(".pth"), tmp_path / "checkpoint_8")
+    arguments = ["--config=configs/subvp/cifar10_ddpmpp_continuous.py", f"--checkpoint={tmp_path / 'checkpoint_8'}"]
+    assert run("--mode=sample", f"--workdir={tmp_path}", *arguments, *flags(GREY | FAST)) == 0
+
+
+def test_what_does_not_fit_is_named(tmp_path, capsys):
+    checkpoint = ["--mode=sample", f"--checkpoint={REFERENCE}.pth", f"--workdir={tmp_path / 'run'}"]
+    subvp = ["--config=configs/subvp/cifar10_ddpmpp_continuous.py"]
+    line = complaint(capsys, *checkpoint, *subvp)
+    assert "all_modules.0.weight should have shape (512, 128), but has (32, 8)" in line
+    line = complaint(capsys, *checkpoint, *subvp, *flags(GREY | {"model.num_blocks": "2"}))
+    assert "all_modules.5.Conv_0.weight should have shape (8, 8, 3, 3), but has (16, 8, 3, 3)" in line
+    assert "give its --config" in complaint(capsys, *checkpoint)
+    assert "not model.network=mlp" in complaint(capsys, *checkpoint, *subvp, *flags(GREY | {"model.network": "mlp"}))
+
+
+def test_noise_levels_that_do_not_fit_are_named(tmp_path, capsys):
+    path = tmp_path / "celeba.pth"
+    published_checkpoint("configs/ve/celeba_ncsnpp.py", SMALL, path)
+    arguments = [
+        "--mode=sample",
+        "--config=configs/ve/cifar10_ncsnpp.py",
+        f"--checkpoint={path}",
+        f"--workdir={tmp_path}",
+    ]
+    line = complaint(capsys, *arguments, *flags(SMALL | FAST))
+    assert "1000 noise levels from 0.01 to 90" in line
+    assert "sde.sigma_max=50" in line
+
+
+def test_a_truncated_file_is_named(tmp_path, capsys):
+    whole = REFERENCE.with_suffix(".pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    arguments = ["--mode=sample", "--config=configs/subvp/cifar10_ddpmpp_continuous.py", f"--workdir={tmp_path}"]
+    line = complaint(capsys, *arguments, f"--checkpoint={tmp_path / 'half.pth'}", *flags(GREY))
+    assert f"cannot read the checkpoint {tmp_path / 'half.pth'}" in line
+    assert "there is no checkpoint" in complaint(capsys, *arguments, f"--checkpoint={tmp_path / 'none.pth'}")
+
+
+def test_pipelines(tmp_path, pictures, monkeypatch, capsys):
+    """Ours, trained for a step, exported, and used again: the same samples."""
+    pytest.importorskip("diffusers")
+    import export
+
+    values = SMALL | {"model.channels": "32", "data.dataset": "images", "data.folder": str(pictures)}
+    short = {"training.num_steps": "1", "training.batch_size": "2", "training.sample_every": "0"}
+    config = "--config=configs/vp/ddpm/cifar10.py"
+    assert run("--mode=train", config, f"--workdir={tmp_path / 'run'}", *flags(values | short)) == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000001.pt"
+    with flagsaver.flagsaver():
+        assert (
+            export.export(export.parse(["export.py", f"--checkpoint={checkpoint}", f"--folder={tmp_path / 'out'}"]))
+            == 0
+        )
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    fast = FAST | {"sampling.solver": "ddim"}
+    assert run("--mode=sample", f"--workdir={tmp_path / 'run'}", f"--checkpoint={checkpoint}", *flags(fast)) == 0
+    assert run("--mode=sample", "--checkpoint=out", *flags(fast | {"seed": "42"})) == 0
+    ours, theirs = (np.load(tmp_path / f"{name}/samples/ddim.npz")["images"] for name in ("run", "runs/out"))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    data = {"data.folder": str(pictures)}
+    assert run("--mode=likelihood", "--checkpoint=out", *flags(FAST | data)) == 0
+    assert json.loads((tmp_path / "runs/out/likelihood/test.json").read_text())["num_examples"] == 2
+    line = complaint(capsys, "--mode=likelihood", "--checkpoint=out", *flags(FAST | data | {"data.image_size": "4"}))
+    assert "is for images of shape (3, 8, 8), not (3, 4, 4)" in line
+
+
+def test_what_cannot_be_exported(tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    import export
+
+    arguments = [f"--checkpoint={REFERENCE}.pth", "--config=configs/subvp/cifar10_ddpmpp_continuous.py", *flags(GREY)]
+    with flagsaver.flagsaver():
+        assert export.export(export.parse(["export.py", *arguments, f"--folder={tmp_path / 'out'}"])) == 1
+    assert "error: a pipeline has DDPM's ladder or VE, not SubVPSDE" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
