@@ -16,7 +16,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(RUN) -m demo
+	$(RUN) main.py --mode train
+	$(RUN) main.py --mode sample --config.sampling.solver=pc
+	$(RUN) main.py --mode sample --config.sampling.solver=ode
+	$(RUN) main.py --mode likelihood
+	$(RUN) main.py --mode compare
+	$(RUN) -m evaluation.summary runs/digits
 
 test: install
 	$(RUN) -m pytest

@@ -9,5 +9,6 @@ from configs.vp import digits
 
 def get_config() -> ConfigDict:
     config = digits.get_config()
-    config.sde.name = "ve"
+    # The smallest noise is a hundredth of a level, for likelihoods.
+    config.sde.update(name="ve", sigma_min=1e-3)
     return config
