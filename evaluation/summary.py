@@ -30,7 +30,7 @@ def summary(folder: Path) -> str:
 
 
 def _likelihoods(folder: Path) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for path in sorted((folder / "likelihood").glob("*.json")):
         result = json.loads(path.read_text())
         error = result["standard_error"]
@@ -41,7 +41,7 @@ def _likelihoods(folder: Path) -> list[tuple[str, ...]]:
 
 
 def _samples(folder: Path) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for path in sorted((folder / "samples").glob("*.npz")):
         with np.load(path) as result:
             what = f"{len(result['seeds'])} samples by {path.stem}"
@@ -55,7 +55,7 @@ def _comparison(folder: Path) -> list[tuple[str, ...]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         results = list(csv.DictReader(file))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for result in results:
         if result["frechet"]:
             name = " ".join(part for part in (result["solver"], result["options"]) if part)
