@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import signal
@@ -17,9 +18,12 @@ from absl.testing import flagsaver
 from PIL import Image
 from scipy.stats import multivariate_normal
 
+import build
+import configuration
 import main
 from configuration import ROOT
 from data import load_dataset
+from solvers import get_solver
 
 TOY = ["--config", "configs/vp/eight_gaussians.py", "--config.model.width=16", "--config.model.num_blocks=1"]
 SHORT = ["--config.training.num_steps=20", "--config.training.checkpoint_every=10", "--config.data.validation=100"]
@@ -161,6 +165,34 @@ def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path):
     np.testing.assert_allclose(alone[:, 1], together[:, 1], rtol=1e-4)
 
 
+def test_solvers_side_by_side_on_a_mixture_that_needs_no_training(tmp_path, capsys):
+    overrides = [("model.network", "mixture"), ("model.num_components", "8"), ("compare.solvers", "ddim,tuned")]
+    overrides += [("compare.budgets", "8"), ("compare.repetitions", "2"), ("compare.num_samples", "60")]
+    file = "configs/vp/eight_gaussians.py"
+    arguments = [f"--config.{key}={value}" for key, value in overrides]
+    assert run("--mode=compare", "--config", file, *arguments, "--workdir", tmp_path) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert "tuning a sampler of 8 steps" in output
+    assert output[-2].startswith("Use `tuned`")
+    with open(tmp_path / "compare" / "results.csv") as results:
+        rows = {row["solver"]: row for row in csv.DictReader(results)}
+    assert rows["ddim"]["nfe"] == rows["tuned"]["nfe"] == "8"
+    assert "| 8 | `tuned`" in (tmp_path / "compare" / "table.md").read_text()
+    assert Image.open(tmp_path / "compare" / "pareto.png").size[0] > 500
+
+    # DDIM's error once more: the median distance to the trajectory's end from the same latents, twice.
+    config = configuration.load_file(file)
+    configuration.override(config, overrides)
+    model = build.make_mixture(config, build.make_dataset(config))
+    errors = []
+    for repetition in range(2):
+        latents = model.sde.prior_sample((60, 2), seeds=range(60 * repetition, 60 * repetition + 60))
+        exact = get_solver("ode", rtol=1e-6, atol=1e-6)(model, latents).x
+        errors.append((get_solver("ddim", num_steps=8)(model, latents).x - exact).norm(dim=1).median().item())
+    assert float(rows["ddim"]["endpoint_error"]) == pytest.approx(np.mean(errors), rel=1e-3)
+    assert float(rows["tuned"]["endpoint_error"]) < np.mean(errors) / 10
+
+
 def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
     workdir = ["--workdir", tmp_path]
     assert run("--mode=train", *TOY, *SHORT, *workdir, "--config.training.num_steps=10") == 0
@@ -192,7 +224,7 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.sde.name=vpp"], "no SDE is called 'vpp' (did you mean 'vp'?)"),
         (["--mode=train", "--config.model.network=mlpp"], "did you mean 'mlp'?"),
         (["--mode=train", "--config.model.channel_multipliers=1,2,2,2,2"], "images of 8 x 8 cannot be halved evenly"),
-        (["--mode=train", "--config.data.dataset=two_moons"], "use --config.model.network=mlp"),
+        (["--mode=train", "--config.data.dataset=two_moons"], "--config.model.prediction=velocity"),
         (["--mode=train", "--config.model.prediction=nois"], "did you mean 'noise'?"),
         (["--mode=train", "--config.training.weighting=sigma"], "did you mean 'sigma2'?"),
         (["--mode=train", "--config.training.objective=discrete"], "discrete training needs a ladder"),

@@ -119,6 +119,13 @@ class Trainer:
                     total += self._objective(self.ema.model, x_0, generator, None).double().sum().item()
         return total / (_HELD_OUT_REPEATS * len(self._held_out))
 
+    def _evaluate(self, log: Log, loss: float) -> str:
+        if len(self._held_out) == 0:
+            return f"loss {loss:.4f}"
+        held_out = self.held_out_loss()
+        log.scalars(self.step, {"held_out_loss": held_out})
+        return f"loss {loss:.4f}, held-out loss {held_out:.4f}"
+
     def _loop(self, log: Log | None, received: list[int], bar: tqdm) -> None:
         config = self._config
         losses: list[float] = []
@@ -135,10 +142,8 @@ class Trainer:
                 values = {"loss": mean_loss, f"{self._unit}_per_second": speed, "learning_rate": self._learning_rate}
                 log.scalars(self.step, values)
                 losses, seconds = [], 0.0
-            if self._due(config.evaluate_every) and log is not None and len(self._held_out):
-                held_out = self.held_out_loss()
-                log.scalars(self.step, {"held_out_loss": held_out})
-                bar.write(f"step {self.step}: held-out loss {held_out:.4f}")
+            if self._due(config.evaluate_every) and log is not None:
+                bar.write(f"step {self.step}: {self._evaluate(log, loss)}")
             if self._due(config.sample_every) and log is not None and self._draw is not None:
                 log.samples(self.step, self._draw(self.ema.model))
             if self._due(config.checkpoint_every) or stop or self.step == config.num_steps:
