@@ -12,6 +12,8 @@ DDPM's pipelines have images in [-1, 1], those for VE in [0, 1]. Between rungs l
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +31,7 @@ _NEEDED = "UNet2DModel"
 
 
 def library() -> ModuleType:
-    """The library, without its progress bars.
+    """The library, without its progress bars and its notices of retried downloads.
 
     Raises:
         UserError: it is not installed.
@@ -41,6 +43,7 @@ def library() -> ModuleType:
             f"reading and writing pipelines needs the package diffusers ({error}): pip install 'diffusers>=0.30'"
         ) from error
     diffusers.utils.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return diffusers
 
 
@@ -92,19 +95,19 @@ def load_pipeline(source: str | Path) -> ScoreModel:
     """
     pipelines = library().DiffusionPipeline
     try:
-        parts = pipelines.load_config(str(source))
-        if isinstance(parts, tuple):
-            parts = parts[0]
-        if list(parts.get("unet", ())) != ["diffusers", _NEEDED]:
-            raise UserError(
-                f"{source} is not a pipeline of a {_NEEDED}, but {parts.get('_class_name', 'something else')}"
-            )
-        pipeline = pipelines.from_pretrained(str(source), low_cpu_mem_usage=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parts = pipelines.load_config(str(source))
+            if list(parts.get("unet", ())) != ["diffusers", _NEEDED]:
+                kind = parts.get("_class_name", "something else")
+                raise UserError(f"{source} is not a pipeline of a {_NEEDED}, but {kind}")
+            pipeline = pipelines.from_pretrained(str(source), low_cpu_mem_usage=False)
     except UserError:
         raise
     except Exception as error:  # files and servers fail in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot read the pipeline {source}: {reason}") from error
+        where = "" if Path(source).is_dir() else "; there is no such folder, and perhaps no way to the hub"
+        raise UserError(f"cannot read the pipeline {source}: {reason.rstrip('.')}{where}") from error
     return score_model(pipeline.unet, pipeline.scheduler)
 
 
