@@ -29,6 +29,7 @@ from solvers.likelihood import log_likelihood
 from solvers.tuned import save_table, table_path
 from solvers.tuning import tune
 from training import checkpoint
+from training.precision import image_layout, training_precision
 from training.trainer import TrainedModel, Trainer
 
 _NUM_PREVIEWS = 36
@@ -58,8 +59,9 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         return as_array(samples.x.nan_to_num(), dataset)
 
     if dataset.is_image:
-        # Convolutions run fastest with the channels last in memory, as long as weights are differentiated, too.
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device = distributed.device()
+        layout = image_layout(training_precision(config.training.precision, device), device)
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
     trainer = Trainer(model, objective, batches, held_out, config, folder, draw)
     if trainer.step >= config.training.num_steps:
         _say(f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}")

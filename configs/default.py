@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
     training.weight_decay = 0.0
     training.max_grad_norm = 1.0  # gradients are clipped to this norm; 0: never
     training.ema_decay = 0.9999  # of the moving average, after a warm-up
-    training.precision = "float32"  # float32, bfloat16 (autocast)
+    training.precision = "float32"  # float32, bfloat16 (autocast), auto: bfloat16 where the hardware multiplies it
     training.compile = False  # torch.compile the network
     # Each of these is done every so many steps and at the end; 0: never (checkpoints: at the end only).
     training.log_every = 100

@@ -2,7 +2,8 @@
 
 A configuration file takes one of `cifar10`, `celeba`, `photographs_256`, `photographs_1024`, and puts in a process
 (`vp`, `subvp`, `ve`, `ddpm_ladder`, `ncsn_ladder`) and a network (`ddpm`, `ddpmpp`, `ncsnpp`, `ncsnpp_skip`). All
-values are the published ones, but for what is not part of a method: how often things are logged and looked at.
+values are the published ones, but for what is not part of a method: how often things are logged and looked at, and the
+precision of products.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def get_config() -> ConfigDict:
     training.update(weighting="sigma2", noise_levels="uniform", stratified=False, t_min=1e-5)
     training.update(num_steps=1_300_001, batch_size=128, learning_rate=2e-4, schedule="constant", warmup_steps=5000)
     training.update(max_grad_norm=1.0, ema_decay=0.9999)
+    training.precision = "auto"
     training.update(log_every=50, sample_every=50_000, checkpoint_every=10_000)
     config.sampling.update(solver="pc", num_steps=1000, grid="uniform_t", corrector="none", corrector_steps=1, snr=0.16)
     config.likelihood.update(rtol=1e-5, atol=1e-5)

@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 import distributed
 from data import Batches
-from errors import Stopped, UserError, choose
+from errors import Stopped, UserError
 from models import EMA, LevelModel, ScoreModel
 from training import checkpoint
 from training.interruption import note_signals
 from training.logs import Log
 from training.optimization import learning_rate, make_optimizer
+from training.precision import training_precision
 
 TrainedModel = ScoreModel | LevelModel
 
@@ -36,7 +37,6 @@ Objective = Callable[[TrainedModel, Tensor, torch.Generator, Tensor | None], Ten
 # The held-out loss is the mean over this many draws of noise, the same each time.
 _HELD_OUT_REPEATS = 4
 _PURPOSES = {"training": 0, "held-out": 1}
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Trainer:
@@ -83,7 +83,7 @@ class Trainer:
         self._held_out = held_out.to(distributed.device())
         self._whole_config = config
         self._config = config.training
-        self._precision = choose("precision", self._config.precision, _PRECISIONS)
+        self._precision = training_precision(self._config.precision, distributed.device())
         self._folder = folder
         self._checkpoints = folder / "checkpoints"
         self._draw = draw

@@ -1,0 +1,45 @@
+"""The number format and memory layout in which a network is trained fastest; `docs/networks.md` has the measurements.
+
+Weights, losses and the optimiser are float32 in any case: bfloat16 means autocast, which uses it in convolutions and
+matrix products.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from errors import choose
+
+_PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def training_precision(name: str, device: torch.device) -> torch.dtype:
+    """The precision called `name`; `auto` is bfloat16 where `device` multiplies it in hardware, else float32.
+
+    Raises:
+        UserError: there is no such precision.
+    """
+    chosen = choose("precision", name, _PRECISIONS)
+    if chosen is not None:
+        return chosen
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware has instructions for products of bfloat16 (GPUs: Ampere and later; CPUs: AMX, AVX-512)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # PyTorch tells a CPU's capabilities from release 2.10 on.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def image_layout(precision: torch.dtype, device: torch.device) -> torch.memory_format:
+    """The memory layout of a convolutional network in training.
+
+    Convolutions run fastest with the channels last. But on CPUs GroupNorm's backward pass takes three times as long
+    that way in bfloat16, which costs more than the convolutions gain.
+    """
+    if device.type == "cpu" and precision == torch.bfloat16:
+        return torch.contiguous_format
+    return torch.channels_last
