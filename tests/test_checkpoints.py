@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,11 +65,11 @@ def published_checkpoint(config: str, values: dict[str, str], path) -> NCSNpp:
     settings = configuration.load_file(config)
     configuration.override(settings, values.items())
     torch.manual_seed(0)
-    network = build.make_network(settings, (3, 8, 8))
+    network: Any = build.make_network(settings, (3, 8, 8))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    block = "ddpm" if settings.model.network == "ddpm" else settings.model.block
+    block: Any = "ddpm" if settings.model.network == "ddpm" else settings.model.block
     tensors = {name: tensor.clone() for name, tensor in reference_tensors(network, block)}
     fixed = ("sigmas", "all_modules.0.W")
     averages = [tensor for name, tensor in tensors.items() if name not in fixed]
@@ -102,6 +103,7 @@ def test_the_published_codes_own_checkpoint(mode, tmp_path):
 def test_the_average_of_the_weights_is_used(tmp_path):
     """The model from the command line's path gives the output that the published code printed for its average."""
     expected = json.loads(REFERENCE.with_suffix(".json").read_text())
+    found: Any
     config, found = runs.configuration_to_use(
         "configs/subvp/cifar10_ddpmpp_continuous.py", tmp_path, REFERENCE.with_suffix(".pth"), list(GREY.items())
     )
@@ -151,6 +153,7 @@ def test_published_checkpoints_sample_and_give_bits(name, pictures, tmp_path):
     assert drawn["nfe"] == (9 if name.startswith("ve/") else 5)
     assert run("--mode=likelihood", *arguments, *flags(values | FAST)) == 0
     assert json.loads((tmp_path / "likelihood" / "test.json").read_text())["num_examples"] == 2
+    found: Any
     settings, found = runs.configuration_to_use(config, tmp_path, tmp_path / "checkpoint_1.pth", list(values.items()))
     model = found.make_model(settings, build.make_dataset(settings, files_needed=False))
     for (key, found_tensor), expected in zip(

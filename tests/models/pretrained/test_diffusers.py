@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ diffusers = pytest.importorskip("diffusers")
 SIZE = 8
 
 
-def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomise(module: Any, seed: int = 0) -> Any:
     """Weights of ordinary size everywhere, those that begin at zero included."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -79,7 +80,8 @@ def ve_folder(tmp_path_factory):
 
 @torch.no_grad()
 def test_a_ddpm_pipeline_predicts_the_same_noise(ddpm_folder):
-    model, theirs = load_pipeline(ddpm_folder), diffusers.DDPMPipeline.from_pretrained(ddpm_folder)
+    model: Any = load_pipeline(ddpm_folder)
+    theirs = diffusers.DDPMPipeline.from_pretrained(ddpm_folder)
     x = images()
     for rung in (0, 7, 49):
         expected = theirs.unet(x, rung).sample
@@ -133,7 +135,7 @@ def test_models_that_predict_variances_too():
         torch.testing.assert_close(model.noise(x, torch.tensor(1.0)), expected, rtol=1e-5, atol=1e-5)
 
 
-OURS = {
+OURS: dict[str, dict[str, Any]] = {
     "ddpm": {"channels": 32, "channel_multipliers": (1, 2), "num_blocks": 2, "attention_resolutions": (8,)},
     "ddpm deep": {"channels": 32, "channel_multipliers": (1, 1, 2), "num_blocks": 1, "attention_resolutions": (4,)},
     "ddpm uncentred": {"channels": 64, "channel_multipliers": (1,), "num_blocks": 1, "centered": False},
@@ -145,7 +147,7 @@ def our_ddpm(name: str = "ddpm", in_channels: int = 3) -> DDPM:
 
 
 def our_ncsnpp(**changes) -> NCSNpp:
-    settings = {
+    settings: dict[str, Any] = {
         "channels": 128,
         "channel_multipliers": (1, 1),
         "num_blocks": 1,
@@ -160,7 +162,7 @@ def our_ncsnpp(**changes) -> NCSNpp:
     return randomise(NCSNpp(SIZE, 3, **(settings | changes)))
 
 
-def double_embedding(unet, network: DDPM):
+def double_embedding(unet, network: Any):
     """With our embedding of the timestep, which theirs computes in float32 whatever the precision of the weights."""
     unet.time_proj = network.embedding.features
     return unet
@@ -215,7 +217,7 @@ def test_our_pipeline_there_and_back(prediction, tmp_path):
 def test_our_ve_pipeline_there_and_back(tmp_path):
     model = ScoreModel(our_ncsnpp(), VESDE(0.02, 30.0), "score", "sigma", scale_input=False)
     save_pipeline(model, tmp_path / "pipeline", SIZE)
-    returned = load_pipeline(tmp_path / "pipeline")
+    returned: Any = load_pipeline(tmp_path / "pipeline")
     assert (returned.sde.sigma_min, returned.sde.sigma_max) == (0.02, 30.0)
     x, t = images(), torch.tensor([0.1, 0.9])
     expected = model.score(x, t)
@@ -228,7 +230,7 @@ def test_our_ve_pipeline_there_and_back(tmp_path):
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 def test_likelihood_of_a_pipeline_is_that_of_our_network(divergence):
     """Two networks, two implementations of attention, one likelihood."""
-    network = DDPM(4, 1, channels=32, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(4,)).double()
+    network: Any = DDPM(4, 1, channels=32, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(4,)).double()
     randomise(network)
     with torch.no_grad():
         network.head.conv.weight.mul_(0.3)
