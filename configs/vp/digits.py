@@ -18,4 +18,5 @@ def get_config() -> ConfigDict:
     config.training.update(ema_decay=0.999, evaluate_every=500, sample_every=900, checkpoint_every=500)
     config.sampling.update(data_std=0.7)
     config.likelihood.update(t_min=1e-5)
+    config.compare.update(budgets=(5, 10, 20), num_samples=250, num_trajectories=64, repetitions=2)
     return config

@@ -1,0 +1,35 @@
+"""The summary quotes the files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from evaluation.summary import main
+
+
+def test_the_summary_quotes_the_files(tmp_path, capsys):
+    for name in ("samples", "likelihood", "compare"):
+        (tmp_path / name).mkdir()
+    np.savez(
+        tmp_path / "samples" / "pc.npz", images=np.zeros((3, 8, 8, 1), np.uint8), nfe=99, seconds=4.2, seeds=[0, 1, 2]
+    )
+    (tmp_path / "samples" / "pc.png").touch()
+    found = {"bits_per_dim": 1.7512, "standard_error": 0.0123, "num_examples": 360, "nfe": 80.0, "seconds": 27.4}
+    (tmp_path / "likelihood" / "test.json").write_text(json.dumps(found))
+    (tmp_path / "compare" / "table.md").write_text("# Solvers\n\nUse `default` with 10.\n")
+    assert main([str(tmp_path)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == [
+        "samples, pc 3 drawn 99 network calls each, 4 s",
+        "bits/dim, test 1.751 ± 0.012 (360 examples) 80 network calls each, 27 s",
+        "Use `default` with 10.",
+        f"picture: {tmp_path}/samples/pc.png",
+        f"table: {tmp_path}/compare/table.md",
+    ]
+
+
+def test_a_missing_folder_gets_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / "missing")]) == 1
+    assert capsys.readouterr().err == f"error: there is no workdir {tmp_path / 'missing'}\n"
