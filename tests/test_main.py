@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import resource
 import signal
 import subprocess
 import sys
@@ -285,6 +286,17 @@ def test_a_loss_that_is_not_finite_gets_one_line(complaint, tmp_path):
     line = complaint("--mode=train", *TOY, *SHORT, *workdir, *options, "--config.training.evaluate_every=0")
     assert " is nan at step " in line or " is inf at step " in line
     assert "step_0000001.pt" in line
+
+
+def test_a_full_disk_gets_one_line_and_leaves_no_half_written_checkpoint(complaint, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        line = complaint("--mode=train", *TOY, *SHORT, "--workdir", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "step_0000010.pt: File too large; free some space" in line
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def process(*arguments: str, **options) -> subprocess.Popen:
