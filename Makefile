@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install
 	$(RUN) main.py --mode train
-	$(RUN) main.py --mode sample --config.sampling.solver=pc
+	$(RUN) main.py --mode sample --config.sampling.solver=pc --config.sampling.num_steps=250
 	$(RUN) main.py --mode sample --config.sampling.solver=ode
 	$(RUN) main.py --mode likelihood
 	$(RUN) main.py --mode compare
