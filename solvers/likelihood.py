@@ -87,7 +87,7 @@ def log_likelihood(
         seeds: one an example, for its probes; drawn from `generator` if left out.
         generator: source of seeds.
         method: as for `ODE`, like the following.
-        rtol: relative tolerance; 1e-6 for float64, 1e-3 for float32.
+        rtol: relative tolerance; 1e-7 for float64, 1e-3 for float32.
         atol: absolute tolerance, in nats per dimension and in the normalised state; likewise.
         num_steps: number of steps, for methods with fixed ones.
         grid: their ends.

@@ -30,7 +30,7 @@ class ODE:
     Args:
         method: a method of torchdiffeq: `dopri5`, `dopri8`, `bosh3`, `adaptive_heun`, `fehlberg2`, `scipy_solver`
             (adaptive); `euler`, `midpoint`, `heun2`, `heun3`, `rk4`, `explicit_adams`, `implicit_adams` (fixed steps).
-        rtol: relative tolerance of adaptive steps, in the normalised state; 1e-6 for float64, 1e-3 for float32.
+        rtol: relative tolerance of adaptive steps, in the normalised state; 1e-7 for float64, 1e-3 for float32.
         atol: absolute tolerance of adaptive steps; likewise.
         num_steps: methods with fixed steps: their number. The denoising step is one of them.
         grid: methods with fixed steps: their ends, `uniform_log_snr` if left out; see `time_grid`. Adams methods need
