@@ -59,4 +59,4 @@ def residual_sum(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
     (`skip_rescale`).
     """
     total = x + branch
-    return total / math.sqrt(2) if rescale else total
+    return total.div_(math.sqrt(2)) if rescale else total
