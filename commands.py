@@ -204,6 +204,8 @@ def _tuned_tables(
 
 def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:
     ignored = build.ignored_options(config.sampling)
+    if config.sampling.solver == "tuned":
+        ignored -= {"data_std"}  # of use in tuning
     for key, _ in overrides:
         if key.removeprefix("sampling.") in ignored and key.startswith("sampling."):
             print(f"note: solver {config.sampling.solver!r} does not use {key}", file=sys.stderr)

@@ -35,7 +35,6 @@ from sde import SDE, VESDE, VPSDE
 from solvers import get_solver
 from solvers.solution import Model
 from solvers.tuning import accurate_solution, tune
-from training import checkpoint
 
 BUDGETS = (5, 8, 10, 20, 50)
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
@@ -65,15 +64,20 @@ def digits_mixture() -> GaussianMixture:
 
 
 class AsVE:
-    """A model of any process, read as one of `VESDE(0.002, 80)`: the same denoiser at the same `sigma / alpha`."""
+    """A model of any process, read as one of `VESDE(0.002, 80)`: the same denoiser at the same `sigma / alpha`.
 
-    def __init__(self, model: Model) -> None:
-        self.sde, self._model = VESDE(SIGMA_MIN, SIGMA_MAX), model
+    Args:
+        model: what is read.
+        scale: factor on its data.
+    """
+
+    def __init__(self, model: Model, scale: float) -> None:
+        self.sde, self._model, self._scale = VESDE(SIGMA_MIN, SIGMA_MAX), model, scale
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """`E[x_0 | x_t = x]`."""
-        own = self._model.sde.time_at_log_snr(self.sde.log_snr(t))
-        return self._model.denoise(self._model.sde.alpha(own).to(x) * x, own)
+        own = self._model.sde.time_at_log_snr(self.sde.log_snr(t.double()) + 2 * math.log(self._scale))
+        return self._scale * self._model.denoise(self._model.sde.alpha(own).to(x) / self._scale * x, own)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """`∇ log p_t(x)`."""
@@ -81,14 +85,14 @@ class AsVE:
 
 
 def network(workdir: Path) -> tuple[Model, tuple[int, ...]]:
-    """The newest trained network of a working folder, with its averaged weights, and the shape of its data."""
+    """The newest trained network of a working folder, its data scaled to a standard deviation of 0.5; their shape."""
     config, found = runs.configuration_to_use(None, workdir, None, [])
     if found is None:
         raise UserError(f"{workdir} holds a mixture, not a network")
-    dataset = build.make_dataset(config, files_needed=False)
-    model = build.make_model(config, dataset)
-    checkpoint.load_weights(model.network, found.state["ema"], str(found.path))
-    return AsVE(model.eval().requires_grad_(False)), dataset.shape
+    dataset = build.make_dataset(config)
+    model = found.make_model(config, dataset)
+    scale = 0.5 / dataset.stretch(dataset.train).std().item()
+    return AsVE(model.eval().requires_grad_(False), scale), dataset.shape
 
 
 # Peers. A grid is a list of noise levels; a peer goes from each to the next.
@@ -311,7 +315,7 @@ def median_seconds(run: Callable[[], object], repeats: int = 9) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, help="working folder of a trained digits network")
-    parser.add_argument("--problems", nargs="+", default=["ring", "digits_mixture"], help="which mixtures to run")
+    parser.add_argument("--problems", nargs="*", default=["ring", "digits_mixture"], help="which mixtures to run")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=300, help="of tuning; 0 for none")
     parser.add_argument("--all", action="store_true", help="print every peer's every setting")

@@ -20,10 +20,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, choose
 from sde import SDE
 from sde.noise import SampleNoise
-from solvers.options import choose
 from solvers.solution import Model
 
 StepSize = Callable[[SDE, Tensor, Tensor, Tensor, float], Tensor]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from sde import SDE
-from sde.noise import SampleNoise, seeds_from_generator
+from sde.noise import SampleNoise
 from solvers.grids import Grid, time_grid
+from solvers.options import sample_noise
 from solvers.solution import Model, Solution
 from solvers.table import Nodes, Prediction, Table, Tape
 from solvers.thresholding import Threshold
@@ -181,8 +182,7 @@ class TableSolver:
         table, steps = self._for_process(model.sde)
         noise = None
         if bool(table.noise.any()):
-            seeds = seeds_from_generator(len(x_T), generator) if seeds is None else seeds
-            noise = SampleNoise(seeds, "solver")
+            noise = sample_noise(x_T, seeds, generator)
         x = run_steps(steps, table.prediction, model, x_T, noise, self._threshold)
         return Solution(x, len(steps))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,19 +10,6 @@ from torch import Tensor
 from errors import UserError
 from sde import SDE
 from sde.noise import SampleNoise, Stream, seeds_from_generator
-
-Entry = TypeVar("Entry")
-
-
-def choose(what: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """`table[name]`.
-
-    Raises:
-        UserError: there is no such name; the message lists the names there are.
-    """
-    if name not in table:
-        raise UserError(f"no {what} is called {name!r}; there are: {', '.join(table)}")
-    return table[name]
 
 
 def check_at_least(what: str, value: float, least: float) -> None:

@@ -19,9 +19,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from errors import choose
 from solvers.correctors import corrector_step_size, langevin
 from solvers.grids import Grid, time_grid
-from solvers.options import check_at_least, check_positive, choose, sample_noise
+from solvers.options import check_at_least, check_positive, sample_noise
 from solvers.predictors import PREDICTORS
 from solvers.solution import Model, Solution
 

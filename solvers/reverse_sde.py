@@ -23,11 +23,11 @@ import torch
 import torchsde
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, choose
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.brownian import FreshIncrements, StackedIntervals
-from solvers.options import check_at_least, check_positive, choose, last_time, sample_noise
+from solvers.options import check_at_least, check_positive, last_time, sample_noise
 from solvers.solution import Model, Solution
 
 # Network calls a step.

@@ -6,12 +6,12 @@ its samples and accurate solutions of the same ODE from the same noise:
 
     minimise    log mean_i |x_i(table) - x_i(exact)|
 
-over the gaps of half log-SNR between the times (a softmax: their order cannot change), the weights of the last few
-outputs, and the weight of the state. The recommended solver's table, of order 2 and of order 3, is where it starts;
-its weights follow the times, and learned corrections are added. As there are few parameters and each example brings
-as many equations as it has dimensions, a small batch is enough; held-out noise decides which table to keep, so that
-the result is never worse there than the start. A step that makes things much worse is taken back, and the learning
-rate halved. The model's activations are recomputed in the backward pass, one step at a time.
+over the times, the weights of the last few outputs, and the weight of the state, in the coordinates of
+`solvers.learned_table`. The recommended solver's table, of order 2 and of order 3, is where it starts. As there are few
+parameters and each example brings as many equations as it has dimensions, a small batch is enough; held-out noise
+decides which table to keep, so that the result is never worse there than the start. A step that makes things much worse
+is taken back, and the learning rate halved. The model's activations are recomputed in the backward pass, one step at a
+time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from sde import SDE
 from solvers import methods
 from solvers.exponential import integrate, method_table
 from solvers.grids import time_grid
-from solvers.recommended import recommended_table, recommended_times
+from solvers.learned_table import LearnedTable, run
 from solvers.solution import Model
 from solvers.table import Table
 
+# By default: equations (trajectories times dimensions) to learn from, calls of the model, and iterations at least.
+_EQUATIONS = 4096
+_CALLS = 800
+_LEAST_ITERATIONS = 60
 _VALIDATE_EVERY = 8
 _PATIENCE = 8
 # A loss this much above the best (in log) is a blow-up.
@@ -57,10 +59,10 @@ def tune(
     num_steps: int,
     shape: Sequence[int],
     *,
-    num_trajectories: int = 128,
+    num_trajectories: int | None = None,
     num_validation: int = 64,
-    iterations: int = 300,
-    learning_rate: float = 0.02,
+    iterations: int | None = None,
+    learning_rate: float = 0.04,
     memory: int = 10,
     orders: Sequence[int] = (2, 3),
     data_std: float = 0.5,
@@ -76,9 +78,10 @@ def tune(
         model: differentiable with respect to `x` and `t`.
         num_steps: number of calls of the model.
         shape: shape of one example, `dims`.
-        num_trajectories: examples to learn from.
+        num_trajectories: examples to learn from; enough for 4096 equations if left out, but 32 to 512.
         num_validation: held-out examples.
-        iterations: of Adam, divided between trying the starts (a quarter each) and going on from the best.
+        iterations: of Adam, divided between trying the starts (a sixth each) and going on from the best; if left out,
+            such that the model is called about 800 times, but at least 60.
         learning_rate: falls to zero along a cosine.
         memory: how many past outputs a step may use.
         orders: of the recommended solver, as starts.
@@ -89,6 +92,10 @@ def tune(
         device: of the states.
         report: called with the iteration and the held-out error.
     """
+    if num_trajectories is None:
+        num_trajectories = min(512, max(32, _EQUATIONS // math.prod(shape)))
+    if iterations is None:
+        iterations = max(_LEAST_ITERATIONS, _CALLS // num_steps)
     x_T = model.sde.prior_sample(
         (num_trajectories + num_validation, *shape),
         seeds=range(seed, seed + num_trajectories + num_validation),
@@ -100,14 +107,16 @@ def tune(
         (x_T[:num_trajectories], exact[:num_trajectories]),
         (x_T[num_trajectories:], exact[num_trajectories:]),
     )
-    recommended = _LearnedTable(model.sde, num_steps, 3, memory, data_std)
+    recommended = LearnedTable(model.sde, num_steps, 3, memory, data_std)
     start_error = _error(recommended, model, *held_out)
 
-    trial = max(1, iterations // 4)
-    runs = [_LearnedTable(model.sde, num_steps, min(order, num_steps), memory, data_std) for order in orders]
-    errors = [_fit(run, model, train, held_out, trial, learning_rate, report) for run in runs]
-    best = runs[errors.index(min(errors))]
-    error = _fit(best, model, train, held_out, iterations - trial * len(runs), learning_rate, report)
+    trial = max(1, iterations // 6)
+    starts = [LearnedTable(model.sde, num_steps, min(order, num_steps), memory, data_std) for order in orders]
+    for start in starts:
+        start.whiten(model, *train)
+    errors = [_fit(start, model, train, held_out, trial, learning_rate, report) for start in starts]
+    best = starts[errors.index(min(errors))]
+    error = _fit(best, model, train, held_out, iterations - trial * len(starts), learning_rate, report)
     if not error < start_error:
         best, error = recommended, start_error
     with torch.no_grad():
@@ -121,37 +130,8 @@ def accurate_solution(model: Model, x_T: Tensor, num_steps: int = 100) -> Tensor
     return integrate(method_table(methods.unipc, model.sde, times, prediction="data", order=3), model, x_T)
 
 
-class _LearnedTable(nn.Module):
-    """A table with learned times and weights; equal to the recommended one at first."""
-
-    def __init__(self, sde: SDE, num_steps: int, order: int, memory: int, data_std: float) -> None:
-        super().__init__()
-        self._sde, self._order, self._data_std = sde, order, data_std
-        times = recommended_times(sde, num_steps, sde.t_min, True, data_std)
-        limits = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
-        self._first, last = (0.5 * sde.log_snr(limits)).unbind()
-        self._range = last - self._first
-        gaps = torch.cat([0.5 * sde.log_snr(times), last[None]]).diff().clamp(min=1e-3 * self._range.item() / num_steps)
-        self.log_gaps = nn.Parameter(torch.log(gaps))
-        self.state = nn.Parameter(torch.zeros(num_steps, dtype=torch.float64))
-        self.outputs = nn.Parameter(torch.zeros(num_steps, num_steps, dtype=torch.float64))
-        age = torch.arange(num_steps)[:, None] - torch.arange(num_steps)
-        self._allowed = (age >= 0) & (age < memory)
-
-    def forward(self) -> Table:
-        gone = torch.softmax(self.log_gaps, 0).cumsum(0)[:-1]
-        inner = self._sde.time_at_log_snr(2 * (self._first + self._range * gone))
-        times = torch.cat([inner.new_full((1,), self._sde.T), inner.clamp(self._sde.t_min, self._sde.T)])
-        table = recommended_table(self._sde, times, None, self._order, self._data_std)
-        # Corrections in units of what the step does, so that one learning rate serves all.
-        unit = torch.linalg.vector_norm(table.outputs.detach(), dim=1, keepdim=True)
-        return table._replace(
-            state=table.state * (1 + 0.1 * self.state), outputs=table.outputs + self._allowed * unit * self.outputs
-        )
-
-
 def _fit(
-    learned: _LearnedTable,
+    learned: LearnedTable,
     model: Model,
     train: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
@@ -196,29 +176,18 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _error(learned: _LearnedTable, model: Model, x_T: Tensor, exact: Tensor) -> float:
-    error = (integrate(learned(), model, x_T) - exact).flatten(1).norm(dim=1).mean().item()
+def _error(learned: LearnedTable, model: Model, x_T: Tensor, exact: Tensor) -> float:
+    table = learned()
+    if not all(bool(array.isfinite().all()) for array in (table.times, table.state, table.outputs)):
+        return math.inf
+    error = (integrate(table, model, x_T) - exact).flatten(1).norm(dim=1).mean().item()
     return error if math.isfinite(error) else math.inf
 
 
 def _loss_and_gradients(
-    learned: _LearnedTable, model: Model, x_T: Tensor, exact: Tensor
+    learned: LearnedTable, model: Model, x_T: Tensor, exact: Tensor
 ) -> tuple[float, tuple[Tensor, ...]]:
     with torch.enable_grad():
-        squares = (_differentiable(learned(), model, x_T) - exact).flatten(1).square().sum(1)
+        squares = (run(learned(), model, x_T)[0] - exact).flatten(1).square().sum(1)
         loss = torch.log(torch.sqrt(squares + 1e-12).mean())
         return loss.item(), torch.autograd.grad(loss, list(learned.parameters()))
-
-
-def _differentiable(table: Table, model: Model, x: Tensor) -> Tensor:
-    """`integrate` for a noise table, with gradients for the table; of the model's calls only inputs and outputs are
-    stored."""
-    sigmas = model.sde.sigma(table.times)
-    outputs: list[Tensor] = []
-    for k, t in enumerate(table.times.to(x.device).unbind()):
-        score = checkpoint(model.score, x, t, use_reentrant=False)
-        scalars = torch.cat([torch.stack([-sigmas[k], table.blend[k], table.state[k]]), table.outputs[k, : k + 1]])
-        to_noise, blend, state, *weights = scalars.to(x).unbind()
-        outputs.append(to_noise * score + blend * x)
-        x = state * x + sum(w * output for w, output in zip(weights, outputs, strict=True))
-    return x

@@ -5,6 +5,8 @@ Some of theirs cast their state to float32 at each step, which leaves difference
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -62,18 +64,18 @@ def latents(model: GaussianMixture) -> Tensor:
 
 
 def ours(name: str, model: GaussianMixture, x_T: Tensor, rho: Tensor, **options: object) -> Tensor:
-    times = model.sde.times(rho)  # type: ignore[operator]
+    times = model.sde.times(rho)  # type: ignore[attr-defined]
     return get_solver(name, num_steps=len(rho), grid=times, **options)(model, x_T).x
 
 
-def theirs(scheduler: object, model: GaussianMixture, x_T: Tensor, levels: Tensor, scaled: bool = False) -> Tensor:
+def theirs(scheduler: Any, model: GaussianMixture, x_T: Tensor, levels: Tensor, scaled: bool = False) -> Tensor:
     """Run a scheduler over its `levels` of noise; `scaled`: its state is `x / alpha`."""
     scheduler.set_timesteps(NUM_STEPS)
     scheduler.sigmas = levels
     scheduler.set_begin_index(0)
     x = x_T / model.sde.alpha(torch.ones((), dtype=DOUBLE)) if scaled else x_T
     for k, timestep in enumerate(scheduler.timesteps):
-        t = model.sde.times(levels[k])  # type: ignore[operator]
+        t = model.sde.times(levels[k])  # type: ignore[attr-defined]
         state = scheduler.scale_model_input(x, timestep)
         x = scheduler.step(-model.sde.sigma(t) * model.score(state, t), timestep, x).prev_sample
     return x
@@ -105,7 +107,7 @@ def test_second_order_single_step(model: GaussianMixture, x_T: Tensor, rho: Tens
     scheduler.set_begin_index(0)
     x = x_T
     for k, timestep in enumerate(scheduler.timesteps):
-        t = model.sde.times(levels[k])  # type: ignore[operator]
+        t = model.sde.times(levels[k])  # type: ignore[attr-defined]
         x = scheduler.step(-model.sde.sigma(t) * model.score(x, t), timestep, x).prev_sample
     assert_equal(ours("dpmpp_2s", model, x_T, rho, denoise=False), x)
 
@@ -172,6 +174,6 @@ def test_ddim(x_T: Tensor) -> None:
     )
     x = x_T
     for level, timestep in zip(levels, scheduler.timesteps, strict=True):
-        t = model.sde.times(level)  # type: ignore[operator]
+        t = model.sde.times(level)  # type: ignore[attr-defined]
         x = scheduler.step(-model.sde.sigma(t) * model.score(x, t), timestep, x).prev_sample
     assert_equal(ours("ddim", model, x_T, levels), x)

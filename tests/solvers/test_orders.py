@@ -144,7 +144,7 @@ def test_weak_order(process: str, name: str, options: dict[str, object], order: 
     truth = float(sde.alpha(end)) * 0.7, float(sde.alpha(end) ** 2 * 0.4**2 + sde.sigma(end) ** 2)
     errors = []
     for num_steps in (401, 801) if name == "dpmpp_3m_sde" else (101, 201) if order == 1 else (201, 401):
-        table = get_solver(name, num_steps=num_steps, t_min=float(end), denoise=False, **options).table(sde)
+        table = get_solver(name, num_steps=num_steps, t_min=float(end), denoise=False, **options).table(sde)  # type: ignore[attr-defined]
         mean, variance = moments(table, sde, 0.7, 0.4)
         errors.append(math.hypot(mean - truth[0], variance - truth[1]))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)

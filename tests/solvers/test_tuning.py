@@ -14,9 +14,10 @@ from models import GaussianMixture
 from sde import VESDE, VPSDE
 from solvers import get_solver
 from solvers.exponential import integrate
+from solvers.learned_table import LearnedTable, run
 from solvers.recommended import recommended
-from solvers.tuned import load_table, save_table, table_path
-from solvers.tuning import _differentiable, accurate_solution, tune
+from solvers.tuned import _ARRAYS, load_table, save_table, table_path
+from solvers.tuning import accurate_solution, tune
 
 DOUBLE = torch.float64
 
@@ -56,7 +57,25 @@ def test_no_iterations_give_the_recommended_solver(model: GaussianMixture) -> No
 def test_the_differentiable_loop_is_the_plain_one(model: GaussianMixture) -> None:
     x_T = model.sde.prior_sample((4, 2), seeds=range(4), dtype=DOUBLE)
     table = recommended(6).table(model.sde)
-    assert torch.allclose(_differentiable(table, model, x_T), integrate(table, model, x_T), atol=1e-12)
+    assert torch.allclose(run(table, model, x_T)[0], integrate(table, model, x_T), atol=1e-12)
+
+
+def test_coordinates_of_the_weights_are_whitened(model: GaussianMixture) -> None:
+    """A unit of any coordinate of the last step moves the end by the start's error, but for the ridge."""
+    x_T = model.sde.prior_sample((256, 2), seeds=range(256), dtype=DOUBLE)
+    exact = accurate_solution(model, x_T, 60)
+    learned = LearnedTable(model.sde, 3, order=2, memory=10, data_std=0.5)
+    learned.whiten(model, x_T, exact)
+    with torch.no_grad():
+        start = run(learned(), model, x_T)[0]
+        unit = (start - exact).square().sum(1).mean().sqrt()
+        # The newest output comes first, and no other takes its place: the ridge hardly matters.
+        learned.theta[2, 3] = 1.0
+        moved = (run(learned(), model, x_T)[0] - start).square().sum(1).mean().sqrt()
+        assert 0.99 * unit < moved <= unit
+        learned.theta[2] = torch.randn(4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+        moved = (run(learned(), model, x_T)[0] - start).square().sum(1).mean().sqrt()
+        assert moved <= unit * learned.theta[2].norm() * (1 + 1e-6)
 
 
 def test_accurate_solution(model: GaussianMixture) -> None:
@@ -80,7 +99,7 @@ def test_a_table_comes_back_from_its_file(model: GaussianMixture, tmp_path: Path
     table = recommended(6).table(model.sde)
     save_table(table_path(tmp_path, 6), table, model.sde)
     again = load_table(table_path(tmp_path, 6))
-    assert all(torch.equal(a, b) for a, b in zip(table, again, strict=True) if isinstance(a, torch.Tensor))
+    assert all(torch.equal(getattr(table, name), getattr(again, name)) for name in _ARRAYS)
     x_T = model.sde.prior_sample((3, 2), seeds=range(3))
     expected = get_solver("default", num_steps=6)(model, x_T).x
     assert torch.equal(get_solver("tuned", path=tmp_path, num_steps=6)(model, x_T).x, expected)

@@ -1,0 +1,91 @@
+"""Tuned sampling at 10 network calls beside the predictor-corrector with 1,000: `python -m benchmarks.tuned_vs_pc`.
+
+Both draw from the network of a working folder as many samples as there are test examples, or `--samples`, from five
+seeds; printed are the three distances to the test examples (see `evaluation.data_distances`), their mean, and the
+difference with its standard error over the seeds. The predictor-corrector has 500 noise levels, at each one
+prediction and one Langevin step, and ends with the denoised mean, 999 calls. A table that was tuned for the newest
+checkpoint (`python main.py --mode sample --config.sampling.solver=tuned`) is used, or else made, as there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import build
+import runs
+from errors import UserError
+from evaluation.data_distances import DATA_DISTANCES, DataDistances
+from evaluation.generation import draw_samples
+from solvers import get_solver
+from solvers.registry import Solver
+from solvers.tuned import load_table, table_path
+from solvers.tuning import tune
+
+NUM_CALLS = 10
+NUM_LEVELS = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
+    parser.add_argument("--samples", type=int, help="a seed; as many as test examples if left out")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=120)
+    arguments = parser.parse_args()
+
+    config, found = runs.configuration_to_use(None, arguments.workdir, None, [])
+    if found is None:
+        raise UserError(f"{arguments.workdir} holds a mixture, not a network")
+    dataset = build.make_dataset(config)
+    model = found.make_model(config, dataset).eval().requires_grad_(False)
+    path = table_path(found.path.with_suffix(""), NUM_CALLS)
+    if path.exists():
+        table = load_table(path)
+    else:
+        table = tune(model, NUM_CALLS, dataset.shape, data_std=config.sampling.data_std or 0.5).table
+    solvers: dict[str, Solver] = {
+        f"tuned, {NUM_CALLS} calls": get_solver("tuned", table=table),
+        f"pc, {2 * NUM_LEVELS - 1} calls": get_solver("pc", num_steps=NUM_LEVELS, corrector_steps=1),
+    }
+    count = arguments.samples or len(dataset.test)
+    distances = DataDistances(dataset)
+    results = {name: np.empty((arguments.seeds, len(DATA_DISTANCES))) for name in solvers}
+    for seed in range(arguments.seeds):
+        for name, solver in solvers.items():
+            start = time.perf_counter()
+            with torch.no_grad():
+                seeds = list(range(seed * count, (seed + 1) * count))
+                samples = draw_samples(model, solver, dataset.shape, seeds, arguments.batch, progress=False)
+            measured = distances(samples.x)
+            results[name][seed] = [measured[distance] for distance in DATA_DISTANCES]
+            row = "".join(f"{value:12.4f}" for value in results[name][seed])
+            print(
+                f"seed {seed}  {name:18s}{row}   {samples.nfe:g} calls, {time.perf_counter() - start:.0f} s", flush=True
+            )
+    show(results, count, len(dataset.test))
+
+
+def show(results: dict[str, np.ndarray], count: int, held_out: int) -> None:
+    """Print means, differences, and whether the first is within two standard errors of the second, or closer."""
+    (tuned_name, tuned), (pc_name, pc) = results.items()
+    repetitions = len(tuned)
+    print(f"\n{count} samples a seed, {repetitions} seeds, {held_out} test examples")
+    print("| distance to the data | " + f"{tuned_name} | {pc_name} | difference ± standard error | within two |")
+    print("|---|---|---|---|---|")
+    for k, name in enumerate(DATA_DISTANCES):
+        # The seeds are the same for both, but samples of the two have nothing in common: their variances add.
+        error = math.sqrt((tuned[:, k].var(ddof=1) + pc[:, k].var(ddof=1)) / repetitions)
+        difference = tuned[:, k].mean() - pc[:, k].mean()
+        verdict = "yes" if difference <= 2 * error else "no"
+        means = f"{tuned[:, k].mean():.4f} | {pc[:, k].mean():.4f}"
+        print(f"| {name} | {means} | {difference:+.4f} ± {error:.4f} | {verdict} |")
+
+
+if __name__ == "__main__":
+    main()
