@@ -27,8 +27,8 @@ class MLP(nn.Module):
     def __init__(self, dimension: int, width: int = 128, num_blocks: int = 3, num_classes: int | None = None) -> None:
         super().__init__()
         self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, num_classes)
-        # Variance 1 / dimension: features of unit variance. Smaller ones hide the state behind the time for thousands of
-        # steps of training.
+        # Variance 1 / dimension: features of unit variance. Smaller ones hide the state behind the time for thousands
+        # of steps of training.
         self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
         self.blocks = nn.ModuleList(_Block(width) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
