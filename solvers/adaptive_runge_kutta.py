@@ -9,7 +9,7 @@ and the step is accepted if `E <= 1`. The next one is `0.9 h E^(-0.7/k) E_previo
 a rejection, `0.9 h E^(-1/k)`. All examples attempt their next step together, in one call of the field a stage, each at
 its own place; those that have arrived wait. So the batch keeps its size and order, and what becomes of an example does
 not depend on the others: it is the same, to rounding, in any company. (Rounding may tip a step that is just accepted;
-the result then moves within its tolerance. In float32 that happens to about one trajectory in thirty.)
+the result then moves within its tolerance. In float32 that happened to one of 64 trajectories of a network.)
 """
 
 from __future__ import annotations
