@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=64, help="of the first level")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--compiled", action="store_true", help="compiled settings, too: on CPUs an hour of compiling")
+    parser.add_argument("--compiled", action="store_true", help="compiled settings, too: on CPUs many minutes each")
     parser.add_argument("--output", type=Path, help="write the table to this file, too")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
