@@ -234,7 +234,9 @@ def show(label: str, row: Sequence[float]) -> None:
     print(f"{label:44s}" + "".join(f"{value:10.4g}" for value in row), flush=True)
 
 
-def compare(title: str, model: Model, shape: tuple[int, ...], samples: int, iterations: int, every: bool) -> None:
+def compare(
+    title: str, model: Model, shape: tuple[int, ...], samples: int, iterations: int | None, every: bool
+) -> None:
     """Print one problem's table."""
     dtype = torch.float64 if isinstance(model, GaussianMixture) else torch.float32
     x = model.sde.prior_sample((samples, *shape), seeds=range(10**6, 10**6 + samples), dtype=dtype)
@@ -254,13 +256,13 @@ def compare(title: str, model: Model, shape: tuple[int, ...], samples: int, iter
     for name, row in ours.items():
         show(name, row)
     show("  default / best single peer", np.array(ours["default"]) / np.array(table[single]))
-    if iterations:
+    if iterations != 0:
         show("tuned", row := tuned_errors(model, shape, x, exact, iterations, dtype))
         show("  tuned / best peer of each column", np.array(row) / array.min(0))
 
 
 def tuned_errors(
-    model: Model, shape: tuple[int, ...], x: Tensor, exact: Tensor, iterations: int, dtype: torch.dtype
+    model: Model, shape: tuple[int, ...], x: Tensor, exact: Tensor, iterations: int | None, dtype: torch.dtype
 ) -> list[float]:
     """Tune to the model on other noise, once for each budget."""
     row = []
@@ -317,7 +319,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, help="working folder of a trained digits network")
     parser.add_argument("--problems", nargs="*", default=["ring", "digits_mixture"], help="which mixtures to run")
     parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--iterations", type=int, default=300, help="of tuning; 0 for none")
+    parser.add_argument("--iterations", type=int, help="of tuning; its own number if left out, 0 for none")
     parser.add_argument("--all", action="store_true", help="print every peer's every setting")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -32,7 +32,7 @@ from solvers.table import Table
 
 # By default: equations (trajectories times dimensions) to learn from, calls of the model, and iterations at least.
 _EQUATIONS = 4096
-_CALLS = 800
+_CALLS = 1500
 _LEAST_ITERATIONS = 60
 _VALIDATE_EVERY = 8
 _PATIENCE = 8
@@ -81,7 +81,7 @@ def tune(
         num_trajectories: examples to learn from; enough for 4096 equations if left out, but 32 to 512.
         num_validation: held-out examples.
         iterations: of Adam, divided between trying the starts (a sixth each) and going on from the best; if left out,
-            such that the model is called about 800 times, but at least 60.
+            such that the model is called about 1500 times, but at least 60.
         learning_rate: falls to zero along a cosine.
         memory: how many past outputs a step may use.
         orders: of the recommended solver, as starts.
