@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -184,6 +183,8 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     network = choose("network", model.network, _NETWORKS)
     known = inspect.signature(network).parameters
     if config.data.distortion > 0:
+        if len(shape) != 3:
+            raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
         # One class, of distorted images; the others have none.
         more = more | {"num_classes": 1}
     options = {name: value for name, value in model.items() if name in known} | more
@@ -208,9 +209,9 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
 
 def _grid(text: str) -> str | list[float]:
     """A grid's name, or its times."""
-    if text[0].isalpha():
+    if text[:1].isalpha():
         return text
     try:
-        return [float(time) for time in ast.literal_eval(f"[{text.strip('[]()')}]")]
-    except (SyntaxError, ValueError):
+        return [float(time) for time in text.strip("[]() ").split(",")]
+    except ValueError:
         raise UserError(f"sampling.grid takes a name or a list of times such as 1.0,0.5,0.001, not {text!r}") from None

@@ -83,9 +83,12 @@ def _is_published(path: Path) -> bool:
     """By its suffix, or else by what the published code calls the average of the weights."""
     if path.suffix == ".pth" or not zipfile.is_zipfile(path):
         return path.suffix == ".pth"
-    with zipfile.ZipFile(path) as archive:
-        structure = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        return any(b"shadow_params" in archive.read(name) for name in structure)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            structure = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return any(b"shadow_params" in archive.read(name) for name in structure)
+    except Exception as error:  # a damaged archive may fail in any way
+        raise UserError(f"cannot read the checkpoint {path}: it is damaged") from error
 
 
 def _published(path: Path) -> Found:

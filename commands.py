@@ -46,6 +46,8 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     config = runs.configuration_to_train(config_path, folder, overrides)
     dataset = build.make_dataset(config)
     model = build.make_model(config, dataset)
+    if config.data.augment and not dataset.is_image:
+        raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     augment, uniform_noise = get_augmentation(config.data.augment), config.data.uniform_dequantisation
     batches = Batches(dataset, config.training.batch_size, config.seed, augment, config.data.distortion, uniform_noise)
     noise = torch.Generator().manual_seed(config.seed)
@@ -158,6 +160,8 @@ def compare(
     if distributed.rank() > 0:
         return
     settings = config.compare
+    if len(dataset.test) == 0:
+        raise UserError(f"{dataset.name} has no test examples to compare samples with")
     contenders: dict[str, dict[str, Any]] = {name: {} for name in settings.solvers}
     if "tuned" in contenders:
         contenders["tuned"]["path"] = _tuned_tables(config, dataset, model, folder, found, settings.budgets)

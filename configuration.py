@@ -53,7 +53,7 @@ def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
         UserError: there is no such key (the nearest is named), or the text is not a value of its type.
     """
     keys = [key for key, _ in flatten(config)]
-    optional = {key for key, value in flatten(_defaults()) if value is None}
+    optional = _optional_keys()
     for key, text in overrides:
         if key not in keys:
             raise UserError(f"there is no configuration key {key!r}{nearest(key, keys)}")
@@ -86,6 +86,8 @@ def load_json(path: Path) -> ConfigDict:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the configuration {path}: {_one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"cannot read the configuration {path}: it holds no keys")
     return from_dict(values, str(path))
 
 
@@ -102,11 +104,14 @@ def from_dict(values: dict[str, Any], where: str, config: ConfigDict | None = No
     """
     config = _defaults() if config is None else config
     keys = [key for key, _ in flatten(config)]
+    optional = _optional_keys()
     for key, value in flatten(values):
         if key not in keys:
             raise UserError(f"{where} has the unknown configuration key {key!r}{nearest(key, keys)}")
         section, name = _section(config, key)
         try:
+            if value is None and key not in optional:
+                raise TypeError
             section[name] = tuple(value) if isinstance(value, list) else value
         except (TypeError, ValueError):
             raise UserError(f"{where}: {key} takes {_kind(section.get_type(name))}, not {value!r}") from None
@@ -135,6 +140,11 @@ def flatten(values: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[t
 
 def _defaults() -> ConfigDict:
     return load_file(ROOT / "configs" / "default.py")
+
+
+def _optional_keys() -> set[str]:
+    """The keys that may be None."""
+    return {key for key, value in flatten(_defaults()) if value is None}
 
 
 def _section(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:

@@ -7,7 +7,9 @@ may.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,14 +24,32 @@ DEFAULT_WORKDIR = Path("runs/digits")
 # As the command line has them: ("training.num_steps", "1000").
 Overrides = list[tuple[str, str]]
 
-_POSITIVE = (
+# Of lists, each number counts, and there must be one. What only one function uses, it checks itself.
+_AT_LEAST_ONE = (
+    "sde.num_rungs",
+    "model.num_blocks",
+    "model.channels",
+    "model.channel_multipliers",
+    "model.width",
+    "model.num_components",
+    "training.num_steps",
     "training.batch_size",
     "training.keep_checkpoints",
     "sampling.num_samples",
     "sampling.batch_size",
+    "sampling.num_steps",
     "likelihood.num_examples",
     "likelihood.batch_size",
+    "compare.budgets",
+    "compare.repetitions",
+    "compare.num_samples",
+    "compare.batch_size",
 )
+_POSITIVE = ("sde.sigma_min", "sde.sigma_max", "model.data_std", "sampling.data_std", "training.edm_std")
+_NOT_NEGATIVE = ("training.warmup_steps", "training.max_grad_norm", "compare.num_trajectories")
+_FRACTIONS = ("data.distortion", "model.dropout", "training.ema_decay")
+# What all users of a seed can take.
+_LARGEST_SEED = 2**32 - 1
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None) -> Path:
@@ -114,12 +134,23 @@ def _find(folder: Path, checkpoint_path: Path | None) -> checkpoints.Found:
 
 def _override(config: ConfigDict, overrides: Overrides) -> None:
     configuration.override(config, overrides)
+    if not config.compare.solvers:
+        raise UserError("compare.solvers must name a solver")
+    _check(config, _AT_LEAST_ONE, lambda value: value >= 1, "must be at least 1")
+    _check(config, _POSITIVE, lambda value: value > 0, "must be positive")
+    _check(config, _NOT_NEGATIVE, lambda value: value >= 0, "must be at least 0")
+    _check(config, _FRACTIONS, lambda value: 0 <= value <= 1, "must lie between 0 and 1")
+    _check(config, ("seed",), lambda value: 0 <= value <= _LARGEST_SEED, f"must lie between 0 and {_LARGEST_SEED}")
+
+
+def _check(config: ConfigDict, keys: Iterable[str], fits: Callable[[Any], bool], rule: str) -> None:
+    """Raise UserError unless the values of these keys (of lists, all items) fit; None always does."""
     values = dict(configuration.flatten(config))
-    for key in _POSITIVE:
-        if values[key] is not None and values[key] < 1:
-            raise UserError(f"{key} must be at least 1, not {values[key]}")
-    if config.seed < 0:
-        raise UserError(f"seed must be at least 0, not {config.seed}")
+    for key in keys:
+        value = values[key]
+        items = value if isinstance(value, tuple) else (() if value is None else (value,))
+        if value == () or not all(map(fits, items)):
+            raise UserError(f"{key} {rule}, not {value}")
 
 
 def _check_agreement(

@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
-    sampling.grid = placeholder(str)  # uniform_t, quadratic_t, log_snr, karras, …, or the times: 1.0,0.5,0.001
+    sampling.grid = placeholder(str)  # uniform_t, quadratic_t, uniform_log_snr, karras, optimised; or times: 1.0,0.5
     sampling.denoise = True  # end with the denoised mean
     sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
     sampling.order = placeholder(int)  # default, deis, unipc

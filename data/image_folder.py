@@ -79,7 +79,10 @@ def _read(folder: Path, size: int, crop: int | None) -> Tensor:
             for row, path in enumerate(tqdm(paths, desc=f"reading {folder}", disable=None)):
                 array[row] = _read_image(path, size, crop)
             array.flush()
-    return torch.from_numpy(np.load(stored, mmap_mode="c"))
+    try:
+        return torch.from_numpy(np.load(stored, mmap_mode="c"))
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read {stored}: {error}; remove it, and it is made again") from error
 
 
 def _read_image(path: Path, size: int, crop: int | None) -> np.ndarray:

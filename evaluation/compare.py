@@ -29,8 +29,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import Dataset
+from errors import UserError
 from evaluation.contenders import Run, runs_within
 from evaluation.data_distances import DATA_DISTANCES, DataDistances
+from evaluation.metrics import NUM_FOLDS
 from solvers import Model
 from solvers.registry import Solver
 
@@ -137,8 +139,10 @@ def compare(
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: a solver or an option does not exist, or cannot meet any budget.
+        UserError: a solver or an option does not exist, or cannot meet any budget; there are too few samples.
     """
+    if dataset is not None and min(num_samples, len(dataset.test)) < NUM_FOLDS:
+        raise UserError(f"distances to data need at least {NUM_FOLDS} samples and as many test examples")
     runs = [run for name, options in contenders for run in runs_within(name, options, budgets, model.sde, shared)]
     num_trajectories = min(num_trajectories, num_samples)
     num_batches = math.ceil(num_samples / batch_size) * len(runs) + math.ceil(num_trajectories / batch_size)

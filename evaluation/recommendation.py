@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from errors import UserError
 from evaluation.compare import Comparison, Estimate, Row
 from evaluation.data_distances import DATA_DISTANCES
 
@@ -20,9 +21,11 @@ def recommend(comparison: Comparison) -> tuple[Row, str]:
     the sentence also says who follows the model best.
 
     Raises:
-        ValueError: neither distances to data nor endpoint errors were measured.
+        UserError: no solver gave finite samples, or neither distances to data nor endpoint errors were measured.
     """
     rows = [row for row in comparison.rows if all(math.isfinite(e.mean) for e in row.measures.values())]
+    if not rows:
+        raise UserError("no solver gave finite samples at any budget: allow more network calls, or train for longer")
     winners = _winners(rows)
     if any("frechet" in row.measures for row in rows):
         row, reason = _nearest_to_data(rows)
@@ -34,7 +37,7 @@ def recommend(comparison: Comparison) -> tuple[Row, str]:
             f"Use `{row.run.label}` with {row.nfe:.4g} network calls: {reason} ({distances}){_followers(winners)}.",
         )
     if not winners:
-        raise ValueError("nothing to recommend by: compare with data, or solvers that are deterministic")
+        raise UserError("nothing to recommend by: compare with data, or solvers that are deterministic")
     label, wins = Counter(row.run.label for row in winners.values()).most_common(1)[0]
     row = [row for row in winners.values() if row.run.label == label][-1]
     return row, (

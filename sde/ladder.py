@@ -46,10 +46,12 @@ class DDPMLadder(Ladder):
         betas: `beta_1 … beta_N`, each in (0, 1), shape `(N,)`.
 
     Raises:
-        UserError: a beta is not in (0, 1).
+        UserError: a beta is not in (0, 1), or there are none.
     """
 
     def __init__(self, betas: Tensor) -> None:
+        if len(betas) == 0:
+            raise UserError("a ladder needs at least 1 rung: see sde.num_rungs")
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise UserError(
                 f"betas must lie between 0 and 1, not from {float(betas.min()):.3g} to {float(betas.max()):.3g}: "
@@ -86,10 +88,15 @@ class NCSNLadder(Ladder):
     """NCSN's (SMLD's) ladder for any given noise levels.
 
     Args:
-        sigmas: `sigma_1 < … < sigma_N`, positive, in the units of the data, shape `(N,)`.
+        sigmas: `sigma_1 < … < sigma_N`, positive, in the units of the data, shape `(N,)`, `N >= 2`.
+
+    Raises:
+        UserError: the noise levels do not grow from above 0, or there are fewer than two.
     """
 
     def __init__(self, sigmas: Tensor) -> None:
+        if len(sigmas) < 2 or not bool(sigmas[0] > 0) or not bool((sigmas.diff() > 0).all()):
+            raise UserError("NCSN's noise levels must grow from above 0, in at least 2 rungs: see the section sde")
         self.num_rungs = len(sigmas)
         self.t_min = 0.0
         self._log_sigma = sigmas.double().log()

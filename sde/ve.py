@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from errors import UserError
 from sde.base import SDE
 
 
@@ -20,9 +21,14 @@ class VESDE(SDE):
         sigma_min: `sigma(0)`, in the units of the data.
         sigma_max: `sigma(1)`, about the largest distance between two data points.
         t_min: smallest time at which a model should be evaluated.
+
+    Raises:
+        UserError: the noise does not grow from above 0.
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, t_min: float = 1e-5) -> None:
+        if not 0 < sigma_min < sigma_max:
+            raise UserError(f"sigma_min={sigma_min:g} must lie above 0 and below sigma_max={sigma_max:g}")
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self.t_min = t_min

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from errors import UserError
 from sde.base import SDE
 
 
@@ -20,9 +21,14 @@ class VPSDE(SDE):
         beta_min: `beta(0)`, in 1/time.
         beta_max: `beta(1)`, in 1/time.
         t_min: smallest time at which a model should be evaluated.
+
+    Raises:
+        UserError: a beta is negative, or there is no noise at all.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> None:
+        if not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
+            raise UserError(f"beta_min={beta_min:g} and beta_max={beta_max:g} must not be negative, nor both 0")
         self.beta_min = beta_min
         self.beta_max = beta_max
         self.t_min = t_min

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from errors import UserError
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.grids import Grid, time_grid
@@ -166,6 +167,11 @@ class TableSolver:
     def _for_process(self, sde: SDE) -> tuple[Table, list[Step]]:
         if self._made is None or self._made[0] is not sde:
             table = self._make_table(sde)
+            if not all(bool(values.isfinite().all()) for values in table[:4]):
+                raise UserError(
+                    "this solver's coefficients are not finite: t_min must lie where there is some noise, and options "
+                    "such as eta in the range of the method"
+                )
             self._made = sde, table, steps_of(table, sde)
         return self._made[1:]
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from errors import UserError
 from sde import SDE
+from solvers.options import last_time
 from solvers.quadrature import adams_weights
 
 Grid = str | Sequence[float] | Tensor
@@ -41,9 +42,7 @@ def time_grid(sde: SDE, grid: Grid, num_steps: int, t_min: float | None = None) 
     Raises:
         UserError: the grid has no such name, or the times given are not decreasing, too many, too few or out of range.
     """
-    t_min = sde.t_min if t_min is None else t_min
-    if not 0 <= t_min < sde.T:
-        raise UserError(f"t_min must lie in [0, {sde.T:g}), not {t_min:g}")
+    t_min = last_time(sde, t_min)
     if not isinstance(grid, str):
         return _given_times(sde, grid, num_steps, t_min)
     if grid not in GRIDS:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from errors import UserError
 from sde import SDE
+from solvers.options import check_at_least
 from solvers.quadrature import adams_weights
 from solvers.table import Nodes, Prediction, Tape
 
@@ -73,8 +74,7 @@ def adams(
     On noise prediction this is DEIS (Zhang & Chen 2023, arXiv:2204.13902), whose authors interpolate in `t` or `rho`;
     on data prediction in `lambda`, at order 3, DPM-Solver++(3M).
     """
-    if order < 1:
-        raise UserError(f"order must be at least 1, not {order}")
+    check_at_least("order", order, 1)
     of_lambda = _interpolation_variable(tape.sde, variable)
     y, values = tape.start, []
     for k in range(len(nodes.t) - 1):
@@ -188,6 +188,7 @@ def unipc(
     """
     if variant not in ("bh1", "bh2"):
         raise UserError(f"UniPC has the variants bh1 and bh2, not {variant!r}")
+    check_at_least("order", order, 1)
     y, corrected, data = tape.start, tape.start, []
     used = 0
     for k in range(len(nodes.t) - 1):

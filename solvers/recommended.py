@@ -25,10 +25,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from errors import UserError
 from sde import SDE
 from solvers.exponential import TableSolver
 from solvers.grids import Grid, time_grid
+from solvers.options import check_at_least, check_positive, last_time
 from solvers.quadrature import gauss_legendre, lagrange
 from solvers.table import Nodes, Table, Tape
 from solvers.thresholding import Threshold
@@ -57,12 +57,16 @@ def recommended(
         threshold: see `solvers.thresholding`.
         order: number of outputs the polynomial goes through.
         data_std: standard deviation of the data, per dimension.
+
+    Raises:
+        UserError: an option is out of range.
     """
-    if num_steps < 1:
-        raise UserError(f"num_steps must be at least 1, not {num_steps}")
+    check_at_least("num_steps", num_steps, 1)
+    check_at_least("order", order, 1)
+    check_positive("data_std", data_std)
 
     def make_table(sde: SDE) -> Table:
-        smallest = sde.t_min if t_min is None else t_min
+        smallest = last_time(sde, t_min)
         if grid is None:
             times = recommended_times(sde, num_steps, smallest, denoise, data_std)
         else:

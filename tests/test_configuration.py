@@ -79,6 +79,12 @@ def test_a_saved_configuration_may_lack_keys_but_not_have_others(tmp_path):
     path.write_text('{"training": ')
     with pytest.raises(UserError, match="cannot read the configuration"):
         configuration.load_json(path)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="it holds no keys"):
+        configuration.load_json(path)
+    path.write_text('{"seed": null}')
+    with pytest.raises(UserError, match="seed takes an integer, not None"):
+        configuration.load_json(path)
 
 
 def test_faulty_files_are_named(tmp_path):

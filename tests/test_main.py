@@ -217,7 +217,14 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.training.num_steps=3.5"], "--config.training.num_steps takes an integer"),
         (["--mode=train", "--config.training.num_steps"], "--config.training.num_steps takes an integer, not ''"),
         (["--mode=train", "--config.training.batch_size=0"], "training.batch_size must be at least 1, not 0"),
-        (["--mode=train", "--config.seed=-1"], "seed must be at least 0, not -1"),
+        (["--mode=train", "--config.seed=-1"], "seed must lie between 0 and 4294967295, not -1"),
+        (["--mode=train", "--config.training.num_steps=0"], "training.num_steps must be at least 1, not 0"),
+        (["--mode=train", "--config.data.distortion=2"], "data.distortion must lie between 0 and 1, not 2"),
+        (["--mode=train", "--config.training.t_min=-1"], "training.t_min=-1.0 must lie between 0 and 1"),
+        (["--mode=train", "--config.training.learning_rate=-1"], "Invalid learning rate"),
+        (["--mode=train", "--config.sde.beta_max=-1"], "beta_max=-1 must not be negative"),
+        (["--mode=train", "--config.sde.name=ve", "--config.sde.sigma_min=60"], "below sigma_max=50"),
+        (["--mode=train", "--config.sde.name=ncsn", "--config.sde.num_rungs=1"], "at least 2 rungs"),
         (["--mode=train", "--config.data.dataset=digit"], "did you mean 'digits'?"),
         (["--mode=train", "--config.data.dataset=cifar10"], "cifar-10-batches-py"),
         (["--mode=train", "--config.data.image_size=9"], "digits has examples of shape (1, 8, 8), not (3, 9, 9)"),
@@ -249,7 +256,13 @@ def test_mistakes_get_one_line(complaint, tmp_path, arguments, expected):
     ("arguments", "expected"),
     [
         (["--mode=sample", "--config.sampling.solver=dimm"], "no solver is called 'dimm' (did you mean 'ddim'?)"),
-        (["--mode=sample", "--config.sampling.num_steps=0", "--config.sampling.solver=ddim"], "at least 2 steps"),
+        (["--mode=sample", "--config.sampling.num_steps=0"], "sampling.num_steps must be at least 1"),
+        (["--mode=sample", "--config.sampling.num_steps=1", "--config.sampling.solver=ddim"], "at least 2 steps"),
+        (["--mode=sample", "--config.sampling.t_min=0", "--config.sampling.solver=ddim"], "not finite: t_min"),
+        (["--mode=sample", "--config.sampling.grid=", "--config.sampling.solver=ddim"], "a name or a list of times"),
+        (["--mode=compare", "--config.compare.budgets="], "compare.budgets must be at least 1"),
+        (["--mode=compare", "--config.compare.solvers="], "compare.solvers must name a solver"),
+        (["--mode=compare", "--config.compare.num_samples=3"], "at least 5 samples"),
         (["--mode=sample", "--config.sampling.t_min=2", "--config.sampling.solver=ddim"], "t_min"),
         (["--mode=sample", "--config.sampling.grid=0,1", "--config.sampling.solver=ddim"], "grid"),
         (["--mode=sample", "--config.sampling.num_samples=0"], "sampling.num_samples must be at least 1"),
@@ -274,6 +287,15 @@ def test_a_truncated_checkpoint_gets_one_line(complaint, toy, tmp_path):
     broken = tmp_path / "broken.pt"
     broken.write_bytes((toy / "checkpoints" / "step_0000020.pt").read_bytes()[:-1000])
     assert "broken.pt: it is truncated" in complaint("--mode=sample", "--workdir", toy, "--checkpoint", broken)
+
+
+def test_a_damaged_checkpoint_gets_one_line(complaint, toy, tmp_path):
+    contents = bytearray((toy / "checkpoints" / "step_0000020.pt").read_bytes())
+    contents[200:260] = bytes(60)
+    (tmp_path / "broken.pt").write_bytes(contents)
+    assert "broken.pt: it is damaged" in complaint(
+        "--mode=sample", "--workdir", toy, "--checkpoint", tmp_path / "broken.pt"
+    )
 
 
 def test_a_workdir_without_checkpoints_gets_one_line(complaint, tmp_path):

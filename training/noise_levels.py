@@ -110,7 +110,7 @@ def log_snr_range(sde: SDE, t_min: float) -> tuple[float, float]:
         UserError: `t_min` is not before `T`, or the data there have no noise at all.
     """
     high, low = sde.log_snr(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
-    if not (t_min < sde.T and math.isfinite(high)):
+    if not (0 <= t_min < sde.T and math.isfinite(high)):
         raise UserError(f"training.t_min={t_min} must lie between 0 and {sde.T}, where there is some noise")
     return high, low
 

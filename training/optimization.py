@@ -9,7 +9,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from errors import choose
+from errors import UserError, choose
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -18,17 +18,20 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
     """Adam (weight decay added to the gradient) or AdamW (decoupled from it), as the section `training` has it.
 
     Raises:
-        UserError: there is no such optimiser.
+        UserError: there is no such optimiser, or one of its numbers is out of range.
     """
     optimizer = choose("optimizer", config.optimizer, _OPTIMIZERS)
-    return optimizer(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    try:
+        return optimizer(
+            parameters,
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+    except ValueError as error:
+        raise UserError(f"the optimizer refuses its numbers in the section training: {error}") from error
 
 
 def learning_rate(step: int, config: ConfigDict) -> float:

@@ -84,3 +84,6 @@ def test_mistakes_are_explained(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the image .*broken.jpg"):
         load_dataset("images", folder=tmp_path, image_size=4)
     assert not list((tmp_path / "images").glob("*.npy"))
+    (tmp_path / "images" / "train_4x4_1.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match=r"cannot read .*train_4x4_1.npy.*; remove it"):
+        load_dataset("images", folder=tmp_path, image_size=4)

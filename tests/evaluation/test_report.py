@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from errors import UserError
 from evaluation.compare import Comparison, Estimate, Row
 from evaluation.contenders import Run
 from evaluation.pareto import pareto_front, spread
@@ -82,8 +83,10 @@ def test_rows_that_are_not_finite_are_never_recommended() -> None:
     broken = row("a", 5, 5, None, math.inf)
     broken.measures["c2st"] = Estimate(0.0, 0.0)
     assert recommend(comparison([broken, *ROWS]))[0] is ROWS[4]
-    with pytest.raises(ValueError, match="nothing to recommend by"):
+    with pytest.raises(UserError, match="nothing to recommend by"):
         recommend(comparison([row("pc", 5, 5)]))
+    with pytest.raises(UserError, match="no solver gave finite samples"):
+        recommend(comparison([broken]))
 
 
 def test_results_are_read_back(tmp_path) -> None:

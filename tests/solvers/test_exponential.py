@@ -146,9 +146,17 @@ def test_a_threshold_bounds_the_samples(name: str) -> None:
         ("unipc", {"num_steps": 5, "variant": "bh3"}, "bh3"),
         ("deis", {"num_steps": 5, "variable": "sigma"}, "sigma"),
         ("deis", {"num_steps": 5, "order": 0}, "order"),
+        ("unipc", {"num_steps": 5, "order": 0}, "order"),
+        ("default", {"num_steps": 5, "order": 0}, "order"),
+        ("default", {"num_steps": 5, "data_std": 0.0}, "data_std must be positive"),
+        ("default", {"num_steps": 5, "t_min": 1.0}, "t_min must lie in"),
+        ("ddim", {"num_steps": 5, "t_min": 0.0}, "coefficients are not finite"),
+        ("ddim", {"num_steps": 5, "eta": 5.0}, "coefficients are not finite"),
+        ("ddim", {"num_steps": 5, "eta": 1.0, "seeds": [0, 1]}, "2 seeds for a batch of 1"),
     ],
 )
 def test_bad_input_says_so(name: str, options: dict[str, object], word: str) -> None:
     model = two_modes(VPSDE())
+    seeds = options.pop("seeds", None)
     with pytest.raises(UserError, match=word):
-        get_solver(name, **options)(model, torch.zeros(1, 2))
+        get_solver(name, **options)(model, torch.zeros(1, 2), seeds=seeds)
