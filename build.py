@@ -52,6 +52,8 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         UserError: the data do not exist, or do not have the configured shape.
     """
     data = config.data
+    if not data.low < data.high:
+        raise UserError(f"data.low={data.low:g} must lie below data.high={data.high:g}")
     shape = None if data.image_size is None else (data.num_channels, data.image_size, data.image_size)
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
@@ -69,6 +71,8 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         raise UserError(
             f"{data.dataset} has examples of shape {dataset.shape}, not {shape}: mend --config.data.image_size"
         )
+    if shape is not None and dataset.levels != data.levels:
+        raise UserError(f"{data.dataset} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
     return dataset
 
 
@@ -198,6 +202,8 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
         raise UserError(
             f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config.model.network=mlp"
         )
+    if options.get("embedding") == "fourier" and model.labels in ("log_snr", "edm"):
+        raise UserError(f"a Fourier embedding takes a label's logarithm, not model.labels={model.labels}: use rho")
     channels, height, width = shape
     if height != width:
         raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")

@@ -110,9 +110,10 @@ def from_dict(values: dict[str, Any], where: str, config: ConfigDict | None = No
             raise UserError(f"{where} has the unknown configuration key {key!r}{nearest(key, keys)}")
         section, name = _section(config, key)
         try:
-            if value is None and key not in optional:
+            value = tuple(value) if isinstance(value, list) else value
+            if (value is None and key not in optional) or not _has_items_like(value, section[name]):
                 raise TypeError
-            section[name] = tuple(value) if isinstance(value, list) else value
+            section[name] = value
         except (TypeError, ValueError):
             raise UserError(f"{where}: {key} takes {_kind(section.get_type(name))}, not {value!r}") from None
     return config
@@ -164,8 +165,19 @@ def _parse(text: str, kind: type, default: Any) -> Any:
         return text.lower() == "true"
     if kind is tuple:
         items = [item.strip(" '\"") for item in text.strip("()[] ").split(",") if item.strip()]
-        return tuple(items) if default and isinstance(default[0], str) else tuple(map(_number, items))
+        return tuple(items) if _holds_words(default) else tuple(map(_number, items))
     return kind(text)
+
+
+def _holds_words(value: tuple[Any, ...]) -> bool:
+    return bool(value) and isinstance(value[0], str)
+
+
+def _has_items_like(value: Any, default: Any) -> bool:
+    """Whether a list has words where the default has words, and no words where it has none; true of other values."""
+    if not isinstance(value, tuple) or not isinstance(default, tuple):
+        return True
+    return all(isinstance(item, str) == _holds_words(default) for item in value)
 
 
 def _number(text: str) -> float:

@@ -30,6 +30,7 @@ _AT_LEAST_ONE = (
     "model.num_blocks",
     "model.channels",
     "model.channel_multipliers",
+    "model.channels_per_group",
     "model.width",
     "model.num_components",
     "training.num_steps",
@@ -46,7 +47,7 @@ _AT_LEAST_ONE = (
     "compare.batch_size",
 )
 _POSITIVE = ("sde.sigma_min", "sde.sigma_max", "model.data_std", "sampling.data_std", "training.edm_std")
-_NOT_NEGATIVE = ("training.warmup_steps", "training.max_grad_norm", "compare.num_trajectories")
+_NOT_NEGATIVE = ("model.init_scale", "training.warmup_steps", "training.max_grad_norm", "compare.num_trajectories")
 _FRACTIONS = ("data.distortion", "model.dropout", "training.ema_decay")
 # What all users of a seed can take.
 _LARGEST_SEED = 2**32 - 1

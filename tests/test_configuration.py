@@ -82,6 +82,9 @@ def test_a_saved_configuration_may_lack_keys_but_not_have_others(tmp_path):
     path.write_text("[]")
     with pytest.raises(UserError, match="it holds no keys"):
         configuration.load_json(path)
+    path.write_text('{"model": {"channel_multipliers": ["a"]}}')
+    with pytest.raises(UserError, match=r"channel_multipliers takes a list such as 1,2, not \('a',\)"):
+        configuration.load_json(path)
     path.write_text('{"seed": null}')
     with pytest.raises(UserError, match="seed takes an integer, not None"):
         configuration.load_json(path)
