@@ -82,12 +82,6 @@ class Batches:
         noisy = self.dataset.dequantise(examples, generator) if self.uniform_noise else self.dataset.stretch(examples)
         return Batch(noisy, classes)
 
-    def state_dict(self) -> dict[str, int]:
-        return {"step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.step = state["step"]
-
     def _indices(self, step: int) -> Tensor:
         """Rows of the training part that make batch `step`, `(batch_size,)`."""
         size = len(self.dataset.train)

@@ -8,7 +8,7 @@ with `n` the number of updates so far: early on, the average forgets the initial
 from __future__ import annotations
 
 import copy
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +43,3 @@ class EMA(Generic[_Model]):
         for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             copied.copy_(buffer)
         self.num_updates += 1
-
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the parameters and buffers of `model` with the averaged ones."""
-        model.load_state_dict(self.model.state_dict())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as tensors and integers."""
-        return {"model": self.model.state_dict(), "num_updates": self.num_updates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
-        self.num_updates = state["num_updates"]

@@ -56,21 +56,6 @@ def test_buffers_follow() -> None:
     assert ema.model.count.item() == 7
 
 
-def test_resuming_changes_nothing() -> None:
-    model = Counted(1.0)
-    ema, resumed = EMA(model, decay=0.99), EMA(Counted(5.0), decay=0.99)
-    model.weight.data.fill_(2.0)
-    for _ in range(5):
-        ema.update(model)
-    resumed.load_state_dict(ema.state_dict())
-    for average in (ema, resumed):
-        average.update(model)
-    assert resumed.model.weight.item() == ema.model.weight.item()
-    other = Counted(0.0)
-    resumed.copy_to(other)
-    assert other.weight.item() == ema.model.weight.item()
-
-
 def test_the_average_is_ready_to_sample_from() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     average = EMA(model, decay=0.9).model
