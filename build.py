@@ -33,7 +33,7 @@ _SDES: dict[str, Callable[[ConfigDict], SDE]] = {
 }
 _NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP}
 
-_THRESHOLDS: dict[str, Callable[[], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
+_THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
 
 # For solvers that have no default of their own.
 _NUM_STEPS = 20
@@ -133,27 +133,27 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective:
 def make_solver(config: ConfigDict, **more: Any) -> Solver:
     """The solver of the section `sampling`, with those options that are given and that it has, and `more`."""
     sampling = config.sampling
-    ignored = ignored_options(sampling)
-    options = {name: value for name, value in solver_options(sampling).items() if name not in ignored}
+    ignored = ignored_options(config)
+    options = {name: value for name, value in solver_options(config).items() if name not in ignored}
     known = inspect.signature(SOLVERS[sampling.solver]).parameters
     if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
         options.setdefault("num_steps", _NUM_STEPS)
     return get_solver(sampling.solver, **options, **more)
 
 
-def ignored_options(sampling: ConfigDict) -> set[str]:
+def ignored_options(config: ConfigDict) -> set[str]:
     """Those options given in the section `sampling` that its solver does not have."""
-    known = inspect.signature(choose("solver", sampling.solver, SOLVERS)).parameters
-    return set(solver_options(sampling)) - set(known)
+    known = inspect.signature(choose("solver", config.sampling.solver, SOLVERS)).parameters
+    return set(solver_options(config)) - set(known)
 
 
-def solver_options(sampling: ConfigDict) -> dict[str, Any]:
+def solver_options(config: ConfigDict) -> dict[str, Any]:
     """The options for solvers that the section `sampling` gives."""
-    options = {name: value for name, value in sampling.items() if name not in _NOT_OPTIONS and value is not None}
-    if "grid" in options:
-        options["grid"] = _grid(options["grid"])
+    given = {name: value for name, value in config.sampling.items() if name not in _NOT_OPTIONS and value is not None}
+    options = _read_texts(given, "sampling")
     if "threshold" in options:
-        options["threshold"] = choose("threshold", options["threshold"], _THRESHOLDS)()
+        threshold = choose("threshold", options["threshold"], _THRESHOLDS)
+        options["threshold"] = threshold(config.data.low, config.data.high)
     return options
 
 
@@ -166,7 +166,8 @@ def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[s
     """The options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
     likelihood = config.likelihood
     known = inspect.signature(log_likelihood).parameters
-    options = {name: value for name, value in likelihood.items() if name in known and value is not None}
+    given = {name: value for name, value in likelihood.items() if name in known and value is not None}
+    options = _read_texts(given, "likelihood")
     priors: dict[str, Callable[[], Any]] = {
         "standard": lambda: None,
         "data": lambda: matched_prior(sde, *dataset.mean_and_variance()),
@@ -213,11 +214,31 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     return network(height, channels, **options)
 
 
-def _grid(text: str) -> str | list[float]:
+def _read_texts(options: dict[str, Any], section: str) -> dict[str, Any]:
+    """Options of solvers, with those that are written as text read: a list of times, and torchdiffeq's `options`."""
+    readers = {"grid": _grid, "options": _method_options}
+    return {name: readers[name](value, section) if name in readers else value for name, value in options.items()}
+
+
+def _grid(text: str, section: str) -> str | list[float]:
     """A grid's name, or its times."""
     if text[:1].isalpha():
         return text
     try:
         return [float(time) for time in text.strip("[]() ").split(",")]
     except ValueError:
-        raise UserError(f"sampling.grid takes a name or a list of times such as 1.0,0.5,0.001, not {text!r}") from None
+        raise UserError(f"{section}.grid takes a name or a list of times such as 1.0,0.5,0.001, not {text!r}") from None
+
+
+def _method_options(text: str, section: str) -> dict[str, str | float]:
+    """`first_step=0.01,solver=LSODA` as a dictionary; numbers are read."""
+    options: dict[str, str | float] = {}
+    for item in text.split(","):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not (name and equals and value):
+            raise UserError(f"{section}.options takes NAME=VALUE,NAME=VALUE, such as first_step=0.01, not {text!r}")
+        try:
+            options[name] = int(value) if value.isdigit() else float(value)
+        except ValueError:
+            options[name] = value
+    return options

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
+from tqdm import tqdm
 
 import build
 import checkpoints
@@ -197,9 +198,15 @@ def _tuned_tables(
         path = table_path(tables, num_steps)
         if distributed.rank() == 0 and not path.exists():
             _say(f"tuning a sampler of {num_steps} steps")
-            tuned = tune(
-                model, num_steps, dataset.shape, data_std=config.sampling.data_std or 0.5, device=distributed.device()
-            )
+            with tqdm(desc="tuning", bar_format="{desc} {elapsed}{postfix}", disable=None) as bar:
+                tuned = tune(
+                    model,
+                    num_steps,
+                    dataset.shape,
+                    data_std=config.sampling.data_std or 0.5,
+                    device=distributed.device(),
+                    report=lambda iteration, error: bar.set_postfix(iteration=iteration, held_out_error=f"{error:.3g}"),
+                )
             save_table(path, tuned.table, model.sde)
             _say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")
     distributed.barrier()
@@ -207,7 +214,7 @@ def _tuned_tables(
 
 
 def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:
-    ignored = build.ignored_options(config.sampling)
+    ignored = build.ignored_options(config)
     if config.sampling.solver == "tuned":
         ignored -= {"data_std"}  # of use in tuning
     for key, _ in overrides:

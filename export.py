@@ -38,6 +38,9 @@ def export(overrides: main.Overrides) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     print(f"written to {FLAGS.folder}: python main.py --mode sample --checkpoint {FLAGS.folder}")
     return 0
 

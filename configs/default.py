@@ -129,10 +129,12 @@ def get_config() -> ConfigDict:
     sampling.corrector_steps = placeholder(int)  # pc: corrections after each prediction
     sampling.step_size = placeholder(str)  # pc: time, published
     sampling.method = placeholder(str)  # ode: any of torchdiffeq's; sde: euler, milstein, srk
+    sampling.options = placeholder(str)  # ode: further ones of its method: first_step=0.01,max_num_steps=1000
     sampling.per_example = placeholder(bool)  # ode: adaptive steps of each example's own
     sampling.adaptive = placeholder(bool)  # sde: choose the steps by their error
     sampling.rtol = placeholder(float)  # relative tolerance of adaptive steps
     sampling.atol = placeholder(float)  # absolute tolerance of adaptive steps
+    sampling.first_step = placeholder(float)  # adaptive_sde: as a part of T
 
     config.likelihood = likelihood = ConfigDict()
     likelihood.split = "test"  # test, validation, train
@@ -145,9 +147,12 @@ def get_config() -> ConfigDict:
     likelihood.probe = "rademacher"  # hutchinson: rademacher, gaussian
     likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
     likelihood.method = "dopri5"  # any of torchdiffeq's
+    likelihood.options = placeholder(str)  # further ones of the method: first_step=0.01,max_num_steps=1000
     likelihood.num_steps = placeholder(int)  # of methods with fixed steps
+    likelihood.grid = placeholder(str)  # their ends, as in the section sampling
     likelihood.rtol = placeholder(float)  # of methods with adaptive steps
     likelihood.atol = placeholder(float)
+    likelihood.per_example = placeholder(bool)  # adaptive steps of each example's own
 
     config.compare = compare = ConfigDict()
     compare.solvers = ("default", "ddim", "dpmpp_2m", "unipc", "heun", "pc", "ode")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, choose
 from sde import SDE
 from solvers import SOLVERS, get_solver
 from solvers.registry import Solver
@@ -71,15 +71,16 @@ def runs_within(
     Raises:
         UserError: there is no such solver or option, or no budget is large enough.
     """
-    parameters = inspect.signature(SOLVERS[name]).parameters if name in SOLVERS else {}
+    parameters = inspect.signature(choose("solver", name, SOLVERS)).parameters
     given = ", ".join(f"{option}={value}" for option, value in options.items() if option not in _NOT_IN_LABELS)
     label = f"{name}({given})" if given else name
     options = {**{option: value for option, value in shared.items() if option in parameters}, **options}
     if "num_steps" in options or "rtol" in options:
         get_solver(name, **options)
         return [Run(label, name, options, _calls(name, options, sde) if "num_steps" in options else None)]
-    get_solver(name, **options, **({"num_steps": max(budgets)} if "num_steps" in parameters else {}))
-    if _is_adaptive(name, options):
+    adaptive = _is_adaptive(name, options)
+    get_solver(name, **options, **({"num_steps": max(budgets)} if "num_steps" in parameters and not adaptive else {}))
+    if adaptive:
         tolerances = _TOLERANCES_WITH_NOISE.get(name, TOLERANCES)
         return [Run(label, name, {"atol": value, **options, "rtol": value}) for value in tolerances]
     runs = []

@@ -78,8 +78,14 @@ def write_samples(samples: Samples, seeds: list[int], dataset: Dataset, folder: 
     """Write `name.npz`, and `name.png` if samples are images or points in the plane; returns the paths.
 
     Raises:
-        UserError: samples are not finite, or a file cannot be written.
+        UserError: samples are not finite (the others are written first), or a file cannot be written.
     """
+    finite = samples.x.flatten(1).isfinite().all(1)
+    if not finite.all() and finite.any():
+        rest = [seed for seed, kept in zip(seeds, finite.tolist(), strict=True) if kept]
+        paths = write_samples(samples._replace(x=samples.x[finite]), rest, dataset, folder, name)
+        broken = f"{int((~finite).sum())} of {len(finite)} samples are not finite and left out of {paths[0]}"
+        raise UserError(f"{broken}: take more steps, or another solver or t_min")
     array = as_array(samples.x, dataset)
     numbers, picture = folder / f"{name}.npz", folder / f"{name}.png"
     nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe

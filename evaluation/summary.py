@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from errors import UserError
+
+# What reading a damaged file may raise.
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
 
 def summarise(folder: Path) -> str:
-    """Lines on the samples, the likelihoods and the comparison of solvers in a run's folder, and where pictures are."""
+    """Lines on the samples, the likelihoods and the comparison of solvers in a run's folder, and where pictures are.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     rows = [*_samples(folder), *_likelihoods(folder)]
     pictures = sorted(folder.glob("samples/*.png")) + sorted(folder.glob("compare/*.png"))
     lines = [f"{what:<28}{result:<34}{cost}" for what, result, cost in rows]
     table = folder / "compare" / "table.md"
     if table.exists():
-        lines += ["", next(line for line in table.read_text().splitlines() if line.startswith("Use "))]
+        lines += ["", next((line for line in table.read_text().splitlines() if line.startswith("Use ")), "")]
     lines += ["", *(f"picture: {path}" for path in pictures)]
     lines += [f"table:   {table}"] if table.exists() else []
     return "\n".join(lines)
@@ -25,19 +35,25 @@ def summarise(folder: Path) -> str:
 def _samples(folder: Path) -> list[tuple[str, str, str]]:
     rows = []
     for path in sorted(folder.glob("samples/*.npz")):
-        drawn = np.load(path)
-        result = f"{len(drawn['seeds'])} drawn"
-        rows.append((f"samples, {path.stem}", result, _cost(float(drawn["nfe"]), float(drawn["seconds"]))))
+        try:
+            drawn = np.load(path)
+            result = f"{len(drawn['seeds'])} drawn"
+            rows.append((f"samples, {path.stem}", result, _cost(float(drawn["nfe"]), float(drawn["seconds"]))))
+        except _DAMAGED as error:
+            raise UserError(f"cannot read {path}: {error!r}; draw the samples again") from error
     return rows
 
 
 def _likelihoods(folder: Path) -> list[tuple[str, str, str]]:
     rows = []
     for path in sorted(folder.glob("likelihood/*.json")):
-        found = json.loads(path.read_text())
-        error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.3f}"
-        result = f"{found['bits_per_dim']:.3f}{error} ({found['num_examples']} examples)"
-        rows.append((f"bits/dim, {path.stem}", result, _cost(found["nfe"], found["seconds"])))
+        try:
+            found = json.loads(path.read_text())
+            error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.3f}"
+            result = f"{found['bits_per_dim']:.3f}{error} ({found['num_examples']} examples)"
+            rows.append((f"bits/dim, {path.stem}", result, _cost(found["nfe"], found["seconds"])))
+        except _DAMAGED as damage:
+            raise UserError(f"cannot read {path}: {damage!r}; run --mode likelihood again") from damage
     return rows
 
 
@@ -51,7 +67,11 @@ def main(arguments: list[str]) -> int:
     if not folder.is_dir():
         print(f"error: there is no workdir {folder}", file=sys.stderr)
         return 1
-    print(summarise(folder))
+    try:
+        print(summarise(folder))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -25,7 +25,7 @@ from solvers.adaptive_runge_kutta import root_mean_square
 from solvers.divergence import Divergence, exact_divergence, hutchinson_divergence
 from solvers.grids import Grid
 from solvers.integrator import Integrator
-from solvers.ode import integration_nodes
+from solvers.ode import check_fixed_steps, integration_nodes
 from solvers.options import check_at_least, last_time, sample_noise
 from solvers.probability_flow import ProbabilityFlow
 from solvers.solution import Model
@@ -99,8 +99,7 @@ def log_likelihood(
     """
     integrator = Integrator(method, rtol, atol, options or {}, per_example)
     flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min))
-    if integrator.takes_fixed_steps and num_steps is None:
-        raise UserError(f"ODE method {method!r} takes fixed steps: give num_steps")
+    check_fixed_steps(integrator, num_steps, grid)
     nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid, x.device)
     z = flow.normalise(x, start)
     estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)

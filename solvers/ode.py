@@ -55,12 +55,9 @@ class ODE:
     per_example: bool = True
 
     def __post_init__(self) -> None:
-        if self.integrator.takes_fixed_steps:
-            if self.num_steps is None:
-                raise UserError(f"ODE method {self.method!r} takes fixed steps: give num_steps")
+        check_fixed_steps(self.integrator, self.num_steps, self.grid)
+        if self.num_steps is not None:
             check_at_least("num_steps", self.num_steps, 2 if self.denoise else 1)
-        if self.method in ADAMS and self.grid is not None:
-            raise UserError(f"ODE method {self.method!r} has a grid of its own: leave grid out")
 
     @property
     def integrator(self) -> Integrator:
@@ -112,6 +109,17 @@ def encode(model: Model, x: Tensor, **options: Any) -> Solution:
         UserError: as `ODE`.
     """
     return ODE(**{**options, "denoise": False}).encode(model, x)
+
+
+def check_fixed_steps(integrator: Integrator, num_steps: int | None, grid: Grid | None) -> None:
+    """Raise `UserError` unless the number of steps and their grid are given where the method takes them, only there."""
+    method = f"ODE method {integrator.method!r}"
+    if not integrator.takes_fixed_steps and (num_steps is not None or grid is not None):
+        raise UserError(f"{method} chooses its steps: leave num_steps and grid out, or take a method such as rk4")
+    if integrator.takes_fixed_steps and num_steps is None:
+        raise UserError(f"{method} takes fixed steps: give num_steps")
+    if integrator.method in ADAMS and grid is not None:
+        raise UserError(f"{method} has a grid of its own: leave grid out")
 
 
 def integration_nodes(

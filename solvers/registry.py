@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from errors import UserError
+from errors import UserError, choose, nearest
 from solvers.adaptive_sde import AdaptiveSDE
 from solvers.named import FAST_SOLVERS
 from solvers.ode import ODE
@@ -39,19 +38,11 @@ def get_solver(name: str, **options: Any) -> Solver:
     Raises:
         UserError: there is no such solver, or it has no such option.
     """
-    if name not in SOLVERS:
-        raise UserError(
-            f"no solver is called {name!r}{_nearest(name, SOLVERS)}; there are: {', '.join(sorted(SOLVERS))}"
-        )
-    known = inspect.signature(SOLVERS[name]).parameters
+    solver = choose("solver", name, SOLVERS)
+    known = inspect.signature(solver).parameters
     for option in options:
         if option not in known:
             raise UserError(
-                f"solver {name!r} has no option {option!r}{_nearest(option, known)}; it has: {', '.join(known)}"
+                f"solver {name!r} has no option {option!r}{nearest(option, known)}; it has: {', '.join(known)}"
             )
-    return SOLVERS[name](**options)
-
-
-def _nearest(name: str, candidates: Any) -> str:
-    matches = difflib.get_close_matches(name, list(candidates), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    return solver(**options)

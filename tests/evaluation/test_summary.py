@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from evaluation.summary import main
 
@@ -28,6 +29,24 @@ def test_the_summary_quotes_the_files(tmp_path, capsys):
         f"picture: {tmp_path}/samples/pc.png",
         f"table: {tmp_path}/compare/table.md",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("samples/pc.npz", b"PK damaged"),
+        ("samples/pc.npz", b""),
+        ("likelihood/test.json", b'{"bits_per_dim": 1.7'),
+        ("likelihood/test.json", b"{}"),
+    ],
+)
+def test_a_damaged_file_gets_one_line(tmp_path, capsys, name, content):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(content)
+    assert main([str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: cannot read {tmp_path / name}: ")
+    assert message.count("\n") == 1
 
 
 def test_a_missing_folder_gets_one_line(tmp_path, capsys):

@@ -122,16 +122,20 @@ def test_the_loop_compiles_whole() -> None:
 
 def test_thresholds() -> None:
     data = torch.tensor([[0.5, -3.0, 1.0, 2.0], [0.1, 0.2, 0.3, -0.4]])
-    assert torch.equal(static_threshold(1.0)(data)[0], torch.tensor([0.5, -1.0, 1.0, 1.0]))
-    dynamic = dynamic_threshold(1.0)(data)
+    assert torch.equal(static_threshold()(data)[0], torch.tensor([0.5, -1.0, 1.0, 1.0]))
+    dynamic = dynamic_threshold(quantile=1.0)(data)
     assert torch.allclose(dynamic, torch.stack([data[0] / 3, data[1]]))
+    # The same for data in [0, 1].
+    half = 0.5 + data / 2
+    assert torch.allclose(static_threshold(0.0, 1.0)(half), 0.5 + static_threshold()(data) / 2)
+    assert torch.allclose(dynamic_threshold(0.0, 1.0, quantile=1.0)(half), 0.5 + dynamic / 2)
 
 
 @pytest.mark.parametrize("name", ["default", "dpmpp_2m", "deis", "heun"])
 def test_a_threshold_bounds_the_samples(name: str) -> None:
     model = two_modes(VPSDE())
     x_T = model.sde.prior_sample((64, 2), seeds=range(64), dtype=DOUBLE)
-    solver = get_solver(name, num_steps=10, threshold=static_threshold(0.3))
+    solver = get_solver(name, num_steps=10, threshold=static_threshold(-0.3, 0.3))
     free, bounded = get_solver(name, num_steps=10)(model, x_T).x, solver(model, x_T).x
     assert float(free.abs().max()) > 0.5
     assert float(bounded.abs().max()) <= (0.3 + 1e-12 if name != "default" else 0.35)
