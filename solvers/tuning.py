@@ -4,20 +4,22 @@ A sampler of the fast family is its table (see `solvers.table`): times, and a lo
 and a budget of `N` calls, all of it is learned at once, by gradient through the sampler, from the distance between
 its samples and accurate solutions of the same ODE from the same noise:
 
-    minimise    log mean_i |x_i(table) - x_i(exact)|
+    minimise    ( mean_i |x_i(table) - x_i(exact)|^{1/2} )^2
 
 over the times, the weights of the last few outputs, and the weight of the state, in the coordinates of
-`solvers.learned_table`. The recommended solver's table, of order 2 and of order 3, is where it starts. As there are few
-parameters and each example brings as many equations as it has dimensions, a small batch is enough; held-out noise
-decides which table to keep, so that the result is never worse there than the start. A step that makes things much worse
-is taken back, and the learning rate halved. The model's activations are recomputed in the backward pass, one step at a
-time.
+`solvers.learned_table`. The root keeps the few examples whose trajectories pass close to where they part from ruling
+the mean. The recommended solver's table, of two orders, is where it starts. As there are few parameters and each
+example brings as many equations as it has dimensions, small batches from a few hundred examples are enough; held-out
+noise decides which table to keep, so that the result is never worse there than the start. A step that makes things much
+worse is taken back, and the learning rate halved. The model's activations are recomputed in the backward pass, one step
+at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -30,14 +32,17 @@ from solvers.learned_table import LearnedTable, run
 from solvers.solution import Model
 from solvers.table import Table
 
-# By default: equations (trajectories times dimensions) to learn from, calls of the model, and iterations at least.
-_EQUATIONS = 4096
-_CALLS = 1500
-_LEAST_ITERATIONS = 60
+# By default: equations (trajectories times dimensions) to learn from, and those of a batch; calls of the model, and
+# iterations at least.
+_EQUATIONS, _BATCH_EQUATIONS = 16384, 2048
+_CALLS = 3000
+_LEAST_ITERATIONS = 80
 _VALIDATE_EVERY = 8
 _PATIENCE = 8
-# A loss this much above the best (in log) is a blow-up.
+# A loss this much above the best (both in log, and relative to the start's on the same batch) is a blow-up.
 _BLOW_UP = 0.7
+# Keeps roots differentiable at zero.
+_SMALLEST_SQUARE = 1e-12
 
 
 class Tuned(NamedTuple):
@@ -45,7 +50,7 @@ class Tuned(NamedTuple):
 
     Attributes:
         table: the sampler; `get_solver("tuned", table=table)` runs it, `save_table` keeps it.
-        error: mean distance to the exact endpoints on held-out noise.
+        error: distance to the exact endpoints on held-out noise, `(mean_i |x_i - x_i(exact)|^{1/2})^2`.
         start_error: the same for the recommended solver.
     """
 
@@ -61,10 +66,11 @@ def tune(
     *,
     num_trajectories: int | None = None,
     num_validation: int = 64,
+    batch_size: int | None = None,
     iterations: int | None = None,
-    learning_rate: float = 0.04,
+    learning_rate: float = 0.02,
     memory: int = 10,
-    orders: Sequence[int] = (2, 3),
+    orders: Sequence[int] | None = None,
     data_std: float = 0.5,
     reference_steps: int = 100,
     seed: int = 0,
@@ -78,13 +84,14 @@ def tune(
         model: differentiable with respect to `x` and `t`.
         num_steps: number of calls of the model.
         shape: shape of one example, `dims`.
-        num_trajectories: examples to learn from; enough for 4096 equations if left out, but 32 to 512.
+        num_trajectories: examples to learn from; enough for 16384 equations if left out, but 128 to 512.
         num_validation: held-out examples.
+        batch_size: examples an iteration; enough for 2048 equations if left out, but 16 to 512.
         iterations: of Adam, divided between trying the starts (a sixth each) and going on from the best; if left out,
-            such that the model is called about 1500 times, but at least 60.
+            such that the model is called about 3000 times, but at least 80.
         learning_rate: falls to zero along a cosine.
         memory: how many past outputs a step may use.
-        orders: of the recommended solver, as starts.
+        orders: of the recommended solver, as starts; if left out, 2 and 3 for up to 10 steps, 3 and 4 for more.
         data_std: standard deviation of the data, per dimension, for the starts.
         reference_steps: calls for an accurate solution, by UniPC-3.
         seed: of the noise.
@@ -93,7 +100,9 @@ def tune(
         report: called with the iteration and the held-out error.
     """
     if num_trajectories is None:
-        num_trajectories = min(512, max(32, _EQUATIONS // math.prod(shape)))
+        num_trajectories = min(512, max(128, _EQUATIONS // math.prod(shape)))
+    if batch_size is None:
+        batch_size = min(512, max(16, _BATCH_EQUATIONS // math.prod(shape)))
     if iterations is None:
         iterations = max(_LEAST_ITERATIONS, _CALLS // num_steps)
     x_T = model.sde.prior_sample(
@@ -111,12 +120,15 @@ def tune(
     start_error = _error(recommended, model, *held_out)
 
     trial = max(1, iterations // 6)
+    if orders is None:
+        orders = (2, 3) if num_steps <= 10 else (3, 4)
     starts = [LearnedTable(model.sde, num_steps, min(order, num_steps), memory, data_std) for order in orders]
     for start in starts:
         start.whiten(model, *train)
-    errors = [_fit(start, model, train, held_out, trial, learning_rate, report) for start in starts]
+    fit = partial(_fit, model=model, train=train, held_out=held_out, batch_size=batch_size, report=report)
+    errors = [fit(start, iterations=trial, learning_rate=learning_rate) for start in starts]
     best = starts[errors.index(min(errors))]
-    error = _fit(best, model, train, held_out, iterations - trial * len(starts), learning_rate, report)
+    error = fit(best, iterations=iterations - trial * len(starts), learning_rate=learning_rate)
     if not error < start_error:
         best, error = recommended, start_error
     with torch.no_grad():
@@ -132,20 +144,24 @@ def accurate_solution(model: Model, x_T: Tensor, num_steps: int = 100) -> Tensor
 
 def _fit(
     learned: LearnedTable,
+    *,
     model: Model,
     train: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
+    batch_size: int,
     iterations: int,
     learning_rate: float,
     report: Callable[[int, float], None] | None,
 ) -> float:
     """Fit in place; leaves the parameters that did best on held-out noise and returns their error there."""
     best_error, best = _error(learned, model, *held_out), _copy(learned)
+    at_start = _distances(learned, model, *train)
     good_loss, good = math.inf, best
     scale, since = 1.0, 0
     optimiser = torch.optim.Adam(learned.parameters(), lr=learning_rate)
-    for iteration in range(iterations):
-        loss, gradients = _loss_and_gradients(learned, model, *train)
+    for iteration, batch in zip(range(iterations), _batches(len(at_start), batch_size), strict=False):
+        error, gradients = _error_and_gradients(learned, model, *(part[batch] for part in train))
+        loss = math.log(error / _mean(at_start[batch]).item())
         if not (math.isfinite(loss) and loss < good_loss + _BLOW_UP):
             learned.load_state_dict(good)
             scale /= 2
@@ -171,8 +187,24 @@ def _fit(
     return best_error
 
 
+def _batches(count: int, size: int) -> Iterator[Tensor]:
+    """Indices of examples, without end: each example once before any comes again."""
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        yield from (batch for batch in torch.randperm(count, generator=generator).split(size) if len(batch) >= size)
+
+
 def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _mean(distances: Tensor) -> Tensor:
+    return distances.sqrt().mean().square()
+
+
+@torch.no_grad()
+def _distances(learned: LearnedTable, model: Model, x_T: Tensor, exact: Tensor) -> Tensor:
+    return (integrate(learned(), model, x_T) - exact).flatten(1).norm(dim=1)
 
 
 @torch.no_grad()
@@ -180,14 +212,15 @@ def _error(learned: LearnedTable, model: Model, x_T: Tensor, exact: Tensor) -> f
     table = learned()
     if not all(bool(array.isfinite().all()) for array in (table.times, table.state, table.outputs)):
         return math.inf
-    error = (integrate(table, model, x_T) - exact).flatten(1).norm(dim=1).mean().item()
+    error = _mean(_distances(learned, model, x_T, exact)).item()
     return error if math.isfinite(error) else math.inf
 
 
-def _loss_and_gradients(
+def _error_and_gradients(
     learned: LearnedTable, model: Model, x_T: Tensor, exact: Tensor
 ) -> tuple[float, tuple[Tensor, ...]]:
+    """The error, and the gradients of its logarithm."""
     with torch.enable_grad():
         squares = (run(learned(), model, x_T)[0] - exact).flatten(1).square().sum(1)
-        loss = torch.log(torch.sqrt(squares + 1e-12).mean())
-        return loss.item(), torch.autograd.grad(loss, list(learned.parameters()))
+        error = _mean(torch.sqrt(squares + _SMALLEST_SQUARE))
+        return error.item(), torch.autograd.grad(error.log(), list(learned.parameters()))
