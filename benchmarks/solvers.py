@@ -1,4 +1,4 @@
-"""Solvers side by side with diffusers' schedulers and azula's samplers: `python -m benchmarks.solvers`.
+"""Solvers side by side with those of diffusers, azula and k-diffusion: `python -m benchmarks.solvers`.
 
 Printed is the median over samples of `|x - x_exact|`, where `x_exact` is the end of the probability flow's trajectory
 from the same noise, at 5, 8, 10, 20 and 50 evaluations. The process is `VESDE(0.002, 80)`, the data are scaled to a
@@ -7,12 +7,13 @@ fitted to the digits in 64 dimensions, and the trained network of a working fold
 
 Each peer runs at each of its grids, orders and ends. Two lines sum them up: the best single setting throughout (lowest
 geometric mean over the budgets), and the best of each column, picked afterwards. Peers: `pip install diffusers`,
-`pip install --no-deps azula`. Last comes what the loop itself costs beside a network of 8x8 images.
+`pip install --no-deps azula k-diffusion`. Last comes what the loop itself costs beside a network of 8x8 images.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import sys
 import time
@@ -20,8 +21,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 import numpy as np
 import torch
@@ -173,6 +175,29 @@ def diffusers_peer(name: str, grid: str, scaled: bool, **options: Any) -> Sample
     return run
 
 
+def k_diffusion_peer(name: str, grid: str, **options: Any) -> Sampler:
+    """One of k-diffusion's samplers, on the noise levels of a grid and 0."""
+    spec = importlib.util.find_spec("k_diffusion")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ImportError
+    # Its samplers need nothing of what the package imports besides.
+    package = ModuleType("k_diffusion")
+    package.__path__ = list(spec.submodule_search_locations)
+    absent = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    with patch.dict(sys.modules, {"k_diffusion": package, **{module: MagicMock() for module in absent}}):
+        sampling = importlib.import_module("k_diffusion.sampling")
+
+    def run(model: Model, x: Tensor, budget: int) -> Tensor:
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return x - sigma[0].to(x) * noise(model, x, sigma[0])
+
+        steps = (budget + 1) // 2 if name in ("sample_heun", "sample_dpm_2") else budget
+        sigma = torch.cat([levels(grid, steps), torch.zeros(1, dtype=torch.float64)])
+        return getattr(sampling, name)(denoise, x, sigma, disable=True, **options).to(x)
+
+    return run
+
+
 def peers() -> Iterator[tuple[str, Sampler]]:
     """Every peer that is installed, at each of its grids and orders."""
     for grid in ("log", "karras"):
@@ -205,6 +230,13 @@ def peers() -> Iterator[tuple[str, Sampler]]:
                 yield f"diffusers {name} {grid}", diffusers_peer(name, grid, True)
         except ImportError:
             print("diffusers is not installed (pip install diffusers)")
+        try:
+            for order in (2, 3, 4):
+                yield f"k-diffusion sample_lms {order} {grid}", k_diffusion_peer("sample_lms", grid, order=order)
+            for name in ("sample_dpmpp_2m", "sample_heun", "sample_dpm_2", "sample_euler"):
+                yield f"k-diffusion {name} {grid}", k_diffusion_peer(name, grid)
+        except ImportError:
+            print("k-diffusion is not installed (pip install --no-deps k-diffusion)")
 
 
 def our_sampler(name: str) -> Sampler:
