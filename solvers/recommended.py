@@ -11,7 +11,7 @@ deviation it is right wherever the data look Gaussian, and only the residual `F`
 normalised data. DPM-Solver-v3, Zheng et al. 2023, arXiv:2310.13268, measures such a splitting on a model.)
 
 Nothing happens far above the largest scale of the data or below its smallest. The times are therefore uniform, and
-the polynomial through the last three values of `q F` is one, in
+the polynomial through the last three values of `q F` (four, where steps are many) is one, in
 
     v = log((rho + 10 c) / (rho + c / 50)),
 
@@ -36,6 +36,8 @@ from solvers.thresholding import Threshold
 # In units of the data's standard deviation: noise levels beyond which little happens.
 _LARGEST_SCALE = 10.0
 _SMALLEST_SCALE = 0.02
+# Steps from which on the fourth order is the better one, on most problems.
+_MANY_STEPS = 20
 
 
 def recommended(
@@ -44,7 +46,7 @@ def recommended(
     t_min: float | None = None,
     denoise: bool = True,
     threshold: Threshold | None = None,
-    order: int = 3,
+    order: int | None = None,
     data_std: float = 0.5,
 ) -> TableSolver:
     """Solver `default`.
@@ -55,14 +57,15 @@ def recommended(
         t_min: smallest time at which the model may be asked; the process's own if left out.
         denoise: end at `sigma = 0`; if not, stop at `t_min`.
         threshold: see `solvers.thresholding`.
-        order: number of outputs the polynomial goes through.
+        order: number of outputs the polynomial goes through; `recommended_order` if left out.
         data_std: standard deviation of the data, per dimension.
 
     Raises:
         UserError: an option is out of range.
     """
     check_at_least("num_steps", num_steps, 1)
-    check_at_least("order", order, 1)
+    chosen_order = recommended_order(num_steps) if order is None else order
+    check_at_least("order", chosen_order, 1)
     check_positive("data_std", data_std)
 
     def make_table(sde: SDE) -> Table:
@@ -72,9 +75,14 @@ def recommended(
         else:
             times = time_grid(sde, grid, num_steps, smallest)
         end = None if denoise else Nodes.at_times(sde, torch.tensor(smallest, dtype=torch.float64))
-        return recommended_table(sde, times, end, order, data_std)
+        return recommended_table(sde, times, end, chosen_order, data_std)
 
     return TableSolver(make_table, threshold)
+
+
+def recommended_order(num_steps: int) -> int:
+    """3, or 4 where steps are many."""
+    return 3 if num_steps < _MANY_STEPS else 4
 
 
 def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, data_std: float) -> Tensor:

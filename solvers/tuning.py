@@ -29,6 +29,7 @@ from solvers import methods
 from solvers.exponential import integrate, method_table
 from solvers.grids import time_grid
 from solvers.learned_table import LearnedTable, run
+from solvers.recommended import recommended_order
 from solvers.solution import Model
 from solvers.table import Table
 
@@ -116,7 +117,7 @@ def tune(
         (x_T[:num_trajectories], exact[:num_trajectories]),
         (x_T[num_trajectories:], exact[num_trajectories:]),
     )
-    recommended = LearnedTable(model.sde, num_steps, 3, memory, data_std)
+    recommended = LearnedTable(model.sde, num_steps, recommended_order(num_steps), memory, data_std)
     start_error = _error(recommended, model, *held_out)
 
     trial = max(1, iterations // 6)

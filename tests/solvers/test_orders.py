@@ -61,7 +61,7 @@ def problem(request: pytest.FixtureRequest) -> tuple[GaussianMixture, Tensor, Te
         ("unipc", {"order": 1}, 2),
         ("unipc", {"order": 2}, 3),
         ("unipc", {"order": 3}, 4),
-        ("default", {"grid": "uniform_log_snr"}, 3),
+        ("default", {"order": 3}, 3),
     ],
 )
 def test_order(
@@ -86,15 +86,28 @@ def default_times(sde: SDE, num_steps: int) -> Tensor:
     return times
 
 
-@pytest.mark.parametrize("order", [4, 5])
-def test_high_orders_of_adams_bashforth(order: int) -> None:
+@pytest.mark.parametrize(("name", "order"), [("deis", 4), ("deis", 5), ("default", 4)])
+def test_high_orders_of_adams_bashforth(name: str, order: int) -> None:
     """Once a process starts where its output hardly changes, so that the first, low-order steps do not count."""
     model = mixture(VPSDE())
     x_T = model.sde.prior_sample((8, 3), seeds=range(8), dtype=DOUBLE)
-    options = {"order": order, "t_min": stop(model.sde), "denoise": False}
-    coarse, fine, finest = (get_solver("deis", num_steps=n, **options)(model, x_T).x for n in (50, 100, 400))
+
+    def samples(num_steps: int) -> Tensor:
+        times = {} if name != "default" else {"grid": default_times(model.sde, num_steps)}
+        options = {"order": order, "t_min": stop(model.sde), "denoise": False}
+        return get_solver(name, num_steps=num_steps, **options, **times)(model, x_T).x
+
+    coarse, fine, finest = map(samples, (50, 100, 400))
     slope = math.log2(float((coarse - finest).norm() / (fine - finest).norm()))
     assert slope > order - 0.3
+
+
+def test_the_default_has_order_three_or_where_steps_are_many_four() -> None:
+    model = mixture(VPSDE())
+    x_T = model.sde.prior_sample((8, 3), seeds=range(8), dtype=DOUBLE)
+    for num_steps, order in ((19, 3), (20, 4)):
+        explicit = get_solver("default", num_steps=num_steps, order=order)(model, x_T).x
+        assert torch.equal(get_solver("default", num_steps=num_steps)(model, x_T).x, explicit)
 
 
 def moments(table: Table, sde: SDE, mean: float, std: float) -> tuple[float, float]:
