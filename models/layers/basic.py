@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from models.layers.derivatives import transforms_active
+
 _LayerT = TypeVar("_LayerT", nn.Conv2d, nn.Linear)
 
 # Channels of one GroupNorm group share a mean and a variance; the papers never use more groups than this.
@@ -44,14 +46,21 @@ def initialise(layer: _LayerT, init_scale: float = 1.0) -> _LayerT:
     return layer
 
 
-def group_norm(channels: int, channels_per_group: int = 4) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, whose kernel for channels-last images has derivatives in reverse mode only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous() if transforms_active() else x)
+
+
+def group_norm(channels: int, channels_per_group: int = 4) -> GroupNorm:
     """GroupNorm with as many groups, up to 32, as divide `channels` evenly and leave `channels_per_group` in each.
 
     NCSN++ keeps at least 4 channels a group; DDPM, which has 32 groups at every width, asks for at least 1.
     """
     most = max(1, min(channels // channels_per_group, MAX_GROUPS))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 def residual_sum(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:

@@ -1,11 +1,10 @@
 r"""Embeddings of the noise level, and of a class label beside it.
 
-    positional    e(l) = [sin(l w_k), cos(l w_k)],   w_k = 10000^(-k / (K - 1)),  k = 0 … K - 1        (DDPM; l = time
-    in steps) Fourier       e(l) = [sin(2 pi w_k log l), cos(2 pi w_k log l)],   w_k ~ N(0, scale^2), fixed
-    (NCSN++; l = sigma)
+    positional    e(l) = [sin(l w_k), cos(l w_k)],   w_k = 10000^(-k / (K - 1)),  k = 0 … K - 1
+    Fourier       e(l) = [sin(2 pi w_k log l), cos(2 pi w_k log l)],   w_k ~ N(0, scale^2), fixed
 
-(Ho et al. 2020, arXiv:2006.11239; Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456, appendix
-H.)
+DDPM has the first, with l the time in steps; NCSN++ the second, with l = sigma (Ho et al. 2020, arXiv:2006.11239;
+Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456, appendix H).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from models.layers.basic import linear
+from models.layers.derivatives import transforms_active
 
 _LONGEST_PERIOD = 10_000.0
 
@@ -88,16 +88,24 @@ class NoiseEmbedding(nn.Module):
         never in less than float32.
 
         Raises:
-            UserError: classes are given to a network that has none.
+            UserError: classes are given to a network that has none, or are none of its classes.
         """
         dtype = self.hidden.weight.dtype
         features = self.features(labels.to(torch.promote_types(dtype, torch.float32)))
         embedding = self.output(F.silu(self.hidden(features.to(dtype))))
         if self.num_classes is not None:
-            classes = torch.full_like(labels, self.num_classes, dtype=torch.long) if classes is None else classes
+            if classes is None:
+                classes = torch.full_like(labels, self.num_classes, dtype=torch.long)
+            elif not transforms_active() and not torch.compiler.is_compiling():
+                self._check(classes)
             embedding = embedding + self.class_vectors(classes)
         elif classes is not None:
             raise UserError(
                 "this network was built without classes; give it num_classes, or leave the class labels out"
             )
         return F.silu(embedding)
+
+    def _check(self, classes: Tensor) -> None:
+        assert self.num_classes is not None
+        if classes.is_floating_point() or bool(((classes < 0) | (classes > self.num_classes)).any()):
+            raise UserError(f"classes must be whole numbers from 0 to {self.num_classes}, the last of which means none")

@@ -43,6 +43,7 @@ def library() -> ModuleType:
             f"reading and writing pipelines needs the package diffusers ({error}): pip install 'diffusers>=0.30'"
         ) from error
     diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return diffusers
 
@@ -105,10 +106,14 @@ def load_pipeline(source: str | Path) -> ScoreModel:
     except UserError:
         raise
     except Exception as error:  # files and servers fail in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         where = "" if Path(source).is_dir() else "; there is no such folder, and perhaps no way to the hub"
         raise UserError(f"cannot read the pipeline {source}: {reason.rstrip('.')}{where}") from error
-    return score_model(pipeline.unet, pipeline.scheduler)
+    try:
+        return score_model(pipeline.unet, pipeline.scheduler)
+    except UserError as error:
+        raise UserError(f"cannot use the pipeline {source}: {error}") from error
 
 
 def score_model(unet: Any, scheduler: Any) -> ScoreModel:

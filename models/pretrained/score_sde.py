@@ -219,6 +219,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tens
         raise UserError(
             f"{path} is not a checkpoint of the published code: it lacks the weights or their average"
         ) from error
+    if not all(isinstance(tensor, Tensor) for tensor in (*weights.values(), *averages)):
+        raise UserError(f"{path} is not a checkpoint of the published code: not all of its weights are tensors")
     trained = [name for name in weights if name not in ("sigmas", _FOURIER)]
     if len(averages) != len(trained):
         raise UserError(f"{path} has averages of {len(averages)} parameters, but {len(trained)} trained parameters")

@@ -143,6 +143,19 @@ def test_channels_last_stays_and_changes_nothing(x, labels):
     assert all(layouts)
 
 
+def test_derivatives_with_channels_last_are_those_without(x, labels):
+    network, last = make(), make().to(memory_format=torch.channels_last)
+    z = x.to(memory_format=torch.channels_last)
+    expected = torch.func.jvp(lambda x: network(x, labels), (x,), (x,))[1]
+    torch.testing.assert_close(torch.func.jvp(lambda x: last(x, labels), (z,), (z,))[1], expected)
+    pull_back = torch.func.vjp(lambda x: last(x, labels), z)[1]
+    directions = torch.stack([x, 2 * x])
+    torch.testing.assert_close(
+        torch.vmap(lambda v: pull_back(v)[0])(directions)[0],
+        torch.func.vjp(lambda x: network(x, labels), x)[1](x)[0],
+    )
+
+
 def test_autocast_is_near_float32(x, labels):
     network = make().float()
     x, labels = x.float(), labels.float()
@@ -160,6 +173,9 @@ def test_classes_change_the_output_and_none_is_the_class_after_the_last(x, label
     one = network(x, labels, torch.tensor([3, 10, 10]))
     torch.testing.assert_close(one[1:], plain[1:])
     assert (one[0] - plain[0]).norm() > 0.01 * plain[0].norm()
+    for wrong in (torch.tensor([0, 3, 11]), torch.tensor([0, 3, -1]), torch.tensor([0.0, 3.0, 10.0])):
+        with pytest.raises(UserError, match="whole numbers from 0 to 10"):
+            network(x, labels, wrong)
 
 
 def test_output_channels(x, labels):

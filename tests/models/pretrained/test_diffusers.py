@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import json
+import shutil
 from typing import Any
 
 import pytest
@@ -303,6 +305,17 @@ def test_what_is_no_pipeline(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]}')
     with pytest.raises(UserError, match="not a pipeline of a UNet2DModel, but FluxPipeline"):
         load_pipeline(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_named(ddpm_folder, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(ddpm_folder, folder)
+    settings = json.loads((folder / "unet" / "config.json").read_text())
+    widths = [2 * width for width in settings["block_out_channels"]]
+    (folder / "unet" / "config.json").write_text(json.dumps(settings | {"block_out_channels": widths}))
+    with pytest.raises(UserError, match="size mismatch") as error:
+        load_pipeline(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_without_the_library(monkeypatch):

@@ -202,6 +202,9 @@ def test_damaged_files_get_one_line(tmp_path, checkpoint):
     torch.save({"model": {}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="lacks the weights or their average"):
         read_checkpoint(tmp_path / "other.pth")
+    torch.save({"model": {"weight": torch.ones(1)}, "ema": {"shadow_params": [1.0]}}, tmp_path / "floats.pth")
+    with pytest.raises(UserError, match="not all of its weights are tensors"):
+        read_checkpoint(tmp_path / "floats.pth")
 
 
 class Exploit:
