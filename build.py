@@ -96,7 +96,7 @@ def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
     assert dataset.levels is not None
     network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0])
-    options = (model.labels, model.data_std, model.scale_input)
+    options = (model.labels, model.data_std, model.scale_input, config.data.uniform_dequantisation)
     return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
 
 

@@ -13,6 +13,10 @@ The last term is the evidence that the pixel's own noisy value gives for its lev
 only what the other pixels say. Nothing needs to be learnt about the edges of the bins, which dominate the score at low
 noise, and at low noise the model is exact whatever the network.
 
+Data that are not dequantised are points, level `k` at `c_k`: the first at `low`, the last at `high` (see
+`Dataset.stretch`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the density of `x_t` given the
+point, `-((x_t - alpha c_k) / sigma)^2 / 2`; the rest is the same.
+
 The noise error is measured from `E[eps | x_t, k]`, with `k` the true level, rather than from `eps`: its mean square is
 less by a constant, the same for every network, and it fluctuates less (Rao-Blackwell).
 """
@@ -45,6 +49,7 @@ class LevelModel(nn.Module):
         labels: what the network is told of the time; see `ConditionedNetwork`, as for the rest.
         data_std: standard deviation of the data.
         scale_input: whether to divide the network's input by its standard deviation.
+        dequantised: whether levels are bins, in which data are uniform, or points.
     """
 
     def __init__(
@@ -57,9 +62,11 @@ class LevelModel(nn.Module):
         labels: str | Callable[[Tensor], Tensor] = "log_snr",
         data_std: float = 1.0,
         scale_input: bool = True,
+        dequantised: bool = True,
     ) -> None:
         super().__init__()
         self.sde = sde
+        self.dequantised = dequantised
         self.levels = levels
         self.low = low
         self.high = high
@@ -88,7 +95,9 @@ class LevelModel(nn.Module):
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat - E[eps | x_t, level of x_0]` at `x_t = alpha x_0 + sigma noise`; shape of `x_0`."""
         estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t, classes)
-        level = ((x_0 - self.low) * (self.levels / (self.high - self.low))).long().clamp(0, self.levels - 1)
+        place = (x_0 - self.low) / (self.high - self.low)
+        level = (place * self.levels).floor() if self.dequantised else (place * (self.levels - 1)).round()
+        level = level.long().clamp(0, self.levels - 1)
         return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0.dtype)
 
     def _noise_of_levels(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -101,9 +110,10 @@ class LevelModel(nn.Module):
         # Bins have the dimension after the batch's.
         x = x.double().unsqueeze(1)
         alpha, sigma = (self.sde.expand(value, x) for value in (self.sde.alpha(t), self.sde.sigma(t)))
-        edges = torch.linspace(self.low, self.high, self.levels + 1, dtype=x.dtype, device=x.device)
-        z = (alpha * edges.reshape(-1, *(1,) * (x.ndim - 2)) - x) / sigma
-        log_evidence, mean = truncated_normal(z)
+        count = self.levels + 1 if self.dequantised else self.levels
+        places = torch.linspace(self.low, self.high, count, dtype=x.dtype, device=x.device)
+        z = (alpha * places.reshape(-1, *(1,) * (x.ndim - 2)) - x) / sigma
+        log_evidence, mean = truncated_normal(z) if self.dequantised else (-0.5 * z**2, z)
         return -(torch.softmax(logits + log_evidence, dim=1) * mean).sum(1), -mean
 
 

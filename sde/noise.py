@@ -43,8 +43,8 @@ class SampleNoise:
         return self._draw(torch.rand, like)
 
     def rademacher(self, like: Tensor) -> Tensor:
-        """The next random signs, of the shape `(B, *dims)`, dtype and device of `like`."""
-        return torch.where(self._draw(torch.rand, like) < 0.5, -1.0, 1.0).to(like.dtype)
+        """The next random signs, of the shape `(B, *dims)`, dtype and device of `like`; the same for every dtype."""
+        return torch.where(self._draw(torch.rand, like.float()) < 0.5, -1.0, 1.0).to(like.dtype)
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
         if len(self._generators) != like.shape[0]:

@@ -6,8 +6,12 @@ log-SNR:
     uniform_t          t linear in the index
     quadratic_t        sqrt(t) linear in the index                (Song et al. 2021, arXiv:2010.02502, "quadratic")
     uniform_log_snr    lambda linear in the index                 (Lu et al. 2022, arXiv:2206.00927)
+    log_angle          log(arctan rho) linear in the index
     karras             rho^(1/7) linear in the index              (Karras et al. 2022, arXiv:2206.00364, equation 5)
     optimised          minimises a bound on the global error      (Xue et al. 2024, arXiv:2402.17376)
+
+`log_angle` is `uniform_log_snr` where noise is little, with fewer times where there is hardly anything else; of these
+grids it needs the fewest steps for likelihoods (`benchmarks/likelihood.py`).
 """
 
 from __future__ import annotations
@@ -92,6 +96,12 @@ def _uniform_log_snr(sde: SDE, num_steps: int, t_min: float) -> Tensor:
     return sde.time_at_log_snr(2 * _linspace(*_lambda_range(sde, t_min), num_steps))
 
 
+def _log_angle(sde: SDE, num_steps: int, t_min: float) -> Tensor:
+    start, end = (np.log(np.arctan(np.exp(-lam))) for lam in _lambda_range(sde, t_min))
+    angle = torch.exp(_linspace(start, end, num_steps))
+    return sde.time_at_log_snr(-2 * torch.log(torch.tan(angle)))
+
+
 def _karras(sde: SDE, num_steps: int, t_min: float) -> Tensor:
     start, end = _lambda_range(sde, t_min)
     root = _linspace(np.exp(-start / _KARRAS_EXPONENT), np.exp(-end / _KARRAS_EXPONENT), num_steps)
@@ -149,6 +159,7 @@ GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
     "uniform_t": _uniform_t,
     "quadratic_t": _quadratic_t,
     "uniform_log_snr": _uniform_log_snr,
+    "log_angle": _log_angle,
     "karras": _karras,
     "optimised": _optimised,
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
+from torchdiffeq import odeint, odeint_adjoint
 from torchdiffeq._impl.odeint import SOLVERS as METHODS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
@@ -81,7 +81,13 @@ class Integrator:
         return self.per_example and self.method in TABLEAUS
 
     def __call__(
-        self, flow: ProbabilityFlow, derivative: Field, y: Tensor, nodes: Tensor, norm: Norm = root_mean_square
+        self,
+        flow: ProbabilityFlow,
+        derivative: Field,
+        y: Tensor,
+        nodes: Tensor,
+        norm: Norm = root_mean_square,
+        adjoint_parameters: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
         """The solution of `dy/ds = derivative(s, y)` at the last node.
 
@@ -91,19 +97,21 @@ class Integrator:
             y: state `(B, n)` at the first node.
             nodes: the steps of methods with fixed ones; of others, only the ends count.
             norm: size of each example's error.
+            adjoint_parameters: what the solution can be differentiated by, beside `y`: by torchdiffeq's adjoint method,
+                with steps for the whole batch. None: by nothing.
 
         Raises:
             UserError: the solution cannot be followed; says where, and what to change.
         """
         rtol, atol = self.tolerances(y.dtype)
         try:
-            if self._owns_steps:
+            if self._owns_steps and adjoint_parameters is None:
                 start, end, tableau = float(nodes[0]), float(nodes[-1]), TABLEAUS[self.method]
                 y = integrate_per_example(
                     derivative, y, start, end, tableau, rtol=rtol, atol=atol, norm=norm, **self.options
                 )
             else:
-                y = self._torchdiffeq(derivative, y, nodes, norm, rtol, atol)
+                y = self._torchdiffeq(derivative, y, nodes, norm, rtol, atol, adjoint_parameters)
             if not bool(y.isfinite().all()):
                 raise StepFailureError("the solution is not finite", float(nodes[-1]))
         except StepFailureError as failure:
@@ -115,7 +123,16 @@ class Integrator:
         default = default_tolerance(dtype)
         return default if self.rtol is None else self.rtol, default if self.atol is None else self.atol
 
-    def _torchdiffeq(self, derivative: Field, y: Tensor, nodes: Tensor, norm: Norm, rtol: float, atol: float) -> Tensor:
+    def _torchdiffeq(
+        self,
+        derivative: Field,
+        y: Tensor,
+        nodes: Tensor,
+        norm: Norm,
+        rtol: float,
+        atol: float,
+        adjoint_parameters: tuple[Tensor, ...] | None,
+    ) -> Tensor:
         place = nodes[0]
 
         def remembering(s: Tensor, y: Tensor) -> Tensor:
@@ -132,10 +149,17 @@ class Integrator:
         if self.method in TABLEAUS:
             # A step ends where the solution is wanted, rather than beyond it.
             options["step_t"] = ends[1:]
+        options |= self.options
+        common: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": self.method, "options": options}
         try:
-            path = odeint(
-                remembering, y, ends, rtol=rtol, atol=atol, method=self.method, options={**options, **self.options}
-            )
+            if adjoint_parameters is None:
+                path = odeint(remembering, y, ends, **common)
+            else:
+                # The parameters' part of the adjoint state is an integral and does not steer the steps.
+                back = {"norm": "seminorm"} if not self.takes_fixed_steps else {"grid_constructor": _reversed(nodes)}
+                path = odeint_adjoint(
+                    remembering, y, ends, **common, adjoint_params=adjoint_parameters, adjoint_options=back
+                )
         except AssertionError as error:
             for pattern, meaning in _FAILURES.items():
                 if pattern in str(error):
@@ -152,6 +176,10 @@ class Integrator:
         if self.takes_fixed_steps:
             return f"{what}; take more steps, or raise t_min={flow.t_min:g}"
         return f"{what}; raise rtol={rtol:g} and atol={atol:g}, raise t_min={flow.t_min:g}, or compute in float64"
+
+
+def _reversed(nodes: Tensor) -> Callable[..., Tensor]:
+    return lambda *_: nodes.flip(0)
 
 
 def default_tolerance(dtype: torch.dtype) -> float:

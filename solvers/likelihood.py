@@ -6,7 +6,11 @@ Along a solution `z(s)` of `dz/ds = F(s, z)` the density changes by `d log p / d
 
 with the integral from `t_min` to `T`, and `z = x / r` the state of `solvers.probability_flow`. The integral, divided by
 `d`, is followed beside the state and controlled with it: an example's error is the larger of the state's root mean
-square and the integral's, so tolerances hold for nats per dimension.
+square and the integral's, so tolerances hold for nats per dimension. With several probes there are as many integrals,
+and their mean is what is controlled.
+
+Derivatives of the log-likelihood come from the adjoint equation (Chen et al. 2018, arXiv:1806.07366), solved back from
+`T`: no trajectory is stored.
 """
 
 from __future__ import annotations
@@ -16,13 +20,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from errors import UserError, choose
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.adaptive_runge_kutta import root_mean_square
-from solvers.divergence import Divergence, exact_divergence, hutchinson_divergence
+from solvers.divergence import Divergence, exact_divergence, hutch_plus_plus_divergence, hutchinson_divergence
 from solvers.grids import Grid
 from solvers.integrator import Integrator
 from solvers.ode import check_fixed_steps, integration_nodes
@@ -37,7 +41,7 @@ PROBES: dict[str, Callable[[SampleNoise, Tensor], Tensor]] = {
     "rademacher": SampleNoise.rademacher,
     "gaussian": SampleNoise.normal,
 }
-DIVERGENCES = ("exact", "hutchinson")
+DIVERGENCES = ("exact", "hutchinson", "hutch++")
 
 
 class Likelihood(NamedTuple):
@@ -47,14 +51,15 @@ class Likelihood(NamedTuple):
         log_prob: log-density of each example under `p_{t_min}`, `(B,)`, in nats.
         nfe: batched network calls; a Jacobian product belongs to its call.
         latents: where each example's trajectory ends at `T`, shape of the examples.
+        by_probe: `log_prob` as each of Hutchinson's probes alone has it, `(B, num_probes)`; otherwise `(B, 1)`.
     """
 
     log_prob: Tensor
     nfe: int
     latents: Tensor
+    by_probe: Tensor
 
 
-@torch.no_grad()
 def log_likelihood(
     model: Model,
     x: Tensor,
@@ -73,14 +78,16 @@ def log_likelihood(
     grid: Grid | None = None,
     options: Mapping[str, Any] | None = None,
     per_example: bool = True,
+    differentiable: bool = False,
 ) -> Likelihood:
     """Log-density of `x` `(B, *dims)` under the model's `p_{t_min}`.
 
     Args:
         model: gives the score.
         x: examples at `t_min`.
-        divergence: `exact` (d Jacobian products a call) or `hutchinson` (unbiased in `log_prob`).
-        num_probes: random vectors an example, for Hutchinson; the same ones along the whole trajectory.
+        divergence: `exact` (d Jacobian products a call), `hutchinson` (one a probe; unbiased in `log_prob`) or `hutch++`
+            (three a probe; unbiased).
+        num_probes: random vectors an example; the same ones along the whole trajectory.
         probe: `rademacher` (random signs) or `gaussian`.
         prior: log-density at `T`; the process's standard prior if left out. See also `matched_prior`.
         t_min: where the trajectory begins; the process's own if left out.
@@ -93,6 +100,8 @@ def log_likelihood(
         grid: their ends.
         options: further options of the method.
         per_example: whether adaptive Runge-Kutta methods take steps of their own for each example.
+        differentiable: whether `log_prob` can be differentiated, with respect to `x` and to the parameters of `model`, if
+            it is a module; steps are then chosen for the batch. `nfe` does not count calls of the way back.
 
     Raises:
         UserError: an option is unknown or out of range, or the trajectory cannot be followed.
@@ -101,20 +110,27 @@ def log_likelihood(
     flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min))
     check_fixed_steps(integrator, num_steps, grid)
     nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid, x.device)
-    z = flow.normalise(x, start)
-    estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)
-    dimension = z.shape[1]
+    with torch.set_grad_enabled(differentiable):
+        z = flow.normalise(x, start)
+        estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)
+        dimension = z.shape[1]
 
-    def derivative(s: Tensor, state: Tensor) -> Tensor:
-        slope, trace = estimator(lambda z: flow(s, z), state[:, :-1])
-        return torch.cat([slope, trace[:, None] / dimension], dim=1)
+        def derivative(s: Tensor, state: Tensor) -> Tensor:
+            slope, traces = estimator(lambda z: flow(s, z), state[:, :dimension])
+            return torch.cat([slope, traces / dimension], dim=1)
 
-    state = torch.cat([z, z.new_zeros(len(z), 1)], dim=1)
-    state = integrator(flow, derivative, state, nodes.flip(0), norm=_larger_of_state_and_density)
-    latents = flow.denormalise(state[:, :-1], end)
-    at_end = model.sde.prior_log_prob(latents) if prior is None else prior(latents)
-    per_dimension = state[:, -1] + (flow.log_norm(end) - flow.log_norm(start)).to(state.dtype)
-    return Likelihood(at_end + dimension * per_dimension, flow.nfe, latents)
+        def error_norm(error: Tensor) -> Tensor:
+            return torch.maximum(root_mean_square(error[:, :dimension]), error[:, dimension:].mean(1).abs())
+
+        integrals = z.new_zeros(len(z), num_probes if divergence == "hutchinson" else 1)
+        parameters = _parameters(model) if differentiable else None
+        state = torch.cat([z, integrals], dim=1)
+        state = integrator(flow, derivative, state, nodes.flip(0), norm=error_norm, adjoint_parameters=parameters)
+        nfe, latents = flow.nfe, flow.denormalise(state[:, :dimension], end)
+        at_end = model.sde.prior_log_prob(latents) if prior is None else prior(latents)
+        per_dimension = state[:, dimension:] + (flow.log_norm(end) - flow.log_norm(start)).to(state.dtype)
+        by_probe = at_end[:, None] + dimension * per_dimension
+        return Likelihood(by_probe.mean(1), nfe, latents, by_probe)
 
 
 def matched_prior(sde: SDE, mean: Tensor, variance: Tensor) -> LogDensity:
@@ -155,8 +171,13 @@ def _divergence(
     if name == "exact":
         return exact_divergence
     noise = sample_noise(z, seeds, generator, stream="probe")
-    return hutchinson_divergence(torch.stack([draw(noise, z) for _ in range(num_probes)]))
+    probes = torch.stack([draw(noise, z) for _ in range(num_probes)])
+    if name == "hutchinson":
+        return hutchinson_divergence(probes)
+    sketch = [draw(noise, z) for _ in range(min(num_probes, z.shape[1]))]
+    return hutch_plus_plus_divergence(torch.stack(sketch), probes)
 
 
-def _larger_of_state_and_density(error: Tensor) -> Tensor:
-    return torch.maximum(root_mean_square(error[:, :-1]), error[:, -1].abs())
+def _parameters(model: Model) -> tuple[Tensor, ...]:
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return tuple(parameter for parameter in parameters if parameter.requires_grad)
