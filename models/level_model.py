@@ -14,8 +14,8 @@ only what the other pixels say. Nothing needs to be learnt about the edges of th
 noise, and at low noise the model is exact whatever the network.
 
 Data that are not dequantised are points, level `k` at `c_k`: the first at `low`, the last at `high` (see
-`Dataset.stretch`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the density of `x_t` given the
-point, `-((x_t - alpha c_k) / sigma)^2 / 2`; the rest is the same.
+`Dataset.stretch`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the log-density of `x_t`
+given the point, `-((x_t - alpha c_k) / sigma)^2 / 2`; the rest is the same.
 
 The noise error is measured from `E[eps | x_t, k]`, with `k` the true level, rather than from `eps`: its mean square is
 less by a constant, the same for every network, and it fluctuates less (Rao-Blackwell).

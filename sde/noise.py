@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian"]
+Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound"]
 
 
 class SampleNoise:

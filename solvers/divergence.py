@@ -8,9 +8,9 @@ r"""The divergence of a field, with its value, in one evaluation.
 Hutch++ finds with a few products the directions `Q` in which `J` is large, takes the trace there exactly, and estimates
 what is left: worth its price where few directions matter.
 
-Hutchinson's estimate has the variance `2 |J_s|^2` for normal probes (`J_s` the symmetric part, Frobenius norm) and, for random
-signs, the same without the diagonal of `J_s`. Products are taken in reverse mode, `v^T J`: on convolutional networks
-that costs about 1.3 forward passes, forward mode about 5.
+Hutchinson's estimate has the variance `2 |J_s|^2` for normal probes (`J_s` the symmetric part, Frobenius norm) and, for
+random signs, the same without the diagonal of `J_s`. Products are taken in reverse mode, `v^T J`: on convolutional
+networks that costs about 1.3 forward passes, forward mode about 5.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 # From `(B, d)` to `(B, d)`, each example by itself.
 RowwiseField = Callable[[Tensor], Tensor]
-# Gives the value `(B, d)` of a field at `z` `(B, d)`, and estimates of its divergence `(B, P)`, whose mean is the answer.
+# Gives a field's value `(B, d)` at `z` `(B, d)`, and estimates of its divergence `(B, P)`, whose mean is the answer.
 Divergence = Callable[[RowwiseField, Tensor], tuple[Tensor, Tensor]]
 
 # Directions of the exact divergence that are followed at once.
@@ -63,7 +63,7 @@ def hutch_plus_plus_divergence(sketch: Tensor, probes: Tensor) -> Divergence:
         value, pull_back = _value_and_pull_back(field, z)
         images = torch.stack([pull_back(vector)[0] for vector in sketch], dim=2)
         basis = torch.linalg.qr(images).Q
-        exact = sum(_quadratic_form(pull_back, direction) for direction in basis.unbind(2))
+        exact = torch.stack([_quadratic_form(pull_back, direction) for direction in basis.unbind(2)]).sum(0)
         rest = [probe - (basis @ (basis.mT @ probe[:, :, None]))[..., 0] for probe in probes]
         estimates = torch.stack([_quadratic_form(pull_back, probe) for probe in rest], dim=1)
         return value, exact[:, None] + estimates.mean(1, keepdim=True)

@@ -85,8 +85,8 @@ def log_likelihood(
     Args:
         model: gives the score.
         x: examples at `t_min`.
-        divergence: `exact` (d Jacobian products a call), `hutchinson` (one a probe; unbiased in `log_prob`) or `hutch++`
-            (three a probe; unbiased).
+        divergence: `exact` (d Jacobian products a call), `hutchinson` (one a probe; unbiased in `log_prob`) or
+            `hutch++` (three a probe; unbiased).
         num_probes: random vectors an example; the same ones along the whole trajectory.
         probe: `rademacher` (random signs) or `gaussian`.
         prior: log-density at `T`; the process's standard prior if left out. See also `matched_prior`.
@@ -100,8 +100,8 @@ def log_likelihood(
         grid: their ends.
         options: further options of the method.
         per_example: whether adaptive Runge-Kutta methods take steps of their own for each example.
-        differentiable: whether `log_prob` can be differentiated, with respect to `x` and to the parameters of `model`, if
-            it is a module; steps are then chosen for the batch. `nfe` does not count calls of the way back.
+        differentiable: whether `log_prob` can be differentiated, by `x` and by the parameters of `model`, if it is a
+            module; steps are then chosen for the batch. `nfe` does not count calls of the way back.
 
     Raises:
         UserError: an option is unknown or out of range, or the trajectory cannot be followed.

@@ -81,10 +81,10 @@ def one_generator(monkeypatch) -> torch.Generator:
     """Draw the noise of all examples at once: the same law as one generator an example, and quick for thousands."""
     generator = torch.Generator().manual_seed(0)
 
-    def normal(self: SampleNoise, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator, dtype=FLOAT).to(like.dtype)
+    def draw(self: SampleNoise, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
+        return sampler(like.shape, generator=generator, dtype=FLOAT).to(like.dtype)
 
-    monkeypatch.setattr(SampleNoise, "normal", normal)
+    monkeypatch.setattr(SampleNoise, "_draw", draw)
     return generator
 
 

@@ -110,7 +110,8 @@ def test_each_probe_gives_the_likelihood_that_it_gives_alone():
     settings: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6, "seeds": range(5)}
     one = log_likelihood(problem.model, problem.x, num_probes=1, **settings)
     three = log_likelihood(problem.model, problem.x, num_probes=3, **settings)
-    assert one.by_probe.shape == (5, 1) and three.by_probe.shape == (5, 3)
+    assert one.by_probe.shape == (5, 1)
+    assert three.by_probe.shape == (5, 3)
     assert torch.allclose(three.by_probe[:, 0], one.log_prob, atol=1e-4)
     assert (three.by_probe[:, 1] - one.log_prob).abs().min() > 1e-3
     assert torch.equal(three.by_probe.mean(1), three.log_prob)
@@ -133,6 +134,9 @@ class Shifted(nn.Module):
 
     def score(self, x, t):
         return self.mixture.score(self.at_time(x, t), t)
+
+    def denoise(self, x, t):
+        return self.mixture.denoise(self.at_time(x, t), t) + self.shift
 
     def log_prob(self, x, t):
         return self.mixture.log_prob(self.at_time(x, t), t)
