@@ -197,7 +197,7 @@ def _noise_error(model: Model, x_0: Tensor, t: Tensor, noise: SampleNoise) -> Te
     """An unbiased estimate of `E||eps - eps_hat||^2` `(B,)`, on the CPU, at times `t` `(B,)`, with fresh noise.
 
     Were data normal with variance `s^2`, `eps - eps_hat` would be `k eps` and something independent, with `k = s^2 /
-    (s^2 + rho^2)`. So `k^2 (||eps||^2 - d)`, whose mean is 0, is taken off: at little noise hardly any variance is left.
+    (s^2 + rho^2)`. So `k^2 (||eps||^2 - d)`, whose mean is 0, is taken off: at little noise hardly any variance stays.
     """
     eps, sde = noise.normal(x_0), model.sde
     score = model.score(sde.perturb(x_0, eps, t), t)
