@@ -12,10 +12,12 @@ from torch import nn
 
 from data import Dataset, load_dataset
 from errors import UserError, choose
+from evaluation.example_bounds import ExampleBound, bounds_of_points, bounds_with_noise
 from models import DDPM, MLP, GaussianMixture, LevelModel, NCSNpp, ScoreModel
 from models.fit_mixture import fit_mixture
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
 from solvers import SOLVERS, get_solver
+from solvers.dequantization import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser
 from solvers.likelihood import log_likelihood, matched_prior
 from solvers.registry import Solver
 from solvers.thresholding import Threshold, dynamic_threshold, static_threshold
@@ -174,6 +176,40 @@ def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[s
     }
     options["prior"] = choose("prior", likelihood.prior, priors)()
     return options
+
+
+def make_dequantiser(config: ConfigDict, sde: SDE, dataset: Dataset) -> Dequantiser | None:
+    """How the section `likelihood` gives levels a density; None for vectors, which have one."""
+    if dataset.levels is None:
+        return None
+    place, spacing = _places(config, dataset)
+    kinds: dict[str, Callable[[], Dequantiser]] = {
+        "uniform": lambda: UniformDequantiser(dataset.low, dataset.bin_width),
+        "truncated_normal": lambda: TruncatedNormalDequantiser(sde, place, spacing),
+    }
+    return choose("dequantisation", config.likelihood.dequantisation, kinds)()
+
+
+def make_bounds(config: ConfigDict, model: AnyModel, dataset: Dataset, t_min: float | None) -> dict[str, ExampleBound]:
+    """The variational bounds that the section `likelihood` asks for.
+
+    They are on what the density is one of: levels with noise; or, where truncated normal noise stands for the
+    process's own, the levels themselves.
+    """
+    settings = config.likelihood
+    calls, rungs = settings.bound_calls, settings.num_rungs
+    if dataset.levels is not None and settings.dequantisation == "truncated_normal":
+        known = bounds_of_points(model, *_places(config, dataset), dataset.levels, calls, rungs, t_min)
+    else:
+        known = bounds_with_noise(model, calls, rungs, t_min)
+    return {name: choose("bound", name, known) for name in settings.bounds}
+
+
+def _places(config: ConfigDict, dataset: Dataset) -> tuple[float, float]:
+    """Where the model has level 0, and how far from it level 1: points, or the middles of bins."""
+    if config.data.uniform_dequantisation or dataset.levels is None:
+        return dataset.low + dataset.bin_width / 2, dataset.bin_width
+    return dataset.low, (dataset.high - dataset.low) / (dataset.levels - 1)
 
 
 def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:

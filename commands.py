@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
 from tqdm import tqdm
 
 import build
@@ -20,13 +19,15 @@ import distributed
 import runs
 from data import Batches, Dataset, get_augmentation
 from errors import UserError, choose
-from evaluation.bits_per_dim import evaluate_likelihood, write_likelihoods
+from evaluation.bits_per_dim import describe, summarise
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
+from evaluation.likelihood_report import check_likelihoods, measure_likelihoods, write_likelihoods
+from evaluation.measurement import Measurement
+from evaluation.parts import digest, remove_parts
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from solvers import get_solver
-from solvers.likelihood import log_likelihood
 from solvers.tuned import save_table, table_path
 from solvers.tuning import tune
 from training import checkpoint
@@ -129,29 +130,33 @@ def likelihood(
     if len(examples) == 0:
         raise UserError(f"there are no {settings.split} examples: see data.validation")
 
-    def log_prob_and_nfe(x: Tensor, seeds: list[int]) -> tuple[Tensor, float]:
-        result = log_likelihood(model, x, seeds=seeds, **options)
-        return result.log_prob, result.nfe
-
+    dequantiser = build.make_dequantiser(config, model.sde, dataset)
+    if dequantiser is not None and dequantiser.t_min is not None:
+        options["t_min"] = dequantiser.t_min
+    bounds = build.make_bounds(config, model, dataset, options.get("t_min"))
+    measurement = Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device())
+    about = {
+        **settings.to_dict(),
+        "dataset": dataset.name,
+        "checkpoint": str(found.path) if found else None,
+        "seed": config.seed,
+        "levels": dataset.levels,
+        "t_min": options.get("t_min", model.sde.t_min),
+    }
+    unfinished = folder / "likelihood" / f"{settings.split}.unfinished"
+    decisive = {"examples": digest(examples), "weights": digest(*model.state_dict().values()), **about}
     seeds = list(range(config.seed, config.seed + len(examples)))
-    result = evaluate_likelihood(log_prob_and_nfe, dataset, examples, seeds, settings.batch_size)
+    measured = measure_likelihoods(measurement, examples, seeds, settings.batch_size, unfinished, decisive)
     if distributed.rank() == 0:
-        about = {
-            **settings.to_dict(),
-            "dataset": dataset.name,
-            "split": settings.split,
-            "checkpoint": str(found.path) if found else None,
-            "seed": config.seed,
-            "levels": dataset.levels,
-            "t_min": options.get("t_min", model.sde.t_min),
-        }
-        summary, paths = write_likelihoods(result, about, folder / "likelihood", settings.split)
-        error = summary["standard_error"]
-        bits = f"{summary['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
-        _say(
-            f"{bits} bits/dim of {len(examples)} {settings.split} examples, "
-            f"{result.nfe:g} network calls, {result.seconds:.1f} s: {', '.join(map(str, paths))}"
+        checked = check_likelihoods(measurement, measured, examples, seeds, settings.num_checks)
+        summary = {**about, **summarise(measured, checked, settings.divergence == "exact")}
+        paths = write_likelihoods(
+            measured, summary, dataset, examples, folder / "likelihood", settings.split, settings.save_latents
         )
+        for line in describe(summary):
+            _say(line)
+        _say(", ".join(map(str, paths)))
+    remove_parts(unfinished)
 
 
 def compare(

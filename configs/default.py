@@ -140,11 +140,18 @@ def get_config() -> ConfigDict:
     likelihood.split = "test"  # test, validation, train
     likelihood.num_examples = placeholder(int)  # the first so many; None: all
     likelihood.batch_size = 256
+    likelihood.dequantisation = "uniform"  # of levels: uniform, truncated_normal (which has its own t_min)
+    likelihood.num_draws = 1  # of dequantisation noise an example; with exact divergence also importance-weighted
+    likelihood.bounds = ("discrete", "continuous", "scoreflow")  # variational bounds to report beside
+    likelihood.bound_calls = 32  # network calls of each
+    likelihood.num_rungs = 1000  # of the discrete bound's ladder
+    likelihood.num_checks = 16  # examples measured again: tightly, with other probes, with other noise
+    likelihood.save_latents = False  # write down where trajectories end
     likelihood.prior = "standard"  # standard; data: with the training data's mean and variance carried to T
     # Options of solvers.log_likelihood; None: its own default.
-    likelihood.divergence = "hutchinson"  # hutchinson, exact
-    likelihood.num_probes = 1  # hutchinson: random vectors an example
-    likelihood.probe = "rademacher"  # hutchinson: rademacher, gaussian
+    likelihood.divergence = "hutchinson"  # hutchinson, exact, hutch++
+    likelihood.num_probes = 1  # hutchinson, hutch++: random vectors an example
+    likelihood.probe = "rademacher"  # rademacher, gaussian
     likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
     likelihood.method = "dopri5"  # any of torchdiffeq's
     likelihood.options = placeholder(str)  # further ones of the method: first_step=0.01,max_num_steps=1000

@@ -1,115 +1,147 @@
-"""Likelihoods of examples, in bits per dimension, and writing them down.
+r"""From log-densities to bits per dimension, with the errors that they have.
 
-Quantised data, with levels in bins of width `w` (see `data.dataset`), are dequantised with uniform noise; by Jensen's
-inequality the density of the result bounds the probability of the levels (Theis et al. 2016, arXiv:1511.01844),
+Levels have probabilities, of which the density of dequantised levels gives a bound (see `solvers.dequantization`):
 
-    -log2 P(k) / d <= E[-log2 p(x)] / d - log2 w,        x = low + w (k + u).
+    -log2 P(k) / d <= E[log q(x | k) - log p(x)] / (d log 2)
 
-Vectors have densities of their own: `w = 1`, nothing is added, and the numbers may be negative.
+Vectors have densities of their own: nothing is subtracted, and the numbers may be negative.
 
-    likelihood/<split>.json:  bits_per_dim, standard_error, num_examples, nfe, seconds, …, and how they were computed
-    likelihood/<split>.csv:   example, bits_per_dim, log_prob; one row an example
+The standard error is that of the mean over examples. Its sources, as standard deviations of one number:
+
+    images     of an example's expected bits/dim, between examples
+    draws      between draws of the dequantisation noise
+    probes     between probes of the divergence
+
+The last two are means of squared differences between examples measured twice; the first is what remains. Examples
+solved again, tightly, tell what error the solver makes.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
-import distributed
-from data import Dataset
-from files import write_atomically
-from sde.noise import SampleNoise
-
-# Called as log_likelihood(x, seeds), with `x` `(B, *dims)` in model units; returns log-densities `(B,)` in nats, and
-# network calls.
-LogLikelihood = Callable[[Tensor, list[int]], tuple[Tensor, float]]
+from evaluation.measurement import Checked
+from solvers.dequantization import bound_of_draws
 
 
 class Likelihoods(NamedTuple):
-    """What `evaluate_likelihood` gives back.
+    """What was measured of `N` examples; float64.
 
     Attributes:
-        log_prob: log-density of each dequantised example in model units, `(N,)`, in nats; float64.
-        bits_per_dim: `(N,)`; float64.
-        nfe: network calls an example; the mean over batches.
-        seconds: all batches together; the longest of several processes.
+        log_prob: log-density of each draw in model units, `(N, K)`, in nats.
+        log_q: of its noise, likewise.
+        bounds: for each bound, its three terms `(N, 3)`, in nats.
+        latents: of first draws, `(N, *dims)`; float32.
+        nfe: network calls of a solution; the mean over batches.
+        seconds: all batches together, those of an earlier run that were found included.
     """
 
     log_prob: Tensor
-    bits_per_dim: Tensor
+    log_q: Tensor
+    bounds: dict[str, Tensor]
+    latents: Tensor
     nfe: float
     seconds: float
 
+    @property
+    def dimension(self) -> int:
+        """Numbers in an example."""
+        return self.latents[0].numel()
 
-def evaluate_likelihood(
-    log_likelihood: LogLikelihood, dataset: Dataset, examples: Tensor, seeds: list[int], batch_size: int
-) -> Likelihoods:
-    """Bits/dim of `examples` `(N, *shape)`; `seeds[i]` decides the noise of example `i`. Processes divide the work."""
-    rows = range(len(examples))
-    batches = [rows[first : first + batch_size] for first in range(0, len(examples), batch_size)]
-    own, started = [], time.perf_counter()
-    hidden = None if distributed.rank() == 0 else True
-    for batch in tqdm(distributed.share(batches), unit="batch", desc="likelihood", disable=hidden):
-        batch_seeds = [seeds[row] for row in batch]
-        x = dequantise(dataset, examples[batch.start : batch.stop], batch_seeds).to(distributed.device())
-        log_prob, nfe = log_likelihood(x, batch_seeds)
-        own.append((log_prob.double().cpu(), nfe))
-    seconds = max(distributed.gather([time.perf_counter() - started]))
-    parts = distributed.gather(own)
-    log_prob = torch.cat([log_prob for log_prob, _ in parts])
-    nats = -log_prob / examples[0].numel() - math.log(dataset.bin_width)
-    mean_nfe = sum(nfe * len(part) for part, nfe in parts) / len(log_prob)
-    return Likelihoods(log_prob, nats / math.log(2), mean_nfe, seconds)
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """Of each example, the mean over draws, `(N,)`."""
+        return self.to_bits((self.log_prob - self.log_q).mean(1))
+
+    def to_bits(self, log_prob: Tensor) -> Tensor:
+        """Bits per dimension from nats."""
+        return -log_prob / (self.dimension * math.log(2))
 
 
-def dequantise(dataset: Dataset, examples: Tensor, seeds: list[int]) -> Tensor:
-    """Examples `(B, *shape)` in model units; levels get uniform noise, from one seed an example."""
-    if dataset.levels is None:
-        return examples
-    levels = examples.float()
-    return dataset.scale(levels + SampleNoise(seeds, stream="dequantisation").uniform(levels))
-
-
-def write_likelihoods(
-    likelihoods: Likelihoods, about: dict[str, Any], folder: Path, name: str
-) -> tuple[dict[str, Any], list[Path]]:
-    """Write `name.json` and `name.csv`; returns what the JSON file holds, and the paths.
+def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool) -> dict[str, Any]:
+    """Plain numbers for a report.
 
     Args:
-        likelihoods: what to write.
-        about: how they were computed: plain values for the JSON file.
-        folder: where the files go.
-        name: of the part of the data.
-
-    Raises:
-        UserError: a file cannot be written.
+        likelihoods: what was measured.
+        checked: examples measured again, if any were.
+        exact: whether divergences are exact; several draws are then also averaged inside the logarithm.
     """
     bits = likelihoods.bits_per_dim
-    count = len(bits)
-    summary = {
-        **about,
-        "bits_per_dim": bits.mean().item(),
-        "standard_error": (bits.std() / math.sqrt(count)).item() if count > 1 else None,
+    summary: dict[str, Any] = {
+        **mean_and_error("bits_per_dim", bits),
         "nats_per_dim": bits.mean().item() * math.log(2),
         "log_prob": likelihoods.log_prob.mean().item(),
-        "num_examples": count,
+        "num_examples": len(bits),
         "nfe": likelihoods.nfe,
         "seconds": likelihoods.seconds,
     }
-    with write_atomically(folder / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    with write_atomically(folder / f"{name}.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["example", "bits_per_dim", "log_prob"])
-        writer.writerows(zip(range(count), bits.tolist(), likelihoods.log_prob.tolist(), strict=True))
-    return summary, [folder / f"{name}.json", folder / f"{name}.csv"]
+    log_weights = likelihoods.log_prob - likelihoods.log_q
+    if exact and log_weights.shape[1] > 1:
+        weighted = likelihoods.to_bits(bound_of_draws(log_weights))
+        summary["importance_weighted"] = mean_and_error("bits_per_dim", weighted)
+    summary["bounds"] = {
+        name: mean_and_error("bits_per_dim", likelihoods.to_bits(-terms.sum(1)))
+        | {
+            what: likelihoods.to_bits(-terms[:, term]).mean().item()
+            for term, what in enumerate(("prior", "diffusion", "reconstruction"))
+        }
+        for name, terms in likelihoods.bounds.items()
+    }
+    if checked is not None and len(bits) > 1:
+        summary |= _sources(likelihoods, Checked(*(likelihoods.to_bits(value) for value in checked)))
+    return summary
+
+
+def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
+    """The mean of `values` `(N,)`, called `name`, and its standard error."""
+    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+    return {name: values.mean().item(), "standard_error": error}
+
+
+def _sources(likelihoods: Likelihoods, checked: Checked) -> dict[str, Any]:
+    """Deviations by their source, and the solver's error, from examples measured again, in bits/dim."""
+    of_probes = (checked.first - checked.other_probes).square().mean().item() / 2
+    of_draws = max(0.0, (checked.other_probes - checked.other_draw).square().mean().item() / 2 - of_probes)
+    num_draws = likelihoods.log_prob.shape[1]
+    of_images = max(0.0, likelihoods.bits_per_dim.var().item() - (of_draws + of_probes) / num_draws)
+    error = checked.first - checked.tight
+    return {
+        "standard_deviations": {
+            "images": math.sqrt(of_images),
+            "draws": math.sqrt(of_draws),
+            "probes": math.sqrt(of_probes),
+        },
+        "solver_error": {
+            **mean_and_error("mean", error),
+            "mean_absolute": error.abs().mean().item(),
+            "num_examples": len(error),
+        },
+    }
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """Lines for people."""
+    what = f"{summary['num_examples']} {summary['split']} examples"
+    how = f"{summary['nfe']:g} network calls, {summary['seconds']:.1f} s"
+    lines = [f"{_number(summary)} bits/dim of {what}; {how}"]
+    if "importance_weighted" in summary:
+        lines.append(f"{_number(summary['importance_weighted'])} with {summary['num_draws']} draws importance-weighted")
+    bounds = [f"{name} {_number(bound)}" for name, bound in summary["bounds"].items()]
+    if bounds:
+        lines.append(f"bounds for the reverse SDE: {', '.join(bounds)}")
+    if "solver_error" in summary:
+        deviations = [f"{source} {value:.3f}" for source, value in summary["standard_deviations"].items()]
+        error = summary["solver_error"]
+        lines.append(
+            f"deviations by source: {', '.join(deviations)}; the solver's own error is {error['mean']:+.4f} "
+            f"± {error['standard_error']:.4f} (of {error['num_examples']} examples)"
+        )
+    return lines
+
+
+def _number(value: dict[str, Any]) -> str:
+    error = value["standard_error"]
+    return f"{value['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")

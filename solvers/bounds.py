@@ -156,9 +156,10 @@ def score_flow_bound(
     start = ends[1].to(x.device)
     total = torch.zeros(len(x), dtype=torch.float64)
 
-    def noised(t: Tensor) -> Tensor:
+    def noised(t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         scale, variance = sde.transition(start, t)
-        return sde.expand(scale, x) * x + sde.expand(variance.clamp(min=0).sqrt(), x) * noise.normal(x)
+        std = variance.clamp(min=0).sqrt()
+        return sde.expand(scale, x) * x + sde.expand(std, x) * eps, std
 
     for log_snr, length in _log_snrs(sde, ends, num_calls, x, noise):
         t = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), sde.T)
@@ -168,11 +169,15 @@ def score_flow_bound(
         def score(rows: Tensor, t: Tensor = t) -> Tensor:
             return model.score(rows.reshape(x.shape), t).flatten(1)
 
-        value, trace = divergence(score, noised(t).flatten(1))
-        square = value.double().square().sum(1) + 2 * trace[:, 0].double()
-        total += length / 2 * (sigma.double() ** 2 * square).cpu()
+        eps = noise.normal(x)
+        x_t, std = noised(t, eps)
+        value, trace = divergence(score, x_t.flatten(1))
+        square = sigma**2 * (value.double().square().sum(1) + 2 * trace[:, 0].double())
+        gain = (1 - _share_of_noise(sde, x, t)) * std / sigma
+        total += length / 2 * (square - gain**2 * _excess(eps)).cpu()
     alphas = sde.log_alpha(ends)
-    prior = -sde.prior_log_prob(noised(ends[0].to(x.device))).double().cpu()
+    x_T, _ = noised(ends[0].to(x.device), noise.normal(x))
+    prior = -sde.prior_log_prob(x_T).double().cpu()
     return Bound(prior, total - x[0].numel() * (alphas[0] - alphas[1]), torch.zeros_like(total), num_calls)
 
 
@@ -196,16 +201,24 @@ def _log_snrs(sde: SDE, ends: Tensor, num_calls: int, x: Tensor, noise: SampleNo
 def _noise_error(model: Model, x_0: Tensor, t: Tensor, noise: SampleNoise) -> Tensor:
     """An unbiased estimate of `E||eps - eps_hat||^2` `(B,)`, on the CPU, at times `t` `(B,)`, with fresh noise.
 
-    Were data normal with variance `s^2`, `eps - eps_hat` would be `k eps` and something independent, with `k = s^2 /
-    (s^2 + rho^2)`. So `k^2 (||eps||^2 - d)`, whose mean is 0, is taken off: at little noise hardly any variance stays.
+    Were data normal, `eps - eps_hat` would be `k eps` and something independent. So `k^2 (||eps||^2 - d)`, whose mean
+    is 0, is taken off: at little noise hardly any variance is left. (ScoreFlow's bound is treated alike.)
     """
     eps, sde = noise.normal(x_0), model.sde
     score = model.score(sde.perturb(x_0, eps, t), t)
     square = (eps + sde.expand(sde.sigma(t), x_0) * score).double().flatten(1).square().sum(1)
-    variance = x_0.double().flatten(1).square().mean(1)
-    k = variance / (variance + torch.exp(-sde.log_snr(t)))
-    excess = eps.double().flatten(1).square().sum(1) - x_0[0].numel()
-    return (square - k**2 * excess).cpu()
+    return (square - _share_of_noise(sde, x_0, t) ** 2 * _excess(eps)).cpu()
+
+
+def _share_of_noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    """`k = s^2 / (s^2 + rho^2)` `(B,)`, with `s^2` the mean square of each example."""
+    variance = x.double().flatten(1).square().mean(1)
+    return variance / (variance + torch.exp(-sde.log_snr(t)))
+
+
+def _excess(eps: Tensor) -> Tensor:
+    """`||eps||^2 - d` `(B,)`."""
+    return eps.double().flatten(1).square().sum(1) - eps[0].numel()
 
 
 def _prior_kl(sde: SDE, x_0: Tensor) -> Tensor:

@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     # Below this time the noise hardly reaches from one level to the next, and nothing is left to learn.
     config.training.update(t_min=3e-3, edm_mean=-1.0, edm_std=2.0)
     config.sampling.update(t_min=3e-3)
+    config.likelihood.update(dequantisation="truncated_normal", t_min=None)
     return config
