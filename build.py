@@ -178,14 +178,20 @@ def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[s
     return options
 
 
-def make_dequantiser(config: ConfigDict, sde: SDE, dataset: Dataset) -> Dequantiser | None:
-    """How the section `likelihood` gives levels a density; None for vectors, which have one."""
+def make_dequantiser(
+    config: ConfigDict, sde: SDE, dataset: Dataset, learn: Callable[[], Dequantiser]
+) -> Dequantiser | None:
+    """How the section `likelihood` gives levels a density; None for vectors, which have one.
+
+    `learn` is called for variational dequantisation.
+    """
     if dataset.levels is None:
         return None
     place, spacing = _places(config, dataset)
     kinds: dict[str, Callable[[], Dequantiser]] = {
         "uniform": lambda: UniformDequantiser(dataset.low, dataset.bin_width),
         "truncated_normal": lambda: TruncatedNormalDequantiser(sde, place, spacing),
+        "variational": learn,
     }
     return choose("dequantisation", config.likelihood.dequantisation, kinds)()
 

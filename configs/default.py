@@ -140,7 +140,8 @@ def get_config() -> ConfigDict:
     likelihood.split = "test"  # test, validation, train
     likelihood.num_examples = placeholder(int)  # the first so many; None: all
     likelihood.batch_size = 256
-    likelihood.dequantisation = "uniform"  # of levels: uniform, truncated_normal (which has its own t_min)
+    likelihood.dequantisation = "uniform"  # of levels: uniform, truncated_normal (has its own t_min), variational
+    likelihood.flow_steps = 1000  # variational: training steps of the noise's distribution, once for a checkpoint
     likelihood.num_draws = 1  # of dequantisation noise an example; with exact divergence also importance-weighted
     likelihood.bounds = ("discrete", "continuous", "scoreflow")  # variational bounds to report beside
     likelihood.bound_calls = 32  # network calls of each

@@ -72,7 +72,8 @@ def in_parts(
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts, once what follows from them has been written."""
+    """Remove the parts, once what follows from them has been written and all processes are here."""
+    distributed.barrier()
     if distributed.rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,20 +1,20 @@
 r"""Dequantisation: a density for data that are levels.
 
-A level `k` is a number of each dimension, and `P(k)` its probability. Where a model has a density `p(x)` of `x` at time
-`t_min`, any distribution `q(x | k)` that it can be compared with bounds that probability (Theis et al. 2016,
-arXiv:1511.01844; Ho et al. 2019, arXiv:1902.00275):
+Levels `k` have probabilities `P(k)`; a model has a density `p(x)` at time `t_min`. With a distribution `q(x | k)` of
+noisy levels, on regions that do not overlap, the model's `P(k)` is the integral of `p` over the region of `k`, and
 
-    log P(k) >= E[log p(x) - log q(x | k)]                                   the bound of one draw
-             >= ... >= E log 1/K sum_j p(x_j) / q(x_j | k)                   of K: Burda et al. 2016, arXiv:1509.00519
+    log P(k) >= E log 1/K sum_j p(x_j) / q(x_j | k)      K draws: Burda et al. 2016, arXiv:1509.00519
+             >= E[log p(x) - log q(x | k)]               one: Theis et al. 2016, arXiv:1511.01844
 
-with `P(k) = ∫ p(x) q(k | x) dx` for `q` of disjoint support, which grows tight as K grows. The choices of `q`:
+The first grows tight as K grows. The choices of `q`:
 
     uniform            on the bin `[low + w k, low + w (k + 1))`: for models of dequantised data
     truncated normal   `x = alpha c_k + sigma u`, `u` standard normal within `±tau`, at the time at which neighbouring
                        levels are `2 tau sigma / alpha` apart: for models of the levels themselves, at `c_k`, whose
                        `p_t` is just this (Zheng et al. 2023, arXiv:2305.03935, section 3.2)
+    variational        learned, for models of dequantised data whose density within a bin is not uniform
 
-A dequantiser draws `x` and says `log q`. (`models.dequantisation_flow` has one that is learned.) Bits per dimension are
+A dequantiser draws `x` and says `log q`. Bits per dimension are
 
     -log2 P(k) / d <= (log q - log p) / (d log 2).
 
@@ -26,6 +26,7 @@ divergences only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -119,6 +120,25 @@ class TruncatedNormalDequantiser:
         log_density = -0.5 * u**2 - math.log(math.sqrt(2 * math.pi) * inside * self.sigma)
         x = self.alpha * (self.low + self.spacing * levels) + self.sigma * u
         return Dequantised(x.to(levels.dtype), log_density.flatten(1).sum(1))
+
+
+class VariationalDequantiser:
+    """Noise whose distribution was learned (Ho et al. 2019, arXiv:1902.00275).
+
+    Args:
+        flow: takes levels `(B, *dims)` and uniform noise; returns `x` and `log q` as above.
+            `models.dequantisation_flow` has one.
+    """
+
+    t_min = None
+
+    def __init__(self, flow: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.flow = flow
+
+    @torch.no_grad()
+    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Levels `(B, *dims)` with noise."""
+        return Dequantised(*self.flow(levels, noise.uniform(as_numbers(levels))))
 
 
 def as_numbers(levels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ import configuration
 import main
 from configuration import ROOT
 from data import load_dataset
+from evaluation.measurement import Measurement
 from solvers import get_solver
 
 TOY = ["--config", "configs/vp/eight_gaussians.py", "--config.model.width=16", "--config.model.num_blocks=1"]
@@ -164,6 +166,65 @@ def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path):
     assert run(*arguments, "--config.likelihood.batch_size=1") == 0
     _, alone = likelihoods(tmp_path)
     np.testing.assert_allclose(alone[:, 1], together[:, 1], rtol=1e-4)
+
+
+def test_likelihoods_go_on_where_they_were_interrupted(digits, tmp_path, monkeypatch):
+    """The third batch of five fails; the second run measures only the rest, and writes what one run writes."""
+    newest = digits / "checkpoints" / "step_0000020.pt"
+    options = ["num_examples=5", "batch_size=1", "num_checks=2", "t_min=1e-3", "bound_calls=2", "save_latents=True"]
+    arguments = ["--mode=likelihood", "--checkpoint", newest, *(f"--config.likelihood.{option}" for option in options)]
+    assert run(*arguments, "--workdir", tmp_path / "whole") == 0
+    measured: list[list[int]] = []
+
+    def measure(self, examples, seeds, fails=True):
+        if fails and len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(seeds)
+        return whole(self, examples, seeds)
+
+    whole = Measurement.__call__
+    monkeypatch.setattr(Measurement, "__call__", measure)
+    assert run(*arguments, "--workdir", tmp_path / "parts") == 130
+    monkeypatch.setattr(Measurement, "__call__", partialmethod(measure, fails=False))
+    assert run(*arguments, "--workdir", tmp_path / "parts") == 0
+    assert measured == [[0], [1], [2], [3], [4]]
+    one, two = (likelihoods(tmp_path / name) for name in ("whole", "parts"))
+    np.testing.assert_array_equal(one[1], two[1])
+    for key in ("bits_per_dim", "standard_error", "bounds", "standard_deviations", "solver_error", "nfe"):
+        assert one[0][key] == two[0][key]
+    names = ["test.csv", "test.json", "test.png", "test_extremes.png", "test_latents.npz"]
+    assert sorted(path.name for path in (tmp_path / "parts" / "likelihood").iterdir()) == names
+    latents = np.load(tmp_path / "parts" / "likelihood" / "test_latents.npz")["latents"]
+    assert latents.shape == (5, 1, 8, 8)
+    # The most likely, and below them the least likely.
+    assert Image.open(tmp_path / "parts" / "likelihood" / "test_extremes.png").size == (
+        6 * (5 * 9 + 1),
+        6 * (2 * 9 + 1),
+    )
+    # Another seed is another measurement: nothing of it is taken over.
+    assert run(*arguments, "--workdir", tmp_path / "parts", "--config.seed=1") == 0
+    assert measured[5:] == [[1], [2], [3], [4], [5]]
+
+
+@pytest.mark.parametrize("dequantisation", ["truncated_normal", "variational"])
+def test_dequantisations_of_images(digits, tmp_path, dequantisation):
+    """Each writes the time of its density; what was learned lies beside the checkpoint and is learned once."""
+    newest = digits / "checkpoints" / "step_0000020.pt"
+    options = [f"dequantisation={dequantisation}", "num_examples=3", "num_draws=2", "num_checks=0", "flow_steps=2"]
+    arguments = ["--mode=likelihood", "--checkpoint", newest, *(f"--config.likelihood.{option}" for option in options)]
+    assert run(*arguments, "--workdir", tmp_path) == 0
+    summary, rows = likelihoods(tmp_path)
+    assert "importance_weighted" not in summary
+    if dequantisation == "variational":
+        learned = newest.with_suffix("") / "dequantisation.pt"
+        before = learned.stat().st_mtime_ns
+        assert run(*arguments, "--workdir", tmp_path) == 0
+        assert learned.stat().st_mtime_ns == before
+        np.testing.assert_array_equal(likelihoods(tmp_path)[1], rows)
+    else:
+        # `sigma / alpha` is a third of half a bin's width there.
+        variance = -math.expm1(-(0.1 * summary["t_min"] + 19.9 * summary["t_min"] ** 2 / 2))
+        assert math.sqrt(variance / (1 - variance)) == pytest.approx(1 / 17 / 3, rel=1e-6)
 
 
 def test_solvers_side_by_side_on_a_mixture_that_needs_no_training(tmp_path, capsys):

@@ -10,4 +10,5 @@ from configs.vp import digits
 def get_config() -> ConfigDict:
     config = digits.get_config()
     config.model.update(prediction="velocity")
+    config.likelihood.update(dequantisation="variational")
     return config
