@@ -9,17 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
-from torchdiffeq._impl.odeint import SOLVERS as METHODS
+from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from errors import UserError, choose, nearest
+from solvers.adams import integrate_adams
 from solvers.adaptive_runge_kutta import Field, Norm, StepFailureError, integrate_per_example, root_mean_square
 from solvers.butcher import TABLEAUS
-from solvers.options import check_positive
-from solvers.probability_flow import ProbabilityFlow
+from solvers.options import check_at_least, check_positive
+from solvers.probability_flow import RESOLUTION, ProbabilityFlow
 
 # Their coefficients are those of equal steps.
 ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
+
+# Our own, for nodes of any spacing.
+ADAMS_ON_NODES = "adams"
+METHODS = (*SOLVERS, ADAMS_ON_NODES)
 
 _OWN_OPTIONS = ("first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
 # What torchdiffeq's assertions say when it cannot go on.
@@ -38,10 +43,10 @@ class Integrator:
     example, so that results do not depend on batch mates. With `per_example=False` they are left to torchdiffeq, whose
     error norm, and therefore whose step size, is one for the whole batch. All other methods are torchdiffeq's:
     `scipy_solver`, adaptive with one step for the batch (`options={"solver": …}` as in `scipy.integrate.solve_ivp`),
-    and those with fixed steps.
+    and those with fixed steps. `adams`, with fixed steps, one call each, is ours (see `solvers.adams`).
 
     Args:
-        method: a method of torchdiffeq.
+        method: a method of torchdiffeq, or `adams`.
         rtol: relative tolerance of adaptive steps; None for `default_tolerance`.
         atol: absolute tolerance of adaptive steps; likewise.
         options: the method's own; see torchdiffeq. Lengths are those of the field's independent variable.
@@ -58,23 +63,35 @@ class Integrator:
     per_example: bool = True
 
     def __post_init__(self) -> None:
-        choose("ODE method", self.method, METHODS)
+        choose("ODE method", self.method, dict.fromkeys(METHODS))
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
             if value is not None:
                 check_positive(name, value)
-        if self._owns_steps:
-            for option in self.options:
-                if option not in _OWN_OPTIONS:
-                    raise UserError(
-                        f"method {self.method!r} with a step for each example has no option {option!r}"
-                        f"{nearest(option, _OWN_OPTIONS)}; it has: {', '.join(_OWN_OPTIONS)}; "
-                        "torchdiffeq's are there with per_example=False"
-                    )
+        if self._is_adams:
+            self._check_options(("max_order",), f"method {self.method!r}", "")
+            check_at_least("max_order", self.options.get("max_order", 1), 1)
+        elif self._owns_steps:
+            whose = f"method {self.method!r} with a step for each example"
+            self._check_options(_OWN_OPTIONS, whose, "; torchdiffeq's are there with per_example=False")
 
     @property
     def takes_fixed_steps(self) -> bool:
         """Whether the method steps through given nodes, rather than choosing its own."""
-        return issubclass(METHODS[self.method], FixedGridODESolver)
+        return self._is_adams or issubclass(SOLVERS[self.method], FixedGridODESolver)
+
+    @property
+    def default_grid(self) -> str:
+        """The nodes of a method with fixed steps, unless given."""
+        return "log_angle" if self._is_adams else "uniform_log_snr"
+
+    @property
+    def resolution(self) -> float:
+        """Where the independent variable turns from the angle to its logarithm; see `ProbabilityFlow`."""
+        return 1e-6 if self._is_adams else RESOLUTION
+
+    @property
+    def _is_adams(self) -> bool:
+        return self.method == ADAMS_ON_NODES
 
     @property
     def _owns_steps(self) -> bool:
@@ -105,7 +122,11 @@ class Integrator:
         """
         rtol, atol = self.tolerances(y.dtype)
         try:
-            if self._owns_steps and adjoint_parameters is None:
+            if self._is_adams:
+                if adjoint_parameters is not None:
+                    raise UserError("method 'adams' has no adjoint: take another one for derivatives, such as rk4")
+                y = integrate_adams(derivative, y, nodes, **self.options)
+            elif self._owns_steps and adjoint_parameters is None:
                 start, end, tableau = float(nodes[0]), float(nodes[-1]), TABLEAUS[self.method]
                 y = integrate_per_example(
                     derivative, y, start, end, tableau, rtol=rtol, atol=atol, norm=norm, **self.options
@@ -117,6 +138,13 @@ class Integrator:
         except StepFailureError as failure:
             raise UserError(self._advice(failure, flow, rtol, atol)) from failure
         return y
+
+    def _check_options(self, known: tuple[str, ...], whose: str, advice: str) -> None:
+        for option in self.options:
+            if option not in known:
+                raise UserError(
+                    f"{whose} has no option {option!r}{nearest(option, known)}; it has: {', '.join(known)}{advice}"
+                )
 
     def tolerances(self, dtype: torch.dtype) -> tuple[float, float]:
         """`rtol` and `atol` for states of this dtype."""

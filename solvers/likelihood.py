@@ -107,7 +107,7 @@ def log_likelihood(
         UserError: an option is unknown or out of range, or the trajectory cannot be followed.
     """
     integrator = Integrator(method, rtol, atol, options or {}, per_example)
-    flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min))
+    flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min), integrator.resolution)
     check_fixed_steps(integrator, num_steps, grid)
     nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid, x.device)
     with torch.set_grad_enabled(differentiable):

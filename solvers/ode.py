@@ -29,12 +29,13 @@ class ODE:
 
     Args:
         method: a method of torchdiffeq: `dopri5`, `dopri8`, `bosh3`, `adaptive_heun`, `fehlberg2`, `scipy_solver`
-            (adaptive); `euler`, `midpoint`, `heun2`, `heun3`, `rk4`, `explicit_adams`, `implicit_adams` (fixed steps).
+            (adaptive); `euler`, `midpoint`, `heun2`, `heun3`, `rk4`, `explicit_adams`, `implicit_adams` (fixed steps);
+            or `adams`, ours, with fixed steps of one call each.
         rtol: relative tolerance of adaptive steps, in the normalised state; 1e-7 for float64, 1e-3 for float32.
         atol: absolute tolerance of adaptive steps; likewise.
         num_steps: methods with fixed steps: their number. The denoising step is one of them.
-        grid: methods with fixed steps: their ends, `uniform_log_snr` if left out; see `time_grid`. Adams methods need
-            equal steps and have their own.
+        grid: methods with fixed steps: their ends, `uniform_log_snr` (`adams`: `log_angle`) if left out; see
+            `time_grid`. torchdiffeq's Adams methods need equal steps and have their own.
         options: further options of the method, with torchdiffeq's names.
         t_min: last time; the process's own if left out.
         denoise: end with the denoised mean, at `sigma = 0`; otherwise stop at `t_min`.
@@ -74,7 +75,7 @@ class ODE:
         generator: torch.Generator | None = None,
     ) -> Solution:
         """Sample from `x_T` `(B, *dims)` at time `T`. There is no noise; `seeds` and `generator` are not used."""
-        flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min))
+        flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
         num_steps = None if self.num_steps is None else self.num_steps - self.denoise
         nodes, ends = integration_nodes(flow, self.integrator, num_steps, self.grid, x_T.device)
         z = self.integrator(flow, flow, flow.normalise(x_T, ends[0]), nodes)
@@ -86,7 +87,7 @@ class ODE:
     @torch.no_grad()
     def encode(self, model: Model, x: Tensor) -> Solution:
         """The latents at `T`, shape of `x`, of examples `x` `(B, *dims)` at `t_min`."""
-        flow = ProbabilityFlow(model, x.shape, last_time(model.sde, self.t_min))
+        flow = ProbabilityFlow(model, x.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
         nodes, ends = integration_nodes(flow, self.integrator, self.num_steps, self.grid, x.device)
         z = self.integrator(flow, flow, flow.normalise(x, ends[1]), nodes.flip(0))
         return Solution(flow.denormalise(z, ends[0]), flow.nfe)
@@ -128,7 +129,7 @@ def integration_nodes(
     """Positions from `T` to the last time, `(num_steps + 1,)` or `(2,)`, and these two times, `()`; float64."""
     times = torch.tensor([flow.sde.T, flow.t_min], dtype=torch.float64)
     if integrator.takes_fixed_steps and num_steps is not None and integrator.method not in ADAMS:
-        times = time_grid(flow.sde, "uniform_log_snr" if grid is None else grid, num_steps + 1, flow.t_min)
+        times = time_grid(flow.sde, integrator.default_grid if grid is None else grid, num_steps + 1, flow.t_min)
     nodes = flow.position(times)
     if integrator.method in ADAMS and num_steps is not None:
         nodes = torch.linspace(float(nodes[0]), float(nodes[-1]), num_steps + 1, dtype=torch.float64)

@@ -31,7 +31,7 @@ from sde import SDE
 from solvers.solution import Model
 
 # Radians. Between 0.05 and 0.2 it makes little difference.
-_RESOLUTION = 0.1
+RESOLUTION = 0.1
 _SMALLEST_ANGLE = 1e-12
 
 
@@ -42,13 +42,15 @@ class ProbabilityFlow:
         model: gives the score, once a call.
         shape: of the states as the model has them, `(B, *dims)`.
         t_min: the model is never asked about times below this, or above `T`.
+        resolution: the 0.1 above. Methods with nodes of their own, which may as well be spaced evenly in the logarithm,
+            have less.
 
     Attributes:
         nfe: network calls so far.
     """
 
-    def __init__(self, model: Model, shape: torch.Size, t_min: float) -> None:
-        self.model, self.shape, self.t_min = model, shape, t_min
+    def __init__(self, model: Model, shape: torch.Size, t_min: float, resolution: float = RESOLUTION) -> None:
+        self.model, self.shape, self.t_min, self.resolution = model, shape, t_min, resolution
         self.nfe = 0
 
     @property
@@ -63,18 +65,18 @@ class ProbabilityFlow:
         x = (self.sde.expand(norm, z) * z).reshape(self.shape)
         self.nfe += 1
         score = self.model.score(x, t).reshape(z.shape)
-        rate = theta + _RESOLUTION
+        rate = theta + self.resolution
         of_score = self.sde.expand(-rate * sigma / torch.cos(theta), z)
         of_state = self.sde.expand(-rate * torch.tan(theta), z)
         return of_score * score + of_state * z
 
     def position(self, t: Tensor) -> Tensor:
         """The independent variable `s` at times `t`; float64, shape of `t`."""
-        return torch.log(self._angle(t.double()) + _RESOLUTION)
+        return torch.log(self._angle(t.double()) + self.resolution)
 
     def time(self, s: Tensor) -> Tensor:
         """The time in `[t_min, T]` at `s`; float64, shape of `s`."""
-        theta = (torch.exp(s.double()) - _RESOLUTION).clamp(_SMALLEST_ANGLE, math.pi / 2 - _SMALLEST_ANGLE)
+        theta = (torch.exp(s.double()) - self.resolution).clamp(_SMALLEST_ANGLE, math.pi / 2 - _SMALLEST_ANGLE)
         return self.sde.time_at_log_snr(-2 * torch.log(torch.tan(theta))).clamp(self.t_min, self.sde.T)
 
     def normalise(self, x: Tensor, t: Tensor) -> Tensor:
