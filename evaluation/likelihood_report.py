@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 import distributed
 from data import Dataset
+from errors import Stopped
 from evaluation.bits_per_dim import Likelihoods
 from evaluation.measurement import Checked, Measurement
 from evaluation.parts import Part, in_parts
@@ -44,6 +46,7 @@ def measure_likelihoods(
 
     Raises:
         UserError: a trajectory cannot be followed, or a file cannot be written.
+        Stopped: Ctrl-C.
     """
 
     def work(rows: range) -> Part:
@@ -64,7 +67,13 @@ def measure_likelihoods(
             bar.update(len(log_weights))
             bar.set_postfix_str(f"{np.mean(bits):.4f}{error} bits/dim{', found' if found else ''}")
 
-        parts = in_parts(folder, about, len(examples), batch_size, work, report)
+        try:
+            parts = in_parts(folder, about, len(examples), batch_size, work, report)
+        except KeyboardInterrupt:
+            raise Stopped(
+                f"stopped after {len(bits)} of {len(examples)} examples, which are kept; repeat the command to go on",
+                signal.SIGINT,
+            ) from None
     joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in _arrays(parts[0])}
     sizes = [len(part["log_prob"]) for part in parts]
     return Likelihoods(

@@ -1,5 +1,6 @@
 """Score models: networks, and distributions whose score is known."""
 
+from models.class_conditional import ClassConditional
 from models.ddpm import DDPM
 from models.ema import EMA
 from models.gaussian_mixture import GaussianMixture
@@ -8,4 +9,4 @@ from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.score_model import ScoreModel
 
-__all__ = ["DDPM", "EMA", "MLP", "GaussianMixture", "LevelModel", "NCSNpp", "ScoreModel"]
+__all__ = ["DDPM", "EMA", "MLP", "ClassConditional", "GaussianMixture", "LevelModel", "NCSNpp", "ScoreModel"]

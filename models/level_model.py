@@ -77,18 +77,18 @@ class LevelModel(nn.Module):
         """The network itself."""
         return self.conditioned.network
 
-    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
-        return self._noise_of_levels(x, t)[0].to(x.dtype)
+        return self._noise_of_levels(x, t, classes)[0].to(x.dtype)
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
+    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
-        return -self.noise(x, t) / self.sde.expand(self.sde.sigma(t.double()), x)
+        return -self.noise(x, t, classes) / self.sde.expand(self.sde.sigma(t.double()), x)
 
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
         t = t.double()
-        noise, _ = self._noise_of_levels(x, t)
+        noise, _ = self._noise_of_levels(x, t, classes)
         alpha, sigma = (self.sde.expand(value, noise) for value in (self.sde.alpha(t), self.sde.sigma(t)))
         return ((x.double() - sigma * noise) / alpha).to(x.dtype)
 

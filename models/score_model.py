@@ -65,10 +65,12 @@ PREDICTIONS: dict[str, Prediction] = {
 class ScoreModel(nn.Module):
     """Score, denoised mean and noise from a network that predicts one of the combinations above.
 
-    `x` has shape `(B, *dims)`, `t` shape `()` or `(B,)`; results have the shape and dtype of `x`.
+    `x` has shape `(B, *dims)`, `t` shape `()` or `(B,)`, `classes`, if the network has any, `(B,)`; results have the
+    shape and dtype of `x`.
 
     Args:
-        network: called as `network(x, labels)`, labels `(B,)`; returns the shape of `x`.
+        network: called as `network(x, labels)`, labels `(B,)`, or with classes as `network(x, labels, classes)`; returns
+            the shape of `x`.
         sde: the forward process.
         prediction: what the network predicts, a key of `PREDICTIONS`.
         labels: what the network is told of the time; see `ConditionedNetwork`, as for `scale_input`.
@@ -104,20 +106,20 @@ class ScoreModel(nn.Module):
         """The network's own prediction `F`; shape of `x`."""
         return self.conditioned(x, t, classes)
 
-    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
         alpha, _, a, _, c = self._coefficients(t)
-        return self._combine(-a / c, x, alpha / c, self.predict(x, t))
+        return self._combine(-a / c, x, alpha / c, self.predict(x, t, classes))
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
+    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
         alpha, sigma, a, _, c = self._coefficients(t)
-        return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t))
+        return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, classes))
 
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
         _, sigma, _, b, c = self._coefficients(t)
-        return self._combine(b / c, x, -sigma / c, self.predict(x, t))
+        return self._combine(b / c, x, -sigma / c, self.predict(x, t, classes))
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """`F* = a x_0 + b eps`, what the network is trained to predict; shape of `x_0`."""
