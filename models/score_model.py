@@ -69,8 +69,8 @@ class ScoreModel(nn.Module):
     shape and dtype of `x`.
 
     Args:
-        network: called as `network(x, labels)`, labels `(B,)`, or with classes as `network(x, labels, classes)`; returns
-            the shape of `x`.
+        network: called as `network(x, labels)`, labels `(B,)`, or with classes as `network(x, labels, classes)`;
+            returns the shape of `x`.
         sde: the forward process.
         prediction: what the network predicts, a key of `PREDICTIONS`.
         labels: what the network is told of the time; see `ConditionedNetwork`, as for `scale_input`.
