@@ -104,7 +104,10 @@ def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel:
 
 def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """A mixture of Gaussians fitted to the training part of the data, with its exact score."""
-    data = dataset.dequantise(dataset.train, torch.Generator().manual_seed(config.seed))
+    if config.data.uniform_dequantisation:
+        data = dataset.dequantise(dataset.train, torch.Generator().manual_seed(config.seed))
+    else:
+        data = dataset.stretch(dataset.train)
     return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 
@@ -184,16 +187,25 @@ def make_dequantiser(
     """How the section `likelihood` gives levels a density; None for vectors, which have one.
 
     `learn` is called for variational dequantisation.
+
+    Raises:
+        UserError: the model was trained on levels as points, and its density is asked for on bins.
     """
     if dataset.levels is None:
         return None
+    name = config.likelihood.dequantisation
+    if not config.data.uniform_dequantisation and name in ("uniform", "variational"):
+        raise UserError(
+            f"likelihood.dequantisation={name} is for models of dequantised data, and data.uniform_dequantisation is "
+            "False: use truncated_normal"
+        )
     place, spacing = _places(config, dataset)
     kinds: dict[str, Callable[[], Dequantiser]] = {
         "uniform": lambda: UniformDequantiser(dataset.low, dataset.bin_width),
         "truncated_normal": lambda: TruncatedNormalDequantiser(sde, place, spacing),
         "variational": learn,
     }
-    return choose("dequantisation", config.likelihood.dequantisation, kinds)()
+    return choose("dequantisation", name, kinds)()
 
 
 def make_bounds(config: ConfigDict, model: AnyModel, dataset: Dataset, t_min: float | None) -> dict[str, ExampleBound]:

@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
-    sampling.grid = placeholder(str)  # uniform_t, quadratic_t, uniform_log_snr, karras, optimised; or times: 1.0,0.5
+    sampling.grid = placeholder(str)  # a name from solvers/grids.py, as uniform_log_snr, karras; or times: 1.0,0.5
     sampling.denoise = True  # end with the denoised mean
     sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
     sampling.order = placeholder(int)  # default, deis, unipc
@@ -154,7 +154,7 @@ def get_config() -> ConfigDict:
     likelihood.num_probes = 1  # hutchinson, hutch++: random vectors an example
     likelihood.probe = "rademacher"  # rademacher, gaussian
     likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
-    likelihood.method = "dopri5"  # any of torchdiffeq's
+    likelihood.method = "dopri5"  # adams (fixed steps, the cheapest), any of torchdiffeq's
     likelihood.options = placeholder(str)  # further ones of the method: first_step=0.01,max_num_steps=1000
     likelihood.num_steps = placeholder(int)  # of methods with fixed steps
     likelihood.grid = placeholder(str)  # their ends, as in the section sampling

@@ -227,6 +227,14 @@ def test_dequantisations_of_images(digits, tmp_path, dequantisation):
         assert math.sqrt(variance / (1 - variance)) == pytest.approx(1 / 17 / 3, rel=1e-6)
 
 
+def test_a_model_of_points_has_no_density_on_bins(complaint, tmp_path):
+    mixture = ["--config=configs/vp/digits.py", "--config.model.network=mixture"]
+    mixture.append("--config.data.uniform_dequantisation=False")
+    line = complaint("--mode=likelihood", *mixture, "--workdir", tmp_path)
+    assert "likelihood.dequantisation=uniform" in line
+    assert "use truncated_normal" in line
+
+
 def test_solvers_side_by_side_on_a_mixture_that_needs_no_training(tmp_path, capsys):
     overrides = [("model.network", "mixture"), ("model.num_components", "8"), ("compare.solvers", "ddim,tuned")]
     overrides += [("compare.budgets", "8"), ("compare.repetitions", "2"), ("compare.num_samples", "60")]

@@ -22,45 +22,51 @@ def joint() -> Tensor:
     return torch.tensor([[0.30, 0.05, 0.02], [0.03, 0.20, 0.05], [0.01, 0.04, 0.30]], dtype=torch.float64)
 
 
-def log_evidence(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-    """`log p(x_t | level)` of each pixel, `(B, levels, pixels)`, on bins of width 2/3 from -1."""
+def log_evidence(sde: SDE, x: Tensor, t: Tensor, dequantised: bool) -> Tensor:
+    """`log p(x_t | level)` of each pixel, `(B, levels, pixels)`: bins of width 2/3 from -1, or points at -1, 0, 1."""
     alpha, sigma = sde.alpha(t), sde.sigma(t)
+    if not dequantised:
+        points = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+        return torch.distributions.Normal(alpha * points[:, None], sigma).log_prob(x[:, None, :])
     edges = torch.linspace(-1, 1, LEVELS + 1, dtype=torch.float64)
     z = (alpha * edges[:, None] - x[:, None, :]) / sigma
     return torch.log((torch.special.ndtr(z[:, 1:]) - torch.special.ndtr(z[:, :-1])) / (alpha * 2 / LEVELS))
 
 
-def log_prob(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-    evidence = log_evidence(sde, x, t)
+def log_prob(sde: SDE, x: Tensor, t: Tensor, dequantised: bool) -> Tensor:
+    evidence = log_evidence(sde, x, t, dequantised)
     return torch.logsumexp(joint().log() + evidence[:, :, None, 0] + evidence[:, None, :, 1], dim=(1, 2))
 
 
 class Context(nn.Module):
     """The best logits: `log p(level of a pixel | noisy value of the other)`. Labels are times."""
 
-    def __init__(self, sde: SDE) -> None:
+    def __init__(self, sde: SDE, dequantised: bool = True) -> None:
         super().__init__()
         self.sde = sde
+        self.dequantised = dequantised
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        evidence = log_evidence(self.sde, x, t[0])
+        evidence = log_evidence(self.sde, x, t[0], self.dequantised)
         first = torch.logsumexp(joint().log() + evidence[:, None, :, 1], dim=2)
         second = torch.logsumexp(joint().log() + evidence[:, :, None, 0], dim=1)
         return torch.stack([first, second], dim=2).flatten(1)
 
 
-def exact_model(sde: SDE) -> LevelModel:
-    return LevelModel(Context(sde), sde, LEVELS, labels=lambda t: t, scale_input=False)
+def exact_model(sde: SDE, dequantised: bool = True) -> LevelModel:
+    network = Context(sde, dequantised)
+    return LevelModel(network, sde, LEVELS, labels=lambda t: t, scale_input=False, dequantised=dequantised)
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("log_snr", [3.0, 0.0, -6.0])
-def test_score_is_the_gradient_of_the_dequantised_density(sde: SDE, log_snr: float) -> None:
+@pytest.mark.parametrize("dequantised", [True, False], ids=["bins", "points"])
+def test_score_is_the_gradient_of_the_log_density(sde: SDE, log_snr: float, dequantised: bool) -> None:
     t = sde.time_at_log_snr(torch.tensor(log_snr))
     x_0 = 2 * torch.rand(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1
     x = sde.perturb(x_0, torch.ones_like(x_0), t).requires_grad_()
-    (gradient,) = torch.autograd.grad(log_prob(sde, x, t).sum(), x)
-    model = exact_model(sde)
+    (gradient,) = torch.autograd.grad(log_prob(sde, x, t, dequantised).sum(), x)
+    model = exact_model(sde, dequantised)
     torch.testing.assert_close(model.score(x, t), gradient, rtol=1e-8, atol=1e-9)
     tweedie = (x + sde.expand(sde.sigma(t) ** 2, x) * gradient) / sde.expand(sde.alpha(t), x)
     torch.testing.assert_close(model.denoise(x, t), tweedie, rtol=1e-6, atol=1e-8)
@@ -105,6 +111,17 @@ def test_errors_from_the_levels_mean_differ_from_noise_errors_by_a_constant() ->
     assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(len(gap))
     assert float(differences[0].mean()) > 20 * float(differences[0].std()) / math.sqrt(len(gap))
     assert all(conditioned < plain for plain, conditioned in variances)
+
+
+def test_of_points_the_noise_error_is_the_plain_one() -> None:
+    """A point leaves nothing open: `E[eps | x_t, k]` is `eps` itself."""
+    sde, t = VPSDE(), torch.tensor(0.25, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2)
+    x_0 = torch.randint(0, LEVELS, (50, 2), generator=generator).double() - 1
+    noise = torch.randn(x_0.shape, dtype=torch.float64, generator=generator)
+    model = exact_model(sde, dequantised=False)
+    expected = model.noise(sde.perturb(x_0, noise, t), t) - noise
+    torch.testing.assert_close(model.noise_error(x_0, noise, t), expected, rtol=0, atol=1e-10)
 
 
 def test_truncated_normal_is_scipys_and_keeps_its_digits_far_out() -> None:
