@@ -56,25 +56,20 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     data = config.data
     if not data.low < data.high:
         raise UserError(f"data.low={data.low:g} must lie below data.high={data.high:g}")
-    shape = None if data.image_size is None else (data.num_channels, data.image_size, data.image_size)
+    shape = None
+    if data.image_size is not None and data.num_channels is not None:
+        shape = (data.num_channels, data.image_size, data.image_size)
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
         return Dataset(data.dataset, empty, empty, data.levels, data.low, data.high)
-    dataset = load_dataset(
-        data.dataset,
-        folder=data.folder,
-        image_size=data.image_size,
-        validation=data.validation,
-        fold=data.fold,
-        low=data.low,
-        high=data.high,
-    )
+    keys = set(inspect.signature(load_dataset).parameters) - {"name"}
+    dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
     if shape is not None and dataset.shape != shape:
         raise UserError(
-            f"{data.dataset} has examples of shape {dataset.shape}, not {shape}: mend --config.data.image_size"
+            f"{dataset.name} has examples of shape {dataset.shape}, not {shape}: mend --config.data.image_size"
         )
     if shape is not None and dataset.levels != data.levels:
-        raise UserError(f"{data.dataset} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
+        raise UserError(f"{dataset.name} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
     return dataset
 
 

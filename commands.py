@@ -49,7 +49,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         Stopped: a signal came.
     """
     config = runs.configuration_to_train(config_path, folder, overrides)
-    dataset = build.make_dataset(config)
+    dataset = _make_dataset(config)
     model = build.make_model(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
@@ -91,7 +91,7 @@ def use(
         UserError: the configuration or the checkpoint is faulty or missing, or a file cannot be written.
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
-    dataset = build.make_dataset(config, files_needed=mode != "sample" or found is None)
+    dataset = _make_dataset(config, files_needed=mode != "sample" or found is None)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if distributed.rank() == 0 and not (folder / "config.json").exists():
@@ -252,6 +252,15 @@ def _learned_dequantiser(
 def _companions(folder: Path, found: checkpoints.Found | None) -> Path:
     """Where what was made for a model lies: beside its checkpoint."""
     return found.path.with_suffix("") if found is not None and found.path.is_file() else folder / "tuned"
+
+
+def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
+    """The data; what has to be prepared is prepared by one process of each machine."""
+    with distributed.one_first():
+        dataset = build.make_dataset(config, files_needed)
+    if dataset.note and distributed.rank() == 0:
+        print(f"note: {dataset.note}", file=sys.stderr)
+    return dataset
 
 
 def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:

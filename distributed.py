@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +25,8 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    # Others wait as long as one of them prepares data.
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=6))
     try:
         yield
     finally:
@@ -80,6 +82,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, average in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(average.view_as(gradient))
+
+
+@contextmanager
+def one_first() -> Iterator[None]:
+    """One process of each machine goes through the block before the others, which find what it has made."""
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if not first:
+        barrier()
+    yield
+    if first:
+        barrier()
 
 
 def barrier() -> None:

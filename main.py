@@ -28,13 +28,13 @@ flags.DEFINE_string(
     "config",
     None,
     "Configuration file; --config.KEY=VALUE changes one of its values. Left out: the one that the workdir was trained "
-    "with, or configs/vp/digits.py to begin.",
+    "with; to begin: configs/vp/digits.py, or, for data of your own (--config.data.path=…), configs/vp/own.py.",
 )
 flags.DEFINE_string(
     "workdir",
     None,
     "Folder of the run: config.json, checkpoints/, logs/, samples/, likelihood/, compare/. Left out: runs/digits, or "
-    "runs/ve_digits for --config configs/ve/digits.py, and so on.",
+    "runs/ve_digits for --config configs/ve/digits.py, runs/photos for --config.data.path=photos, and so on.",
 )
 flags.DEFINE_string(
     "checkpoint",
@@ -77,7 +77,7 @@ def main(overrides: Overrides) -> int:
         import distributed
         import runs
 
-        folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint)
+        folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
         with distributed.process_group():
             if FLAGS.mode != "train":
                 checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None

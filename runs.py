@@ -7,7 +7,7 @@ may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from errors import UserError
 from training import checkpoint
 
 DEFAULT_CONFIG = "configs/vp/digits.py"
+# For data of one's own.
+OWN_CONFIG = "configs/vp/own.py"
 DEFAULT_WORKDIR = Path("runs/digits")
 
 # As the command line has them: ("training.num_steps", "1000").
-Overrides = list[tuple[str, str]]
+Overrides = Sequence[tuple[str, str]]
 
 # Of lists, each number counts, and there must be one. What only one function uses, it checks itself.
 _AT_LEAST_ONE = (
@@ -53,17 +55,20 @@ _FRACTIONS = ("data.distortion", "model.dropout", "training.ema_decay")
 _LARGEST_SEED = 2**32 - 1
 
 
-def workdir_for(config_path: str | None, checkpoint_path: str | None = None) -> Path:
+def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
     """The folder that is meant when none is given: `runs/ve_digits` for `configs/ve/digits.py`, and so on; without a
-    configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32`.
+    configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32`; for data of one's own,
+    `runs/photos` for `photos.zip`, or `runs/ve_digits_photos`.
     """
     if config_path is None and checkpoint_path is not None and checkpoints.is_pipeline(Path(checkpoint_path)):
         return Path("runs", Path(checkpoint_path).resolve().name)
-    if config_path is None or Path(config_path) == Path(DEFAULT_CONFIG):
-        return DEFAULT_WORKDIR
+    data = dict(overrides).get("data.path")
+    own = [Path(data).name.split(".")[0] or "data"] if data else []
+    if config_path is None or Path(config_path) in (Path(DEFAULT_CONFIG), Path(OWN_CONFIG)):
+        return Path("runs", *own) if own else DEFAULT_WORKDIR
     parts = Path(config_path).with_suffix("").parts
     below_configs = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
-    return Path("runs", "_".join(below_configs))
+    return Path("runs", "_".join([*below_configs, *own]))
 
 
 def configuration_to_train(config_path: str | None, folder: Path, overrides: Overrides) -> ConfigDict:
@@ -79,7 +84,8 @@ def configuration_to_train(config_path: str | None, folder: Path, overrides: Ove
     if config_path is None and begun is not None:
         config = configuration.load_json(remembered)
     else:
-        config = configuration.load_file(config_path or DEFAULT_CONFIG)
+        own = any(key == "data.path" for key, _ in overrides)
+        config = configuration.load_file(config_path or (OWN_CONFIG if own else DEFAULT_CONFIG))
     _override(config, overrides)
     if begun is not None:
         _check_agreement(config, begun, ("seed", "data", "sde", "model"), f"the run in {folder} was begun")

@@ -19,10 +19,15 @@ def get_config() -> ConfigDict:
     # digits, cifar10; eight_gaussians, two_moons, checkerboard, swiss_roll; folders of images: images, celeba,
     # lsun_bedroom, lsun_church, ffhq, celebahq
     data.dataset = "digits"
-    data.folder = "datasets"  # where downloaded files are
-    data.image_size = placeholder(int)  # height and width; None: found out by opening the files, …
-    data.num_channels = 3  # … while with a size given sampling needs no files, and takes these channels …
-    data.levels = 256  # … and these levels of brightness
+    # Your own, instead: a folder or zip of images; .npy, .npz; IDX files; CIFAR-10's batches; .parquet, or hf:NAME
+    data.path = placeholder(str)
+    data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
+    data.image_size = placeholder(int)  # pictures are cropped and resized to this height and width; None: as they are
+    data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
+    data.levels = 256  # of brightness, of a path's pictures
+    data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
+    data.test_share = 0.1  # of a path's examples, if no part of them is to test on …
+    data.split_seed = 0  # … and which
     data.low = -1.0  # model units of black …
     data.high = 1.0  # … and of white
     data.uniform_dequantisation = True  # add uniform noise to levels in training; False: train on levels as they are

@@ -33,14 +33,14 @@ def get_config() -> ConfigDict:
 def cifar10() -> ConfigDict:
     """CIFAR-10, 32 x 32."""
     config = get_config()
-    config.data.update(dataset="cifar10", image_size=32)
+    config.data.update(dataset="cifar10", image_size=32, num_channels=3)
     return config
 
 
 def celeba() -> ConfigDict:
     """CelebA, centre crops of 140 x 140, resized to 64 x 64."""
     config = get_config()
-    config.data.update(dataset="celeba", image_size=64)
+    config.data.update(dataset="celeba", image_size=64, num_channels=3)
     config.sde.sigma_max = 90.0
     return config
 
@@ -48,7 +48,7 @@ def celeba() -> ConfigDict:
 def photographs_256(dataset: str) -> ConfigDict:
     """LSUN's bedrooms and churches, FFHQ and CelebA-HQ at 256 x 256."""
     config = get_config()
-    config.data.update(dataset=dataset, image_size=256)
+    config.data.update(dataset=dataset, image_size=256, num_channels=3)
     config.training.update(num_steps=2_400_001, batch_size=64, checkpoint_every=5000)
     config.model.dropout = 0.0
     config.sampling.snr = 0.075

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.arrays import Arrays
 from data.split import Parts
 from errors import UserError
 
@@ -51,12 +52,26 @@ def load_cifar10(folder: Path) -> Parts:
     Raises:
         UserError: a file is missing, damaged, or not what it should be.
     """
-    train = [_read_batch(folder / _FOLDER / name) for name in _TRAIN_FILES]
-    test, _ = _read_batch(folder / _FOLDER / _TEST_FILE)
-    return Parts(torch.cat([x for x, _ in train]), test, 256, torch.cat([classes for _, classes in train]))
+    arrays = read_cifar10(folder / _FOLDER)
+    assert arrays.test is not None
+    train, test = torch.from_numpy(arrays.train), torch.from_numpy(arrays.test)
+    return Parts(train, test, 256, arrays.classes, arrays.test_classes)
 
 
-def _read_batch(path: Path) -> tuple[Tensor, Tensor]:
+def is_cifar10(path: Path) -> bool:
+    """Whether this is the folder of the batches."""
+    return (path / _TRAIN_FILES[0]).is_file()
+
+
+def read_cifar10(path: Path) -> Arrays:
+    """The same from the folder of the batches itself."""
+    train = [_read_batch(path / name) for name in _TRAIN_FILES]
+    test, test_classes = _read_batch(path / _TEST_FILE)
+    classes = torch.cat([classes for _, classes in train])
+    return Arrays(np.concatenate([x for x, _ in train]), test, classes, test_classes)
+
+
+def _read_batch(path: Path) -> tuple[np.ndarray, Tensor]:
     """Pictures `(N, 3, 32, 32)` uint8 and classes `(N,)` of one file."""
     try:
         with open(path, "rb") as file:
@@ -65,7 +80,7 @@ def _read_batch(path: Path) -> tuple[Tensor, Tensor]:
         classes = torch.tensor(batch[b"labels"])
         if pictures.dtype != np.uint8 or pictures.shape != (len(classes), 3 * 32 * 32):
             raise ValueError(f"it has {pictures.dtype} data of shape {pictures.shape}")
-        return torch.from_numpy(pictures.copy()).reshape(-1, 3, 32, 32), classes
+        return pictures.reshape(-1, 3, 32, 32).copy(), classes
     except FileNotFoundError as error:
         raise UserError(
             f"there is no {path}; download {_SOURCE} and unpack it in {path.parent.parent} (data.folder), so that "

@@ -27,6 +27,11 @@ class Dataset:
         train: `(N, *shape)`; levels as uint8, or vectors as float32. Pictures have shape `(channels, height, width)`.
         test: examples never used for a choice; likewise.
         validation: examples taken from the training part for making choices; empty unless asked for.
+        train_classes: class of each training example `(N,)`, int64; None if there are no classes.
+        test_classes: of each test example, likewise.
+        validation_classes: of each validation example, likewise.
+        class_names: what classes are called; empty if they are mere numbers.
+        note: what the user should know of the reading; may be empty.
         levels: number of levels `K`, or None for data that have none.
         low: model units of the lower edge of level 0.
         high: model units of the upper edge of level `K - 1`.
@@ -39,6 +44,11 @@ class Dataset:
     low: float = -1.0
     high: float = 1.0
     validation: Tensor = field(default_factory=lambda: torch.empty(0))
+    train_classes: Tensor | None = None
+    test_classes: Tensor | None = None
+    validation_classes: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

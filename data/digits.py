@@ -17,4 +17,5 @@ def load_digits() -> Parts:
     rows = torch.arange(len(pictures))
     train, test = train_test_split(rows.numpy(), test_size=0.2, random_state=0, stratify=digits)
     examples = torch.from_numpy(pictures).to(torch.uint8).reshape(-1, 1, 8, 8)
-    return Parts(examples[train], examples[test], LEVELS, torch.from_numpy(digits)[train])
+    classes = torch.from_numpy(digits)
+    return Parts(examples[train], examples[test], LEVELS, classes[train], classes[test])

@@ -32,7 +32,7 @@ def test_images_of_the_right_size_are_read_as_they_are(tmp_path):
         assert np.array_equal(dataset.train.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
         assert dataset.test.shape == (1, 3, 4, 4)
         assert dataset.levels == 256
-    assert (tmp_path / "ffhq" / "train_4x4_3.npy").exists()
+    assert len(list((tmp_path / "prepared").glob("*/train.npy"))) == 1
     save(tmp_path / "ffhq" / "train" / "c.png", random_pixels(3, 4, 4))
     assert len(load_dataset("ffhq", folder=tmp_path, image_size=4).train) == 4
 
@@ -81,9 +81,12 @@ def test_mistakes_are_explained(tmp_path):
         load_dataset("images", folder=tmp_path)
     (tmp_path / "images" / "train").mkdir(parents=True)
     (tmp_path / "images" / "train" / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"cannot read the image .*broken.jpg"):
+    with pytest.raises(UserError, match=r"1 of 1 train pictures .*broken.jpg \(not a picture\)"):
         load_dataset("images", folder=tmp_path, image_size=4)
-    assert not list((tmp_path / "images").glob("*.npy"))
-    (tmp_path / "images" / "train_4x4_1.npy").write_bytes(b"no array")
-    with pytest.raises(UserError, match=r"cannot read .*train_4x4_1.npy.*; remove it"):
+    assert not list(tmp_path.rglob("*.npy"))
+    save(tmp_path / "images" / "train" / "broken.jpg", random_pixels(0, 4, 4))
+    load_dataset("images", folder=tmp_path, image_size=4)
+    (array,) = tmp_path.rglob("train.npy")
+    array.write_bytes(b"no array")
+    with pytest.raises(UserError, match=r"cannot read .*; remove it"):
         load_dataset("images", folder=tmp_path, image_size=4)
