@@ -35,7 +35,7 @@ from solvers.tuning import tune
 from training import checkpoint
 from training.dequantisation import fit_dequantisation
 from training.precision import image_layout, training_precision
-from training.trainer import TrainedModel, Trainer
+from training.trainer import TrainedModel, Trainer, rows_of_this_process
 
 _NUM_PREVIEWS = 36
 _NUM_TUNED_STEPS = 10
@@ -54,7 +54,22 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     augment, uniform_noise = get_augmentation(config.data.augment), config.data.uniform_dequantisation
-    batches = Batches(dataset, config.training.batch_size, config.seed, augment, config.data.distortion, uniform_noise)
+    parts = config.training.accumulation * distributed.world_size()
+    if config.training.batch_size % parts:
+        raise UserError(
+            f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
+            f"processes in {config.training.accumulation} parts each"
+        )
+    batches = Batches(
+        dataset,
+        config.training.batch_size,
+        config.seed,
+        augment,
+        config.data.distortion,
+        uniform_noise,
+        rows_of_this_process(),
+        distributed.device(),
+    )
     noise = torch.Generator().manual_seed(config.seed)
     held_out = dataset.dequantise(dataset.validation, noise) if uniform_noise else dataset.stretch(dataset.validation)
     objective = build.make_objective(config, model.sde)

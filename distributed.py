@@ -7,14 +7,14 @@ Work is dealt out in chunks of a fixed size, `r, r + W, r + 2W, …` to rank `r`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 _T = TypeVar("_T")
 
@@ -74,14 +74,11 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over the processes."""
-    if world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, average in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(average.view_as(gradient))
+def broadcast(values: list[Any]) -> list[Any]:
+    """The first process's values, on every process."""
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values
 
 
 @contextmanager

@@ -38,6 +38,8 @@ _AT_LEAST_ONE = (
     "training.num_steps",
     "training.batch_size",
     "training.keep_checkpoints",
+    "training.accumulation",
+    "training.num_measured",
     "sampling.num_samples",
     "sampling.batch_size",
     "sampling.num_steps",
@@ -49,7 +51,14 @@ _AT_LEAST_ONE = (
     "compare.batch_size",
 )
 _POSITIVE = ("sde.sigma_min", "sde.sigma_max", "model.data_std", "sampling.data_std", "training.edm_std")
-_NOT_NEGATIVE = ("model.init_scale", "training.warmup_steps", "training.max_grad_norm", "compare.num_trajectories")
+_NOT_NEGATIVE = (
+    "model.init_scale",
+    "training.warmup_steps",
+    "training.max_grad_norm",
+    "training.measure_every",
+    "training.keep_every",
+    "compare.num_trajectories",
+)
 _FRACTIONS = ("data.distortion", "model.dropout", "training.ema_decay")
 # What all users of a seed can take.
 _LARGEST_SEED = 2**32 - 1

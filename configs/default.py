@@ -101,12 +101,17 @@ def get_config() -> ConfigDict:
     training.ema_decay = 0.9999  # of the moving average, after a warm-up
     training.precision = "float32"  # float32, bfloat16 (autocast), auto: bfloat16 where the hardware multiplies it
     training.compile = False  # torch.compile the network
+    training.accumulation = 1  # parts that a batch is done in, one after the other: less memory
+    training.shard = False  # several processes: divide weights and optimiser among them, for networks that do not fit
     # Each of these is done every so many steps and at the end; 0: never (checkpoints: at the end only).
     training.log_every = 100
     training.evaluate_every = 1000  # held-out loss
-    training.sample_every = 5000  # samples in TensorBoard
+    training.sample_every = 5000  # samples, in previews/ and TensorBoard
+    training.measure_every = 0  # bits/dim of test examples, and distances of samples from them …
+    training.num_measured = 250  # … so many
     training.checkpoint_every = 5000
-    training.keep_checkpoints = 2  # older ones are deleted
+    training.keep_checkpoints = 2  # older ones are deleted …
+    training.keep_every = 0  # … but for each of so many steps; 0: none
 
     config.sampling = sampling = ConfigDict()
     sampling.solver = "default"

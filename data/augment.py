@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from errors import choose
+from sde.noise import BatchNoise
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+Augmentation = Callable[[Tensor, BatchNoise], Tensor]
 
 _MAX_SHIFT = 1
 
@@ -23,26 +24,29 @@ _MAX_SHIFT = 1
 _ROTATION, _SCALE, _SHIFT, _SHEAR = 0.12, 0.05, 0.03, 0.1
 
 
-def flip(x: Tensor, generator: torch.Generator) -> Tensor:
+def flip(x: Tensor, noise: BatchNoise) -> Tensor:
     """Mirror each picture left to right with probability 1/2."""
-    mirrored = torch.rand(len(x), generator=generator) < 0.5
-    return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(-1), x)
+    mirrored = noise.uniform(_numbers(x)) < 0.5
+    return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
 
 
-def shift(x: Tensor, generator: torch.Generator) -> Tensor:
+def shift(x: Tensor, noise: BatchNoise) -> Tensor:
     """Move each picture by -1, 0 or 1 pixels in each direction; pixels that enter have level 0."""
     height, width = x.shape[-2:]
     padded = F.pad(x, [_MAX_SHIFT] * 4)
-    corners = torch.randint(2 * _MAX_SHIFT + 1, (len(x), 2), generator=generator).tolist()
-    return torch.stack(
-        [picture[:, i : i + height, j : j + width] for picture, (i, j) in zip(padded, corners, strict=True)]
+    corners = (noise.uniform(_numbers(x, 2)) * (2 * _MAX_SHIFT + 1)).long()
+    rows, columns = (
+        corners[:, k, None] + torch.arange(size, device=x.device) for k, size in enumerate((height, width))
     )
+    picture = torch.arange(len(x), device=x.device)[:, None, None, None]
+    channel = torch.arange(x.shape[1], device=x.device)[:, None, None]
+    return padded[picture, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def distort(x: Tensor, generator: torch.Generator) -> Tensor:
+def distort(x: Tensor, noise: BatchNoise) -> Tensor:
     """Turn, stretch, slant and shift each picture by a little; pixels that enter have level 0, none gets brighter."""
     count = len(x)
-    normal = torch.randn(count, 6, generator=generator).to(x.device)
+    normal = noise.normal(_numbers(x, 6))
     angle, slant = _ROTATION * normal[:, 0], _SHEAR * normal[:, 1]
     stretch = 1 + _SCALE * normal[:, 2:4]
     # In `affine_grid` a picture reaches from -1 to 1.
@@ -66,9 +70,14 @@ def get_augmentation(names: str) -> Augmentation | None:
     """
     chosen = [choose("augmentation", name.strip(), AUGMENTATIONS) for name in names.split(",") if name.strip()]
 
-    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(x: Tensor, noise: BatchNoise) -> Tensor:
         for change in chosen:
-            x = change(x, generator)
+            x = change(x, noise)
         return x
 
     return augment if chosen else None
+
+
+def _numbers(x: Tensor, *shape: int) -> Tensor:
+    """Says of which shape, and where, random numbers for the pictures `x` are wanted."""
+    return torch.empty(len(x), *shape, device=x.device)

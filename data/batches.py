@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.augment import Augmentation, distort
 from data.dataset import Dataset
+from sde.noise import BatchNoise
 
 # What the numbers drawn from one seed are for.
 _ORDER, _NOISE = 0, 1
@@ -42,6 +43,8 @@ class Batches:
         augment: a random change of a batch of raw examples.
         distortion: probability that a picture is distorted (see `data.augment`).
         uniform_noise: whether levels are dequantised with uniform noise, or taken as they are.
+        rows: those of each batch that this process has.
+        device: where batches are made.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -55,6 +58,8 @@ class Batches:
         augment: Augmentation | None = None,
         distortion: float = 0.0,
         uniform_noise: bool = True,
+        rows: slice = slice(None),
+        device: torch.device | str = "cpu",
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -62,6 +67,8 @@ class Batches:
         self.augment = augment
         self.distortion = distortion
         self.uniform_noise = uniform_noise
+        self.rows = rows
+        self.device = torch.device(device)
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -69,18 +76,24 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
-        generator = self._generator(_NOISE, self.step)
-        examples = self.dataset.train[self._indices(self.step)]
+        noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
+        examples = self.dataset.train[self._indices(self.step)[self.rows]].to(self.device)
         self.step += 1
         if self.augment is not None:
-            examples = self.augment(examples, generator)
+            examples = self.augment(examples, noise)
         classes = None
         if self.distortion > 0:
-            distorted = torch.rand(len(examples), generator=generator) < self.distortion
-            examples = torch.where(distorted[:, None, None, None], distort(examples, generator), examples)
+            distorted = noise.uniform(torch.empty(len(examples), device=self.device)) < self.distortion
+            examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
             classes = 1 - distorted.long()
-        noisy = self.dataset.dequantise(examples, generator) if self.uniform_noise else self.dataset.stretch(examples)
-        return Batch(noisy, classes)
+        return Batch(self._in_model_units(examples, noise), classes)
+
+    def _in_model_units(self, examples: Tensor, noise: BatchNoise) -> Tensor:
+        if self.dataset.levels is None:
+            return examples
+        if not self.uniform_noise:
+            return self.dataset.stretch(examples)
+        return self.dataset.scale(examples + noise.uniform(examples.float()))
 
     def _indices(self, step: int) -> Tensor:
         """Rows of the training part that make batch `step`, `(batch_size,)`."""
@@ -101,6 +114,6 @@ class Batches:
             self._order = epoch, order
         return self._order[1]
 
-    def _generator(self, purpose: int, number: int) -> torch.Generator:
+    def _generator(self, purpose: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
         seed = np.random.SeedSequence([self.seed, purpose, number]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))

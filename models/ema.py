@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -37,9 +38,13 @@ class EMA(Generic[_Model]):
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model`, which has the names and shapes of the original."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages: list[Tensor] = list(self.model.parameters())
-        parameters: list[Tensor] = list(model.parameters())
+        averages, parameters = ([_local(p) for p in owner.parameters()] for owner in (self.model, model))
         torch._foreach_lerp_(averages, parameters, 1 - decay)
         for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             copied.copy_(buffer)
         self.num_updates += 1
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """This process's part of a parameter that may be divided among several."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

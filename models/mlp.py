@@ -30,7 +30,7 @@ class MLP(nn.Module):
         # Variance 1 / dimension: features of unit variance. Smaller ones hide the state behind the time for thousands
         # of steps of training.
         self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
 
     def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -41,7 +41,7 @@ class MLP(nn.Module):
         return self.output(F.silu(h)).reshape(x.shape)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """`h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
 
     def __init__(self, width: int) -> None:

@@ -1,8 +1,11 @@
-"""Random numbers per sample.
+"""Random numbers per sample, and per batch.
 
 Sample `i` depends on its own seed, not on the batch size, the rank, or its neighbours. Each example has its own
 generator, seeded by `(seed, stream)`; streams keep apart the different uses of one seed (the latent `x_T`, the
 solver's noise, dequantisation, …), so that giving the same seeds to two of them does not correlate them.
+
+In training a batch has one generator. Each process draws the numbers of the whole batch and uses its own rows, so that
+all of them together see the batch that one would.
 """
 
 from __future__ import annotations
@@ -51,6 +54,39 @@ class SampleNoise:
             raise ValueError(f"{len(self._generators)} seeds for a batch of {like.shape[0]}: give one seed an example")
         rows = [sampler(like.shape[1:], generator=generator, dtype=like.dtype) for generator in self._generators]
         return torch.stack(rows).to(like.device)
+
+
+class BatchNoise:
+    """One random generator for a batch, of which some rows are at hand.
+
+    Args:
+        count: examples in the whole batch.
+        generator: torch's own if left out.
+        rows: those at hand.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator | None = None, rows: slice = slice(None)) -> None:
+        self.count = count
+        self.rows = rows
+        self._generator = generator
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape `(B, *dims)`, dtype and device of `like`, one row for each at hand."""
+        return self._draw(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """The same, uniform in [0, 1)."""
+        return self._draw(torch.rand, like)
+
+    def permutation(self, device: torch.device | str = "cpu") -> Tensor:
+        """The places of the rows at hand in a random order of all, `(B,)`."""
+        place = self._generator.device if self._generator is not None else device
+        return torch.randperm(self.count, generator=self._generator, device=place)[self.rows].to(device)
+
+    def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
+        place = self._generator.device if self._generator is not None else like.device
+        shape = (self.count, *like.shape[1:])
+        return sampler(shape, generator=self._generator, dtype=like.dtype, device=place)[self.rows].to(like.device)
 
 
 def stream_seed(seed: int, stream: Stream) -> int:

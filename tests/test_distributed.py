@@ -2,60 +2,111 @@
 
 from __future__ import annotations
 
+import csv
 import runpy
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
 from configuration import ROOT
 from training import checkpoint
 
-# Trains for 10 steps on a loss without randomness, then draws 5 samples in batches of 2 with a solver that draws noise.
+# Arguments: where to train, and a checkpoint to use. Trains replicated, resumes half-way, and in parts; trains sharded
+# if it can; then draws 5 samples in batches of 2 with a solver that draws noise, and measures 5 likelihoods.
 SCRIPT = """
 import sys
 from pathlib import Path
 
-import torch
+import commands, configuration, distributed
 
-import build, configuration, distributed
-from data import Batches
-from evaluation.generation import draw_samples, write_samples
-from training.trainer import Trainer
+SHORT = {
+    "model.width": 16, "model.num_blocks": 1, "training.num_steps": 10, "training.batch_size": 8,
+    "training.checkpoint_every": 5, "training.log_every": 1, "training.evaluate_every": 5, "data.validation": 20,
+    "training.sample_every": 0, "training.keep_checkpoints": 9, "sampling.solver": "ddim", "sampling.num_steps": 4,
+    "sampling.eta": 1.0, "sampling.num_samples": 5, "sampling.batch_size": 2, "likelihood.num_examples": 5,
+    "likelihood.batch_size": 2, "likelihood.num_checks": 0,
+}
 
-def main(folder):
-    config = configuration.load_file("configs/vp/eight_gaussians.py")
-    config.model.update(width=16, num_blocks=1)
-    config.training.update(num_steps=10, batch_size=8, checkpoint_every=0, log_every=1, evaluate_every=0)
-    dataset = build.make_dataset(config)
-    model = build.make_model(config, dataset)
+def options(**more):
+    return [(key, str(value)) for key, value in {**SHORT, **more}.items()]
 
-    def objective(model, x_0, generator, classes):
-        return model.noise_error(x_0, x_0.flip(1), torch.full((len(x_0),), 0.5)).square().mean(1)
-
-    Trainer(model, objective, Batches(dataset, 8, 0), dataset.test[:0], config, folder).run()
-    config.sampling.update(solver="ddim", num_steps=4, eta=1.0)
-    seeds = list(range(5))
-    samples = draw_samples(model, build.make_solver(config), dataset.shape, seeds, batch_size=2)
-    if distributed.rank() == 0:
-        write_samples(samples, seeds, dataset, folder, "ddim")
+def main(folder, used):
+    config = "configs/vp/eight_gaussians.py"
+    commands.train(config, folder / "replicated", options(**{"training.num_steps": 5, "training.schedule": "constant"}))
+    commands.train(config, folder / "replicated", options(**{"training.schedule": "constant"}))
+    commands.train(config, folder / "parts", options(**{"training.accumulation": 2}))
+    if distributed.world_size() > 1:
+        commands.train(config, folder / "sharded", options(**{"training.shard": True, "training.num_steps": 5,
+                                                              "training.schedule": "constant"}))
+        commands.train(config, folder / "sharded", options(**{"training.shard": True, "training.schedule": "constant",
+                                                              "training.accumulation": 2}))
+    for mode in ("sample", "likelihood"):
+        commands.use(mode, None, folder / "used", used, options())
 
 with distributed.process_group():
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_two_processes_train_and_sample_as_one(tmp_path, monkeypatch):
-    script, one, two = tmp_path / "script.py", tmp_path / "one", tmp_path / "two"
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """What one process did, and what two did; both use the checkpoint of the first."""
+    folder = tmp_path_factory.mktemp("distributed")
+    script, one, two = folder / "script.py", folder / "one", folder / "two"
     script.write_text(SCRIPT)
-    monkeypatch.setattr(sys, "argv", ["script.py", str(one)])
-    runpy.run_path(str(script))
+    used = str(checkpoint.path_at(one / "replicated" / "checkpoints", 10))
+    arguments, sys.argv = sys.argv, ["script.py", str(one), used]
+    try:
+        runpy.run_path(str(script))
+    finally:
+        sys.argv = arguments
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, str(script), str(two)], cwd=ROOT, env=environment, check=True, timeout=240)
-    single, double = (checkpoint.load(checkpoint.path_at(folder / "checkpoints", 10)) for folder in (one, two))
-    for name, tensor in single["network"].items():
-        torch.testing.assert_close(double["network"][name], tensor, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(np.load(two / "ddim.npz")["vectors"], np.load(one / "ddim.npz")["vectors"], rtol=1e-3)
-    assert list(np.load(two / "ddim.npz")["seeds"]) == list(range(5))
+    subprocess.run([*launcher, str(script), str(two), used], cwd=ROOT, env=environment, check=True, timeout=240)
+    return one, two
+
+
+def final(folder) -> dict:
+    return checkpoint.load(checkpoint.path_at(folder / "checkpoints", 10))
+
+
+@pytest.mark.parametrize(
+    ("single", "double"), [("replicated", "replicated"), ("parts", "parts"), ("replicated", "sharded")]
+)
+def test_they_train_alike(folders, single, double):
+    """Weights, averages, moments and losses; the losses of ten steps, and the optimiser's state by its own numbers."""
+    one, two = folders[0] / single, folders[1] / double
+    mine, theirs = final(one), final(two)
+    for part in ("network", "ema"):
+        assert mine[part].keys() == theirs[part].keys()
+        for name, tensor in mine[part].items():
+            torch.testing.assert_close(theirs[part][name], tensor, rtol=1e-4, atol=1e-6)
+    for number, moments in mine["optimizer"]["state"].items():
+        for name, tensor in moments.items():
+            torch.testing.assert_close(theirs["optimizer"]["state"][number][name], tensor, rtol=2e-3, atol=1e-6)
+    assert mine["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+    rows, other_rows = (list(csv.DictReader((folder / "metrics.csv").open())) for folder in (one, two))
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 11)]
+    for row, other in zip(rows, other_rows, strict=True):
+        for name in ("loss", "held_out_loss", "learning_rate", *(name for name in row if "log_snr" in name)):
+            assert (row[name] == "") == (other[name] == "")
+            if row[name]:
+                assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-4)
+
+
+def test_parts_of_a_batch_make_the_step_of_the_batch(folders):
+    whole, parts = (
+        list(csv.DictReader((folders[0] / name / "metrics.csv").open())) for name in ("replicated", "parts")
+    )
+    assert float(parts[0]["loss"]) == pytest.approx(float(whole[0]["loss"]), rel=1e-5)
+
+
+def test_samples_and_likelihoods_are_the_same_to_the_last_bit(folders):
+    one, two = (folder / "used" for folder in folders)
+    mine, theirs = (np.load(folder / "samples" / "ddim.npz") for folder in (one, two))
+    np.testing.assert_array_equal(theirs["vectors"], mine["vectors"])
+    assert list(theirs["seeds"]) == list(range(5))
+    assert (two / "likelihood" / "test.csv").read_text() == (one / "likelihood" / "test.csv").read_text()

@@ -68,19 +68,28 @@ def latest(folder: Path) -> Path | None:
     return max(folder.glob("step_*.pt"), key=_step, default=None)
 
 
-def keep_newest(folder: Path, count: int) -> None:
-    """Delete all but the `count` newest checkpoints of this folder, and what a killed process left half written."""
-    for path in [*sorted(folder.glob("step_*.pt"), key=_step)[:-count], *folder.glob(".step_*.pt")]:
+def clear(folder: Path, count: int, every: int = 0) -> None:
+    """Delete old checkpoints of this folder, and what a killed process left half written.
+
+    Args:
+        folder: of the checkpoints.
+        count: how many of the newest stay.
+        every: so do those whose number of steps is a multiple of this, unless it is 0.
+    """
+    old = sorted(folder.glob("step_*.pt"), key=_step)[:-count]
+    gone = [path for path in old if not every or _step(path) % every]
+    for path in [*gone, *folder.glob(".step_*")]:
         path.unlink(missing_ok=True)
+        path.with_suffix(".safetensors").unlink(missing_ok=True)
         # What was tuned to it.
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy named tensors into a module that must have just these.
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """See that named tensors are just those of a module.
 
     Args:
-        module: receives the weights.
+        module: has the names and shapes that are wanted.
         weights: a state dict.
         where: the origin of the weights, for the error.
 
@@ -99,6 +108,11 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -
     for name in weights:
         if name not in own:
             raise UserError(f"{where} does not fit this network: it has {name}, which the network lacks")
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy named tensors into a module that must have just these; see `check_weights`."""
+    check_weights(module, weights, where)
     module.load_state_dict(weights)
 
 

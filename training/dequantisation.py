@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models import EMA
 from models.dequantisation_flow import DequantisationFlow
+from sde.noise import BatchNoise
 from solvers import Model
 from training.noise_levels import UniformLogSNR, sample_times
 
@@ -64,7 +65,7 @@ def fit_dequantisation(
     def bound(flow: DequantisationFlow, rows: Tensor, generator: torch.Generator) -> Tensor:
         images = levels[rows].to(device)
         uniform, eps = (make(images.shape, generator=generator).to(device) for make in (torch.rand, torch.randn))
-        t = sample_times(times, len(rows), generator, device=device)
+        t = sample_times(times, BatchNoise(len(rows), generator), device=device)
         x, log_q = flow(images, uniform)
         x_t = model.sde.perturb(x, eps, t)
         error = eps + model.sde.expand(model.sde.sigma(t), x) * model.score(x_t, t)

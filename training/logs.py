@@ -1,7 +1,13 @@
-"""TensorBoard event files of a run."""
+"""What a run writes down while it trains.
+
+logs/                         TensorBoard event files
+metrics.csv                   the same numbers, one row a step at which there are any
+previews/step_0002000.png     samples from the same noise each time
+"""
 
 from __future__ import annotations
 
+import csv
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,36 +18,44 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch.utils.tensorboard import SummaryWriter
 
 from errors import UserError
-from evaluation.plots import image_grid, scatter_figure
+from evaluation.plots import image_grid, save_grid, save_scatter, scatter_figure
+from files import write_atomically
 
 
 class Log:
-    """Scalars and pictures of a run, for TensorBoard.
+    """Scalars and pictures of a run.
 
     Args:
-        folder: where the event files go.
-        step: training steps done so far; what an earlier, killed run logged after them is hidden.
+        folder: of the run.
+        step: training steps done so far; what an earlier, killed run logged after them is dropped.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._folder = folder
+        self._folder = folder / "logs"
+        self._table = folder / "metrics.csv"
+        self._previews = folder / "previews"
+        self._rows = {row: values for row, values in _read(self._table).items() if row <= step}
         self._show_thread_error = threading.excepthook
         threading.excepthook = self._skip_full_disk
         with self._writing():
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write named numbers."""
+        self._rows.setdefault(step, {}).update({name: f"{value:.6g}" for name, value in values.items()})
         with self._writing():
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
     def samples(self, step: int, samples: np.ndarray) -> None:
         """Write a grid of uint8 images `(N, H, W, C)` or a scatter plot of points `(N, 2)`; nothing for others."""
+        picture = self._previews / f"step_{step:07d}.png"
         with self._writing():
             if samples.ndim == 4:
+                save_grid(picture, samples)
                 self._writer.add_image("samples", image_grid(samples), step, dataformats="HWC")
             elif samples.shape[1:] == (2,):
+                save_scatter(picture, samples)
                 canvas = FigureCanvasAgg(scatter_figure(samples))
                 canvas.draw()
                 self._writer.add_image("samples", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")
@@ -50,10 +64,17 @@ class Log:
         """Make what was logged so far safe."""
         with self._writing():
             self._writer.flush()
+        if self._rows:
+            names = list(dict.fromkeys(name for values in self._rows.values() for name in values))
+            with write_atomically(self._table) as temporary, open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, ["step", *names])
+                writer.writeheader()
+                writer.writerows({"step": step, **values} for step, values in sorted(self._rows.items()))
 
     def close(self) -> None:
-        """Write the rest and close the file."""
+        """Write the rest and close the files."""
         try:
+            self.flush()
             with self._writing():
                 self._writer.close()
         finally:
@@ -70,3 +91,15 @@ class Log:
         """The writer's thread meets a full disk first, and hands the error over to the next call, which reports it."""
         if not issubclass(arguments.exc_type, OSError):
             self._show_thread_error(arguments)
+
+
+def _read(path: Path) -> dict[int, dict[str, str]]:
+    """The rows of a table by step; empty if there is none, or none that can be read."""
+    try:
+        with open(path, newline="") as file:
+            return {
+                int(row["step"]): {name: value for name, value in row.items() if name != "step" and value}
+                for row in csv.DictReader(file)
+            }
+    except (OSError, ValueError, KeyError, csv.Error):
+        return {}

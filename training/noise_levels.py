@@ -29,6 +29,7 @@ from torch import Tensor
 
 from errors import UserError
 from sde import SDE, Ladder
+from sde.noise import BatchNoise
 
 
 class NoiseLevels(Protocol):
@@ -124,19 +125,14 @@ def log_snr_rate(sde: SDE, t: Tensor) -> Tensor:
 
 
 def sample_times(
-    levels: NoiseLevels,
-    count: int,
-    generator: torch.Generator | None = None,
-    stratified: bool = True,
-    device: torch.device | str = "cpu",
+    levels: NoiseLevels, noise: BatchNoise, stratified: bool = True, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Draw `count` times; float64, `(count,)`.
+    """Draw a time for each row of a batch; float64, `(B,)`.
 
-    Stratified, the quantiles are one from each of `count` equal intervals, in random order: each time still has the
+    Stratified, the quantiles are one from each of as many equal intervals, in random order: each time still has the
     distribution `levels`, and the mean over the batch a smaller variance.
     """
-    place = generator.device if generator is not None else device
-    u = torch.rand(count, generator=generator, dtype=torch.float64, device=place)
+    u = noise.uniform(torch.empty(1, dtype=torch.float64, device=device))
     if stratified:
-        u = (torch.randperm(count, generator=generator, device=place) + u) / count
-    return levels.quantile(u.to(device))
+        u = (noise.permutation(device) + u) / noise.count
+    return levels.quantile(u)

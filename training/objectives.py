@@ -30,6 +30,7 @@ from torch import Tensor
 
 from errors import UserError, choose
 from sde import SDE, Ladder
+from sde.noise import BatchNoise
 from training.noise_levels import LogNormal, NoiseLevels, UniformLogSNR, UniformRung, UniformTime, sample_times
 
 
@@ -43,6 +44,18 @@ class NoiseModel(Protocol):
 def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
     """`||eps_hat - eps||^2 / d` of each example, `(B,)`, for `x_0` and `noise` `(B, *dims)` at times `t` `(B,)`."""
     return model.noise_error(x_0, noise, t, classes).square().flatten(1).mean(1)
+
+
+class Losses(NamedTuple):
+    """Losses of examples.
+
+    Attributes:
+        values: `(B,)`.
+        times: at which they were taken, `(B,)`, float64.
+    """
+
+    values: Tensor
+    times: Tensor
 
 
 class Weighting(NamedTuple):
@@ -79,18 +92,21 @@ class Objective:
         self,
         model: NoiseModel,
         x_0: Tensor,
-        generator: torch.Generator | None = None,
+        noise: BatchNoise | None = None,
         classes: Tensor | None = None,
-    ) -> Tensor:
-        """Per-example losses `(B,)` for data `x_0` `(B, *dims)` in model units; their mean estimates the loss.
+    ) -> Losses:
+        """Losses for data `x_0` `(B, *dims)` in model units; their mean estimates the loss.
 
-        The network is told `classes` `(B,)`, if it has any.
+        Args:
+            model: what is trained.
+            x_0: the data.
+            noise: source of times and noise; torch's own generator if left out.
+            classes: what the network is told, `(B,)`, if it has any classes.
         """
-        t = sample_times(self.levels, len(x_0), generator, self.stratified, x_0.device)
-        place = generator.device if generator is not None else x_0.device
-        noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype, device=place).to(x_0.device)
-        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, noise, t, classes)
-        return losses if self.reduce_mean else losses * (x_0[0].numel() / 2)
+        source = noise or BatchNoise(len(x_0))
+        t = sample_times(self.levels, source, self.stratified, x_0.device)
+        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, source.normal(x_0), t, classes)
+        return Losses(losses if self.reduce_mean else losses * (x_0[0].numel() / 2), t)
 
     def weight(self, t: Tensor) -> Tensor:
         """`w(t) / p(t)`; float64, shape of `t` `(B,)`."""

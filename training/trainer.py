@@ -1,14 +1,20 @@
 """Training: steps of an optimiser on batches, with what a long run needs around them.
 
 The randomness of a step (its batch, its noise, its dropout) is a function of the seed and the step's number alone. So a
-checkpoint holds no generator's state, and a run that was killed and resumed is the run that was not, bit for bit.
+checkpoint holds no generator's state, and a run that was killed and resumed is the run that was not, bit for bit. Times
+and noise are those of the whole batch, of which each process takes its rows: but for dropout and rounding, several
+processes train as one.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+import resource
 import signal
+import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,42 +22,60 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import distributed
 from data import Batches
 from errors import Stopped, UserError
 from models import EMA, LevelModel, ScoreModel
-from training import checkpoint
+from sde.noise import BatchNoise
+from training import checkpoint, parallel
 from training.interruption import note_signals
+from training.level_losses import LevelLosses
 from training.logs import Log
+from training.objectives import Losses
 from training.optimization import learning_rate, make_optimizer
 from training.precision import training_precision
 
 TrainedModel = ScoreModel | LevelModel
 
-# Called as objective(model, x_0, generator, classes), with data `(B, *dims)` in model units; returns losses `(B,)`.
-Objective = Callable[[TrainedModel, Tensor, torch.Generator, Tensor | None], Tensor]
+# Called as objective(model, x_0, noise, classes), with data `(B, *dims)` in model units.
+Objective = Callable[[TrainedModel, Tensor, BatchNoise, Tensor | None], Losses]
 
 # The held-out loss is the mean over this many draws of noise, the same each time.
 _HELD_OUT_REPEATS = 4
 _PURPOSES = {"training": 0, "held-out": 1}
+# A loss so many times the largest of the last steps is worth a word.
+_SPIKE, _REMEMBERED = 5.0, 100
+
+
+class LossOf(nn.Module):
+    """A model's losses as a module, which is what can be replicated."""
+
+    def __init__(self, model: TrainedModel, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, x_0: Tensor, noise: BatchNoise, classes: Tensor | None) -> Losses:
+        return self.objective(self.model, x_0, noise, classes)
 
 
 class Trainer:
-    """Trains a score model, and its moving average, in a folder that holds `checkpoints/` and `logs/`.
+    """Trains a score model, and its moving average, in a folder that holds checkpoints and logs.
 
     Begins where the newest checkpoint of the folder ends, if there is one.
 
     Args:
         model: trained in place.
         objective: the loss; see `Objective`.
-        batches: training batches; divided among processes, if there are several.
+        batches: training batches, of which this process has its rows.
         held_out: held-out examples `(N, *dims)` in model units; N may be 0.
         config: the whole configuration; `training` and `seed` are used, all of it is kept in checkpoints.
         folder: of the run.
         draw: draws samples from a model for the log, to be looked at (see `Log.samples`); none are drawn if left out.
+        measure: measures a model for the log, numbers by name; nothing is measured if left out.
 
     Attributes:
         step: training steps done.
@@ -68,25 +92,30 @@ class Trainer:
         config: ConfigDict,
         folder: Path,
         draw: Callable[[TrainedModel], np.ndarray] | None = None,
+        measure: Callable[[TrainedModel], dict[str, float]] | None = None,
     ) -> None:
-        if config.training.batch_size % distributed.world_size():
-            raise UserError(
-                f"training.batch_size={config.training.batch_size} cannot be divided among "
-                f"{distributed.world_size()} processes"
-            )
         self.step = 0
-        self.model = model.to(distributed.device())
-        self.ema = EMA(self.model, config.training.ema_decay)
-        self.optimizer = make_optimizer(self.model.parameters(), config.training)
-        self._objective = objective
-        self._batches = batches
-        self._held_out = held_out.to(distributed.device())
         self._whole_config = config
         self._config = config.training
+        # A copy to sample from, where the average is sharded.
+        self._plain = copy.deepcopy(model).eval().requires_grad_(False) if self._config.shard else None
+        self.model = model if self._config.shard else model.to(distributed.device())
+        self.ema = EMA(self.model, config.training.ema_decay)
+        if self._config.shard:
+            parallel.shard(self.model.network, self.ema.model.network)
+            for each in (self.model, self.ema.model):
+                each.to(distributed.device())
+        loss = LossOf(self.model, objective)
+        self._loss = loss if self._config.shard else parallel.replicate(loss)
+        self._objective = objective
+        self.optimizer = make_optimizer(self.model.parameters(), config.training)
+        self._batches = batches
+        self._held_out = held_out.to(distributed.device())
         self._precision = training_precision(self._config.precision, distributed.device())
+        self._level_losses = LevelLosses(model.sde, self._config.t_min, distributed.device())
         self._folder = folder
         self._checkpoints = folder / "checkpoints"
-        self._draw = draw
+        self._draw, self._measure = draw, measure
         newest = checkpoint.latest(self._checkpoints)
         if newest is not None:
             self._restore(checkpoint.load(newest), str(newest))
@@ -102,7 +131,7 @@ class Trainer:
         if self._config.compile:
             self.model.network.compile()
         self.model.train()
-        log = Log(self._folder / "logs", self.step) if distributed.rank() == 0 else None
+        log = Log(self._folder, self.step) if distributed.rank() == 0 else None
         try:
             with note_signals() as received, self._progress_bar() as bar:
                 self._loop(log, received, bar)
@@ -110,25 +139,28 @@ class Trainer:
             if log is not None:
                 log.close()
 
+    def averaged_model(self) -> TrainedModel:
+        """The moving average, all of it, ready to sample from; every process must ask."""
+        if self._plain is None:
+            return self.ema.model
+        [weights] = distributed.broadcast([parallel.whole_weights(self.ema.model.network)])
+        self._plain.network.load_state_dict(weights)
+        return self._plain.to(distributed.device())
+
     def held_out_loss(self) -> float:
         """Mean loss of the moving average over the held-out examples, on noise that is the same each time."""
-        total, generator = 0.0, self._generator("held-out", 0)
+        total, generator, model = 0.0, self._generator("held-out", 0), self.averaged_model()
         with torch.no_grad(), self._autocast():
             for _ in range(_HELD_OUT_REPEATS):
                 for x_0 in self._held_out.split(self._config.batch_size):
-                    total += self._objective(self.ema.model, x_0, generator, None).double().sum().item()
+                    losses = self._objective(model, x_0, BatchNoise(len(x_0), generator), None)
+                    total += losses.values.double().sum().item()
         return total / (_HELD_OUT_REPEATS * len(self._held_out))
-
-    def _evaluate(self, log: Log, loss: float) -> str:
-        if len(self._held_out) == 0:
-            return f"loss {loss:.4f}"
-        held_out = self.held_out_loss()
-        log.scalars(self.step, {"held_out_loss": held_out})
-        return f"loss {loss:.4f}, held-out loss {held_out:.4f}"
 
     def _loop(self, log: Log | None, received: list[int], bar: tqdm) -> None:
         config = self._config
         losses: list[float] = []
+        recent: deque[float] = deque(maxlen=_REMEMBERED)
         seconds = 0.0
         while self.step < config.num_steps:
             started = time.perf_counter()
@@ -136,16 +168,22 @@ class Trainer:
             seconds += time.perf_counter() - started
             losses.append(loss)
             bar.update()
-            if self._due(config.log_every) and log is not None:
+            if len(recent) == _REMEMBERED and loss > _SPIKE * max(recent) and log is not None:
+                bar.write(
+                    f"note: step {self.step}: the loss is {loss:.3g}; the last {_REMEMBERED} were below "
+                    f"{max(recent):.3g}",
+                    file=sys.stderr,
+                )
+            recent.append(loss)
+            if self._due(config.log_every):
                 speed, mean_loss = len(losses) * config.batch_size / seconds, float(np.mean(losses))
-                bar.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} {self._unit}/s")
                 values = {"loss": mean_loss, f"{self._unit}_per_second": speed, "learning_rate": self._learning_rate}
-                log.scalars(self.step, values)
+                values |= self._level_losses.take()
+                bar.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} {self._unit}/s, {peak_memory():.2g} GB")
                 losses, seconds = [], 0.0
-            if self._due(config.evaluate_every) and log is not None:
-                bar.write(f"step {self.step}: {self._evaluate(log, loss)}")
-            if self._due(config.sample_every) and log is not None and self._draw is not None:
-                log.samples(self.step, self._draw(self.ema.model))
+                if log is not None:
+                    log.scalars(self.step, values)
+            self._watch(log, loss, bar)
             if self._due(config.checkpoint_every) or stop or self.step == config.num_steps:
                 self._save(log)
             if stop and self.step < config.num_steps:
@@ -155,23 +193,51 @@ class Trainer:
                     received[0] if received else signal.SIGTERM,
                 )
 
+    def _watch(self, log: Log | None, loss: float, bar: tqdm) -> None:
+        """Evaluate, where that is due, by all processes."""
+        values = {}
+        if self._due(self._config.evaluate_every) and len(self._held_out):
+            values["held_out_loss"] = self.held_out_loss()
+        if self._due(self._config.measure_every) and self._measure is not None:
+            values |= self._measure(self.averaged_model())
+        if self._due(self._config.evaluate_every) or values:
+            numbers = {"loss": loss} | values
+            if log is not None:
+                bar.write(
+                    f"step {self.step}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items())
+                )
+                log.scalars(self.step, values)
+        if self._due(self._config.sample_every) and self._draw is not None:
+            samples = self._draw(self.averaged_model())
+            if log is not None:
+                log.samples(self.step, samples)
+
     def _train_step(self, received: list[int]) -> tuple[float, bool]:
         """One step; returns its loss, and whether any of the processes has `received` a signal."""
         self._batches.step = self.step
         batch = next(self._batches)
-        x_0 = self._own(batch.x_0)
-        classes = None if batch.classes is None else self._own(batch.classes)
         self._learning_rate = learning_rate(self.step, self._config)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate
         self.optimizer.zero_grad()
-        generator = self._generator("training", self.step)
-        with self._autocast():
-            loss = self._objective(self.model, x_0, generator, classes).mean()
-        loss.backward()
-        distributed.average_gradients(self.model.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm or math.inf)
-        report = torch.stack([loss.detach(), norm, torch.full_like(norm, len(received))])
+        torch.manual_seed(self._seeds("training", self.step, distributed.rank())[1])
+        parts = self._config.accumulation
+        loss = torch.zeros((), device=distributed.device())
+        for part in range(parts):
+            own = slice(part, None, parts)
+            rows = slice(distributed.rank() + part * distributed.world_size(), None, parts * distributed.world_size())
+            noise = BatchNoise(self._config.batch_size, self._generator("training", self.step), rows)
+            classes = None if batch.classes is None else batch.classes[own]
+            with parallel.unsynchronised(self._loss, self.model.network, last=part + 1 == parts):
+                with self._autocast():
+                    losses = self._loss(batch.x_0[own], noise, classes)
+                    share = losses.values.mean() / parts
+                share.backward()
+            loss += share.detach()
+            self._level_losses.add(losses)
+        clipped = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm or math.inf)
+        norm = parallel.whole(clipped)
+        report = torch.stack([loss, norm, torch.full_like(norm, len(received))])
         loss_value, norm_value, stopping = distributed.mean(report).tolist()
         for name, value in {"loss": loss_value, "gradient": norm_value}.items():
             if not math.isfinite(value):
@@ -181,38 +247,38 @@ class Trainer:
         self.step += 1
         return loss_value, stopping > 0
 
-    def _own(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch, on its device."""
-        return batch[distributed.rank() :: distributed.world_size()].to(distributed.device())
-
     def _save(self, log: Log | None) -> None:
+        state = {
+            "config": self._whole_config.to_dict(),
+            "step": self.step,
+            "network": parallel.whole_weights(self.model.network),
+            "ema": parallel.whole_weights(self.ema.model.network),
+            "ema_updates": self.ema.num_updates,
+            "optimizer": parallel.whole_optimizer(self.model.network, self.optimizer),
+        }
         if log is not None:
             log.flush()
-            state = {
-                "config": self._whole_config.to_dict(),
-                "step": self.step,
-                "network": self.model.network.state_dict(),
-                "ema": self.ema.model.network.state_dict(),
-                "ema_updates": self.ema.num_updates,
-                "optimizer": self.optimizer.state_dict(),
-            }
             checkpoint.save(state, checkpoint.path_at(self._checkpoints, self.step))
-            checkpoint.keep_newest(self._checkpoints, self._config.keep_checkpoints)
+            checkpoint.clear(self._checkpoints, self._config.keep_checkpoints, self._config.keep_every)
         distributed.barrier()
 
     def _restore(self, state: dict[str, Any], where: str) -> None:
-        checkpoint.load_weights(self.model.network, state["network"], where)
-        checkpoint.load_weights(self.ema.model.network, state["ema"], where)
+        for network, weights in ((self.model.network, state["network"]), (self.ema.model.network, state["ema"])):
+            checkpoint.check_weights(network, weights, where)
+            parallel.load_whole_weights(network, weights)
         self.ema.num_updates = state["ema_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        parallel.load_whole_optimizer(self.model.network, self.optimizer, state["optimizer"])
         self.step = state["step"]
 
     def _generator(self, purpose: Literal["training", "held-out"], step: int) -> torch.Generator:
-        """The generator for the noise of a step; torch's own, from which dropout draws, is seeded alike."""
-        entropy = [self._whole_config.seed, _PURPOSES[purpose], step, distributed.rank()]
+        """The generator for the noise of a step, the same for all processes."""
+        return torch.Generator(distributed.device()).manual_seed(self._seeds(purpose, step, 0)[0])
+
+    def _seeds(self, purpose: Literal["training", "held-out"], step: int, rank: int) -> tuple[int, int]:
+        """Of the noise of a step, and of its dropout, for which torch's own generator is used."""
+        entropy = [self._whole_config.seed, _PURPOSES[purpose], step, rank]
         noise_seed, dropout_seed = np.random.SeedSequence(entropy).generate_state(2, np.uint64).tolist()
-        torch.manual_seed(dropout_seed >> 1)
-        return torch.Generator().manual_seed(noise_seed >> 1)
+        return noise_seed >> 1, dropout_seed >> 1
 
     def _autocast(self) -> torch.autocast:
         reduced = self._precision != torch.float32
@@ -238,3 +304,15 @@ class Trainer:
             f"the {name} is {value} at step {self.step + 1}, so training stopped; {kept}; go on with a lower "
             f"--config.training.learning_rate than {self._config.learning_rate:g}"
         )
+
+
+def rows_of_this_process() -> slice:
+    """Which rows of a batch are this process's."""
+    return slice(distributed.rank(), None, distributed.world_size())
+
+
+def peak_memory() -> float:
+    """The most memory this process has used so far, of its GPU if it has one, in GB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -9,12 +9,17 @@ import torch.nn.functional as F
 from data import get_augmentation
 from data.augment import distort, flip, shift
 from errors import UserError
+from sde.noise import BatchNoise
 
 COUNT = 9000
 
 
 def picture() -> torch.Tensor:
     return torch.randint(1, 17, (1, 2, 3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def seeded(count: int, seed: int) -> BatchNoise:
+    return BatchNoise(count, torch.Generator().manual_seed(seed))
 
 
 def shares(augmented: torch.Tensor, outcomes: list[torch.Tensor]) -> torch.Tensor:
@@ -26,7 +31,7 @@ def shares(augmented: torch.Tensor, outcomes: list[torch.Tensor]) -> torch.Tenso
 
 def test_flip() -> None:
     x = picture()
-    found = shares(flip(x.expand(COUNT, -1, -1, -1), torch.Generator().manual_seed(1)), [x, x.flip(-1)])
+    found = shares(flip(x.expand(COUNT, -1, -1, -1), seeded(COUNT, 1)), [x, x.flip(-1)])
     assert ((found - 1 / 2).abs() < 4 * (1 / 4 / COUNT) ** 0.5).all()
 
 
@@ -35,7 +40,7 @@ def test_shift() -> None:
     x = picture()
     padded = F.pad(x, [1, 1, 1, 1])
     moves = [padded[:, :, i : i + 3, j : j + 4] for i in range(3) for j in range(3)]
-    found = shares(shift(x.expand(COUNT, -1, -1, -1), torch.Generator().manual_seed(1)), moves)
+    found = shares(shift(x.expand(COUNT, -1, -1, -1), seeded(COUNT, 1)), moves)
     assert ((found - 1 / 9).abs() < 4 * (8 / 81 / COUNT) ** 0.5).all()
 
 
@@ -43,9 +48,9 @@ def test_names() -> None:
     x = picture().expand(20, -1, -1, -1)
     both = get_augmentation("flip, shift")
     assert both is not None
-    generator = torch.Generator().manual_seed(2)
-    expected = shift(flip(x, generator), generator)
-    assert torch.equal(both(x, torch.Generator().manual_seed(2)), expected)
+    noise = seeded(len(x), 2)
+    expected = shift(flip(x, noise), noise)
+    assert torch.equal(both(x, seeded(len(x), 2)), expected)
     assert get_augmentation("") is None
     with pytest.raises(UserError, match=r"no augmentation is called 'flop' \(did you mean 'flip'"):
         get_augmentation("flop")
@@ -56,7 +61,7 @@ def test_distort_is_gentle_and_stays_among_the_levels() -> None:
     size = 32
     row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     disc = ((row - 15.5) ** 2 + (column - 15.5) ** 2 < 64).to(torch.uint8) * 16
-    x = distort(disc.expand(4000, 1, -1, -1), torch.Generator().manual_seed(0)).double()
+    x = distort(disc.expand(4000, 1, -1, -1), seeded(4000, 0)).double()
     assert float(x.max()) == 16
     mass = x.sum((1, 2, 3))
     centre = (x * column).sum((1, 2, 3)) / mass

@@ -94,7 +94,7 @@ def test_the_newest_are_kept(tmp_path):
         checkpoint.path_at(tmp_path, step).touch()
     (tmp_path / ".step_0000005.abcd.pt").touch()
     assert checkpoint.latest(tmp_path) == checkpoint.path_at(tmp_path, 12_000_000)
-    checkpoint.keep_newest(tmp_path, 2)
+    checkpoint.clear(tmp_path, 2)
     assert {path.name for path in tmp_path.iterdir()} == {"step_9999999.pt", "step_12000000.pt"}
 
 

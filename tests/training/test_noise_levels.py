@@ -11,6 +11,7 @@ from torch import Tensor
 
 from errors import UserError
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
+from sde.noise import BatchNoise
 from training.noise_levels import (
     LogNormal,
     NoiseLevels,
@@ -53,7 +54,9 @@ def test_density_is_that_of_the_quantiles(sde: SDE, name: str) -> None:
 def test_edm_levels_are_log_normal() -> None:
     """Where the range cuts nothing off, log rho has the asked mean and standard deviation, within 4 standard errors."""
     sde, count = VESDE(1e-4, 1e4), 40_000
-    t = sample_times(LogNormal(sde, 1e-5, -1.2, 1.2), count, torch.Generator().manual_seed(0), stratified=False)
+    t = sample_times(
+        LogNormal(sde, 1e-5, -1.2, 1.2), BatchNoise(count, torch.Generator().manual_seed(0)), stratified=False
+    )
     log_rho = torch.log(sde.sigma(t))
     assert abs(log_rho.mean() + 1.2) < 4 * 1.2 / count**0.5
     assert abs(log_rho.std() - 1.2) < 4 * 1.2 / (2 * count) ** 0.5
@@ -64,10 +67,10 @@ def test_rungs_are_visited_alike(ladder) -> None:
     levels = UniformRung(ladder)
     generator = torch.Generator().manual_seed(0)
     # Stratified batches of twice the ladder's size visit every rung just twice.
-    index = ladder.index(sample_times(levels, 16, generator)).round()
+    index = ladder.index(sample_times(levels, BatchNoise(16, generator))).round()
     torch.testing.assert_close(ladder.time(index), ladder.time(index.round()), rtol=1e-14, atol=0)
     assert torch.bincount(index.long(), minlength=8).tolist() == [2] * 8
-    index = ladder.index(sample_times(levels, 8000, generator, stratified=False)).round().long()
+    index = ladder.index(sample_times(levels, BatchNoise(8000, generator), stratified=False)).round().long()
     assert ((torch.bincount(index, minlength=8) / 8000 - 1 / 8).abs() < 4 * (7 / 64 / 8000) ** 0.5).all()
     assert levels.density(torch.tensor([0.5])).item() == 1 / 8
 
@@ -75,7 +78,7 @@ def test_rungs_are_visited_alike(ladder) -> None:
 def batches_of_times(stratified: bool, count: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     levels = UniformTime(VPSDE(), 0.0)
-    return torch.stack([sample_times(levels, size, generator, stratified) for _ in range(count)])
+    return torch.stack([sample_times(levels, BatchNoise(size, generator), stratified) for _ in range(count)])
 
 
 def test_stratification_divides_the_variance_by_the_batch_size_squared() -> None:

@@ -32,9 +32,9 @@ def settings(**values) -> ConfigDict:
     return config
 
 
-def objective(model, x_0, generator, classes):
+def objective(model, x_0, noise, classes):
     return get_objective(model.sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)(
-        model, x_0, generator, classes
+        model, x_0, noise, classes
     )
 
 
@@ -69,13 +69,13 @@ def interrupting(after: int, signal_number: int = signal.SIGINT):
     """The objective, which sends this process a signal in the middle of step `after`."""
     calls = 0
 
-    def loss(model, x_0, generator, classes):
+    def loss(model, x_0, noise, classes):
         nonlocal calls
         if model.training:
             calls += 1
             if calls == after:
                 os.kill(os.getpid(), signal_number)
-        return objective(model, x_0, generator, classes)
+        return objective(model, x_0, noise, classes)
 
     return loss
 
@@ -104,10 +104,10 @@ def test_a_killed_run_repeats_the_steps_since_its_last_checkpoint(straight, tmp_
     class Killed(BaseException):
         pass
 
-    def loss(model, x_0, generator, classes):
+    def loss(model, x_0, noise, classes):
         if model.training and trainer.step == 10:
             raise Killed
-        return objective(model, x_0, generator, classes)
+        return objective(model, x_0, noise, classes)
 
     trainer = image_trainer(tmp_path, loss)
     with pytest.raises(Killed):
@@ -146,9 +146,9 @@ def test_the_held_out_loss_is_the_objective_of_the_average_on_the_same_noise_eac
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_checkpoint(straight, tmp_path, broken):
-    def loss(model, x_0, generator, classes):
-        value = objective(model, x_0, generator, classes)
-        return value * broken if model.training and trainer.step == 6 else value
+    def loss(model, x_0, noise, classes):
+        value = objective(model, x_0, noise, classes)
+        return value._replace(values=value.values * broken) if model.training and trainer.step == 6 else value
 
     trainer = image_trainer(tmp_path, loss)
     with pytest.raises(UserError, match=rf"the loss is {broken} at step 7.*last good checkpoint is .*step_0000004\.pt"):
@@ -158,9 +158,11 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_checkpoi
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
-    def loss(model, x_0, generator, classes):
-        value = objective(model, x_0, generator, classes)
-        return value + (value - value.detach()).sqrt() if model.training and trainer.step == 2 else value
+    def loss(model, x_0, noise, classes):
+        value = objective(model, x_0, noise, classes)
+        if not (model.training and trainer.step == 2):
+            return value
+        return value._replace(values=value.values + (value.values - value.values.detach()).sqrt())
 
     trainer = image_trainer(tmp_path, loss)
     with pytest.raises(UserError, match=r"the gradient is (nan|inf) at step 3.*there is no checkpoint yet"):
