@@ -1,6 +1,6 @@
 """Tuned sampling at 10 network calls beside the predictor-corrector with 1,000: `python -m benchmarks.tuned_vs_pc`.
 
-Both draw from the network of a working folder as many samples as there are test examples, or `--samples`, from five
+The tuned sampler adds noise, `--eta`. Both draw from the network of a working folder as many samples as there are test examples, or `--samples`, from five
 seeds; printed are the three distances to the test examples (see `evaluation.data_distances`), their mean, and the
 difference with its standard error over the seeds. The predictor-corrector has 500 noise levels, at each one
 prediction and one Langevin step, and ends with the denoised mean, 999 calls. A table that was tuned for the newest
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--samples", type=int, help="a seed; as many as test examples if left out")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--eta", type=float, default=0.7, help="amount of noise of the tuned sampler")
     parser.add_argument("--batch", type=int, default=120)
     arguments = parser.parse_args()
 
@@ -44,13 +45,14 @@ def main() -> None:
         raise UserError(f"{arguments.workdir} holds a mixture, not a network")
     dataset = build.make_dataset(config)
     model = found.make_model(config, dataset).eval().requires_grad_(False)
+    data_std = config.sampling.data_std or 0.5
     path = table_path(found.path.with_suffix(""), NUM_CALLS)
     if path.exists():
         table = load_table(path)
     else:
-        table = tune(model, NUM_CALLS, dataset.shape, data_std=config.sampling.data_std or 0.5).table
+        table = tune(model, NUM_CALLS, dataset.shape, data_std=data_std).table
     solvers: dict[str, Solver] = {
-        f"tuned, {NUM_CALLS} calls": get_solver("tuned", table=table),
+        f"tuned, {NUM_CALLS} calls": get_solver("tuned", table=table, eta=arguments.eta, data_std=data_std),
         f"pc, {2 * NUM_LEVELS - 1} calls": get_solver("pc", num_steps=NUM_LEVELS, corrector_steps=1),
     }
     count = arguments.samples or len(dataset.test)

@@ -18,6 +18,10 @@ the polynomial through the last three values of `q F` (four, where steps are man
 which is half the log-SNR between these scales and flat outside. The last step, to `sigma = 0`, is one like the
 others: `N` calls make `N` steps. The two numbers were chosen on Gaussian mixtures of several shapes and processes
 (`docs/solvers.md`), not on one model.
+
+With `eta > 0` the ODE is left for noise while pictures take shape, `0.3 c <= rho <= 3 c`: a step that ends there goes
+further down, and noise brings it back, as in DDIM (Song et al. 2021, arXiv:2010.02502, equation 16). The ODE keeps the
+errors that a trained score makes; noise forgets some of them.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from torch import Tensor
 from sde import SDE
 from solvers.exponential import TableSolver
 from solvers.grids import Grid, time_grid
+from solvers.methods import ancestral_split
 from solvers.options import check_at_least, check_positive, last_time
 from solvers.quadrature import gauss_legendre, lagrange
 from solvers.table import Nodes, Table, Tape
@@ -36,6 +41,9 @@ from solvers.thresholding import Threshold
 # In units of the data's standard deviation: noise levels beyond which little happens.
 _LARGEST_SCALE = 10.0
 _SMALLEST_SCALE = 0.02
+# In the same units: where noise, if it is asked for, is added.
+_NOISE_BEGINS = 3.0
+_NOISE_ENDS = 0.3
 # Steps from which on the fourth order is the better one, on most problems.
 _MANY_STEPS = 20
 
@@ -48,6 +56,7 @@ def recommended(
     threshold: Threshold | None = None,
     order: int | None = None,
     data_std: float = 0.5,
+    eta: float = 0.0,
 ) -> TableSolver:
     """Solver `default`.
 
@@ -59,12 +68,13 @@ def recommended(
         threshold: see `solvers.thresholding`.
         order: number of outputs the polynomial goes through; `recommended_order` if left out.
         data_std: standard deviation of the data, per dimension.
+        eta: amount of noise while pictures take shape, up to 1; none if 0.
 
     Raises:
         UserError: an option is out of range.
     """
     check_at_least("num_steps", num_steps, 1)
-    chosen_order = recommended_order(num_steps) if order is None else order
+    chosen_order = recommended_order(num_steps, eta) if order is None else order
     check_at_least("order", chosen_order, 1)
     check_positive("data_std", data_std)
 
@@ -75,14 +85,14 @@ def recommended(
         else:
             times = time_grid(sde, grid, num_steps, smallest)
         end = None if denoise else Nodes.at_times(sde, torch.tensor(smallest, dtype=torch.float64))
-        return recommended_table(sde, times, end, chosen_order, data_std)
+        return recommended_table(sde, times, end, chosen_order, data_std, eta)
 
     return TableSolver(make_table, threshold)
 
 
-def recommended_order(num_steps: int) -> int:
-    """3, or 4 where steps are many."""
-    return 3 if num_steps < _MANY_STEPS else 4
+def recommended_order(num_steps: int, eta: float = 0.0) -> int:
+    """3, or 4 where steps are many and there is no noise, which high orders amplify."""
+    return 4 if num_steps >= _MANY_STEPS and not eta else 3
 
 
 def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, data_std: float) -> Tensor:
@@ -102,7 +112,9 @@ def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, dat
     return times
 
 
-def recommended_table(sde: SDE, times: Tensor, end: Nodes | None, order: int, data_std: float) -> Table:
+def recommended_table(
+    sde: SDE, times: Tensor, end: Nodes | None, order: int, data_std: float, eta: float = 0.0
+) -> Table:
     """The table for given times and end (`sigma = 0` if None), differentiable with respect to `times`."""
     nodes = Nodes.at_times(sde, times)
     tape = Tape(sde, len(times), "residual", denoises=False, data_std=data_std)
@@ -112,10 +124,21 @@ def recommended_table(sde: SDE, times: Tensor, end: Nodes | None, order: int, da
     for k in range(len(times)):
         residuals.append(_q(rhos[k], data_std) * tape.evaluate(y, nodes[k]).recorded)
         past = slice(max(0, k + 1 - order), k + 1)
-        weights = _weights(v[past], rhos[k], rhos[k + 1], data_std)
+        down, up = noisy_step(rhos[k], rhos[k + 1], data_std, eta)
+        weights = _weights(v[past], rhos[k], down, data_std)
         y = y / _q(rhos[k], data_std) + sum(w * r for w, r in zip(weights, residuals[past], strict=True))
-        y = _q(rhos[k + 1], data_std) * y
+        y = _q(down, data_std) * y
+        if up > 0:
+            y = y + up * tape.noise()
     return tape.table(y, end)
+
+
+def noisy_step(start: Tensor, end: Tensor, data_std: float, eta: float) -> tuple[Tensor, Tensor]:
+    """The noise level that a step from `start` to `end` goes down to, and the standard deviation of the noise that
+    brings it back to `end`: DDIM's, while pictures take shape; none before and after."""
+    if not (eta > 0 and _NOISE_ENDS * data_std <= end <= _NOISE_BEGINS * data_std):
+        return end, torch.zeros_like(end)
+    return ancestral_split(start, end, eta)
 
 
 def _weights(nodes: Tensor, start: Tensor, end: Tensor, data_std: float) -> Tensor:

@@ -15,9 +15,11 @@ from errors import UserError
 from files import write_atomically
 from sde import SDE
 from solvers.exponential import TableSolver
+from solvers.recommended import recommended_table
 from solvers.table import Table
 from solvers.thresholding import Threshold
 
+_NOISY_ORDER = 2
 _ARRAYS = ("times", "state", "outputs", "noise", "blend")
 
 
@@ -26,6 +28,8 @@ def tuned(
     path: str | Path | None = None,
     table: Table | None = None,
     threshold: Threshold | None = None,
+    eta: float = 0.0,
+    data_std: float = 0.5,
 ) -> TableSolver:
     """Solver `tuned`.
 
@@ -34,10 +38,12 @@ def tuned(
         path: a file written by `save_table`, or a folder of them, named by `table_path`.
         table: the table itself, instead of a path.
         threshold: see `solvers.thresholding`.
+        eta: amount of noise while pictures take shape, up to 1; none if 0. The table is tuned without any.
+        data_std: with noise: standard deviation of the data that the table was tuned with.
 
     Raises:
-        UserError: there is no such file, it is not a table, or it was made for another number of steps or another
-        process.
+        UserError: there is no such file, it is not a table, or it was made for another number of steps, another
+        process or other data.
     """
     if (path is None) == (table is None):
         raise UserError("the solver 'tuned' needs one of path= (a file or folder of tuned tables) and table=")
@@ -52,9 +58,24 @@ def tuned(
     def for_process(sde: SDE) -> Table:
         if log_snr is not None and not torch.allclose(sde.log_snr(made.times), log_snr, rtol=0, atol=1e-6):
             raise UserError(f"the table {path} was tuned for another process than this model's: tune one for it")
-        return made
+        return with_noise(made, sde, data_std, eta) if eta else made
 
     return TableSolver(for_process, threshold)
+
+
+def with_noise(table: Table, sde: SDE, data_std: float, eta: float) -> Table:
+    """A tuned table with noise: what noise changes in the recommended solver's, it changes here.
+
+    That solver is taken at order 2, since high orders amplify noise.
+
+    Raises:
+        UserError: the table was tuned with another `data_std`.
+    """
+    noisy, plain = (recommended_table(sde, table.times, None, _NOISY_ORDER, data_std, amount) for amount in (eta, 0.0))
+    if not torch.allclose(plain.blend, table.blend, atol=1e-6):
+        raise UserError(f"this table was not tuned with data_std={data_std:g}: give the same, or tune one with it")
+    state, outputs = table.state + noisy.state - plain.state, table.outputs + noisy.outputs - plain.outputs
+    return table._replace(state=state, outputs=outputs, noise=noisy.noise)
 
 
 def table_path(folder: str | Path, num_steps: int) -> Path:

@@ -115,3 +115,6 @@ def load_whole_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, s
         "param_groups": [group | {"params": [names[number] for number in group["params"]]} for group in groups],
     }
     set_optimizer_state_dict(network, optimizer, by_name, options=StateDictOptions(full_state_dict=True))
+    for group in optimizer.param_groups:
+        # A list by now.
+        group["betas"] = tuple(group["betas"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import torch
 from errors import UserError
 from models import GaussianMixture
 from sde import VESDE, VPSDE
+from sde.noise import SampleNoise
 from solvers import get_solver
 from solvers.exponential import integrate
 from solvers.learned_table import LearnedTable, run
-from solvers.recommended import recommended
+from solvers.recommended import noisy_step, recommended
 from solvers.tuned import _ARRAYS, load_table, save_table, table_path
 from solvers.tuning import accurate_solution, tune
 
@@ -93,6 +95,37 @@ def test_accurate_solution(model: GaussianMixture) -> None:
     at_t_min = x_T * torch.sqrt(variance(gaussian.sde.t_min) / variance(1.0))
     exact = gaussian.denoise(at_t_min, smallest)
     assert torch.allclose(accurate_solution(gaussian, x_T, 200), exact, atol=1e-6)
+
+
+def test_the_recommended_solver_with_noise_is_exact_on_a_gaussian_of_its_scale() -> None:
+    """Its steps and its noise."""
+    c, sde, eta = 0.3, VPSDE(t_min=1e-5), 0.7
+    gaussian = GaussianMixture(sde, torch.ones(1), torch.zeros(1, 1, dtype=DOUBLE), torch.full((1, 1, 1), c**2))
+    x_T = sde.prior_sample((8, 1), seeds=range(8), dtype=DOUBLE)
+    table = recommended(10, data_std=c, eta=eta).table(sde)
+    noise, rho = SampleNoise(range(8), "solver"), torch.exp(-0.5 * sde.log_snr(table.times))
+    y, added = x_T / sde.alpha(table.times[0]), 0
+    for start, end in pairwise(rho):
+        down, up = noisy_step(start, end, c, eta)
+        y = y * torch.sqrt((c**2 + down**2) / (c**2 + start**2))
+        if up > 0:
+            assert 0.3 * c <= end <= 3 * c
+            assert torch.isclose(up, eta * end * torch.sqrt(1 - (end / start) ** 2))
+            y, added = y + up * noise.normal(y), added + 1
+    y = y * c / torch.sqrt(c**2 + rho[-1] ** 2)
+    assert added >= 3
+    solver = get_solver("default", num_steps=10, data_std=c, eta=eta)
+    assert torch.allclose(solver(gaussian, x_T, seeds=range(8)).x, y, atol=1e-9)
+
+
+def test_noise_of_a_tuned_table_is_that_of_the_recommended_solver(model: GaussianMixture) -> None:
+    """The recommended table of order 2, taken for a tuned one, becomes the noisy one of order 2."""
+    plain, noisy = (recommended(9, order=2, eta=eta).table(model.sde) for eta in (0.0, 0.7))
+    solver = get_solver("tuned", table=plain, eta=0.7)
+    for one, other in zip(solver.table(model.sde), noisy, strict=True):
+        assert one == other if isinstance(one, str) else torch.allclose(one, other, atol=1e-12)
+    with pytest.raises(UserError, match=r"not tuned with data_std=0\.7"):
+        get_solver("tuned", table=plain, eta=0.7, data_std=0.7).table(model.sde)
 
 
 def test_a_table_comes_back_from_its_file(model: GaussianMixture, tmp_path: Path) -> None:
