@@ -1,6 +1,6 @@
 """What `--checkpoint` takes: our own checkpoints, those of the published Score-SDE code, and pipelines of diffusers.
 
-    runs/digits/checkpoints/step_0002000.pt     our own; knows its configuration
+    runs/digits/checkpoints/step_0002000.pt     our own; knows its configuration; also as .safetensors
     checkpoint_8.pth                            published; fits the configuration of the same name
     exported/, google/ddpm-cifar10-32           a folder with model_index.json, or a name on the hub: knows its network,
                                                 process and image size
@@ -59,24 +59,27 @@ def find(path: Path) -> Found:
     """
     if is_pipeline(path):
         return _pipeline(path)
-    return _published(path) if _is_published(path) else _own(path)
+    if path.suffix == ".safetensors":
+        return _own(path, *checkpoint.load_weights_file(path))
+    if _is_published(path):
+        return _published(path)
+    state = checkpoint.load(path)
+    return _own(path, state["ema"], state["config"])
 
 
 def is_pipeline(path: Path) -> bool:
     """Whether this is a folder, or can only be a name on the hub: `owner/model`, without a checkpoint's suffix."""
-    named = not path.exists() and len(path.parts) == 2 and path.suffix not in (".pt", ".pth")
+    named = not path.exists() and len(path.parts) == 2 and path.suffix not in (".pt", ".pth", ".safetensors")
     return path.is_dir() or (named and not path.parent.is_dir())
 
 
-def _own(path: Path) -> Found:
-    state = checkpoint.load(path)
-
+def _own(path: Path, weights: dict[str, torch.Tensor], trained_with: dict[str, Any]) -> Found:
     def make_model(config: ConfigDict, dataset: Dataset) -> build.AnyModel:
         model = build.make_model(config, dataset)
-        checkpoint.load_weights(model.network, state["ema"], str(path))
+        checkpoint.load_weights(model.network, weights, str(path))
         return model
 
-    return Found(path, make_model, state["config"])
+    return Found(path, make_model, trained_with)
 
 
 def _is_published(path: Path) -> bool:

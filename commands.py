@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from evaluation.generation import as_array, draw_samples, write_samples
 from evaluation.likelihood_report import check_likelihoods, measure_likelihoods, write_likelihoods
 from evaluation.measurement import Measurement
 from evaluation.parts import digest, remove_parts
+from evaluation.progress import progress_measure
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from models.dequantisation_flow import DequantisationFlow
+from sde import SDE
 from solvers import get_solver
-from solvers.dequantization import VariationalDequantiser
+from solvers.dequantization import UniformDequantiser, VariationalDequantiser
 from solvers.tuned import save_table, table_path
 from solvers.tuning import tune
 from training import checkpoint
@@ -49,6 +51,8 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         Stopped: a signal came.
     """
     config = runs.configuration_to_train(config_path, folder, overrides)
+    for change in runs.changes(config, folder):
+        _say(change)
     dataset = _make_dataset(config)
     model = build.make_model(config, dataset)
     if config.data.augment and not dataset.is_image:
@@ -73,7 +77,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     noise = torch.Generator().manual_seed(config.seed)
     held_out = dataset.dequantise(dataset.validation, noise) if uniform_noise else dataset.stretch(dataset.validation)
     objective = build.make_objective(config, model.sde)
-    preview = get_solver("dpmpp_2m", num_steps=20)
+    preview = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
 
     def draw(model: TrainedModel) -> np.ndarray:
         seeds = list(range(config.seed, config.seed + _NUM_PREVIEWS))
@@ -84,7 +88,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         device = distributed.device()
         layout = image_layout(training_precision(config.training.precision, device), device)
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    trainer = Trainer(model, objective, batches, held_out, config, folder, draw)
+    trainer = Trainer(model, objective, batches, held_out, config, folder, draw, _measure(config, dataset, model.sde))
     if trainer.step >= config.training.num_steps:
         _say(f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}")
         return
@@ -95,6 +99,19 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     _say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
     trainer.run()
     _say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
+
+
+def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[TrainedModel], dict[str, float]] | None:
+    """What training measures now and then, if it is to."""
+    if not config.training.measure_every:
+        return None
+
+    def uniform() -> UniformDequantiser:
+        return UniformDequantiser(dataset.low, dataset.bin_width)
+
+    dequantiser = build.make_dequantiser(config, sde, dataset, learn=uniform)
+    solver, count = build.make_solver(config), config.training.num_measured
+    return progress_measure(dataset, dequantiser, config.likelihood.t_min, solver, count, config.seed)
 
 
 def use(
@@ -186,8 +203,6 @@ def compare(
     if distributed.rank() > 0:
         return
     settings = config.compare
-    if len(dataset.test) == 0:
-        raise UserError(f"{dataset.name} has no test examples to compare samples with")
     contenders: dict[str, dict[str, Any]] = {name: {} for name in settings.solvers}
     if "tuned" in contenders:
         contenders["tuned"]["path"] = _tuned_tables(config, dataset, model, folder, found, settings.budgets)

@@ -119,15 +119,16 @@ def from_dict(values: dict[str, Any], where: str, config: ConfigDict | None = No
     return config
 
 
-def first_difference(
+def differences(
     config: ConfigDict, other: ConfigDict, sections: Iterable[str], except_for: Iterable[str] = ()
-) -> str | None:
-    """The first dotted key in these sections whose values differ, or None."""
+) -> list[str]:
+    """The dotted keys in these sections whose values differ."""
     values, chosen, ignored = dict(flatten(other)), tuple(sections), set(except_for)
-    for key, value in flatten(config):
-        if key.split(".")[0] in chosen and key not in ignored and values[key] != value:
-            return key
-    return None
+    return [
+        key
+        for key, value in flatten(config)
+        if key.split(".")[0] in chosen and key not in ignored and values[key] != value
+    ]
 
 
 def flatten(values: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

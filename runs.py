@@ -101,6 +101,16 @@ def configuration_to_train(config_path: str | None, folder: Path, overrides: Ove
     return config
 
 
+def changes(config: ConfigDict, folder: Path) -> list[str]:
+    """What a run in `folder` will do otherwise than so far, a line each; nothing if it has not begun."""
+    if not checkpoint.latest(folder / "checkpoints"):
+        return []
+    begun = configuration.load_json(folder / "config.json")
+    here, there = (dict(configuration.flatten(one)) for one in (config, begun))
+    keys = configuration.differences(config, begun, ("training",))
+    return [f"from now on {key}={here[key]} instead of {there[key]}" for key in keys]
+
+
 def configuration_to_use(
     config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: Overrides
 ) -> tuple[ConfigDict, checkpoints.Found | None]:
@@ -173,7 +183,8 @@ def _check_agreement(
     config: ConfigDict, began: ConfigDict, sections: tuple[str, ...], what: str, except_for: set[str] | None = None
 ) -> None:
     """Raise UserError if the two differ in these sections, but for where the files of the data are and `except_for`."""
-    key = configuration.first_difference(config, began, sections, {"data.folder", *(except_for or ())})
-    if key is not None:
-        here, there = (dict(configuration.flatten(one))[key] for one in (config, began))
-        raise UserError(f"{what} with {key}={there}, not {here}: give the same, or another --workdir")
+    keys = configuration.differences(config, began, sections, {"data.folder", *(except_for or ())})
+    if keys:
+        here, there = (dict(configuration.flatten(one)) for one in (config, began))
+        all_of_them = ", ".join(f"{key}={there[key]}, not {here[key]}" for key in keys)
+        raise UserError(f"{what} with {all_of_them}: give the same, or another --workdir")

@@ -1,10 +1,11 @@
 """Tuned sampling at 10 network calls beside the predictor-corrector with 1,000: `python -m benchmarks.tuned_vs_pc`.
 
-The tuned sampler adds noise, `--eta`. Both draw from the network of a working folder as many samples as there are test examples, or `--samples`, from five
+Both draw from the network of a working folder as many samples as there are test examples, or `--samples`, from five
 seeds; printed are the three distances to the test examples (see `evaluation.data_distances`), their mean, and the
-difference with its standard error over the seeds. The predictor-corrector has 500 noise levels, at each one
-prediction and one Langevin step, and ends with the denoised mean, 999 calls. A table that was tuned for the newest
-checkpoint (`python main.py --mode sample --config.sampling.solver=tuned`) is used, or else made, as there.
+difference with its standard error over the seeds. The tuned sampler adds noise, `--eta`. The predictor-corrector has
+500 noise levels, at each one prediction and one Langevin step, and ends with the denoised mean, 999 calls. A table that
+was tuned for the newest checkpoint (`python main.py --mode sample --config.sampling.solver=tuned`) is used, or else
+made, as there.
 """
 
 from __future__ import annotations
@@ -47,10 +48,7 @@ def main() -> None:
     model = found.make_model(config, dataset).eval().requires_grad_(False)
     data_std = config.sampling.data_std or 0.5
     path = table_path(found.path.with_suffix(""), NUM_CALLS)
-    if path.exists():
-        table = load_table(path)
-    else:
-        table = tune(model, NUM_CALLS, dataset.shape, data_std=data_std).table
+    table = load_table(path) if path.exists() else tune(model, NUM_CALLS, dataset.shape, data_std=data_std).table
     solvers: dict[str, Solver] = {
         f"tuned, {NUM_CALLS} calls": get_solver("tuned", table=table, eta=arguments.eta, data_std=data_std),
         f"pc, {2 * NUM_LEVELS - 1} calls": get_solver("pc", num_steps=NUM_LEVELS, corrector_steps=1),

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from data import Dataset
+from errors import UserError
 from evaluation.features import random_features
 from evaluation.metrics import classifier_two_sample_test, frechet_distance, sliced_wasserstein
 
+_LEAST_EXAMPLES = 10
 DATA_DISTANCES = ("frechet", "sliced_wasserstein", "c2st")
 
 
@@ -22,9 +24,17 @@ class DataDistances:
 
     Args:
         dataset: test examples are compared with; training examples normalise the features and give the floor.
+
+    Raises:
+        UserError: there are too few test examples.
     """
 
     def __init__(self, dataset: Dataset) -> None:
+        if len(dataset.test) < _LEAST_EXAMPLES:
+            raise UserError(
+                f"{dataset.name} has {len(dataset.test)} test examples, too few to compare samples with: take a larger "
+                "data.test_share, or leave the comparison out"
+            )
         self._dataset = dataset
         test = self._real(dataset.test)
         self._features = random_features(self._real(dataset.train))

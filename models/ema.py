@@ -3,18 +3,43 @@ r"""Exponential moving average of a model's parameters.
     average <- d average + (1 - d) parameters,      d = min(decay, (1 + n) / (10 + n))
 
 with `n` the number of updates so far: early on, the average forgets the initial parameters quickly.
+
+Small parameters, of which a network has hundreds, are averaged as one vector, since each operation costs more than
+their numbers do.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 _Model = TypeVar("_Model", bound=nn.Module)
+# Numbers in a parameter that counts as small.
+_SMALL = 2**14
+
+
+class _Pairs(NamedTuple):
+    """Parameters and buffers of an average with those of its model."""
+
+    model: nn.Module
+    small: list[tuple[nn.Parameter, nn.Parameter]]
+    large: list[tuple[nn.Parameter, nn.Parameter]]
+    buffers: list[tuple[Tensor, Tensor]]
+
+    @staticmethod
+    def of(average: nn.Module, model: nn.Module) -> _Pairs:
+        pairs = list(zip(average.parameters(), model.parameters(), strict=True))
+        is_small = [p.numel() <= _SMALL and not isinstance(p, DTensor) for p, _ in pairs]
+        return _Pairs(
+            model,
+            [pair for pair, small in zip(pairs, is_small, strict=True) if small],
+            [pair for pair, small in zip(pairs, is_small, strict=True) if not small],
+            list(zip(average.buffers(), model.buffers(), strict=True)),
+        )
 
 
 class EMA(Generic[_Model]):
@@ -33,16 +58,33 @@ class EMA(Generic[_Model]):
         self.model: _Model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.num_updates = 0
+        self._joined = torch.empty(0)
+        self._pairs: _Pairs | None = None
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model`, which has the names and shapes of the original."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        averages, parameters = ([_local(p) for p in owner.parameters()] for owner in (self.model, model))
-        torch._foreach_lerp_(averages, parameters, 1 - decay)
-        for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+        # Finding parameters takes as long as averaging small ones.
+        if self._pairs is None or self._pairs.model is not model:
+            self._pairs = _Pairs.of(self.model, model)
+        small, large, buffers = self._pairs[1:]
+        if small:
+            self._join([average for average, _ in small])
+            self._joined.lerp_(torch.cat([parameter.reshape(-1) for _, parameter in small]), 1 - decay)
+        torch._foreach_lerp_([_local(p) for p, _ in large], [_local(p) for _, p in large], 1 - decay)
+        for copied, buffer in buffers:
             copied.copy_(buffer)
         self.num_updates += 1
+
+    def _join(self, averages: list[nn.Parameter]) -> None:
+        """Let these be parts of one vector, unless they are."""
+        if averages[0].untyped_storage().data_ptr() == self._joined.untyped_storage().data_ptr():
+            return
+        self._joined = torch.cat([average.reshape(-1) for average in averages])
+        parts = self._joined.split([average.numel() for average in averages])
+        for average, part in zip(averages, parts, strict=True):
+            average.data = part.view(average.shape)
 
 
 def _local(parameter: Tensor) -> Tensor:

@@ -112,10 +112,10 @@ def test_every_configuration_file_has_the_keys_of_the_default(path):
     assert [key for key, _ in configuration.flatten(config)] == [key for key, _ in configuration.flatten(get_config())]
 
 
-def test_the_first_difference_is_found_in_the_chosen_sections():
+def test_differences_are_found_in_the_chosen_sections():
     one, other = get_config(), get_config()
     other.sampling.solver = "pc"
     other.model.dropout = 0.5
-    assert configuration.first_difference(one, other, ("data", "sde")) is None
-    assert configuration.first_difference(one, other, ("data", "model")) == "model.dropout"
-    assert configuration.first_difference(one, other, ("data", "model"), ["model.dropout"]) is None
+    assert configuration.differences(one, other, ("data", "sde")) == []
+    assert configuration.differences(one, other, ("data", "model")) == ["model.dropout"]
+    assert configuration.differences(one, other, ("data", "model"), ["model.dropout"]) == []

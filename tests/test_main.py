@@ -78,7 +78,13 @@ def test_training_leaves_its_configuration_checkpoints_and_logs(digits):
     assert config["model"]["channels"] == 4
     assert config["training"]["num_steps"] == 20
     assert config["sde"]["name"] == "vp"
-    assert sorted(path.name for path in (digits / "checkpoints").iterdir()) == ["step_0000010.pt", "step_0000020.pt"]
+    names = [f"step_00000{step}{suffix}" for step in (10, 20) for suffix in (".pt", ".safetensors")]
+    assert sorted(path.name for path in (digits / "checkpoints").iterdir()) == names
+    with open(digits / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[-1]["step"] == "20"
+    # By noise level, of log-SNR from about 11 down to about -10.
+    assert sum(name.startswith("loss_at_log_snr/") for name in rows[-1]) == 8
     assert list((digits / "logs").glob("events.out.tfevents.*"))
 
 
@@ -119,6 +125,44 @@ def test_a_checkpoint_brings_its_configuration(toy, tmp_path):
     drawn = drawn_points(toy, tmp_path, "--config.sampling.solver=ddim", "--config.sampling.num_samples=3")
     assert drawn.shape == (3, 2)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 16
+
+
+def test_weights_alone_are_a_checkpoint_too(toy, tmp_path):
+    options = ["--config.sampling.solver=ddim", "--config.sampling.num_samples=3"]
+    drawn = drawn_points(toy, tmp_path / "whole", *options)
+    weights = toy / "checkpoints" / "step_0000020.safetensors"
+    assert run("--mode=sample", "--checkpoint", weights, "--workdir", tmp_path / "alone", *options) == 0
+    assert np.array_equal(np.load(tmp_path / "alone" / "samples" / "ddim.npz")["vectors"], drawn)
+
+
+def test_data_of_ones_own_take_one_command(tmp_path, monkeypatch, capsys):
+    """From a folder of photos of all sizes to a grid of samples, bits/dim and distances; then the same folder by
+    itself is enough to draw from the model."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for number in range(24):
+        path = tmp_path / "photos" / ("dark" if number % 2 else "bright") / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)).save(path)
+    data = ["--config.data.path=photos", "--config.data.image_size=8", "--config.data.test_share=0.5"]
+    small = ["--config.model.channels=4", "--config.model.num_blocks=1", "--config.model.channel_multipliers=1,2"]
+    short = ["num_steps=4", "batch_size=4", "sample_every=2", "measure_every=4", "num_measured=8", "log_every=1"]
+    options = [*data, *small, *(f"--config.training.{option}" for option in short)]
+    assert run("--mode=train", *options) == 0
+    names = sorted(path.name for path in (tmp_path / "runs" / "photos" / "previews").iterdir())
+    assert names == ["step_0000002.png", "step_0000004.png"]
+    with open(tmp_path / "runs" / "photos" / "metrics.csv") as file:
+        row = list(csv.DictReader(file))[-1]
+    # Of 8-bit noise hardly anything can be known.
+    assert float(row["test_bits_per_dim"]) > 7
+    assert float(row["frechet"]) > 0
+    assert run("--mode=sample", *data, "--config.sampling.num_samples=2") == 0
+    assert np.load(tmp_path / "runs" / "photos" / "samples" / "default.npz")["images"].shape == (2, 8, 8, 3)
+    capsys.readouterr()
+    assert run("--mode=train", *options, "--config.training.num_steps=6", "--config.training.learning_rate=1e-4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "from now on training.num_steps=6 instead of 4" in lines
+    assert "from now on training.learning_rate=0.0001 instead of 0.0005" in lines
 
 
 def test_options_that_a_solver_lacks_are_noted(toy, tmp_path, capsys):

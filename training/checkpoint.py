@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
 
-    checkpoints/step_0002000.pt:  config, step, network, ema, ema_updates, optimizer
+    checkpoints/step_0002000.pt             config, step, network, ema, ema_updates, optimizer
+    checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has the configuration
 
 Nothing else is needed to go on as if never stopped, since the randomness of a training step depends on the seed and its
 number alone.
@@ -8,16 +9,20 @@ number alone.
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from evaluation.parts import digest
 from files import write_atomically
 
 _FORMAT = 1
@@ -40,6 +45,41 @@ def save(state: Mapping[str, Any], path: Path) -> None:
         except RuntimeError as error:
             # torch's writer meets a full disk as an OSError, and raises its own complaint over it.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def save_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
+    """Write named tensors in the format of safetensors, with the configuration.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    contiguous = {name: weights[name].detach().cpu().contiguous().clone() for name in sorted(weights)}
+    about = {"config": json.dumps(config), "digest": digest(*contiguous.values())}
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(contiguous, about))
+
+
+def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_weights` wrote: the weights and the configuration.
+
+    Raises:
+        UserError: the file is missing, damaged, or not ours.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            config, expected = json.loads(about["config"]), about["digest"]
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except KeyError as error:
+        raise UserError(f"{path} does not say its configuration: it is not of this project") from error
+    except Exception as error:  # a damaged file may fail in any way
+        raise UserError(f"cannot read the checkpoint {path}: it is truncated, or not a checkpoint") from error
+    # They come back in the order of their names.
+    if digest(*(weights[name] for name in sorted(weights))) != expected:
+        raise UserError(f"cannot read the checkpoint {path}: it is damaged")
+    return weights, config
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -108,7 +108,8 @@ class Trainer:
         loss = LossOf(self.model, objective)
         self._loss = loss if self._config.shard else parallel.replicate(loss)
         self._objective = objective
-        self.optimizer = make_optimizer(self.model.parameters(), config.training)
+        self._parameters = list(self.model.parameters())
+        self.optimizer = make_optimizer(self._parameters, config.training)
         self._batches = batches
         self._held_out = held_out.to(distributed.device())
         self._precision = training_precision(self._config.precision, distributed.device())
@@ -118,7 +119,7 @@ class Trainer:
         self._draw, self._measure = draw, measure
         newest = checkpoint.latest(self._checkpoints)
         if newest is not None:
-            self._restore(checkpoint.load(newest), str(newest))
+            self._restore(_load(newest), str(newest))
         self._learning_rate = learning_rate(self.step, self._config)
 
     def run(self) -> None:
@@ -235,13 +236,16 @@ class Trainer:
                 share.backward()
             loss += share.detach()
             self._level_losses.add(losses)
-        clipped = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm or math.inf)
-        norm = parallel.whole(clipped)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = parallel.whole(torch.nn.utils.get_total_norm(gradients))
         report = torch.stack([loss, norm, torch.full_like(norm, len(received))])
         loss_value, norm_value, stopping = distributed.mean(report).tolist()
         for name, value in {"loss": loss_value, "gradient": norm_value}.items():
             if not math.isfinite(value):
                 raise UserError(self._divergence(name, value))
+        limit = self._config.max_grad_norm or math.inf
+        if norm_value > limit:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
         self.optimizer.step()
         self.ema.update(self.model)
         self.step += 1
@@ -258,7 +262,9 @@ class Trainer:
         }
         if log is not None:
             log.flush()
-            checkpoint.save(state, checkpoint.path_at(self._checkpoints, self.step))
+            path = checkpoint.path_at(self._checkpoints, self.step)
+            checkpoint.save_weights(state["ema"], state["config"], path.with_suffix(".safetensors"))
+            checkpoint.save(state, path)
             checkpoint.clear(self._checkpoints, self._config.keep_checkpoints, self._config.keep_every)
         distributed.barrier()
 
@@ -304,6 +310,14 @@ class Trainer:
             f"the {name} is {value} at step {self.step + 1}, so training stopped; {kept}; go on with a lower "
             f"--config.training.learning_rate than {self._config.learning_rate:g}"
         )
+
+
+def _load(newest: Path) -> dict[str, Any]:
+    try:
+        return checkpoint.load(newest)
+    except UserError as error:
+        older = len(list(newest.parent.glob("step_*.pt"))) > 1
+        raise UserError(f"{error}; remove it to go on from the one before" if older else str(error)) from error
 
 
 def rows_of_this_process() -> slice:

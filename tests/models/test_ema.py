@@ -48,6 +48,29 @@ def test_decay_is_reached_and_not_passed() -> None:
     assert all(math.isclose(ratio, decay, rel_tol=1e-14) for ratio, decay in zip(ratios, expected, strict=True))
 
 
+def test_small_and_large_parameters_of_a_model_that_moves_house() -> None:
+    """All are averaged alike, before and after the average's parameters are replaced."""
+    model = nn.Sequential(nn.Conv2d(2, 64, 3), nn.Conv2d(64, 64, 3))
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = EMA(model, decay=0.5)
+    expected = [parameter.detach().clone() for parameter in model.parameters()]
+    for update in range(12):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = [
+            decay * old + (1 - decay) * new.detach() for old, new in zip(expected, model.parameters(), strict=True)
+        ]
+        ema.update(model)
+        if update == 5:
+            ema.model.load_state_dict({name: tensor.clone() for name, tensor in ema.model.state_dict().items()})
+            for parameter in ema.model.parameters():
+                parameter.data = parameter.data.clone()
+    for one, other in zip(ema.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_buffers_follow() -> None:
     model = Counted(1.0)
     ema = EMA(model, decay=0.9)

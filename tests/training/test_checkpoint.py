@@ -8,6 +8,7 @@ import resource
 import zipfile
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -28,14 +29,14 @@ def test_what_was_saved_comes_back(tmp_path):
     assert torch.equal(found["network"]["weight"], torch.ones(1000))
 
 
-@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_a_user_error(tmp_path, part):
+def test_a_file_cut_off_anywhere_is_a_user_error(tmp_path):
     path = tmp_path / "step_0000003.pt"
     checkpoint.save(state(), path)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(UserError, match=r"step_0000003\.pt: it is truncated"):
-        checkpoint.load(path)
+    for length in {*range(0, len(whole), 97), *range(len(whole) - 30, len(whole))}:
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"step_0000003\.pt: it is (truncated|damaged)"):
+            checkpoint.load(path)
 
 
 def test_a_flipped_bit_among_the_weights_is_a_user_error(tmp_path):
@@ -47,6 +48,29 @@ def test_a_flipped_bit_among_the_weights_is_a_user_error(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         checkpoint.load(path)
+
+
+def test_weights_alone_come_back_and_mistakes_are_noticed(tmp_path):
+    """In the format of safetensors: whole, cut off anywhere, with a flipped bit, or from somebody else."""
+    path = tmp_path / "step_0000003.safetensors"
+    weights = {"b": torch.arange(6.0).reshape(2, 3).T, "a": torch.ones(200)}
+    checkpoint.save_weights(weights, {"seed": 3}, path)
+    found, config = checkpoint.load_weights_file(path)
+    assert config == {"seed": 3}
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="it is truncated"):
+            checkpoint.load_weights_file(path)
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(UserError, match="it is damaged"):
+        checkpoint.load_weights_file(path)
+    safetensors.torch.save_file({"a": torch.ones(2)}, path)
+    with pytest.raises(UserError, match="not of this project"):
+        checkpoint.load_weights_file(path)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        checkpoint.load_weights_file(tmp_path / "missing.safetensors")
 
 
 def test_other_files_are_user_errors(tmp_path):
@@ -96,6 +120,13 @@ def test_the_newest_are_kept(tmp_path):
     assert checkpoint.latest(tmp_path) == checkpoint.path_at(tmp_path, 12_000_000)
     checkpoint.clear(tmp_path, 2)
     assert {path.name for path in tmp_path.iterdir()} == {"step_9999999.pt", "step_12000000.pt"}
+    for step in range(10, 70, 10):
+        checkpoint.path_at(tmp_path / "more", step).parent.mkdir(exist_ok=True)
+        for suffix in (".pt", ".safetensors"):
+            checkpoint.path_at(tmp_path / "more", step).with_suffix(suffix).touch()
+    checkpoint.clear(tmp_path / "more", 1, every=20)
+    kept = {path.name for path in (tmp_path / "more").iterdir()}
+    assert kept == {f"step_00000{step}{suffix}" for step in (20, 40, 60) for suffix in (".pt", ".safetensors")}
 
 
 def test_the_first_mismatch_of_weights_is_named():

@@ -171,7 +171,8 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
 
 def test_old_checkpoints_are_deleted(tmp_path):
     image_trainer(tmp_path, keep_checkpoints=2, checkpoint_every=3).run()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_0000009.pt", "step_0000012.pt"]
+    names = [f"step_00000{step}{suffix}" for step in ("09", "12") for suffix in (".pt", ".safetensors")]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
 
 
 def test_a_checkpoint_of_another_network_is_a_user_error(tmp_path):

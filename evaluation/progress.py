@@ -1,0 +1,63 @@
+"""How good a model is while it is trained: bits/dim of test examples, and distances of its samples from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import distributed
+from data import Dataset
+from evaluation.bits_per_dim import Likelihoods
+from evaluation.data_distances import DataDistances
+from evaluation.generation import draw_samples
+from evaluation.measurement import Measurement
+from solvers import Model
+from solvers.dequantization import Dequantiser
+from solvers.registry import Solver
+
+# Cheap ones: this is to see how things go.
+_LIKELIHOOD: dict[str, Any] = {"method": "adams", "num_steps": 24}
+_BATCH_SIZE = 50
+
+
+def progress_measure(
+    dataset: Dataset, dequantiser: Dequantiser | None, t_min: float | None, solver: Solver, count: int, seed: int
+) -> Callable[[Model], dict[str, float]]:
+    """A function that measures a model: `test_bits_per_dim`, and `frechet`, `sliced_wasserstein` and `c2st`.
+
+    Each time it uses the same examples and the same noise, which follow from `seed`; several processes divide the work,
+    and all have the result.
+
+    Args:
+        dataset: has test examples.
+        dequantiser: for levels.
+        t_min: where the density is taken, if the dequantiser does not say.
+        solver: draws samples.
+        count: of examples and of samples, at most.
+        seed: of all noise.
+    """
+    distances = DataDistances(dataset)
+    examples = dataset.test[:count]
+    options = dict(_LIKELIHOOD)
+    if dequantiser is not None and dequantiser.t_min is not None:
+        t_min = dequantiser.t_min
+    if t_min is not None:
+        options["t_min"] = t_min
+    batches = [range(first, min(first + _BATCH_SIZE, len(examples))) for first in range(0, len(examples), _BATCH_SIZE)]
+
+    def measure(model: Model) -> dict[str, float]:
+        measurement = Measurement(model, dequantiser, options, device=distributed.device())
+        own = []
+        for rows in distributed.share(batches):
+            measured = measurement(examples[rows.start : rows.stop], [seed + row for row in rows])
+            likelihoods = Likelihoods(measured.log_prob, measured.log_q, {}, measured.latents, 0, 0)
+            own.append(likelihoods.bits_per_dim)
+        bits = torch.cat(distributed.gather(own))
+        seeds = list(range(seed, seed + count))
+        with torch.no_grad():
+            samples = draw_samples(model, solver, dataset.shape, seeds, _BATCH_SIZE, progress=False).x
+        return {"test_bits_per_dim": bits.mean().item()} | distances(samples)
+
+    return measure
