@@ -125,7 +125,7 @@ def _sources(likelihoods: Likelihoods, checked: Checked) -> dict[str, Any]:
 def describe(summary: dict[str, Any]) -> list[str]:
     """Lines for people."""
     what = f"{summary['num_examples']} {summary['split']} examples"
-    how = f"{summary['nfe']:g} network calls, {summary['seconds']:.1f} s"
+    how = f"{summary['nfe']:.0f} network calls, {summary['seconds']:.1f} s"
     lines = [f"{_number(summary)} bits/dim of {what}; {how}"]
     if "importance_weighted" in summary:
         lines.append(f"{_number(summary['importance_weighted'])} with {summary['num_draws']} draws importance-weighted")
