@@ -64,10 +64,12 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         return Dataset(data.dataset, empty, empty, data.levels, data.low, data.high)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
-    if shape is not None and dataset.shape != shape:
-        raise UserError(
-            f"{dataset.name} has examples of shape {dataset.shape}, not {shape}: mend --config.data.image_size"
-        )
+    if data.image_size is not None:
+        wanted = (data.num_channels or dataset.shape[0], data.image_size, data.image_size)
+        if dataset.shape != wanted:
+            raise UserError(
+                f"{dataset.name} has examples of shape {dataset.shape}, not {wanted}: mend --config.data.image_size"
+            )
     if shape is not None and dataset.levels != data.levels:
         raise UserError(f"{dataset.name} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
     return dataset
@@ -184,12 +186,14 @@ def make_dequantiser(
     `learn` is called for variational dequantisation.
 
     Raises:
-        UserError: the model was trained on levels as points, and its density is asked for on bins.
+        UserError: the model is one of levels as points, and its density is asked for on bins. (Others, as the published
+            ones of 256 levels, may be trained on points and measured on bins.)
     """
     if dataset.levels is None:
         return None
     name = config.likelihood.dequantisation
-    if not config.data.uniform_dequantisation and name in ("uniform", "variational"):
+    of_points = config.model.prediction == "levels" and not config.data.uniform_dequantisation
+    if of_points and name in ("uniform", "variational"):
         raise UserError(
             f"likelihood.dequantisation={name} is for models of dequantised data, and data.uniform_dequantisation is "
             "False: use truncated_normal"

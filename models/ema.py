@@ -72,7 +72,8 @@ class EMA(Generic[_Model]):
         if small:
             self._join([average for average, _ in small])
             self._joined.lerp_(torch.cat([parameter.reshape(-1) for _, parameter in small]), 1 - decay)
-        torch._foreach_lerp_([_local(p) for p, _ in large], [_local(p) for _, p in large], 1 - decay)
+        if large:
+            torch._foreach_lerp_([_local(p) for p, _ in large], [_local(p) for _, p in large], 1 - decay)
         for copied, buffer in buffers:
             copied.copy_(buffer)
         self.num_updates += 1

@@ -38,6 +38,9 @@ FAST = {
     "likelihood.num_examples": "2",
     "likelihood.rtol": "1e-2",
     "likelihood.atol": "1e-2",
+    "likelihood.bounds": "continuous",
+    "likelihood.bound_calls": "4",
+    "likelihood.num_checks": "0",
 }
 
 

@@ -17,11 +17,11 @@ import torch
 from configuration import ROOT
 from training import checkpoint
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 SHORT = {
     "model.channels": "8",
     "model.num_blocks": "1",
-    "training.num_steps": "120",
+    "training.num_steps": "60",
     "training.batch_size": "16",
     "training.checkpoint_every": "10",
     "training.keep_checkpoints": "99",
@@ -32,7 +32,7 @@ SHORT = {
 }
 MEASURE = {
     "likelihood.batch_size": "10",
-    "likelihood.num_examples": "120",
+    "likelihood.num_examples": "60",
     "likelihood.num_checks": "0",
     "likelihood.bounds": "continuous",
 }
@@ -98,12 +98,12 @@ def straight(tmp_path_factory) -> Path:
 def test_training(straight, tmp_path):
     hits = killed("train", tmp_path, SHORT, tmp_path / "checkpoints", "step_*.pt")
     assert hits >= KILLS // 2
-    one, other = (checkpoint.load(checkpoint.path_at(folder / "checkpoints", 120)) for folder in (straight, tmp_path))
+    one, other = (checkpoint.load(checkpoint.path_at(folder / "checkpoints", 60)) for folder in (straight, tmp_path))
     for part in ("network", "ema"):
         assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
     for number, moments in one["optimizer"]["state"].items():
         assert all(torch.equal(tensor, other["optimizer"]["state"][number][name]) for name, tensor in moments.items())
-    assert one["ema_updates"] == other["ema_updates"] == 120
+    assert one["ema_updates"] == other["ema_updates"] == 60
     tables = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (straight, tmp_path)]
     assert [{k: v for k, v in row.items() if k != TIMED} for row in tables[0]] == [
         {k: v for k, v in row.items() if k != TIMED} for row in tables[1]

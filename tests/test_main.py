@@ -340,7 +340,7 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.sde.name=ncsn", "--config.sde.num_rungs=1"], "at least 2 rungs"),
         (["--mode=train", "--config.data.dataset=digit"], "did you mean 'digits'?"),
         (["--mode=train", "--config.data.dataset=cifar10"], "cifar-10-batches-py"),
-        (["--mode=train", "--config.data.image_size=9"], "digits has examples of shape (1, 8, 8), not (3, 9, 9)"),
+        (["--mode=train", "--config.data.image_size=9"], "digits has examples of shape (1, 8, 8), not (1, 9, 9)"),
         (["--mode=train", "--config.data.image_size=8", "--config.data.num_channels=1"], "--config.data.levels=17"),
         (["--mode=train", "--config.data.low=1"], "data.low=1 must lie below data.high=1"),
         (["--mode=train", "--config.model.embedding=fourier"], "not model.labels=log_snr: use rho"),

@@ -263,8 +263,8 @@ class Trainer:
         if log is not None:
             log.flush()
             path = checkpoint.path_at(self._checkpoints, self.step)
-            checkpoint.save_weights(state["ema"], state["config"], path.with_suffix(".safetensors"))
             checkpoint.save(state, path)
+            checkpoint.save_weights(state["ema"], state["config"], path.with_suffix(".safetensors"))
             checkpoint.clear(self._checkpoints, self._config.keep_checkpoints, self._config.keep_every)
         distributed.barrier()
 
