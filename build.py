@@ -44,7 +44,7 @@ _NUM_STEPS = 20
 _SHARED_OPTIONS = ("t_min", "data_std")
 
 # Of the section `sampling`, what is not an option of the solver.
-_NOT_OPTIONS = ("solver", "num_samples", "batch_size")
+_NOT_OPTIONS = ("solver", "num_samples", "batch_size", "metrics", "inception")
 
 
 def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:

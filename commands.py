@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor
 from tqdm import tqdm
 
 import build
@@ -22,12 +24,14 @@ from errors import UserError, choose
 from evaluation.bits_per_dim import describe, summarise
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
+from evaluation.inception import inception, measure_images
 from evaluation.likelihood_report import check_likelihoods, measure_likelihoods, write_likelihoods
 from evaluation.measurement import Measurement
 from evaluation.parts import digest, remove_parts
 from evaluation.progress import progress_measure
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
+from files import write_atomically
 from models.dequantisation_flow import DequantisationFlow
 from sde import SDE
 from solvers import get_solver
@@ -123,7 +127,7 @@ def use(
         UserError: the configuration or the checkpoint is faulty or missing, or a file cannot be written.
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
-    dataset = _make_dataset(config, files_needed=mode != "sample" or found is None)
+    dataset = _make_dataset(config, files_needed=mode != "sample" or found is None or bool(config.sampling.metrics))
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if distributed.rank() == 0 and not (folder / "config.json").exists():
@@ -152,6 +156,25 @@ def sample(
         paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver)
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         _say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
+        if sampling.metrics:
+            _measure_images(config, dataset, samples.x, folder / "samples")
+
+
+def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, folder: Path) -> None:
+    """Inception's metrics of samples, as the section `sampling` asks for."""
+    sampling = config.sampling
+    if not dataset.is_image or len(dataset.train) == 0:
+        raise UserError(f"sampling.metrics compares images with training images, which {dataset.name} has not")
+    weights = Path(sampling.inception) if sampling.inception else None
+    names = [name.strip() for name in sampling.metrics.split(",")]
+    real = dataset.train if dataset.levels == 256 else dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
+    statistics = folder / f"fid_statistics_{digest(dataset.train)}.safetensors"
+    extractors = inception(weights, distributed.device())
+    values = measure_images(names, dataset.to_uint8(x).movedim(-1, 1), real, extractors, statistics)
+    path = folder / f"{sampling.solver}_metrics.json"
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps({**values, "num_samples": len(x), "num_real": len(real)}, indent=2) + "\n")
+    _say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f": {path}")
 
 
 def likelihood(

@@ -117,6 +117,8 @@ def get_config() -> ConfigDict:
     sampling.solver = "default"
     sampling.num_samples = 64
     sampling.batch_size = 64  # drawn at once
+    sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
+    sampling.inception = placeholder(str)  # file of Inception's weights for them; None: downloaded
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
