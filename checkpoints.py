@@ -60,11 +60,13 @@ def find(path: Path) -> Found:
     if is_pipeline(path):
         return _pipeline(path)
     if path.suffix == ".safetensors":
-        return _own(path, *checkpoint.load_weights_file(path))
+        weights, config = checkpoint.load_weights_file(path)
+        return _own(path, {None: weights}, config)
     if _is_published(path):
         return _published(path)
     state = checkpoint.load(path)
-    return _own(path, state["ema"], state["config"])
+    averages = {None: state["ema"], state["config"]["training"]["ema_decay"]: state["ema"], **state["more_ema"]}
+    return _own(path, averages, state["config"])
 
 
 def is_pipeline(path: Path) -> bool:
@@ -73,10 +75,15 @@ def is_pipeline(path: Path) -> bool:
     return path.is_dir() or (named and not path.parent.is_dir())
 
 
-def _own(path: Path, weights: dict[str, torch.Tensor], trained_with: dict[str, Any]) -> Found:
+def _own(path: Path, averages: dict[float | None, dict[str, torch.Tensor]], trained_with: dict[str, Any]) -> Found:
+    """`averages` of the weights, by their decay."""
+
     def make_model(config: ConfigDict, dataset: Dataset) -> build.AnyModel:
         model = build.make_model(config, dataset)
-        checkpoint.load_weights(model.network, weights, str(path))
+        if config.average not in averages:
+            decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
+            raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")
+        checkpoint.load_weights(model.network, averages[config.average], str(path))
         return model
 
     return Found(path, make_model, trained_with)

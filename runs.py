@@ -59,7 +59,9 @@ _NOT_NEGATIVE = (
     "training.keep_every",
     "compare.num_trajectories",
 )
-_FRACTIONS = ("data.distortion", "model.dropout", "training.ema_decay")
+_FRACTIONS = ("data.distortion", "data.test_share", "model.dropout", "training.ema_decay", "training.more_ema_decays")
+# Of lists.
+_MAY_BE_EMPTY = ("training.more_ema_decays",)
 # What all users of a seed can take.
 _LARGEST_SEED = 2**32 - 1
 
@@ -175,7 +177,7 @@ def _check(config: ConfigDict, keys: Iterable[str], fits: Callable[[Any], bool],
     for key in keys:
         value = values[key]
         items = value if isinstance(value, tuple) else (() if value is None else (value,))
-        if value == () or not all(map(fits, items)):
+        if (value == () and key not in _MAY_BE_EMPTY) or not all(map(fits, items)):
             raise UserError(f"{key} {rule}, not {value}")
 
 

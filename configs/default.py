@@ -14,6 +14,9 @@ def get_config() -> ConfigDict:
 
     # Of the initial weights, the order and the noise of training; sample i is drawn with seed + i.
     config.seed = 0
+    # Which moving average of the weights is used after training: its decay; None: that of training.ema_decay. Any one
+    # can be reconstructed: training/reconstruct.py.
+    config.average = placeholder(float)
 
     config.data = data = ConfigDict()
     # digits, cifar10; eight_gaussians, two_moons, checkerboard, swiss_roll; folders of images: images, celeba,
@@ -99,6 +102,7 @@ def get_config() -> ConfigDict:
     training.weight_decay = 0.0
     training.max_grad_norm = 1.0  # gradients are clipped to this norm; 0: never
     training.ema_decay = 0.9999  # of the moving average, after a warm-up
+    training.more_ema_decays = ()  # of further ones, kept beside it
     training.precision = "float32"  # float32, bfloat16 (autocast), auto: bfloat16 where the hardware multiplies it
     training.compile = False  # torch.compile the network
     training.accumulation = 1  # parts that a batch is done in, one after the other: less memory

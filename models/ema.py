@@ -64,7 +64,7 @@ class EMA(Generic[_Model]):
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model`, which has the names and shapes of the original."""
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        decay = decay_of_update(self.decay, self.num_updates)
         # Finding parameters takes as long as averaging small ones.
         if self._pairs is None or self._pairs.model is not model:
             self._pairs = _Pairs.of(self.model, model)
@@ -86,6 +86,11 @@ class EMA(Generic[_Model]):
         parts = self._joined.split([average.numel() for average in averages])
         for average, part in zip(averages, parts, strict=True):
             average.data = part.view(average.shape)
+
+
+def decay_of_update(decay: float, updates: int) -> float:
+    """The decay of the update that comes after so many."""
+    return min(decay, (1 + updates) / (10 + updates))
 
 
 def _local(parameter: Tensor) -> Tensor:

@@ -135,6 +135,14 @@ def test_weights_alone_are_a_checkpoint_too(toy, tmp_path):
     assert np.array_equal(np.load(tmp_path / "alone" / "samples" / "ddim.npz")["vectors"], drawn)
 
 
+def test_an_average_is_chosen_by_its_decay(toy, tmp_path, complaint):
+    options = ["--config.sampling.solver=ddim", "--config.sampling.num_samples=3"]
+    drawn = drawn_points(toy, tmp_path / "main", *options)
+    assert np.array_equal(drawn_points(toy, tmp_path / "named", *options, "--config.average=0.999"), drawn)
+    line = complaint("--mode=sample", "--workdir", toy, "--config.average=0.5")
+    assert "no average with decay 0.5; it has: 0.999" in line
+
+
 def test_data_of_ones_own_take_one_command(tmp_path, monkeypatch, capsys):
     """From a folder of photos of all sizes to a grid of samples, bits/dim and distances; then the same folder by
     itself is enough to draw from the model."""

@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
 
-    checkpoints/step_0002000.pt             config, step, network, ema, ema_updates, optimizer
+    checkpoints/step_0002000.pt             config, step, network, ema, more_ema, ema_updates, optimizer
     checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has the configuration
 
 Nothing else is needed to go on as if never stopped, since the randomness of a training step depends on the seed and its

@@ -81,6 +81,7 @@ class Trainer:
         step: training steps done.
         model: the model being trained.
         ema: its moving average.
+        averages: this one, and those of other lengths.
     """
 
     def __init__(
@@ -100,10 +101,13 @@ class Trainer:
         # A copy to sample from, where the average is sharded.
         self._plain = copy.deepcopy(model).eval().requires_grad_(False) if self._config.shard else None
         self.model = model if self._config.shard else model.to(distributed.device())
-        self.ema = EMA(self.model, config.training.ema_decay)
+        decays = (self._config.ema_decay, *self._config.more_ema_decays)
+        self.averages = [EMA(self.model, decay) for decay in decays]
+        self.ema = self.averages[0]
         if self._config.shard:
-            parallel.shard(self.model.network, self.ema.model.network)
-            for each in (self.model, self.ema.model):
+            models = (self.model, *(average.model for average in self.averages))
+            parallel.shard(*(each.network for each in models))
+            for each in models:
                 each.to(distributed.device())
         loss = LossOf(self.model, objective)
         self._loss = loss if self._config.shard else parallel.replicate(loss)
@@ -247,7 +251,8 @@ class Trainer:
         if norm_value > limit:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
         self.optimizer.step()
-        self.ema.update(self.model)
+        for average in self.averages:
+            average.update(self.model)
         self.step += 1
         return loss_value, stopping > 0
 
@@ -257,6 +262,7 @@ class Trainer:
             "step": self.step,
             "network": parallel.whole_weights(self.model.network),
             "ema": parallel.whole_weights(self.ema.model.network),
+            "more_ema": {average.decay: parallel.whole_weights(average.model.network) for average in self.averages[1:]},
             "ema_updates": self.ema.num_updates,
             "optimizer": parallel.whole_optimizer(self.model.network, self.optimizer),
         }
@@ -269,10 +275,19 @@ class Trainer:
         distributed.barrier()
 
     def _restore(self, state: dict[str, Any], where: str) -> None:
-        for network, weights in ((self.model.network, state["network"]), (self.ema.model.network, state["ema"])):
-            checkpoint.check_weights(network, weights, where)
-            parallel.load_whole_weights(network, weights)
-        self.ema.num_updates = state["ema_updates"]
+        saved = [state["network"], state["ema"]]
+        for average in self.averages[1:]:
+            if average.decay not in state["more_ema"]:
+                raise UserError(
+                    f"{where} has no average with training.more_ema_decays={average.decay:g}: its runs had "
+                    f"{', '.join(map(str, state['more_ema'])) or 'none'}"
+                )
+            saved.append(state["more_ema"][average.decay])
+        for model, weights in zip((self.model, *(each.model for each in self.averages)), saved, strict=True):
+            checkpoint.check_weights(model.network, weights, where)
+            parallel.load_whole_weights(model.network, weights)
+        for average in self.averages:
+            average.num_updates = state["ema_updates"]
         parallel.load_whole_optimizer(self.model.network, self.optimizer, state["optimizer"])
         self.step = state["step"]
 

@@ -169,6 +169,31 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
         trainer.run()
 
 
+def test_averages_of_several_lengths(straight, tmp_path):
+    """Each is what it would be by itself, also when the run was resumed; one that was not begun with is refused."""
+    image_trainer(tmp_path, num_steps=5, schedule="constant", ema_decay=0.5, more_ema_decays=(0.9, 0.2)).run()
+    image_trainer(tmp_path, ema_decay=0.5, schedule="constant", more_ema_decays=(0.9, 0.2)).run()
+    image_trainer(tmp_path / "alone", schedule="constant", ema_decay=0.2).run()
+    several, alone = (
+        checkpoint.load(checkpoint.path_at(folder / "checkpoints", 12)) for folder in (tmp_path, tmp_path / "alone")
+    )
+    assert list(several["more_ema"]) == [0.9, 0.2]
+    assert all(torch.equal(several["more_ema"][0.2][name], tensor) for name, tensor in alone["ema"].items())
+    with pytest.raises(UserError, match=r"no average with training\.more_ema_decays=0\.7: its runs had 0\.9, 0\.2"):
+        image_trainer(tmp_path, more_ema_decays=(0.7,))
+
+
+def test_a_spike_of_the_loss_is_noted(tmp_path, capsys):
+    def loss(model, x_0, noise, classes):
+        value = objective(model, x_0, noise, classes)
+        return value._replace(values=value.values * 1000) if model.training and trainer.step == 110 else value
+
+    trainer = image_trainer(tmp_path, loss, num_steps=112, log_every=0, evaluate_every=0)
+    trainer.run()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note:"))
+    assert line.startswith("note: step 111: the loss is ")
+
+
 def test_old_checkpoints_are_deleted(tmp_path):
     image_trainer(tmp_path, keep_checkpoints=2, checkpoint_every=3).run()
     names = [f"step_00000{step}{suffix}" for step in ("09", "12") for suffix in (".pt", ".safetensors")]
