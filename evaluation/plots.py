@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,17 @@ def save_scatter(path: str | Path, points: np.ndarray, reference: np.ndarray | N
     figure = scatter_figure(points, reference)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """Numbers by training step, a panel for each group of curves: `curves[panel][name][step]`."""
+    figure = Figure(figsize=(7, 2.6 * len(curves)), dpi=100, layout="constrained")
+    for row, (panel, group) in enumerate(curves.items()):
+        axes = figure.add_subplot(len(curves), 1, row + 1)
+        for name, values in group.items():
+            axes.plot(list(values), list(values.values()), label=name, marker="." if len(values) < 20 else "")
+        axes.set(ylabel=panel, yscale="log" if all(v > 0 for g in group.values() for v in g.values()) else "linear")
+        axes.legend(fontsize=7, ncols=2)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="training step")
+    return figure

@@ -2,6 +2,7 @@
 
 logs/                         TensorBoard event files
 metrics.csv                   the same numbers, one row a step at which there are any
+metrics.png                   the same as curves, when training ends
 previews/step_0002000.png     samples from the same noise each time
 """
 
@@ -18,8 +19,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch.utils.tensorboard import SummaryWriter
 
 from errors import UserError
-from evaluation.plots import image_grid, save_grid, save_scatter, scatter_figure
+from evaluation.plots import curves_figure, image_grid, save_grid, save_scatter, scatter_figure
 from files import write_atomically
+
+# Which curves are drawn together, by how their names begin.
+_PANELS = {
+    "loss_at_log_snr": "loss by noise level",
+    "loss": "loss",
+    "held_out_loss": "loss",
+    "test_bits": "bits/dim",
+    "frechet": "distances to data",
+    "sliced": "distances to data",
+}
 
 
 class Log:
@@ -75,10 +86,22 @@ class Log:
         """Write the rest and close the files."""
         try:
             self.flush()
+            self._draw_curves()
             with self._writing():
                 self._writer.close()
         finally:
             threading.excepthook = self._show_thread_error
+
+    def _draw_curves(self) -> None:
+        curves: dict[str, dict[str, dict[int, float]]] = {}
+        for step, values in sorted(self._rows.items()):
+            for name, value in values.items():
+                panel = next((title for start, title in _PANELS.items() if name.startswith(start)), None)
+                if panel is not None:
+                    curves.setdefault(panel, {}).setdefault(name, {})[step] = float(value)
+        if curves:
+            with write_atomically(self._table.with_suffix(".png")) as temporary:
+                curves_figure(curves).savefig(temporary, format="png")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
