@@ -10,6 +10,7 @@ to the number of levels asked for.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -156,6 +157,7 @@ def _write(
         shape = (len(rows), form.channels, form.size, form.size)
         # Nothing cannot be mapped.
         array = open_memmap(temporary, "w+", np.uint8, shape) if rows else np.empty(shape, np.uint8)
+        _reserve(temporary)
         for row, picture in _read_all(pictures, rows, form, name):
             if isinstance(picture, str):
                 damaged[pictures.places[row]] = picture
@@ -172,6 +174,13 @@ def _write(
         elif isinstance(array, np.memmap):
             array.flush()
     return kept
+
+
+def _reserve(path: Path) -> None:
+    """See that there is room for all of a file: a full disk, met in mapped memory, would kill the process."""
+    if hasattr(os, "posix_fallocate") and path.stat().st_size:
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _read_all(

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pickle
+import resource
 import struct
 import zipfile
 
@@ -114,6 +115,18 @@ def test_damaged_pictures_are_named_and_counted(photos, tmp_path):
         assert dataset.train_classes.bincount().tolist() == [9, 9]
         assert dataset.note.startswith("skipped 2 pictures")
         assert "5.png" in dataset.note
+
+
+def test_a_full_disk_leaves_nothing_half_prepared(photos, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*train\.npy: File too large"):
+            load(photos, tmp_path, image_size=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(rows(load(photos, tmp_path, image_size=4))) == 20
 
 
 def test_what_a_picture_is_made_into():
