@@ -62,6 +62,8 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     augment, uniform_noise = get_augmentation(config.data.augment), config.data.uniform_dequantisation
+    if config.training.shard and distributed.world_size() == 1:
+        raise UserError("training.shard divides a network among processes: start several with torchrun")
     parts = config.training.accumulation * distributed.world_size()
     if config.training.batch_size % parts:
         raise UserError(
