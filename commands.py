@@ -92,7 +92,8 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
 
     if dataset.is_image:
         device = distributed.device()
-        layout = image_layout(training_precision(config.training.precision, device), device)
+        precision = training_precision(config.training.precision, device)
+        layout = image_layout(precision, device, config.training.channels_last)
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
     trainer = Trainer(model, objective, batches, held_out, config, folder, draw, _measure(config, dataset, model.sde))
     if trainer.step >= config.training.num_steps:

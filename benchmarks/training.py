@@ -63,7 +63,7 @@ class Contest:
         config.training.update(warmup_steps=0, schedule="constant")
         self.config, device = config, distributed.device()
         self.precision = training_precision(config.training.precision, device)
-        layout = image_layout(self.precision, device)
+        layout = image_layout(self.precision, device, config.training.channels_last)
         self.batches = Batches(dataset, config.training.batch_size, 0, None, config.data.distortion, device=device)
         model = build.make_model(config, dataset).to(memory_format=layout)  # type: ignore[call-overload]
         self.objective = build.make_objective(config, model.sde)

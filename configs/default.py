@@ -105,6 +105,8 @@ def get_config() -> ConfigDict:
     training.more_ema_decays = ()  # of further ones, kept beside it
     training.precision = "float32"  # float32, bfloat16 (autocast), auto: bfloat16 where the hardware multiplies it
     training.compile = False  # torch.compile the network
+    training.channels_last = placeholder(bool)  # memory layout of convolutional networks; None: the device's fastest
+    training.fused = True  # all of the optimiser's step in one operation
     training.accumulation = 1  # parts that a batch is done in, one after the other: less memory
     training.shard = False  # several processes: divide weights and optimiser among them, for networks that do not fit
     # Each of these is done every so many steps and at the end; 0: never (checkpoints: at the end only).

@@ -28,7 +28,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_eps,
             weight_decay=config.weight_decay,
-            fused=True,
+            fused=config.fused,
         )
     except ValueError as error:
         raise UserError(f"the optimizer refuses its numbers in the section training: {error}") from error

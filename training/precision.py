@@ -34,12 +34,14 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def image_layout(precision: torch.dtype, device: torch.device) -> torch.memory_format:
-    """The memory layout of a convolutional network in training.
+def image_layout(
+    precision: torch.dtype, device: torch.device, channels_last: bool | None = None
+) -> torch.memory_format:
+    """The memory layout of a convolutional network in training: as `channels_last` says, or else the fastest.
 
     Convolutions run fastest with the channels last. But on CPUs GroupNorm's backward pass takes three times as long
     that way in bfloat16, which costs more than the convolutions gain.
     """
-    if device.type == "cpu" and precision == torch.bfloat16:
-        return torch.contiguous_format
-    return torch.channels_last
+    if channels_last is None:
+        channels_last = device.type != "cpu" or precision != torch.bfloat16
+    return torch.channels_last if channels_last else torch.contiguous_format

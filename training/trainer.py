@@ -184,7 +184,12 @@ class Trainer:
                 speed, mean_loss = len(losses) * config.batch_size / seconds, float(np.mean(losses))
                 values = {"loss": mean_loss, f"{self._unit}_per_second": speed, "learning_rate": self._learning_rate}
                 values |= self._level_losses.take()
-                bar.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} {self._unit}/s, {peak_memory():.2g} GB")
+                state = f"loss {mean_loss:.4f}, {speed:.0f} {self._unit}/s, {peak_memory():.2g} GB"
+                bar.set_postfix_str(state)
+                if bar.disable and log is not None:
+                    # No terminal: a line now and then.
+                    left = (config.num_steps - self.step) * config.batch_size / speed
+                    print(f"step {self.step} of {config.num_steps}: {state}, {left:.0f} s left", flush=True)
                 losses, seconds = [], 0.0
                 if log is not None:
                     log.scalars(self.step, values)

@@ -51,6 +51,8 @@ def test_unknown_precisions():
 def test_channels_come_last_but_in_bfloat16_on_a_cpu():
     assert image_layout(torch.float32, CPU) == image_layout(torch.bfloat16, GPU) == torch.channels_last
     assert image_layout(torch.bfloat16, CPU) == torch.contiguous_format
+    assert image_layout(torch.bfloat16, CPU, channels_last=True) == torch.channels_last
+    assert image_layout(torch.bfloat16, GPU, channels_last=False) == torch.contiguous_format
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -183,6 +183,17 @@ def test_averages_of_several_lengths(straight, tmp_path):
         image_trainer(tmp_path, more_ema_decays=(0.7,))
 
 
+def test_a_fused_optimiser_differs_by_rounding_alone(straight, tmp_path, capsys):
+    """The optimiser's operations one by one; and without a terminal there is a line now and then."""
+    image_trainer(tmp_path / "one", fused=False).run()
+    (weights, _), (expected, _) = weights_of(tmp_path / "one", 12), weights_of(straight, 12)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 4 of 12: loss ")]
+    assert len(lines) == 1
+    assert lines[0].endswith("s left")
+
+
 def test_a_spike_of_the_loss_is_noted(tmp_path, capsys):
     def loss(model, x_0, noise, classes):
         value = objective(model, x_0, noise, classes)
