@@ -16,17 +16,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from absl.testing import flagsaver
 from PIL import Image
 from scipy.stats import multivariate_normal
 
 import build
+import commands
 import configuration
 import main
 from configuration import ROOT
 from data import load_dataset
+from evaluation.inception import Extractors, measure_images
 from evaluation.measurement import Measurement
 from solvers import get_solver
+from tests.evaluation.test_inception import Linear
 
 TOY = ["--config", "configs/vp/eight_gaussians.py", "--config.model.width=16", "--config.model.num_blocks=1"]
 SHORT = ["--config.training.num_steps=20", "--config.training.checkpoint_every=10", "--config.data.validation=100"]
@@ -141,6 +145,26 @@ def test_an_average_is_chosen_by_its_decay(toy, tmp_path, complaint):
     assert np.array_equal(drawn_points(toy, tmp_path / "named", *options, "--config.average=0.999"), drawn)
     line = complaint("--mode=sample", "--workdir", toy, "--config.average=0.5")
     assert "no average with decay 0.5; it has: 0.999" in line
+
+
+def test_inceptions_metrics_of_samples(digits, tmp_path, monkeypatch, complaint, toy):
+    """With a small network in Inception's place; grey digits are shown to it in colour, all levels as 8 bits."""
+    extractors = Extractors(*(Linear(scale, 192).requires_grad_(False) for scale in (1.0, 3.0)))
+    monkeypatch.setattr(commands, "inception", lambda weights, device: extractors)
+    newest = digits / "checkpoints" / "step_0000020.pt"
+    arguments = ["--mode=sample", "--config.sampling.solver=ddim", "--config.sampling.num_samples=20"]
+    options = ["--checkpoint", newest, "--workdir", tmp_path, "--config.sampling.metrics=fid, kid,is"]
+    assert run(*arguments, *options) == 0
+    metrics = json.loads((tmp_path / "samples" / "ddim_metrics.json").read_text())
+    samples = torch.from_numpy(np.load(tmp_path / "samples" / "ddim.npz")["images"]).movedim(-1, 1)
+    dataset = load_dataset("digits", validation=100)
+    real = dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
+    expected = measure_images(["fid", "kid", "is"], samples, real, extractors)
+    assert metrics == {**{name: pytest.approx(value) for name, value in expected.items()},
+                       "num_samples": 20, "num_real": 1337}  # fmt: skip
+    assert len(list((tmp_path / "samples").glob("fid_statistics_*.safetensors"))) == 1
+    line = complaint(*arguments, "--workdir", toy, "--config.sampling.metrics=fid")
+    assert "compares images with training images" in line
 
 
 def test_data_of_ones_own_take_one_command(tmp_path, monkeypatch, capsys):

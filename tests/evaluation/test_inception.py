@@ -13,14 +13,14 @@ from evaluation.inception import Extractors, inception, measure_images
 
 
 class Linear(nn.Module):
-    """Features of images `(B, 3, 4, 4)` by a fixed matrix; counts its images."""
+    """Features of images by a fixed matrix; counts its images."""
 
     num_features = 5
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, pixels: int = 48) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.matrix = nn.Parameter(scale * torch.randn(48, 5, generator=generator))
+        self.matrix = nn.Parameter(scale * torch.randn(pixels, 5, generator=generator))
         self.seen = 0
 
     def forward(self, x: Tensor) -> Tensor:
