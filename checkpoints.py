@@ -65,7 +65,7 @@ def find(path: Path) -> Found:
     if _is_published(path):
         return _published(path)
     state = checkpoint.load(path)
-    averages = {None: state["ema"], state["config"]["training"]["ema_decay"]: state["ema"], **state["more_ema"]}
+    averages = {None: state["ema"], state["config"]["training"]["ema_decay"]: state["ema"], **state.get("more_ema", {})}
     return _own(path, averages, state["config"])
 
 

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--samples", type=int, help="a seed; as many as test examples if left out")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--eta", type=float, default=0.7, help="amount of noise of the tuned sampler")
     parser.add_argument("--batch", type=int, default=120)
     arguments = parser.parse_args()
@@ -56,15 +57,16 @@ def main() -> None:
     count = arguments.samples or len(dataset.test)
     distances = DataDistances(dataset)
     results = {name: np.empty((arguments.seeds, len(DATA_DISTANCES))) for name in solvers}
-    for seed in range(arguments.seeds):
+    for number in range(arguments.seeds):
+        seed = arguments.first + number
         for name, solver in solvers.items():
             start = time.perf_counter()
             with torch.no_grad():
                 seeds = list(range(seed * count, (seed + 1) * count))
                 samples = draw_samples(model, solver, dataset.shape, seeds, arguments.batch, progress=False)
             measured = distances(samples.x)
-            results[name][seed] = [measured[distance] for distance in DATA_DISTANCES]
-            row = "".join(f"{value:12.4f}" for value in results[name][seed])
+            results[name][number] = [measured[distance] for distance in DATA_DISTANCES]
+            row = "".join(f"{value:12.4f}" for value in results[name][number])
             print(
                 f"seed {seed}  {name:18s}{row}   {samples.nfe:g} calls, {time.perf_counter() - start:.0f} s", flush=True
             )

@@ -280,14 +280,14 @@ class Trainer:
         distributed.barrier()
 
     def _restore(self, state: dict[str, Any], where: str) -> None:
-        saved = [state["network"], state["ema"]]
+        saved, more = [state["network"], state["ema"]], state.get("more_ema", {})
         for average in self.averages[1:]:
-            if average.decay not in state["more_ema"]:
+            if average.decay not in more:
                 raise UserError(
                     f"{where} has no average with training.more_ema_decays={average.decay:g}: its runs had "
-                    f"{', '.join(map(str, state['more_ema'])) or 'none'}"
+                    f"{', '.join(map(str, more)) or 'none'}"
                 )
-            saved.append(state["more_ema"][average.decay])
+            saved.append(more[average.decay])
         for model, weights in zip((self.model, *(each.model for each in self.averages)), saved, strict=True):
             checkpoint.check_weights(model.network, weights, where)
             parallel.load_whole_weights(model.network, weights)
