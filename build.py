@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from data import Dataset, load_dataset
 from errors import UserError, choose
@@ -99,12 +99,16 @@ def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel:
     return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
 
 
+def in_model_units(config: ConfigDict, dataset: Dataset, examples: Tensor) -> Tensor:
+    """Examples as the model is to see them: with uniform noise, the same each time, or as points."""
+    if config.data.uniform_dequantisation:
+        return dataset.dequantise(examples, torch.Generator().manual_seed(config.seed))
+    return dataset.stretch(examples)
+
+
 def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """A mixture of Gaussians fitted to the training part of the data, with its exact score."""
-    if config.data.uniform_dequantisation:
-        data = dataset.dequantise(dataset.train, torch.Generator().manual_seed(config.seed))
-    else:
-        data = dataset.stretch(dataset.train)
+    data = in_model_units(config, dataset, dataset.train)
     return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 

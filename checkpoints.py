@@ -65,8 +65,7 @@ def find(path: Path) -> Found:
     if _is_published(path):
         return _published(path)
     state = checkpoint.load(path)
-    averages = {None: state["ema"], state["config"]["training"]["ema_decay"]: state["ema"], **state.get("more_ema", {})}
-    return _own(path, averages, state["config"])
+    return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"])
 
 
 def is_pipeline(path: Path) -> bool:

@@ -35,13 +35,13 @@ from files import write_atomically
 from models.dequantisation_flow import DequantisationFlow
 from sde import SDE
 from solvers import get_solver
-from solvers.dequantization import UniformDequantiser, VariationalDequantiser
+from solvers.dequantization import UniformDequantiser, VariationalDequantiser, density_time
 from solvers.tuned import save_table, table_path
 from solvers.tuning import tune
 from training import checkpoint
 from training.dequantisation import fit_dequantisation
 from training.precision import image_layout, training_precision
-from training.trainer import TrainedModel, Trainer, rows_of_this_process
+from training.trainer import TrainedModel, Trainer
 
 _NUM_PREVIEWS = 36
 _NUM_TUNED_STEPS = 10
@@ -61,7 +61,6 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     model = build.make_model(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
-    augment, uniform_noise = get_augmentation(config.data.augment), config.data.uniform_dequantisation
     if config.training.shard and distributed.world_size() == 1:
         raise UserError("training.shard divides a network among processes: start several with torchrun")
     parts = config.training.accumulation * distributed.world_size()
@@ -74,14 +73,13 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         dataset,
         config.training.batch_size,
         config.seed,
-        augment,
+        get_augmentation(config.data.augment),
         config.data.distortion,
-        uniform_noise,
-        rows_of_this_process(),
+        config.data.uniform_dequantisation,
+        distributed.rows(),
         distributed.device(),
     )
-    noise = torch.Generator().manual_seed(config.seed)
-    held_out = dataset.dequantise(dataset.validation, noise) if uniform_noise else dataset.stretch(dataset.validation)
+    held_out = build.in_model_units(config, dataset, dataset.validation)
     objective = build.make_objective(config, model.sde)
     preview = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
 
@@ -194,9 +192,9 @@ def likelihood(
     dequantiser = build.make_dequantiser(
         config, model.sde, dataset, lambda: _learned_dequantiser(config, dataset, model, folder, found)
     )
-    if dequantiser is not None and dequantiser.t_min is not None:
-        options["t_min"] = dequantiser.t_min
-    bounds = build.make_bounds(config, model, dataset, options.get("t_min"))
+    t_min = density_time(dequantiser, settings.t_min)
+    options["t_min"] = t_min
+    bounds = build.make_bounds(config, model, dataset, t_min)
     measurement = Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device())
     about = {
         **settings.to_dict(),
@@ -204,7 +202,7 @@ def likelihood(
         "checkpoint": str(found.path) if found else None,
         "seed": config.seed,
         "levels": dataset.levels,
-        "t_min": options.get("t_min", model.sde.t_min),
+        "t_min": model.sde.t_min if t_min is None else t_min,
     }
     unfinished = folder / "likelihood" / f"{settings.split}.unfinished"
     decisive = {"examples": digest(examples), "weights": digest(*model.state_dict().values()), **about}

@@ -55,7 +55,12 @@ def device() -> torch.device:
 
 def share(items: Sequence[_T]) -> Sequence[_T]:
     """This process's part of `items`."""
-    return items[rank() :: world_size()]
+    return items[rows()]
+
+
+def rows(part: int = 0, parts: int = 1) -> slice:
+    """Which rows of something are this process's; or of these, one of `parts` alike, those with the number `part`."""
+    return slice(rank() + part * world_size(), None, parts * world_size())
 
 
 def gather(results: list[Any]) -> list[Any]:

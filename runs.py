@@ -75,7 +75,7 @@ def workdir_for(config_path: str | None, checkpoint_path: str | None = None, ove
         return Path("runs", Path(checkpoint_path).resolve().name)
     data = dict(overrides).get("data.path")
     own = [Path(data).name.split(".")[0] or "data"] if data else []
-    if config_path is None or Path(config_path) in (Path(DEFAULT_CONFIG), Path(OWN_CONFIG)):
+    if config_path is None or Path(config_path) == Path(OWN_CONFIG if own else DEFAULT_CONFIG):
         return Path("runs", *own) if own else DEFAULT_WORKDIR
     parts = Path(config_path).with_suffix("").parts
     below_configs = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]

@@ -31,9 +31,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torchdiffeq import odeint
 
-import build
-import runs
-from errors import UserError
+from benchmarks.trained import trained_network
 from sde.noise import SampleNoise
 from solvers import log_likelihood
 from solvers.dequantization import UniformDequantiser
@@ -111,11 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
 
-    config, found = runs.configuration_to_use(None, arguments.workdir, None, [])
-    if found is None:
-        raise UserError(f"{arguments.workdir} holds a mixture, not a network")
-    dataset = build.make_dataset(config)
-    model = found.make_model(config, dataset).eval().requires_grad_(False)
+    model, dataset, _, _ = trained_network(arguments.workdir)
     seeds = list(range(min(arguments.images, len(dataset.test))))
     noise = SampleNoise(seeds, stream="dequantisation")
     x = UniformDequantiser(dataset.low, dataset.bin_width)(dataset.test[: len(seeds)], noise).x

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-import build
-import runs
+from benchmarks.trained import trained_network
 from files import write_atomically
 from solvers import get_solver
 
@@ -26,10 +25,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--output", type=Path, default=Path("docs/picture.png"))
     arguments = parser.parse_args()
-    config, found = runs.configuration_to_use(None, arguments.workdir, None, [])
-    dataset = build.make_dataset(config)
-    assert found is not None
-    model = found.make_model(config, dataset).eval().requires_grad_(False)
+    model, dataset, _, _ = trained_network(arguments.workdir)
     sde = model.sde
     x_T = sde.prior_sample((_ROWS, *dataset.shape), seeds=range(_ROWS))
 

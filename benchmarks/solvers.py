@@ -29,9 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import build
-import runs
-from errors import UserError
+from benchmarks.trained import trained_network
 from models import DDPM, GaussianMixture, ScoreModel
 from sde import SDE, VESDE, VPSDE
 from solvers import get_solver
@@ -88,13 +86,9 @@ class AsVE:
 
 def network(workdir: Path) -> tuple[Model, tuple[int, ...]]:
     """The newest trained network of a working folder, its data scaled to a standard deviation of 0.5; their shape."""
-    config, found = runs.configuration_to_use(None, workdir, None, [])
-    if found is None:
-        raise UserError(f"{workdir} holds a mixture, not a network")
-    dataset = build.make_dataset(config)
-    model = found.make_model(config, dataset)
+    model, dataset, _, _ = trained_network(workdir)
     scale = 0.5 / dataset.stretch(dataset.train).std().item()
-    return AsVE(model.eval().requires_grad_(False), scale), dataset.shape
+    return AsVE(model, scale), dataset.shape
 
 
 # Peers. A grid is a list of noise levels; a peer goes from each to the next.

@@ -18,9 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import build
-import runs
-from errors import UserError
+from benchmarks.trained import trained_network
 from evaluation.data_distances import DATA_DISTANCES, DataDistances
 from evaluation.generation import draw_samples
 from solvers import get_solver
@@ -42,13 +40,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=120)
     arguments = parser.parse_args()
 
-    config, found = runs.configuration_to_use(None, arguments.workdir, None, [])
-    if found is None:
-        raise UserError(f"{arguments.workdir} holds a mixture, not a network")
-    dataset = build.make_dataset(config)
-    model = found.make_model(config, dataset).eval().requires_grad_(False)
+    model, dataset, config, checkpoint = trained_network(arguments.workdir)
     data_std = config.sampling.data_std or 0.5
-    path = table_path(found.path.with_suffix(""), NUM_CALLS)
+    path = table_path(checkpoint.with_suffix(""), NUM_CALLS)
     table = load_table(path) if path.exists() else tune(model, NUM_CALLS, dataset.shape, data_std=data_std).table
     solvers: dict[str, Solver] = {
         f"tuned, {NUM_CALLS} calls": get_solver("tuned", table=table, eta=arguments.eta, data_std=data_std),

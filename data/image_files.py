@@ -30,19 +30,19 @@ def find_image_files(path: Path) -> tuple[Pictures, Pictures | None]:
         UserError: there are no images, or the archive is damaged.
     """
     entries, opener = _in_archive(path) if path.is_file() else _in_folder(path)
-    top = {name.parts[0] for name, _ in entries if len(name.parts) > 1}
-    if len(top) == 1 and all(len(name.parts) > 2 for name, _ in entries):
-        # An archive of one folder.
-        inner = {name.parts[1] for name, _ in entries}
-        if "train" in inner:
-            train, test = (_below(entries, (*top, part)) for part in ("train", "test"))
-            return _pictures(path, train, opener), _pictures(path, test, opener) if test else None
-    if "train" in top:
-        train, test = (_below(entries, (part,)) for part in ("train", "test"))
-        return _pictures(path, train, opener), _pictures(path, test, opener) if test else None
     if not entries:
         raise UserError(f"there are no images in {path}; their names end in one of {', '.join(_SUFFIXES)}")
-    return _pictures(path, [(name, name, version) for name, version in entries], opener), None
+    for root in _roots(entries):
+        train, test = (_below(entries, (*root, part)) for part in ("train", "test"))
+        if train:
+            return _pictures(path, train, opener), _pictures(path, test, opener) if test else None
+    return _pictures(path, _below(entries, ()), opener), None
+
+
+def _roots(entries: list[_Entry]) -> list[tuple[str, ...]]:
+    """Where `train/` may be: at the top, or in the one folder that there is, as in many archives."""
+    top = {name.parts[0] for name, _ in entries}
+    return [(), (top.pop(),)] if len(top) == 1 else [()]
 
 
 def _below(entries: list[_Entry], prefix: tuple[str, ...]) -> list[tuple[PurePosixPath, PurePosixPath, object]]:

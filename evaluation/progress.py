@@ -14,7 +14,7 @@ from evaluation.data_distances import DataDistances
 from evaluation.generation import draw_samples
 from evaluation.measurement import Measurement
 from solvers import Model
-from solvers.dequantization import Dequantiser
+from solvers.dequantization import Dequantiser, density_time
 from solvers.registry import Solver
 
 # Cheap ones: this is to see how things go.
@@ -40,11 +40,7 @@ def progress_measure(
     """
     distances = DataDistances(dataset)
     examples = dataset.test[:count]
-    options = dict(_LIKELIHOOD)
-    if dequantiser is not None and dequantiser.t_min is not None:
-        t_min = dequantiser.t_min
-    if t_min is not None:
-        options["t_min"] = t_min
+    options = {**_LIKELIHOOD, "t_min": density_time(dequantiser, t_min)}
     batches = [range(first, min(first + _BATCH_SIZE, len(examples))) for first in range(0, len(examples), _BATCH_SIZE)]
 
     def measure(model: Model) -> dict[str, float]:

@@ -15,7 +15,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 _Model = TypeVar("_Model", bound=nn.Module)
 # Numbers in a parameter that counts as small.
@@ -33,7 +32,7 @@ class _Pairs(NamedTuple):
     @staticmethod
     def of(average: nn.Module, model: nn.Module) -> _Pairs:
         pairs = list(zip(average.parameters(), model.parameters(), strict=True))
-        is_small = [p.numel() <= _SMALL and not isinstance(p, DTensor) for p, _ in pairs]
+        is_small = [p.numel() <= _SMALL and not is_divided(p) for p, _ in pairs]
         return _Pairs(
             model,
             [pair for pair, small in zip(pairs, is_small, strict=True) if small],
@@ -93,6 +92,11 @@ def decay_of_update(decay: float, updates: int) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
+def is_divided(tensor: Tensor) -> bool:
+    """Whether this is a tensor divided among several processes (a DTensor, whose class takes a second to import)."""
+    return hasattr(tensor, "to_local")
+
+
 def _local(parameter: Tensor) -> Tensor:
     """This process's part of a parameter that may be divided among several."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return parameter.to_local() if is_divided(parameter) else parameter  # type: ignore[attr-defined]

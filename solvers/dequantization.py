@@ -141,6 +141,11 @@ class VariationalDequantiser:
         return Dequantised(*self.flow(levels, noise.uniform(as_numbers(levels))))
 
 
+def density_time(dequantiser: Dequantiser | None, t_min: float | None) -> float | None:
+    """The time of the density: the dequantiser's, if it has one, or else `t_min`."""
+    return t_min if dequantiser is None or dequantiser.t_min is None else dequantiser.t_min
+
+
 def as_numbers(levels: Tensor) -> Tensor:
     """Levels to count with: whole numbers as float32, others as they are."""
     return levels if levels.is_floating_point() else levels.float()

@@ -103,6 +103,11 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def averages(state: Mapping[str, Any]) -> dict[float, dict[str, Tensor]]:
+    """The moving averages of a checkpoint by their decay, the main one first."""
+    return {state["config"]["training"]["ema_decay"]: state["ema"], **state.get("more_ema", {})}
+
+
 def latest(folder: Path) -> Path | None:
     """The checkpoint with the most steps in this folder, or None."""
     return max(folder.glob("step_*.pt"), key=_step, default=None)

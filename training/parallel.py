@@ -5,6 +5,8 @@
                  a block's weights are gathered while it is at work (FSDP2; Zhao et al. 2023, arXiv:2304.11277)
 
 What is saved is the same for both, and for a single process: the whole network, under its own names.
+
+FSDP2 takes a second to import, so that only what shards does.
 """
 
 from __future__ import annotations
@@ -15,19 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import distributed
+from models.ema import is_divided
 from models.layers.levels import Stage
 from models.mlp import Block
 
@@ -44,6 +37,9 @@ def replicate(loss: nn.Module) -> nn.Module:
 
 def shard(*networks: nn.Module) -> None:
     """Divide the weights of networks among the processes, in place."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(distributed.device().type, (distributed.world_size(),))
     for network in networks:
         for module in network.modules():
@@ -54,13 +50,13 @@ def shard(*networks: nn.Module) -> None:
 
 def is_sharded(network: nn.Module) -> bool:
     """Whether the weights of `network` are divided among the processes."""
-    return isinstance(network, FSDPModule)
+    return any(map(is_divided, network.parameters()))
 
 
 def unsynchronised(loss: nn.Module, network: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Within the block gradients are only added up, unless this is the `last` part of a batch."""
-    if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(last)
+    if hasattr(network, "set_requires_gradient_sync"):
+        network.set_requires_gradient_sync(last)  # type: ignore[operator]
     elif isinstance(loss, DistributedDataParallel) and not last:
         return loss.no_sync()
     return nullcontext()
@@ -68,13 +64,15 @@ def unsynchronised(loss: nn.Module, network: nn.Module, last: bool) -> AbstractC
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be divided among the processes."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_divided(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole_weights(network: nn.Module) -> dict[str, Tensor]:
     """The state dict of a network; of a sharded one on the CPU, and empty on all processes but the first."""
     if not is_sharded(network):
         return network.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(network, options=options)
     return weights
@@ -82,16 +80,20 @@ def whole_weights(network: nn.Module) -> dict[str, Tensor]:
 
 def load_whole_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy a whole state dict, which every process has, into a network that may be sharded."""
-    if is_sharded(network):
-        set_model_state_dict(network, dict(weights), options=StateDictOptions(full_state_dict=True))
-    else:
+    if not is_sharded(network):
         network.load_state_dict(weights)
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    set_model_state_dict(network, dict(weights), options=StateDictOptions(full_state_dict=True))
 
 
 def whole_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's state dict, parameters by number; of a sharded network as for `whole_weights`."""
     if not is_sharded(network):
         return optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = get_optimizer_state_dict(network, optimizer, options=options)
     if not state:
@@ -108,6 +110,8 @@ def load_whole_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, s
     if not is_sharded(network):
         optimizer.load_state_dict(dict(state))
         return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
     names = [name for name, _ in network.named_parameters()]
     groups: list[dict[str, Any]] = state["param_groups"]
     by_name: dict[str, Any] = {

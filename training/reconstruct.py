@@ -75,10 +75,7 @@ def reconstruct(folder: Path, decay: float) -> tuple[Path, float]:
     for path in paths:
         state = checkpoint.load(path)
         updates = state["ema_updates"]
-        for one, weights in {
-            state["config"]["training"]["ema_decay"]: state["ema"],
-            **state.get("more_ema", {}),
-        }.items():
+        for one, weights in checkpoint.averages(state).items():
             kept.append((one, updates))
             averages.append(weights)
     combination, distance = coefficients(kept, (decay, updates))

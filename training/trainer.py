@@ -235,8 +235,8 @@ class Trainer:
         loss = torch.zeros((), device=distributed.device())
         for part in range(parts):
             own = slice(part, None, parts)
-            rows = slice(distributed.rank() + part * distributed.world_size(), None, parts * distributed.world_size())
-            noise = BatchNoise(self._config.batch_size, self._generator("training", self.step), rows)
+            generator = self._generator("training", self.step)
+            noise = BatchNoise(self._config.batch_size, generator, distributed.rows(part, parts))
             classes = None if batch.classes is None else batch.classes[own]
             with parallel.unsynchronised(self._loss, self.model.network, last=part + 1 == parts):
                 with self._autocast():
@@ -338,11 +338,6 @@ def _load(newest: Path) -> dict[str, Any]:
     except UserError as error:
         older = len(list(newest.parent.glob("step_*.pt"))) > 1
         raise UserError(f"{error}; remove it to go on from the one before" if older else str(error)) from error
-
-
-def rows_of_this_process() -> slice:
-    """Which rows of a batch are this process's."""
-    return slice(distributed.rank(), None, distributed.world_size())
 
 
 def peak_memory() -> float:

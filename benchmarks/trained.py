@@ -1,0 +1,45 @@
+"""The trained network that a benchmark is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+import build
+import runs
+from data import Dataset
+from errors import UserError
+from models import LevelModel, ScoreModel
+
+
+class Trained(NamedTuple):
+    """The newest network of a working folder, ready to be used, with what it was trained with.
+
+    Attributes:
+        model: without gradients for its parameters.
+        dataset: its data.
+        config: of the run.
+        path: of the checkpoint.
+    """
+
+    model: ScoreModel | LevelModel
+    dataset: Dataset
+    config: ConfigDict
+    path: Path
+
+
+def trained_network(workdir: Path) -> Trained:
+    """The newest network of `workdir`.
+
+    Raises:
+        UserError: there is none.
+    """
+    config, found = runs.configuration_to_use(None, workdir, None, [])
+    if found is None:
+        raise UserError(f"{workdir} holds a mixture, not a network")
+    dataset = build.make_dataset(config)
+    model = found.make_model(config, dataset)
+    assert isinstance(model, (ScoreModel, LevelModel))
+    return Trained(model.eval().requires_grad_(False), dataset, config, found.path)
