@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from data import Dataset, load_dataset
+from data.labels import Labels
 from errors import UserError, choose
 from evaluation.example_bounds import ExampleBound, bounds_of_points, bounds_with_noise
-from models import DDPM, MLP, GaussianMixture, LevelModel, NCSNpp, ScoreModel
+from models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from models.fit_mixture import fit_mixture
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
 from solvers import SOLVERS, get_solver
@@ -21,6 +22,8 @@ from solvers.dequantization import Dequantiser, TruncatedNormalDequantiser, Unif
 from solvers.likelihood import log_likelihood, matched_prior
 from solvers.registry import Solver
 from solvers.thresholding import Threshold, dynamic_threshold, static_threshold
+from training.classification import Classification
+from training.noise_levels import get_noise_levels
 from training.objectives import Objective, get_discrete_objective, get_objective
 
 AnyModel = ScoreModel | LevelModel | GaussianMixture
@@ -33,7 +36,7 @@ _SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "cosine": lambda c: DDPMLadder(cosine_betas(c.num_rungs)),
     "ncsn": lambda c: NCSNLadder(geometric_sigmas(c.num_rungs, c.sigma_min, c.sigma_max)),
 }
-_NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP}
+_NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP, "classifier": Encoder}
 
 _THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
 
@@ -80,21 +83,25 @@ def make_sde(config: ConfigDict) -> SDE:
     return choose("SDE", config.sde.name, _SDES)(config.sde)
 
 
-def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel:
+def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel | NoisyClassifier:
     """The score model of the section `model`, for such data, with initial weights that depend on the seed.
 
     Raises:
         UserError: the network does not exist or cannot take such examples.
     """
-    sde, model = make_sde(config), config.model
+    sde, model, labels = make_sde(config), config.model, make_labels(config, dataset)
     torch.manual_seed(config.seed)
+    if model.network == "classifier":
+        classifier = make_network(config, dataset.shape, num_outputs=labels.num_classes)
+        return NoisyClassifier(classifier, sde, model.labels, model.data_std, model.scale_input)
+    told = {"num_classes": labels.none} if labels.none else {}
     if model.prediction != "levels":
-        network = make_network(config, dataset.shape)
+        network = make_network(config, dataset.shape, **told)
         return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
     if not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
     assert dataset.levels is not None
-    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0])
+    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.labels, model.data_std, model.scale_input, config.data.uniform_dequantisation)
     return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
 
@@ -112,9 +119,35 @@ def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 
-def make_objective(config: ConfigDict, sde: SDE) -> Objective:
+def make_labels(config: ConfigDict, dataset: Dataset) -> Labels:
+    """What the network is told of an example, or, if it is a classifier, is to tell.
+
+    Raises:
+        UserError: classes are wanted of data without, or distortion of vectors.
+    """
+    if config.data.distortion > 0 and not dataset.is_image:
+        raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
+    if not knows_classes(config):
+        return Labels(0, config.data.distortion > 0)
+    if not dataset.num_classes:
+        raise UserError(
+            f"{dataset.name} has no classes: leave out --config.model.class_conditional, or take other data"
+        )
+    return Labels(dataset.num_classes, config.data.distortion > 0)
+
+
+def knows_classes(config: ConfigDict) -> bool:
+    """Whether the model has to do with classes."""
+    return config.model.class_conditional or config.model.network == "classifier"
+
+
+def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
     """The loss of the section `training`."""
     training = config.training
+    if config.model.network == "classifier":
+        edm = (training.edm_mean, training.edm_std)
+        levels = get_noise_levels(training.noise_levels, sde, training.t_min, *edm)
+        return Classification(levels, training.stratified)
     kinds: dict[str, Callable[[], Objective]] = {
         "discrete": lambda: get_discrete_objective(
             sde,  # type: ignore[arg-type]
@@ -244,16 +277,12 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
     network = choose("network", model.network, _NETWORKS)
     known = inspect.signature(network).parameters
-    if config.data.distortion > 0:
-        if len(shape) != 3:
-            raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
-        # One class, of distorted images; the others have none.
-        more = more | {"num_classes": 1}
     options = {name: value for name, value in model.items() if name in known} | more
     if "image_size" not in known:
-        if more:
+        unknown = set(more) - set(known)
+        if unknown:
             raise UserError(
-                f"network {model.network!r} cannot have {', '.join(more)}: use --config.model.network=ncsnpp"
+                f"network {model.network!r} cannot have {', '.join(unknown)}: use --config.model.network=ncsnpp"
             )
         return network(torch.Size(shape).numel(), **options)
     if len(shape) != 3:

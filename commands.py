@@ -32,6 +32,7 @@ from evaluation.progress import progress_measure
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from files import write_atomically
+from models import NoisyClassifier
 from models.dequantisation_flow import DequantisationFlow
 from sde import SDE
 from solvers import get_solver
@@ -39,6 +40,7 @@ from solvers.dequantization import UniformDequantiser, VariationalDequantiser, d
 from solvers.tuned import save_table, table_path
 from solvers.tuning import tune
 from training import checkpoint
+from training.classification import accuracy_by_level
 from training.dequantisation import fit_dequantisation
 from training.precision import image_layout, training_precision
 from training.trainer import TrainedModel, Trainer
@@ -78,12 +80,15 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         config.data.uniform_dequantisation,
         distributed.rows(),
         distributed.device(),
+        labelled=build.knows_classes(config),
+        label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
     )
     held_out = build.in_model_units(config, dataset, dataset.validation)
+    held_out_classes = dataset.validation_classes if build.knows_classes(config) else None
     objective = build.make_objective(config, model.sde)
     preview = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
 
-    def draw(model: TrainedModel) -> np.ndarray:
+    def draw(model: Any) -> np.ndarray:
         seeds = list(range(config.seed, config.seed + _NUM_PREVIEWS))
         samples = draw_samples(model, preview, dataset.shape, seeds, _NUM_PREVIEWS, progress=False)
         return as_array(samples.x.nan_to_num(), dataset)
@@ -93,7 +98,13 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    trainer = Trainer(model, objective, batches, held_out, config, folder, draw, _measure(config, dataset, model.sde))
+    if isinstance(model, NoisyClassifier):
+        x_0 = build.in_model_units(config, dataset, dataset.test[: config.training.num_measured])
+        measure = accuracy_by_level(x_0, dataset.test_classes, config.training.t_min, config.seed)
+        trainer = Trainer(model, objective, batches, held_out, config, folder, None, measure, held_out_classes)
+    else:
+        measure = _measure(config, dataset, model.sde)
+        trainer = Trainer(model, objective, batches, held_out, config, folder, draw, measure, held_out_classes)
     if trainer.step >= config.training.num_steps:
         _say(f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}")
         return

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.average = placeholder(float)
 
     config.data = data = ConfigDict()
-    # digits, cifar10; eight_gaussians, two_moons, checkerboard, swiss_roll; folders of images: images, celeba,
+    # digits, photos, cifar10; eight_gaussians, two_moons, checkerboard, swiss_roll; folders of images: images, celeba,
     # lsun_bedroom, lsun_church, ffhq, celebahq
     data.dataset = "digits"
     # Your own, instead: a folder or zip of images; .npy, .npz; IDX files; CIFAR-10's batches; .parquet, or hf:NAME
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     data.low = -1.0  # model units of black …
     data.high = 1.0  # … and of white
     data.uniform_dequantisation = True  # add uniform noise to levels in training; False: train on levels as they are
-    data.augment = ""  # random changes of training images, comma-separated: flip, shift
+    data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     data.validation = 0  # training examples set aside, for the held-out loss and for choices
     data.fold = 0  # which ones
@@ -48,17 +48,20 @@ def get_config() -> ConfigDict:
     sde.num_rungs = 1000  # ddpm, cosine, ncsn: noise levels of the ladder
 
     config.model = model = ConfigDict()
-    model.network = "ncsnpp"  # ncsnpp, ddpm: images; mlp: vectors; mixture: of Gaussians, fitted, needs no training
+    # ncsnpp, ddpm: images; mlp: vectors; mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
+    model.network = "ncsnpp"
+    model.class_conditional = False  # tell the network the classes of the data
     model.prediction = "velocity"  # noise, score, denoised, velocity, edm, levels: what the network's output means
     model.labels = "log_snr"  # log_snr, time, sigma, rho, edm, rung, level: how the network is told the time
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation
     model.num_blocks = 4  # residual blocks: of each level (ncsnpp, ddpm), or in all (mlp)
-    # ncsnpp and ddpm
+    # ncsnpp, ddpm and classifier
     model.channels = 128  # of the first level
     model.channel_multipliers = (1, 2, 2, 2)  # one a level, each level half as large as the one before
-    model.attention_resolutions = (16,)  # image sizes with self-attention
     model.dropout = 0.1
+    # ncsnpp and ddpm
+    model.attention_resolutions = (16,)  # image sizes with self-attention
     model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
     model.conditional = True  # tell the network the time at all
     model.scale_by_sigma = False  # divide the output by sigma
@@ -85,6 +88,7 @@ def get_config() -> ConfigDict:
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
     training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders
+    training.label_dropout = 0.1  # class_conditional: probability that a class is hidden, so that p(x) is learnt too
     training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each noise level in the loss
     training.noise_levels = "log_snr"  # uniform (in t), log_snr (uniform in it), edm: how often each is drawn
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks

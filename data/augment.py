@@ -59,7 +59,7 @@ def distort(x: Tensor, noise: BatchNoise) -> Tensor:
     return torch.minimum(moved.round().clamp(min=0), brightest).to(x.dtype)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift}
+AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "distort": distort}
 
 
 def get_augmentation(names: str) -> Augmentation | None:

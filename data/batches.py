@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.augment import Augmentation, distort
 from data.dataset import Dataset
+from data.labels import Labels
 from sde.noise import BatchNoise
 
 # What the numbers drawn from one seed are for.
@@ -21,8 +22,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x_0: `(batch_size, *shape)`, in model units.
-        classes: `(batch_size,)`, 0 for distorted pictures and 1, which stands for no class, for the others; None where
-            pictures are not distorted.
+        classes: what the network is told of each, `(batch_size,)`, in the numbers of `data.labels`; None for nothing.
     """
 
     x_0: Tensor
@@ -41,10 +41,12 @@ class Batches:
         batch_size: examples in a batch.
         seed: of the order, the augmentation and the dequantisation.
         augment: a random change of a batch of raw examples.
-        distortion: probability that a picture is distorted (see `data.augment`).
+        distortion: probability that a picture is distorted (see `data.augment`), of which the network is told.
         uniform_noise: whether levels are dequantised with uniform noise, or taken as they are.
         rows: those of each batch that this process has.
         device: where batches are made.
+        labelled: whether the network is told the classes of the dataset, which has some then.
+        label_dropout: probability that it is not.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -60,6 +62,8 @@ class Batches:
         uniform_noise: bool = True,
         rows: slice = slice(None),
         device: torch.device | str = "cpu",
+        labelled: bool = False,
+        label_dropout: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -69,6 +73,9 @@ class Batches:
         self.uniform_noise = uniform_noise
         self.rows = rows
         self.device = torch.device(device)
+        self.labelled = labelled
+        self.label_dropout = label_dropout
+        self.labels = Labels(dataset.num_classes if labelled else 0, distortion > 0)
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -77,16 +84,34 @@ class Batches:
 
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
-        examples = self.dataset.train[self._indices(self.step)[self.rows]].to(self.device)
+        indices = self._indices(self.step)[self.rows]
+        examples = self.dataset.train[indices].to(self.device)
         self.step += 1
         if self.augment is not None:
             examples = self.augment(examples, noise)
-        classes = None
+        distorted = None
         if self.distortion > 0:
-            distorted = noise.uniform(torch.empty(len(examples), device=self.device)) < self.distortion
+            distorted = self._happens(self.distortion, examples, noise)
             examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-            classes = 1 - distorted.long()
-        return Batch(self._in_model_units(examples, noise), classes)
+        x_0 = self._in_model_units(examples, noise)
+        if not self.labels.none:
+            return Batch(x_0, None)
+        return Batch(x_0, self.labels.of(self._classes(indices, x_0, noise), distorted))
+
+    def _classes(self, indices: Tensor, x_0: Tensor, noise: BatchNoise) -> Tensor:
+        """The classes of these rows of the training part that the network is told; the number of classes for none."""
+        none = torch.full((len(x_0),), self.labels.num_classes, device=self.device)
+        if not self.labelled:
+            return none
+        assert self.dataset.train_classes is not None
+        classes = self.dataset.train_classes[indices].to(self.device)
+        if not self.label_dropout:
+            return classes
+        return torch.where(self._happens(self.label_dropout, x_0, noise), none, classes)
+
+    def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
+        """For each example, whether something of this probability happens."""
+        return noise.uniform(torch.empty(len(examples), device=self.device)) < probability
 
     def _in_model_units(self, examples: Tensor, noise: BatchNoise) -> Tensor:
         if self.dataset.levels is None:

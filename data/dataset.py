@@ -56,6 +56,13 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 if there are none."""
+        if self.train_classes is None:
+            return 0
+        return max(len(self.class_names), int(self.train_classes.max()) + 1)
+
+    @property
     def is_image(self) -> bool:
         """Whether examples are pictures `(channels, height, width)` of levels."""
         return self.levels is not None and len(self.shape) == 3

@@ -11,6 +11,7 @@ from data.dataset import Dataset
 from data.digits import load_digits
 from data.image_folder import SOURCES, load_image_folder
 from data.own import load_path
+from data.photos import load_photos
 from data.split import Parts, split
 from data.toys import TOYS, load_toy
 from errors import choose
@@ -19,6 +20,7 @@ from errors import choose
 # images that cannot be read.
 DATASETS: dict[str, Callable[[Path, int | None, bool], Parts]] = {
     "digits": lambda folder, size, skip: load_digits(),
+    "photos": lambda folder, size, skip: load_photos(),
     "cifar10": lambda folder, size, skip: load_cifar10(folder),
     **{name: partial(lambda sample, folder, size, skip: load_toy(sample), sample) for name, sample in TOYS.items()},
     **{name: partial(load_image_folder, name) for name in SOURCES},

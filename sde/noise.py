@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound"]
+Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control"]
 
 
 class SampleNoise:

@@ -32,7 +32,7 @@ _CHUNK = 64
 
 def exact_divergence(field: RowwiseField, z: Tensor) -> tuple[Tensor, Tensor]:
     """The value of `field` at `z` `(B, d)`, and its divergence `(B, 1)`; the field is called once."""
-    value, pull_back = _value_and_pull_back(field, z)
+    value, pull_back = value_and_pull_back(field, z)
 
     def diagonal_entry(direction: Tensor) -> Tensor:
         return pull_back(direction.expand_as(z))[0] @ direction
@@ -45,7 +45,7 @@ def hutchinson_divergence(probes: Tensor) -> Divergence:
     """An unbiased estimate of the divergence by each of the `probes` `(P, B, d)`, of zero mean and unit covariance."""
 
     def divergence(field: RowwiseField, z: Tensor) -> tuple[Tensor, Tensor]:
-        value, pull_back = _value_and_pull_back(field, z)
+        value, pull_back = value_and_pull_back(field, z)
         return value, torch.stack([_quadratic_form(pull_back, probe) for probe in probes], dim=1)
 
     return divergence
@@ -60,7 +60,7 @@ def hutch_plus_plus_divergence(sketch: Tensor, probes: Tensor) -> Divergence:
     """
 
     def divergence(field: RowwiseField, z: Tensor) -> tuple[Tensor, Tensor]:
-        value, pull_back = _value_and_pull_back(field, z)
+        value, pull_back = value_and_pull_back(field, z)
         images = torch.stack([pull_back(vector)[0] for vector in sketch], dim=2)
         basis = torch.linalg.qr(images).Q
         exact = torch.stack([_quadratic_form(pull_back, direction) for direction in basis.unbind(2)]).sum(0)
@@ -76,7 +76,7 @@ def _quadratic_form(pull_back: Callable[[Tensor], tuple[Tensor]], v: Tensor) -> 
     return (pull_back(v)[0] * v).sum(1)
 
 
-def _value_and_pull_back(field: RowwiseField, z: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+def value_and_pull_back(field: RowwiseField, z: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
     """The value of `field` at `z`, and the map `v -> (v^T J,)`."""
     both: Any = torch.func.vjp(field, z)
     return both

@@ -21,6 +21,7 @@ from sde.noise import SampleNoise
 from solvers.grids import Grid, time_grid
 from solvers.options import sample_noise
 from solvers.solution import Model, Solution
+from solvers.stepwise import Ends, Stepwise
 from solvers.table import Nodes, Prediction, Table, Tape
 from solvers.thresholding import Threshold
 
@@ -120,10 +121,11 @@ def run_steps(
     x: Tensor,
     noise: SampleNoise | None = None,
     threshold: Threshold | None = None,
+    first: int = 0,
 ) -> Tensor:
-    """The loop: see `integrate`."""
+    """The loop: see `integrate`. These steps, of which the number in the table is `first`, use no earlier outputs."""
     outputs: dict[int, Tensor] = {}
-    for k, step in enumerate(steps):
+    for k, step in enumerate(steps, first):
         output = _output(model, x, step.t.to(x.device), step.alpha, step.sigma, prediction, threshold)
         outputs[k] = torch.add(output, x, alpha=step.blend) if step.blend else output
         x = x * step.state
@@ -153,11 +155,18 @@ class TableSolver:
     Args:
         make_table: the table for a process.
         threshold: applied to the denoised data of each call.
+        calls_a_step: of a method that remembers nothing from step to step.
     """
 
-    def __init__(self, make_table: Callable[[SDE], Table], threshold: Threshold | None = None) -> None:
+    def __init__(
+        self,
+        make_table: Callable[[SDE], Table],
+        threshold: Threshold | None = None,
+        calls_a_step: int | None = None,
+    ) -> None:
         self._make_table = make_table
         self._threshold = threshold
+        self._calls_a_step = calls_a_step
         self._made: tuple[SDE, Table, list[Step]] | None = None
 
     def table(self, sde: SDE) -> Table:
@@ -186,17 +195,46 @@ class TableSolver:
     ) -> Solution:
         """Solve from `x_T` `(B, *dims)`; seeds, one an example, or a generator matter to stochastic methods alone."""
         table, steps = self._for_process(model.sde)
-        noise = None
-        if bool(table.noise.any()):
-            noise = sample_noise(x_T, seeds, generator)
-        x = run_steps(steps, table.prediction, model, x_T, noise, self._threshold)
+        x = run_steps(steps, table.prediction, model, x_T, self._noise(table, x_T, seeds, generator), self._threshold)
         return Solution(x, len(steps))
+
+    @staticmethod
+    def _noise(table: Table, x_T: Tensor, seeds: Any, generator: torch.Generator | None) -> SampleNoise | None:
+        return sample_noise(x_T, seeds, generator) if bool(table.noise.any()) else None
+
+    def stepwise(
+        self, model: Model, x_T: Tensor, *, seeds: Any = None, generator: torch.Generator | None = None
+    ) -> Stepwise:
+        """The method's steps; arguments as of a call.
+
+        Raises:
+            UserError: it remembers outputs from step to step.
+        """
+        if self._calls_a_step is None:
+            raise UserError(
+                "this solver remembers earlier outputs, so that states cannot be changed between its steps: take one "
+                "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
+            )
+        table, steps = self._for_process(model.sde)
+        noise = self._noise(table, x_T, seeds, generator)
+        firsts = range(0, len(steps), self._calls_a_step)
+        parts = [steps[first : first + self._calls_a_step] for first in firsts]
+
+        def step(k: int, x: Tensor) -> Tensor:
+            return run_steps(parts[k], table.prediction, model, x, noise, self._threshold, firsts[k])
+
+        times = torch.cat([table.times[list(firsts)], *([] if table.end is None else [table.end.reshape(1)])])
+        return Stepwise(Ends.at_times(model.sde, times, table.end is None), [len(part) for part in parts], step)
 
 
 def solver_from_method(
-    method: Method, prediction: Prediction, default_grid: Grid = "uniform_log_snr", **fixed: Any
+    method: Method,
+    prediction: Prediction,
+    default_grid: Grid = "uniform_log_snr",
+    calls_a_step: int | None = None,
+    **fixed: Any,
 ) -> Callable[..., TableSolver]:
-    """The constructor of a named solver.
+    """The constructor of a named solver; see `TableSolver` for the calls.
 
     Its options are `num_steps`, the number of grid times; `grid` and `t_min` (see `time_grid`); `denoise`, whether to
     end at
@@ -216,7 +254,7 @@ def solver_from_method(
             times = time_grid(sde, grid, num_steps, t_min)
             return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})
 
-        return TableSolver(make_table, threshold)
+        return TableSolver(make_table, threshold, calls_a_step)
 
     common = [p for p in inspect.signature(build).parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in fixed]

@@ -30,7 +30,7 @@ from solvers.divergence import Divergence, exact_divergence, hutch_plus_plus_div
 from solvers.grids import Grid
 from solvers.integrator import Integrator
 from solvers.ode import check_fixed_steps, integration_nodes
-from solvers.options import check_at_least, last_time, sample_noise
+from solvers.options import check_at_least, check_density, last_time, sample_noise
 from solvers.probability_flow import ProbabilityFlow
 from solvers.solution import Model
 
@@ -104,8 +104,10 @@ def log_likelihood(
             module; steps are then chosen for the batch. `nfe` does not count calls of the way back.
 
     Raises:
-        UserError: an option is unknown or out of range, or the trajectory cannot be followed.
+        UserError: an option is unknown or out of range, the trajectory cannot be followed, or the model's score is not
+            that of a diffused density (`check_density`).
     """
+    check_density(model)
     integrator = Integrator(method, rtol, atol, options or {}, per_example)
     flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min), integrator.resolution)
     check_fixed_steps(integrator, num_steps, grid)

@@ -15,10 +15,14 @@ from torch import Tensor
 
 from errors import UserError
 from solvers.grids import Grid, time_grid
-from solvers.integrator import ADAMS, Integrator
+from solvers.integrator import ADAMS, ADAMS_ON_NODES, Integrator
 from solvers.options import check_at_least, last_time
 from solvers.probability_flow import ProbabilityFlow
 from solvers.solution import Model, Solution
+from solvers.stepwise import Ends, Stepwise
+
+# Calls a step of torchdiffeq's Runge-Kutta methods with fixed ones.
+_STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,40 @@ class ODE:
         if self.denoise:
             return Solution(model.denoise(x, ends[1]), flow.nfe + 1)
         return Solution(x, flow.nfe)
+
+    def stepwise(
+        self,
+        model: Model,
+        x_T: Tensor,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Stepwise:
+        """The steps of a Runge-Kutta method with fixed ones, and the denoising; arguments as of a call.
+
+        Raises:
+            UserError: the method chooses its steps, or remembers earlier slopes.
+        """
+        integrator = self.integrator
+        if not integrator.takes_fixed_steps or integrator.method in (*ADAMS, ADAMS_ON_NODES):
+            raise UserError(
+                f"ODE method {self.method!r} has no steps between which states can be changed: take one such as rk4"
+            )
+        assert self.num_steps is not None
+        flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), integrator.resolution)
+        nodes, _ = integration_nodes(flow, integrator, self.num_steps - self.denoise, self.grid, x_T.device)
+        times = flow.time(nodes)
+        times[0], times[-1] = model.sde.T, flow.t_min
+        last = len(nodes) - 1
+
+        def step(k: int, x: Tensor) -> Tensor:
+            if k == last:
+                return model.denoise(x, times[-1])
+            z = integrator(flow, flow, flow.normalise(x, times[k]), nodes[k : k + 2])
+            return flow.denormalise(z, times[k + 1])
+
+        calls = [_STAGES[self.method]] * last + [1] * self.denoise
+        return Stepwise(Ends.at_times(model.sde, times, self.denoise), calls, step)
 
     @torch.no_grad()
     def encode(self, model: Model, x: Tensor) -> Solution:

@@ -24,6 +24,13 @@ def check_positive(what: str, value: float) -> None:
         raise UserError(f"{what} must be positive, not {value:g}")
 
 
+def check_density(model: object) -> None:
+    """Raise `UserError` if a model says that its score is not that of a diffused density, and why: `no_density`."""
+    reason = getattr(model, "no_density", "")
+    if reason:
+        raise UserError(f"this model has no log-likelihood: {reason}")
+
+
 def last_time(sde: SDE, t_min: float | None) -> float:
     """`t_min`, or the process's own if left out.
 

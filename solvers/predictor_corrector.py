@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from solvers.grids import Grid, time_grid
 from solvers.options import check_at_least, check_positive, sample_noise
 from solvers.predictors import PREDICTORS
 from solvers.solution import Model, Solution
+from solvers.stepwise import Ends, Stepwise
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,43 @@ class PredictorCorrector:
 
         Example `i` takes its noise from `seeds[i]` alone; without seeds, they are drawn from `generator`.
         """
+        return self.stepwise(model, x_T, seeds=seeds, generator=generator).run(x_T)
+
+    def stepwise(
+        self,
+        model: Model,
+        x_T: Tensor,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Stepwise:
+        """Predictions, corrections and the denoising, as steps of their own; arguments as of a call."""
         sde, noise = model.sde, sample_noise(x_T, seeds, generator)
         times = time_grid(sde, self.grid, self.num_steps, self.t_min).to(x_T.device)
         predict, step_size = PREDICTORS[self.predictor], corrector_step_size(self.corrector, self.step_size)
-        steps = predict(sde, times[:-1], times[1:]) if predict is not None else None
-        x, nfe = x_T, 0
-        for i, (t, s) in enumerate(pairwise(times)):
-            if steps is not None:
-                a, b, c = (sde.expand(coefficient[i], x) for coefficient in steps)
-                x = a * x + b * model.score(x, t) + c * noise.normal(x)
-                nfe += 1
-            if step_size is not None:
-                x = langevin(model, x, s, noise, step_size, self.snr, self.corrector_steps)
-                nfe += self.corrector_steps
+        coefficients = predict(sde, times[:-1], times[1:]) if predict is not None else None
+
+        def prediction(i: int, x: Tensor) -> Tensor:
+            assert coefficients is not None
+            a, b, c = (sde.expand(coefficient[i], x) for coefficient in coefficients)
+            return a * x + b * model.score(x, times[i]) + c * noise.normal(x)
+
+        def correction(i: int, x: Tensor) -> Tensor:
+            assert step_size is not None
+            return langevin(model, x, times[i + 1], noise, step_size, self.snr, self.corrector_steps)
+
+        def denoising(i: int, x: Tensor) -> Tensor:
+            return model.denoise(x, times[-1])
+
+        kinds = [(prediction, 1)] if coefficients is not None else []
+        kinds += [(correction, self.corrector_steps)] if step_size is not None else []
+        steps = [(i, *kind) for i in range(self.num_steps - 1) for kind in kinds]
+        ends = torch.stack([times[0], *(times[i + 1] for i, _, _ in steps)])
         if self.denoise:
-            x, nfe = model.denoise(x, times[-1]), nfe + 1
-        return Solution(x, nfe)
+            steps.append((self.num_steps - 1, denoising, 1))
+
+        def step(k: int, x: Tensor) -> Tensor:
+            i, move, _ = steps[k]
+            return move(i, x)
+
+        return Stepwise(Ends.at_times(sde, ends, self.denoise), [calls for _, _, calls in steps], step)

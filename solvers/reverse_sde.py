@@ -29,6 +29,7 @@ from sde.noise import SampleNoise
 from solvers.brownian import FreshIncrements, StackedIntervals
 from solvers.options import check_at_least, check_positive, last_time, sample_noise
 from solvers.solution import Model, Solution
+from solvers.stepwise import Ends, Stepwise
 
 # Network calls a step.
 METHODS = {"euler": 1, "milstein": 1, "srk": 2}
@@ -86,11 +87,57 @@ class ReverseSDE:
 
         Example `i` takes its noise from `seeds[i]` alone; without seeds, they are drawn from `generator`.
         """
-        t_min, num_intervals = last_time(model.sde, self.t_min), self.num_steps - 1
-        problem = NormalisedReverseSDE(model, x_T.shape, t_min, num_intervals, self.eta)
-        u = problem.normalise(x_T, model.sde.T)
-        brownian = self._brownian(u, sample_noise(x_T, seeds, generator, stream="brownian"))
-        steps = torch.tensor([0.0, num_intervals], dtype=torch.float64)
+        problem, brownian = self._problem(model, x_T, seeds, generator)
+        x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1)
+        if self.denoise:
+            return Solution(problem.denoise(x), problem.nfe + 1)
+        return Solution(x, problem.nfe)
+
+    def stepwise(
+        self,
+        model: Model,
+        x_T: Tensor,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Stepwise:
+        """The steps between noise levels, and the denoising; arguments as of a call.
+
+        Raises:
+            UserError: steps are adaptive.
+        """
+        if self.adaptive:
+            raise UserError(
+                "solver 'sde' with adaptive steps has none between which states can be changed: take fixed ones"
+            )
+        problem, brownian = self._problem(model, x_T, seeds, generator)
+        last = self.num_steps - 1
+
+        def step(k: int, x: Tensor) -> Tensor:
+            return problem.denoise(x) if k == last else self._solve(problem, brownian, x, k, k + 1)
+
+        ends = Ends.at_times(model.sde, problem.times(torch.arange(self.num_steps)), self.denoise)
+        return Stepwise(ends, [METHODS[self.method]] * last + [1] * self.denoise, step)
+
+    def _problem(
+        self, model: Model, x_T: Tensor, seeds: Iterable[int] | None, generator: torch.Generator | None
+    ) -> tuple[NormalisedReverseSDE, FreshIncrements | StackedIntervals]:
+        t_min = last_time(model.sde, self.t_min)
+        problem = NormalisedReverseSDE(model, x_T.shape, t_min, self.num_steps - 1, self.eta)
+        noise = sample_noise(x_T, seeds, generator, stream="brownian")
+        return problem, self._brownian(x_T.flatten(1), noise)
+
+    def _solve(
+        self,
+        problem: NormalisedReverseSDE,
+        brownian: FreshIncrements | StackedIntervals,
+        x: Tensor,
+        first: int,
+        last: int,
+    ) -> Tensor:
+        """The state after step `last`, from `x` after step `first`."""
+        steps = torch.tensor([first, last], dtype=torch.float64)
+        t_min, u = problem.t_min, problem.normalise(x, first)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Hitting minimum allowed step size")
             try:
@@ -104,7 +151,7 @@ class ReverseSDE:
                     adaptive=self.adaptive,
                     rtol=self.rtol,
                     atol=self.atol,
-                    dt_min=_SMALLEST_STEP * num_intervals,
+                    dt_min=_SMALLEST_STEP * (self.num_steps - 1),
                 )
             except (AssertionError, UserWarning) as error:
                 raise UserError(
@@ -112,10 +159,7 @@ class ReverseSDE:
                     f"rtol={self.rtol:g}, atol={self.atol:g} or is not finite; loosen these, raise t_min={t_min:g}, "
                     "or use fixed steps"
                 ) from error
-        x = problem.denormalise(path[-1], t_min)
-        if self.denoise:
-            return Solution(model.denoise(x, x.new_tensor(t_min, dtype=torch.float64)), problem.nfe + 1)
-        return Solution(x, problem.nfe)
+        return problem.denormalise(path[-1], last)
 
     def _brownian(self, u: Tensor, noise: SampleNoise) -> FreshIncrements | StackedIntervals:
         if self.adaptive:
@@ -148,7 +192,7 @@ class NormalisedReverseSDE:
         for known_step, known_u, drift in self._recent:
             if known_u is u and known_step == float(step):
                 return drift
-        t, sde = self._time(step), self.model.sde
+        t, sde = self.times(step), self.model.sde
         sigma, power = sde.sigma(t), _power(sde, t)
         x = sde.expand(power, u) * u
         score = self.model.score(x.reshape(self.shape), t.to(u.device)).reshape(u.shape)
@@ -160,19 +204,26 @@ class NormalisedReverseSDE:
 
     def g_prod(self, step: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Diffusion times `v` `(B, d)`: `eta sqrt(2 dlambda/dstep) s v`; shape of `u`."""
-        t, sde = self._time(step), self.model.sde
+        t, sde = self.times(step), self.model.sde
         return sde.expand(self.eta * (2 * self.rate).sqrt() * sde.sigma(t) / _power(sde, t), u) * v
 
-    def normalise(self, x: Tensor, t: float) -> Tensor:
-        """`u` `(B, d)` from `x` `(B, *dims)` at time `t`."""
-        return x.flatten(1) / float(_power(self.model.sde, torch.tensor(t, dtype=torch.float64)))
+    def normalise(self, x: Tensor, step: int) -> Tensor:
+        """`u` `(B, d)` from `x` `(B, *dims)` after so many steps."""
+        return x.flatten(1) / self._norm(step)
 
-    def denormalise(self, u: Tensor, t: float) -> Tensor:
-        """`x` `(B, *dims)` from `u` `(B, d)` at time `t`."""
-        return u.reshape(self.shape) * float(_power(self.model.sde, torch.tensor(t, dtype=torch.float64)))
+    def denormalise(self, u: Tensor, step: int) -> Tensor:
+        """`x` `(B, *dims)` from `u` `(B, d)` after so many steps."""
+        return u.reshape(self.shape) * self._norm(step)
 
-    def _time(self, step: Tensor) -> Tensor:
-        """The time in `[t_min, T]` after so many steps; float64, on the CPU."""
+    def denoise(self, x: Tensor) -> Tensor:
+        """The denoised mean of `x` `(B, *dims)` at `t_min`."""
+        return self.model.denoise(x, x.new_tensor(self.t_min, dtype=torch.float64))
+
+    def _norm(self, step: int) -> float:
+        return float(_power(self.model.sde, self.times(torch.tensor(step))))
+
+    def times(self, step: Tensor) -> Tensor:
+        """The times in `[t_min, T]` after so many steps; float64, on the CPU."""
         return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.model.sde.T)
 
 

@@ -43,6 +43,7 @@ class Table(NamedTuple):
         noise: shape `(n,)`.
         prediction: what `F` is made from: the model's noise `eps` or its denoised data `D`.
         blend: multiple of `x_k` that is added to it, shape `(n,)`; zero but for residuals.
+        end: time of the last state; None for `sigma = 0`.
     """
 
     times: Tensor
@@ -51,6 +52,7 @@ class Table(NamedTuple):
     noise: Tensor
     prediction: Literal["noise", "data"]
     blend: Tensor
+    end: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -157,4 +159,5 @@ class Tape:
             torch.linalg.vector_norm(noise.detach(), dim=1) * next_alpha.detach(),
             "data" if self.prediction == "data" else "noise",
             self._blend(torch.stack([node.rho for node in self._nodes])) / alpha,
+            None if end is None else end.t,
         )

@@ -22,12 +22,13 @@ Discrete ladders have a fourth: each of the N rungs with probability 1/N.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, choose
 from sde import SDE, Ladder
 from sde.noise import BatchNoise
 
@@ -102,6 +103,29 @@ class UniformRung:
 
     def density(self, t: Tensor) -> Tensor:
         return torch.full_like(t, 1 / self.ladder.num_rungs, dtype=torch.float64)
+
+
+def get_noise_levels(
+    name: str, sde: SDE, t_min: float = 1e-5, edm_mean: float = -1.2, edm_std: float = 1.2
+) -> NoiseLevels:
+    """The distribution "uniform" (in t), "log_snr" (uniform in it) or "edm" (log-normal).
+
+    Args:
+        name: of the distribution.
+        sde: the forward process.
+        t_min: smallest time.
+        edm_mean: mean of `log(sigma / alpha)`, for "edm".
+        edm_std: its standard deviation.
+
+    Raises:
+        UserError: there is no such distribution, or `t_min` is out of range.
+    """
+    levels: dict[str, Callable[[], NoiseLevels]] = {
+        "uniform": lambda: UniformTime(sde, t_min),
+        "log_snr": lambda: UniformLogSNR(sde, t_min),
+        "edm": lambda: LogNormal(sde, t_min, edm_mean, edm_std),
+    }
+    return choose("distribution of noise levels", name, levels)()
 
 
 def log_snr_range(sde: SDE, t_min: float) -> tuple[float, float]:

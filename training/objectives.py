@@ -31,7 +31,7 @@ from torch import Tensor
 from errors import UserError, choose
 from sde import SDE, Ladder
 from sde.noise import BatchNoise
-from training.noise_levels import LogNormal, NoiseLevels, UniformLogSNR, UniformRung, UniformTime, sample_times
+from training.noise_levels import NoiseLevels, UniformRung, get_noise_levels, sample_times
 
 
 class NoiseModel(Protocol):
@@ -145,22 +145,15 @@ def get_objective(
     Raises:
         UserError: there is no such weighting or distribution, or `t_min` is out of range.
     """
-    levels: dict[str, NoiseLevels] = {
-        "uniform": UniformTime(sde, t_min),
-        "log_snr": UniformLogSNR(sde, t_min),
-        "edm": LogNormal(sde, t_min, edm_mean, edm_std),
+    factors: dict[str, tuple[str, Callable[[Tensor], Tensor] | None]] = {
+        "sigma2": ("uniform", None),
+        "likelihood": ("log_snr", None),
+        "edm": ("edm", lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2),
     }
-    weightings: dict[str, Weighting] = {
-        "sigma2": Weighting(levels["uniform"]),
-        "likelihood": Weighting(levels["log_snr"]),
-        "edm": Weighting(levels["edm"], lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2),
-    }
-    return Objective(
-        choose("distribution of noise levels", noise_levels, levels),
-        choose("weighting", weighting, weightings),
-        stratified,
-        reduce_mean,
-    )
+    drawn = get_noise_levels(noise_levels, sde, t_min, edm_mean, edm_std)
+    name, factor = choose("weighting", weighting, factors)
+    measure = drawn if name == noise_levels else get_noise_levels(name, sde, t_min, edm_mean, edm_std)
+    return Objective(drawn, Weighting(measure, factor), stratified, reduce_mean)
 
 
 def get_discrete_objective(ladder: Ladder, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:

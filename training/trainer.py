@@ -28,7 +28,7 @@ from tqdm import tqdm
 import distributed
 from data import Batches
 from errors import Stopped, UserError
-from models import EMA, LevelModel, ScoreModel
+from models import EMA, LevelModel, NoisyClassifier, ScoreModel
 from sde.noise import BatchNoise
 from training import checkpoint, parallel
 from training.interruption import note_signals
@@ -38,10 +38,10 @@ from training.objectives import Losses
 from training.optimization import learning_rate, make_optimizer
 from training.precision import training_precision
 
-TrainedModel = ScoreModel | LevelModel
+TrainedModel = ScoreModel | LevelModel | NoisyClassifier
 
 # Called as objective(model, x_0, noise, classes), with data `(B, *dims)` in model units.
-Objective = Callable[[TrainedModel, Tensor, BatchNoise, Tensor | None], Losses]
+Objective = Callable[[Any, Tensor, BatchNoise, Tensor | None], Losses]
 
 # The held-out loss is the mean over this many draws of noise, the same each time.
 _HELD_OUT_REPEATS = 4
@@ -76,6 +76,7 @@ class Trainer:
         folder: of the run.
         draw: draws samples from a model for the log, to be looked at (see `Log.samples`); none are drawn if left out.
         measure: measures a model for the log, numbers by name; nothing is measured if left out.
+        held_out_classes: what the network is told of the held-out examples, `(N,)`; nothing if left out.
 
     Attributes:
         step: training steps done.
@@ -94,6 +95,7 @@ class Trainer:
         folder: Path,
         draw: Callable[[TrainedModel], np.ndarray] | None = None,
         measure: Callable[[TrainedModel], dict[str, float]] | None = None,
+        held_out_classes: Tensor | None = None,
     ) -> None:
         self.step = 0
         self._whole_config = config
@@ -116,6 +118,7 @@ class Trainer:
         self.optimizer = make_optimizer(self._parameters, config.training)
         self._batches = batches
         self._held_out = held_out.to(distributed.device())
+        self._held_out_classes = None if held_out_classes is None else held_out_classes.to(distributed.device())
         self._precision = training_precision(self._config.precision, distributed.device())
         self._level_losses = LevelLosses(model.sde, self._config.t_min, distributed.device())
         self._folder = folder
@@ -157,8 +160,9 @@ class Trainer:
         total, generator, model = 0.0, self._generator("held-out", 0), self.averaged_model()
         with torch.no_grad(), self._autocast():
             for _ in range(_HELD_OUT_REPEATS):
-                for x_0 in self._held_out.split(self._config.batch_size):
-                    losses = self._objective(model, x_0, BatchNoise(len(x_0), generator), None)
+                for rows in torch.arange(len(self._held_out)).split(self._config.batch_size):
+                    classes = None if self._held_out_classes is None else self._held_out_classes[rows]
+                    losses = self._objective(model, self._held_out[rows], BatchNoise(len(rows), generator), classes)
                     total += losses.values.double().sum().item()
         return total / (_HELD_OUT_REPEATS * len(self._held_out))
 

@@ -76,18 +76,6 @@ def affine_moments(monkeypatch) -> Callable[..., tuple[Tensor, Tensor]]:
     return moments
 
 
-@pytest.fixture
-def one_generator(monkeypatch) -> torch.Generator:
-    """Draw the noise of all examples at once: the same law as one generator an example, and quick for thousands."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(self: SampleNoise, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
-        return sampler(like.shape, generator=generator, dtype=FLOAT).to(like.dtype)
-
-    monkeypatch.setattr(SampleNoise, "_draw", draw)
-    return generator
-
-
 @dataclass
 class Mixture:
     """Three Gaussians in the plane, with their exact mean and covariance."""

@@ -1,0 +1,92 @@
+r"""Editing through latents and through noise.
+
+encode      the probability flow ODE up to T and back is the identity (`solvers.encode`): a picture has one latent
+temperature a latent times tau, decoded: tau < 1 is nearer to the mean    Song et al. 2021, arXiv:2011.13456,
+                                                                          section 4.3 and appendix D.2
+slerp       latents between two, on a sphere                              Shoemake 1985; Song et al., ibid.
+SDEdit      noise is added to a picture, and taken away again             Meng et al. 2022, arXiv:2108.01073
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from sde import SDE
+from sde.truncated import Truncated
+from solvers import Model
+from solvers.options import sample_noise
+
+
+def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Spherical interpolation from `a` (share 0) to `b` (share 1), `(B, *dims)` each, each example by itself.
+
+    `[sin((1 - share) omega) a + sin(share omega) b] / sin omega`, with `omega` the angle between the two; the straight
+    line where it vanishes.
+
+    Args:
+        a: one end.
+        b: the other.
+        share: `(B,)` or `()`.
+    """
+    flat_a, flat_b = a.flatten(1), b.flatten(1)
+    cosine = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1))
+    omega = torch.arccos(cosine.clamp(-1, 1))
+    share = share.to(a)
+    straight = torch.sin(omega) < 1e-6
+    safe = torch.where(straight, 1.0, omega)
+    to_a = torch.where(straight, 1 - share, torch.sin((1 - share) * safe) / torch.sin(safe))
+    to_b = torch.where(straight, share + 0 * omega, torch.sin(share * safe) / torch.sin(safe))
+    return SDE.expand(to_a, a) * a + SDE.expand(to_b, b) * b
+
+
+class Until:
+    """A model whose process ends at an earlier time: solvers start from there.
+
+    Args:
+        model: any.
+        T: between its process's `t_min` and `T`.
+
+    Raises:
+        UserError: `T` is out of range.
+    """
+
+    def __init__(self, model: Model, T: float) -> None:
+        self.model = model
+        self.sde = Truncated(model.sde, T)
+        self.no_density = getattr(model, "no_density", "")
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """The model's score; shape of `x`."""
+        return self.model.score(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """The model's denoised mean; shape of `x`."""
+        return self.model.denoise(x, t)
+
+
+def noised(
+    model: Model,
+    x_0: Tensor,
+    strength: float,
+    *,
+    seeds: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Until, Tensor]:
+    """SDEdit's beginning: pictures with noise, and the model from their time on; `solver(*noised(…))` is the rest.
+
+    Args:
+        model: any.
+        x_0: pictures `(B, *dims)`, in model units.
+        strength: how far the way to noise is gone, as a part of `T`; 1 forgets the pictures (nearly).
+        seeds: one an example, for its noise; drawn from `generator` if left out.
+        generator: source of seeds.
+
+    Raises:
+        UserError: the strength is out of range.
+    """
+    until = Until(model, strength * model.sde.T)
+    noise = sample_noise(x_0, seeds, generator, stream="control").normal(x_0)
+    return until, model.sde.perturb(x_0, noise, torch.tensor(until.sde.T, dtype=torch.float64))

@@ -1,0 +1,155 @@
+r"""What is observed of an image: linear operators `A`, as functions of states `(B, *dims)`, one example by itself.
+
+    masked          some pixels                        A A^T = I on them
+    grey            the mean of the colours            A A^T = I / 3
+    shrunk          means of squares of pixels         A A^T = I / factor^2
+    blurred         a Gaussian filter                  A A^T = A^2
+
+Any other linear function serves as well, `LinearOperator(function)`: its transpose is the derivative's, and
+`(v I + r^2 A A^T)^{-1}` is applied by conjugate gradients (Hestenes & Stiefel 1952), which are done after one iteration
+where `A A^T` is a multiple of the identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from errors import UserError
+from solvers.divergence import value_and_pull_back
+
+_MAX_ITERATIONS = 100
+# Relative residual at which conjugate gradients stop, in units of the number format's.
+_ROUNDINGS = 10.0
+
+
+class LinearOperator:
+    """A linear function, its transpose, and the inverses that go with them.
+
+    Args:
+        function: from `(B, *dims)` to `(B, *observed)`, linear, each example by itself.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`A x`, `(B, *observed)`."""
+        return self.function(x)
+
+    def transpose(self, y: Tensor, like: Tensor) -> Tensor:
+        """`A^T y` for `y` `(B, *observed)`; shape of `like` `(B, *dims)`."""
+        return value_and_pull_back(self.function, torch.zeros_like(like))[1](y)[0]
+
+    def solve(self, y: Tensor, like: Tensor, diagonal: Tensor, spread: Tensor) -> Tensor:
+        """`(diagonal I + spread A A^T)^{-1} y`; shape of `y` `(B, *observed)`.
+
+        With a diagonal of 0, the pseudo-inverse, for `y` that can be observed.
+
+        Args:
+            y: what it is applied to.
+            like: a state `(B, *dims)`, for its shape.
+            diagonal: not negative, `(B,)`.
+            spread: positive, `(B,)`.
+        """
+        _, pull_back = value_and_pull_back(self.function, torch.zeros_like(like))
+        ones = (1,) * (y.ndim - 1)
+        diagonal, spread = diagonal.reshape(-1, *ones).to(y), spread.reshape(-1, *ones).to(y)
+
+        def apply(v: Tensor) -> Tensor:
+            return diagonal * v + spread * self.function(pull_back(v)[0])
+
+        return _conjugate_gradients(apply, y)
+
+    def pseudo_inverse(self, y: Tensor, like: Tensor) -> Tensor:
+        """`A^+ y = A^T (A A^T)^{-1} y`, the smallest state that gives `y`; shape of `like`."""
+        ones = y.new_ones(len(y))
+        return self.transpose(self.solve(y, like, 0 * ones, ones), like)
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        """The state nearest to `x` `(B, *dims)` that gives `y`: `x + A^+ (y - A x)`."""
+        return x + self.pseudo_inverse(y - self(x), x)
+
+
+class Masked(LinearOperator):
+    """The pixels where `keep` is true; others are observed as 0.
+
+    Args:
+        keep: broadcasts against `(B, *dims)`; bool.
+    """
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__(lambda x: torch.where(keep.to(x.device), x, 0.0))
+        self.keep = keep
+
+    def project(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(self.keep.to(x.device), y, x)
+
+
+def grey() -> LinearOperator:
+    """The mean over channels of images `(B, C, H, W)`, `(B, 1, H, W)`."""
+    return LinearOperator(lambda x: x.mean(1, keepdim=True))
+
+
+def shrunk(factor: int) -> LinearOperator:
+    """Means of squares of `factor` by `factor` pixels of images `(B, C, H, W)`.
+
+    Raises:
+        UserError: when called: the squares do not fill the image.
+    """
+
+    def shrink(x: Tensor) -> Tensor:
+        if factor < 1 or x.shape[-1] % factor or x.shape[-2] % factor:
+            raise UserError(f"images of {x.shape[-2]} x {x.shape[-1]} cannot be shrunk by {factor}")
+        return F.avg_pool2d(x, factor)
+
+    return LinearOperator(shrink)
+
+
+def blurred(std: float) -> LinearOperator:
+    """A Gaussian filter of this standard deviation in pixels; pixels beyond the border are those at it.
+
+    Raises:
+        UserError: `std` is not positive.
+    """
+    if not std > 0:
+        raise UserError(f"the standard deviation of a blur must be positive, not {std:g}")
+    reach = math.ceil(3 * std)
+
+    def blur(x: Tensor) -> Tensor:
+        offsets = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+        weights = torch.softmax(-0.5 * (offsets / std) ** 2, dim=0)
+        for axis in (-2, -1):
+            size = x.shape[axis]
+            places = torch.arange(size, device=x.device)
+            shifted = [x.index_select(axis, (places + int(k)).clamp(0, size - 1)) for k in range(-reach, reach + 1)]
+            x = sum((w * part for w, part in zip(weights, shifted, strict=True)), torch.zeros_like(x))
+        return x
+
+    return LinearOperator(blur)
+
+
+def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    """The solution of `apply(v) = y` for each example, for a positive operator; examples that are done wait."""
+    target = _dot(y, y) * (_ROUNDINGS * torch.finfo(y.dtype).eps) ** 2
+    v, residual, direction = torch.zeros_like(y), y, y
+    size = _dot(residual, residual)
+    for _ in range(_MAX_ITERATIONS):
+        running = size > target
+        if not bool(running.any()):
+            break
+        image = apply(direction)
+        length = torch.where(running, size / _dot(direction, image), 0.0)
+        v, residual = v + length * direction, residual - length * image
+        previous, size = size, _dot(residual, residual)
+        direction = residual + torch.where(running, size / previous, 0.0) * direction
+    return v
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Of each example, shaped to multiply it."""
+    return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))

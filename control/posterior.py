@@ -1,0 +1,130 @@
+r"""Posterior sampling: score controls for `p(x_0 | y)`, `y = A x_0 + s n`, with a model of `p(x_0)`.
+
+`∇ log p_t(x | y) = s(x) + ∇ log p_t(y | x)`, and the second term is approximated from the denoised mean `D = E[x_0 |
+x_t = x]`, whose derivative is `J`:
+
+    DPS      ∇ log N(y; A D, s^2 I)  =  J^T A^T (y - A D) / s^2
+             as if `x_0` were `D`                           Chung et al. 2023, arXiv:2209.14687, equation 16
+    ΠGDM     J^T A^T (s^2 I + r^2 A A^T)^{-1} (y - A D)
+             as if `x_0` were `N(D, r^2 I)`                 Song et al. 2023, "Pseudoinverse-guided diffusion models
+                                                            for inverse problems", ICLR, equation 7
+
+with `r^2 = c^2 sigma^2 / (c^2 alpha^2 + sigma^2)`, the variance of `x_0 | x_t` for data `N(0, c^2 I)` (the paper's
+`r_t`, for any process). Neither is exact but for a Gaussian: for `N(m, c^2 I)` ΠGDM is. Both are in units of
+the score, so that every solver can use them; DPS's published step size, which divides by `|y - A D|` and by a solver's
+own step, is therefore left out, and for small `s` it needs many steps. `docs/control.md` has the errors on a mixture
+whose posterior is known.
+
+The result is not the score of a diffused density, and has no log-likelihood.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from control.guidance import tweedie_factor
+from control.operators import LinearOperator
+from errors import UserError
+from sde import SDE
+from solvers import Model
+from solvers.divergence import value_and_pull_back
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was observed: `y = A x_0 + noise_std n`.
+
+    Attributes:
+        operator: `A`.
+        y: `(B, *observed)`.
+        noise_std: `s`, in model units.
+    """
+
+    operator: LinearOperator
+    y: Tensor
+    noise_std: float = 0.0
+
+
+class _PosteriorControl:
+    """The score and the denoised mean, with the gradient of `log p_t(y | x)` as a subclass approximates it."""
+
+    no_density = "posterior sampling by DPS or ΠGDM gives no diffused density"
+
+    def __init__(self, model: Model, observation: Observation, scale: float = 1.0) -> None:
+        self.model = model
+        self.observation = observation
+        self.scale = scale
+
+    @property
+    def sde(self) -> SDE:
+        """The forward process."""
+        return self.model.sde
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """`s(x) + scale ∇ log p_t(y | x)`; shape of `x`."""
+        mean, gradient = self._mean_and_gradient(x, t)
+        t = t.double()
+        alpha, sigma = self.sde.expand(self.sde.alpha(t), x), self.sde.expand(self.sde.sigma(t), x)
+        return (alpha * mean - x) / sigma**2 + gradient
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """The denoised mean that goes with this score; shape of `x`."""
+        mean, gradient = self._mean_and_gradient(x, t)
+        return mean + tweedie_factor(self.sde, t, x) * gradient
+
+    def _mean_and_gradient(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        mean, pull_back = value_and_pull_back(lambda x: self.model.denoise(x, t), x)
+        operator = self.observation.operator
+        residual = self.observation.y.to(x) - operator(mean)
+        weighted = operator.transpose(self._weigh(residual, x, t), x)
+        return mean, self.scale * pull_back(weighted)[0]
+
+    def _weigh(self, residual: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class DPS(_PosteriorControl):
+    """Diffusion posterior sampling.
+
+    Args:
+        model: of `p(x_0)`, or another control.
+        observation: `y`, with some noise.
+        scale: multiple of the approximate gradient.
+
+    Raises:
+        UserError: the observation has no noise.
+    """
+
+    def __init__(self, model: Model, observation: Observation, scale: float = 1.0) -> None:
+        if not observation.noise_std > 0:
+            raise UserError("DPS divides by the variance of the observation's noise: give some, or use ΠGDM")
+        super().__init__(model, observation, scale)
+
+    def _weigh(self, residual: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return residual / self.observation.noise_std**2
+
+
+class PiGDM(_PosteriorControl):
+    """Pseudoinverse-guided diffusion.
+
+    Args:
+        model: of `p(x_0)`, or another control.
+        observation: `y`.
+        scale: multiple of the approximate gradient.
+        data_std: `c`, the data's standard deviation per dimension, in model units.
+    """
+
+    def __init__(self, model: Model, observation: Observation, scale: float = 1.0, data_std: float = 1.0) -> None:
+        super().__init__(model, observation, scale)
+        self.data_std = data_std
+
+    def _weigh(self, residual: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        t = t.double()
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        spread = (self.data_std * sigma) ** 2 / ((self.data_std * alpha) ** 2 + sigma**2)
+        diagonal = torch.full_like(spread, self.observation.noise_std**2)
+        operator, count = self.observation.operator, len(residual)
+        return operator.solve(residual, x, diagonal.expand(count), spread.expand(count))

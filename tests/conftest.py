@@ -1,0 +1,23 @@
+"""Fixtures for tests of several rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from sde.noise import SampleNoise
+
+
+@pytest.fixture
+def one_generator(monkeypatch) -> torch.Generator:
+    """Draw the noise of all examples at once: the same law as one generator an example, and quick for thousands."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(self: SampleNoise, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
+        return sampler(like.shape, generator=generator, dtype=torch.float64).to(like.dtype)
+
+    monkeypatch.setattr(SampleNoise, "_draw", draw)
+    return generator

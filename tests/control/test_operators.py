@@ -1,0 +1,92 @@
+"""Operators against dense matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from control import LinearOperator, Masked, blurred, grey, shrunk
+from errors import UserError
+
+FLOAT = torch.float64
+SHAPE = (3, 4, 6)
+KEEP = torch.rand(1, *SHAPE[1:], generator=torch.Generator().manual_seed(0)) < 0.4
+MIXING = torch.randn(7, 72, generator=torch.Generator().manual_seed(1), dtype=FLOAT)
+OPERATORS: dict[str, LinearOperator] = {
+    "masked": Masked(KEEP),
+    "grey": grey(),
+    "shrunk": shrunk(2),
+    "blurred": blurred(0.6),
+    "any": LinearOperator(lambda x: x.flatten(1) @ MIXING.T),
+}
+
+
+def matrix(operator: LinearOperator) -> Tensor:
+    """The operator's own matrix, a column for each pixel."""
+    return operator(torch.eye(72, dtype=FLOAT).reshape(72, *SHAPE)).flatten(1).T
+
+
+def states(count: int, seed: int = 2) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=FLOAT)
+
+
+def test_operators_are_what_they_say():
+    x = states(2)
+    assert torch.equal(OPERATORS["masked"](x), x * KEEP)
+    torch.testing.assert_close(OPERATORS["grey"](x), x.sum(1, keepdim=True) / 3)
+    squares = (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+    torch.testing.assert_close(OPERATORS["shrunk"](x), squares)
+    # A constant stays, and the filter's weights, over an inner pixel, are those of a Gaussian.
+    torch.testing.assert_close(OPERATORS["blurred"](torch.ones_like(x)), torch.ones_like(x))
+    point = torch.zeros(1, 1, 9, 9, dtype=FLOAT)
+    point[..., 4, 4] = 1
+    row = blurred(0.6)(point)[0, 0, 4]
+    torch.testing.assert_close(row[5] / row[4], torch.exp(torch.tensor(-0.5 / 0.36, dtype=FLOAT)))
+    torch.testing.assert_close(row[6] / row[4], torch.exp(torch.tensor(-2 / 0.36, dtype=FLOAT)))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_transposes_and_inverses(name):
+    operator = OPERATORS[name]
+    A = matrix(operator)
+    x = states(2)
+    y = operator(states(2, seed=3))
+    torch.testing.assert_close(operator(x).flatten(1), x.flatten(1) @ A.T)
+    torch.testing.assert_close(operator.transpose(y, x).flatten(1), y.flatten(1) @ A)
+    diagonal, spread = torch.tensor([0.3, 0.0], dtype=FLOAT), torch.tensor([0.7, 1.5], dtype=FLOAT)
+    solved = operator.solve(y, x, diagonal, spread)
+    for i in range(2):
+        expected = torch.linalg.pinv(diagonal[i] * torch.eye(len(A)) + spread[i] * A @ A.T) @ y[i].flatten()
+        # The blur's A A^T has a condition of 1e5.
+        torch.testing.assert_close(solved[i].flatten(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(operator(operator.pseudo_inverse(y, x)), y, rtol=0, atol=1e-8)
+    projected = operator.project(x, y)
+    torch.testing.assert_close(operator(projected), y, rtol=0, atol=1e-8)
+    # The nearest such state: what was changed lies in the range of the transpose.
+    change = (projected - x).flatten(1)
+    torch.testing.assert_close(change @ torch.linalg.pinv(A) @ A, change, rtol=0, atol=1e-8)
+
+
+def test_solving_does_not_depend_on_batch_mates():
+    operator, x = OPERATORS["blurred"], states(3)
+    y = operator(states(3, seed=4))
+    ones = torch.ones(3, dtype=FLOAT)
+    together = operator.solve(y, x, 0.01 * ones, ones)
+    alone = operator.solve(y[1:2], x[1:2], 0.01 * ones[1:2], ones[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-13)
+
+
+def test_masked_pixels_are_kept_to_the_last_bit():
+    x, y = states(2).float(), states(2, seed=5).float()
+    projected = Masked(KEEP).project(x, Masked(KEEP)(y))
+    keep = KEEP.expand(2, *SHAPE)
+    assert torch.equal(projected[keep], y[keep])
+    assert torch.equal(projected[~keep], x[~keep])
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="4 x 6 cannot be shrunk by 3"):
+        shrunk(3)(states(1))
+    with pytest.raises(UserError, match="blur must be positive, not 0"):
+        blurred(0.0)

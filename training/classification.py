@@ -1,0 +1,75 @@
+r"""The loss of a classifier of noisy states, and its accuracy by noise level.
+
+loss = E_t E -log p_t(y | x_t),        x_t = alpha x_0 + sigma eps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from models import NoisyClassifier
+from sde.noise import BatchNoise, SampleNoise
+from training.noise_levels import NoiseLevels, UniformLogSNR, sample_times
+from training.objectives import Losses
+
+_NUM_LEVELS = 9
+_BATCH_SIZE = 256
+
+
+class Classification:
+    """Cross-entropy at one noise level and one noise an example.
+
+    Args:
+        levels: the distribution that noise levels are drawn from.
+        stratified: whether those of a batch are spread evenly.
+    """
+
+    def __init__(self, levels: NoiseLevels, stratified: bool = True) -> None:
+        self.levels = levels
+        self.stratified = stratified
+
+    def __call__(
+        self, model: NoisyClassifier, x_0: Tensor, noise: BatchNoise | None = None, classes: Tensor | None = None
+    ) -> Losses:
+        """Losses for data `x_0` `(B, *dims)` of classes `(B,)`; arguments as of `training.objectives.Objective`.
+
+        Raises:
+            UserError: there are no classes.
+        """
+        if classes is None:
+            raise UserError("a classifier needs classes, which these data have not")
+        source = noise or BatchNoise(len(x_0))
+        t = sample_times(self.levels, source, self.stratified, x_0.device)
+        log_probs = model.log_probs(model.sde.perturb(x_0, source.normal(x_0), t), t)
+        return Losses(-log_probs.gather(1, classes[:, None]).squeeze(1), t)
+
+
+def accuracy_by_level(
+    x_0: Tensor, classes: Tensor, t_min: float, seed: int
+) -> Callable[[NoisyClassifier], dict[str, float]]:
+    """A function that measures a classifier: its accuracy at nine log-SNRs, evenly spaced from `T` to `t_min`.
+
+    Args:
+        x_0: examples `(N, *dims)` in model units.
+        classes: of each, `(N,)`.
+        t_min: smallest time.
+        seed: example `i` has noise `seed + i`.
+    """
+
+    def measure(model: NoisyClassifier) -> dict[str, float]:
+        device = next(model.parameters()).device
+        log_snrs = UniformLogSNR(model.sde, t_min)
+        values, draw = {}, SampleNoise(range(seed, seed + len(x_0)), "solver").normal(x_0)
+        with torch.no_grad():
+            for t in log_snrs.quantile(torch.linspace(0, 1, _NUM_LEVELS, dtype=torch.float64)):
+                noisy = model.sde.perturb(x_0, draw, t).split(_BATCH_SIZE)
+                found = torch.cat([model.log_probs(part.to(device), t.to(device)).argmax(1).cpu() for part in noisy])
+                accuracy = (found == classes).double().mean().item()
+                values[f"accuracy_at_log_snr/{model.sde.log_snr(t).item():.1f}"] = accuracy
+        return values
+
+    return measure
