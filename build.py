@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
+import distributed
+from control import ClassifierFreeGuidance, ClassifierGuidance
 from data import Dataset, load_dataset
 from data.labels import Labels
 from errors import UserError, choose
@@ -17,7 +20,7 @@ from evaluation.example_bounds import ExampleBound, bounds_of_points, bounds_wit
 from models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from models.fit_mixture import fit_mixture
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
-from solvers import SOLVERS, get_solver
+from solvers import SOLVERS, Model, get_solver
 from solvers.dequantization import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser
 from solvers.likelihood import log_likelihood, matched_prior
 from solvers.registry import Solver
@@ -27,6 +30,7 @@ from training.noise_levels import get_noise_levels
 from training.objectives import Objective, get_discrete_objective, get_objective
 
 AnyModel = ScoreModel | LevelModel | GaussianMixture
+Trained = ScoreModel | LevelModel | NoisyClassifier
 
 _SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -40,14 +44,21 @@ _NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": 
 
 _THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
 
-# For solvers that have no default of their own.
-_NUM_STEPS = 20
-
 # Of the options of solvers, those that are about the model.
 _SHARED_OPTIONS = ("t_min", "data_std")
 
 # Of the section `sampling`, what is not an option of the solver.
-_NOT_OPTIONS = ("solver", "num_samples", "batch_size", "metrics", "inception")
+_NOT_OPTIONS = (
+    "solver",
+    "num_samples",
+    "batch_size",
+    "labels",
+    "guidance",
+    "guidance_interval",
+    "classifier",
+    "metrics",
+    "inception",
+)
 
 
 def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
@@ -83,7 +94,7 @@ def make_sde(config: ConfigDict) -> SDE:
     return choose("SDE", config.sde.name, _SDES)(config.sde)
 
 
-def make_model(config: ConfigDict, dataset: Dataset) -> ScoreModel | LevelModel | NoisyClassifier:
+def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     """The score model of the section `model`, for such data, with initial weights that depend on the seed.
 
     Raises:
@@ -169,14 +180,80 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
     return choose("objective", training.objective, kinds)()
 
 
-def make_solver(config: ConfigDict, **more: Any) -> Solver:
-    """The solver of the section `sampling`, with those options that are given and that it has, and `more`."""
+def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | None:
+    """The classes that the section `sampling` asks `count` samples to have, `(count,)`, int64; None if any will do.
+
+    Raises:
+        UserError: there are no classes, or none of this name or number, or neither one nor `count` of them.
+    """
+    text = config.sampling.labels
+    if text is None:
+        return None
+    if not dataset.num_classes:
+        raise UserError(f"{dataset.name} has no classes: leave out --config.sampling.labels")
+    names = [*dataset.class_names] or [str(k) for k in range(dataset.num_classes)]
+    numbers = {str(k): k for k in range(dataset.num_classes)} | {name: k for k, name in enumerate(names)}
+    chosen = [
+        choose(f"class of {dataset.name}", item.strip(" '\""), numbers) for item in text.strip("()[] ").split(",")
+    ]
+    if len(chosen) not in (1, count):
+        raise UserError(f"sampling.labels has {len(chosen)} classes for {count} samples: give one, or one for each")
+    return torch.tensor(chosen).expand(count).clone()
+
+
+def make_guidance(
+    config: ConfigDict, model: AnyModel, labels: Tensor | None, classifier: NoisyClassifier | None
+) -> Callable[[slice], Model]:
+    """The model, guided as the section `sampling` has it, of the samples with these numbers.
+
+    Args:
+        config: the configuration.
+        model: the score model.
+        labels: classes of all samples `(N,)`, or None.
+        classifier: guides towards them, if given; otherwise the model does.
+
+    Raises:
+        UserError: there is nothing to guide to, or nothing to guide with.
+    """
+    sampling = config.sampling
+    interval = sampling.guidance_interval or (0.0, math.inf)
+    if labels is None:
+        if sampling.guidance != 1 or classifier is not None:
+            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…")
+        return lambda rows: model
+    if classifier is not None:
+        if sampling.guidance_interval:
+            raise UserError("sampling.guidance_interval is for guidance without a classifier")
+
+        def log_prob(rows: slice) -> Callable[[Tensor, Tensor], Tensor]:
+            chosen = labels[rows, None].to(distributed.device())
+            return lambda x, t: classifier.log_probs(x, t).gather(1, chosen)[:, 0]
+
+        return lambda rows: ClassifierGuidance(model, log_prob(rows), sampling.guidance)
+    if not config.model.class_conditional or isinstance(model, GaussianMixture):
+        raise UserError(
+            "this model knows no classes: train one with --config.model.class_conditional=True, or give "
+            "--config.sampling.classifier"
+        )
+    if len(interval) != 2:
+        raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
+    known = model
+    return lambda rows: ClassifierFreeGuidance(
+        known, labels[rows].to(distributed.device()), sampling.guidance, interval
+    )
+
+
+def make_solver(config: ConfigDict, default_steps: int = 20, **more: Any) -> Solver:
+    """The solver of the section `sampling`, with those options that are given and that it has, and `more`.
+
+    Those that need a number of steps have `default_steps`, unless it is given.
+    """
     sampling = config.sampling
     ignored = ignored_options(config)
     options = {name: value for name, value in solver_options(config).items() if name not in ignored}
     known = inspect.signature(SOLVERS[sampling.solver]).parameters
     if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
-        options.setdefault("num_steps", _NUM_STEPS)
+        options.setdefault("num_steps", default_steps)
     return get_solver(sampling.solver, **options, **more)
 
 

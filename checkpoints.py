@@ -45,7 +45,7 @@ class Found:
     """
 
     path: Path
-    make_model: Callable[[ConfigDict, Dataset], build.AnyModel]
+    make_model: Callable[[ConfigDict, Dataset], build.Trained]
     config: dict[str, Any] | None = None
     values: dict[str, Any] = field(default_factory=dict)
     self_sufficient: bool = True
@@ -68,6 +68,11 @@ def find(path: Path) -> Found:
     return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"])
 
 
+def companions(folder: Path, found: Found | None) -> Path:
+    """Where what was made for a model lies: beside its checkpoint, or in the folder of the run."""
+    return found.path.with_suffix("") if found is not None and found.path.is_file() else folder / "tuned"
+
+
 def is_pipeline(path: Path) -> bool:
     """Whether this is a folder, or can only be a name on the hub: `owner/model`, without a checkpoint's suffix."""
     named = not path.exists() and len(path.parts) == 2 and path.suffix not in (".pt", ".pth", ".safetensors")
@@ -77,7 +82,7 @@ def is_pipeline(path: Path) -> bool:
 def _own(path: Path, averages: dict[float | None, dict[str, torch.Tensor]], trained_with: dict[str, Any]) -> Found:
     """`averages` of the weights, by their decay."""
 
-    def make_model(config: ConfigDict, dataset: Dataset) -> build.AnyModel:
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         model = build.make_model(config, dataset)
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
@@ -103,7 +108,7 @@ def _is_published(path: Path) -> bool:
 def _published(path: Path) -> Found:
     _, average = read_checkpoint(path)
 
-    def make_model(config: ConfigDict, dataset: Dataset) -> build.AnyModel:
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         model = build.make_model(config, dataset)
         if not isinstance(model.network, NCSNpp):
             raise UserError(f"{path} holds an NCSN++ or DDPM, not model.network={config.model.network}")
@@ -139,7 +144,7 @@ def _pipeline(path: Path) -> Found:
     if height != width:
         raise UserError(f"{path} makes images of {height} x {width}; only square ones are supported")
 
-    def make_model(config: ConfigDict, dataset: Dataset) -> build.AnyModel:
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         if dataset.shape != shape:
             raise UserError(f"{path} is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
         return model

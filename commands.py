@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 from tqdm import tqdm
@@ -20,33 +19,34 @@ import configuration
 import distributed
 import runs
 from data import Batches, Dataset, get_augmentation
-from errors import UserError, choose
-from evaluation.bits_per_dim import describe, summarise
+from editing import Editor, edit
+from errors import UserError
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
 from evaluation.inception import inception, measure_images
-from evaluation.likelihood_report import check_likelihoods, measure_likelihoods, write_likelihoods
-from evaluation.measurement import Measurement
-from evaluation.parts import digest, remove_parts
+from evaluation.parts import digest
 from evaluation.progress import progress_measure
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from files import write_atomically
+from likelihoods import likelihood
 from models import NoisyClassifier
-from models.dequantisation_flow import DequantisationFlow
 from sde import SDE
 from solvers import get_solver
-from solvers.dequantization import UniformDequantiser, VariationalDequantiser, density_time
+from solvers.dequantization import UniformDequantiser
+from solvers.registry import Solver
 from solvers.tuned import save_table, table_path
 from solvers.tuning import tune
 from training import checkpoint
 from training.classification import accuracy_by_level
-from training.dequantisation import fit_dequantisation
 from training.precision import image_layout, training_precision
-from training.trainer import TrainedModel, Trainer
+from training.trainer import Trainer
 
 _NUM_PREVIEWS = 36
 _NUM_TUNED_STEPS = 10
+# Of solvers that have no default of their own.
+_NUM_STEPS = 20
+_NUM_EDIT_STEPS = 50
 
 
 def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> None:
@@ -58,7 +58,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     """
     config = runs.configuration_to_train(config_path, folder, overrides)
     for change in runs.changes(config, folder):
-        _say(change)
+        distributed.say(change)
     dataset = _make_dataset(config)
     model = build.make_model(config, dataset)
     if config.data.augment and not dataset.is_image:
@@ -98,29 +98,32 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    if isinstance(model, NoisyClassifier):
-        x_0 = build.in_model_units(config, dataset, dataset.test[: config.training.num_measured])
-        measure = accuracy_by_level(x_0, dataset.test_classes, config.training.t_min, config.seed)
-        trainer = Trainer(model, objective, batches, held_out, config, folder, None, measure, held_out_classes)
-    else:
-        measure = _measure(config, dataset, model.sde)
-        trainer = Trainer(model, objective, batches, held_out, config, folder, draw, measure, held_out_classes)
+    measure = _measure(config, dataset, model.sde)
+    drawn = None if isinstance(model, NoisyClassifier) else draw
+    trainer = Trainer(model, objective, batches, held_out, config, folder, drawn, measure, held_out_classes)
     if trainer.step >= config.training.num_steps:
-        _say(f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}")
+        distributed.say(
+            f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}"
+        )
         return
     if distributed.rank() == 0:
         configuration.save(config, folder / "config.json")
     size = sum(parameter.numel() for parameter in model.parameters())
     beginning = f", from step {trainer.step}" if trainer.step else ""
-    _say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
+    distributed.say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
     trainer.run()
-    _say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
+    distributed.say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
 
 
-def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[TrainedModel], dict[str, float]] | None:
+def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], dict[str, float]] | None:
     """What training measures now and then, if it is to."""
     if not config.training.measure_every:
         return None
+    if config.model.network == "classifier":
+        assert dataset.test_classes is not None
+        count = config.training.num_measured
+        x_0 = build.in_model_units(config, dataset, dataset.test[:count])
+        return accuracy_by_level(x_0, dataset.test_classes[:count], config.training.t_min, config.seed)
 
     def uniform() -> UniformDequantiser:
         return UniformDequantiser(dataset.low, dataset.bin_width)
@@ -139,8 +142,13 @@ def use(
         UserError: the configuration or the checkpoint is faulty or missing, or a file cannot be written.
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
-    dataset = _make_dataset(config, files_needed=mode != "sample" or found is None or bool(config.sampling.metrics))
+    shape_alone = mode == "sample" and found is not None and not config.sampling.metrics
+    dataset = _make_dataset(config, files_needed=not shape_alone or build.knows_classes(config))
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
+    if isinstance(model, NoisyClassifier):
+        raise UserError(
+            f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={folder}"
+        )
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if distributed.rank() == 0 and not (folder / "config.json").exists():
         configuration.save(config, folder / "config.json")
@@ -149,6 +157,13 @@ def use(
         sample(config, dataset, model, folder, found)
     elif mode == "likelihood":
         likelihood(config, dataset, model, folder, found)
+    elif mode == "edit":
+        for key in ("solver", "num_steps"):
+            if any(name == f"sampling.{key}" for name, _ in overrides):
+                raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
+            config.sampling[key] = config.edit[key]
+        _note_ignored(config, overrides)
+        edit_pictures(config, dataset, model, folder, found)
     else:
         compare(config, dataset, model, folder, found)
 
@@ -157,19 +172,67 @@ def sample(
     config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> None:
     """Draw the samples that the section `sampling` asks for."""
+    sampling = config.sampling
+    labels = build.sample_labels(config, dataset, sampling.num_samples)
+    control = build.make_guidance(config, model, labels, _find_classifier(config, dataset))
+    seeds = list(range(config.seed, config.seed + sampling.num_samples))
+    solver = _make_solver(config, dataset, model, folder, found)
+    samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
+    if distributed.rank() == 0:
+        paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels)
+        calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
+        distributed.say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
+        if sampling.metrics:
+            _measure_images(config, dataset, samples.x, folder / "samples")
+
+
+def edit_pictures(
+    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
+) -> None:
+    """Edit pictures as the section `edit` asks for."""
+    num_inputs = len((config.edit.input or "").split(","))
+    labels = build.sample_labels(config, dataset, num_inputs * config.edit.num_samples)
+    guided = build.make_guidance(config, model, labels, _find_classifier(config, dataset))
+    solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)
+    edit(Editor(config, dataset, guided, solver), folder)
+
+
+def _make_solver(
+    config: ConfigDict,
+    dataset: Dataset,
+    model: build.AnyModel,
+    folder: Path,
+    found: checkpoints.Found | None,
+    default_steps: int = _NUM_STEPS,
+) -> Solver:
+    """The solver of the section `sampling`; what it is tuned with is made first."""
     sampling, options = config.sampling, {}
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
         options["path"] = _tuned_tables(config, dataset, model, folder, found, [sampling.num_steps])
-    seeds = list(range(config.seed, config.seed + sampling.num_samples))
-    solver = build.make_solver(config, **options)
-    samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size)
-    if distributed.rank() == 0:
-        paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver)
-        calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
-        _say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
-        if sampling.metrics:
-            _measure_images(config, dataset, samples.x, folder / "samples")
+    return build.make_solver(config, default_steps, **options)
+
+
+def _find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:
+    """The classifier that the section `sampling` names, for such data.
+
+    Raises:
+        UserError: there is none there, or it is for other data or another process.
+    """
+    if config.sampling.classifier is None:
+        return None
+    path = Path(config.sampling.classifier)
+    found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
+    trained_with = configuration.from_dict(found.config or {}, str(found.path))
+    if trained_with.model.network != "classifier":
+        raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
+    decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size")
+    for key in configuration.differences(config, trained_with, ("data", "sde")):
+        if key in decisive or key.startswith("sde."):
+            raise UserError(f"the classifier {found.path} is for another {key}: train one for this model")
+    classifier = found.make_model(trained_with, dataset)
+    assert isinstance(classifier, NoisyClassifier)
+    return classifier.to(distributed.device()).eval().requires_grad_(False)
 
 
 def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, folder: Path) -> None:
@@ -186,49 +249,7 @@ def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, folder: Pat
     path = folder / f"{sampling.solver}_metrics.json"
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps({**values, "num_samples": len(x), "num_real": len(real)}, indent=2) + "\n")
-    _say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f": {path}")
-
-
-def likelihood(
-    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
-) -> None:
-    """The likelihood of examples, as the section `likelihood` has it."""
-    settings, options = config.likelihood, build.likelihood_options(config, model.sde, dataset)
-    splits = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}
-    examples = choose("split", settings.split, splits)
-    examples = examples[: settings.num_examples]
-    if len(examples) == 0:
-        raise UserError(f"there are no {settings.split} examples: see data.validation")
-
-    dequantiser = build.make_dequantiser(
-        config, model.sde, dataset, lambda: _learned_dequantiser(config, dataset, model, folder, found)
-    )
-    t_min = density_time(dequantiser, settings.t_min)
-    options["t_min"] = t_min
-    bounds = build.make_bounds(config, model, dataset, t_min)
-    measurement = Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device())
-    about = {
-        **settings.to_dict(),
-        "dataset": dataset.name,
-        "checkpoint": str(found.path) if found else None,
-        "seed": config.seed,
-        "levels": dataset.levels,
-        "t_min": model.sde.t_min if t_min is None else t_min,
-    }
-    unfinished = folder / "likelihood" / f"{settings.split}.unfinished"
-    decisive = {"examples": digest(examples), "weights": digest(*model.state_dict().values()), **about}
-    seeds = list(range(config.seed, config.seed + len(examples)))
-    measured = measure_likelihoods(measurement, examples, seeds, settings.batch_size, unfinished, decisive)
-    if distributed.rank() == 0:
-        checked = check_likelihoods(measurement, measured, examples, seeds, settings.num_checks)
-        summary = {**about, **summarise(measured, checked, settings.divergence == "exact")}
-        paths = write_likelihoods(
-            measured, summary, dataset, examples, folder / "likelihood", settings.split, settings.save_latents
-        )
-        for line in describe(summary):
-            _say(line)
-        _say(", ".join(map(str, paths)))
-    remove_parts(unfinished)
+    distributed.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f": {path}")
 
 
 def compare(
@@ -255,8 +276,8 @@ def compare(
         device=distributed.device(),
     )
     paths = write_report(comparison, folder / "compare", dataset.name)
-    _say(recommend(comparison)[1])
-    _say(", ".join(map(str, paths)))
+    distributed.say(recommend(comparison)[1])
+    distributed.say(", ".join(map(str, paths)))
 
 
 def _tuned_tables(
@@ -268,11 +289,11 @@ def _tuned_tables(
     budgets: Sequence[int],
 ) -> Path:
     """The folder of tables for solver `tuned`, beside the checkpoint; those that are missing are tuned first."""
-    tables = _companions(folder, found)
+    tables = checkpoints.companions(folder, found)
     for num_steps in budgets:
         path = table_path(tables, num_steps)
         if distributed.rank() == 0 and not path.exists():
-            _say(f"tuning a sampler of {num_steps} steps")
+            distributed.say(f"tuning a sampler of {num_steps} steps")
             with tqdm(desc="tuning", bar_format="{desc} {elapsed}{postfix}", disable=None) as bar:
                 tuned = tune(
                     model,
@@ -283,40 +304,9 @@ def _tuned_tables(
                     report=lambda iteration, error: bar.set_postfix(iteration=iteration, held_out_error=f"{error:.3g}"),
                 )
             save_table(path, tuned.table, model.sde)
-            _say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")
+            distributed.say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")
     distributed.barrier()
     return tables
-
-
-def _learned_dequantiser(
-    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
-) -> VariationalDequantiser:
-    """Variational dequantisation for this model, from beside the checkpoint; learned first, if it is missing."""
-    if not dataset.is_image:
-        raise UserError(f"variational dequantisation is for images, not {dataset.name}")
-    path = _companions(folder, found) / "dequantisation.pt"
-    torch.manual_seed(config.seed)
-    flow = DequantisationFlow(dataset.shape[0], dataset.levels or 0, dataset.low, dataset.bin_width)
-    flow = flow.to(distributed.device())
-    if distributed.rank() == 0 and not path.exists():
-        num_steps, t_min = config.likelihood.flow_steps, config.likelihood.t_min or model.sde.t_min
-        with tqdm(total=num_steps, unit="step", desc="learning dequantisation", disable=None) as bar:
-
-            def report(step: int, gain: float) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix_str(f"gain {gain:.4f} bits/dim")
-
-            best, gain = fit_dequantisation(flow, model, dataset.train, num_steps, t_min, config.seed, report)
-        checkpoint.save({"flow": best.state_dict()}, path)
-        _say(f"{path}: {gain:.4f} bits/dim less than with uniform noise, by the variational bound")
-    distributed.barrier()
-    checkpoint.load_weights(flow, checkpoint.load(path)["flow"], str(path))
-    return VariationalDequantiser(flow.cpu())
-
-
-def _companions(folder: Path, found: checkpoints.Found | None) -> Path:
-    """Where what was made for a model lies: beside its checkpoint."""
-    return found.path.with_suffix("") if found is not None and found.path.is_file() else folder / "tuned"
 
 
 def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
@@ -335,8 +325,3 @@ def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:
     for key, _ in overrides:
         if key.removeprefix("sampling.") in ignored and key.startswith("sampling."):
             print(f"note: solver {config.sampling.solver!r} does not use {key}", file=sys.stderr)
-
-
-def _say(message: str) -> None:
-    if distributed.rank() == 0:
-        print(message, flush=True)

@@ -53,6 +53,12 @@ def device() -> torch.device:
     return gpu
 
 
+def say(message: str) -> None:
+    """Print a line, once for all processes."""
+    if rank() == 0:
+        print(message, flush=True)
+
+
 def share(items: Sequence[_T]) -> Sequence[_T]:
     """This process's part of `items`."""
     return items[rows()]

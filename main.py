@@ -4,6 +4,7 @@
   python main.py --mode sample        draw samples
   python main.py --mode likelihood    bits/dim of test data
   python main.py --mode compare       solvers side by side
+  python main.py --mode edit          complete, colour, enlarge, sharpen, redraw or blend pictures
 
 Any value of the configuration can be set, as in --config.sampling.solver=pc; configs/default.py lists them all.
 Repeating --mode train goes on from the newest checkpoint. Several processes: torchrun --nproc-per-node N main.py …
@@ -20,7 +21,7 @@ from errors import Stopped, UserError
 
 Overrides = list[tuple[str, str]]
 
-MODES = ("train", "sample", "likelihood", "compare")
+MODES = ("train", "sample", "likelihood", "compare", "edit")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", None, MODES, "What to do.")
@@ -33,8 +34,9 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run: config.json, checkpoints/, logs/, samples/, likelihood/, compare/. Left out: runs/digits, or "
-    "runs/ve_digits for --config configs/ve/digits.py, runs/photos for --config.data.path=photos, and so on.",
+    "Folder of the run: config.json, checkpoints/, logs/, samples/, likelihood/, compare/, edit/. Left out: "
+    "runs/digits, or runs/ve_digits for --config configs/ve/digits.py, runs/photos for --config.data.path=photos, "
+    "and so on.",
 )
 flags.DEFINE_string(
     "checkpoint",

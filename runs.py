@@ -45,6 +45,7 @@ _AT_LEAST_ONE = (
     "sampling.num_steps",
     "likelihood.num_examples",
     "likelihood.batch_size",
+    "edit.num_samples",
     "compare.budgets",
     "compare.repetitions",
     "compare.num_samples",
@@ -58,10 +59,22 @@ _NOT_NEGATIVE = (
     "training.measure_every",
     "training.keep_every",
     "compare.num_trajectories",
+    "sampling.guidance_interval",
+    "edit.noise_std",
+    "edit.temperature",
 )
-_FRACTIONS = ("data.distortion", "data.test_share", "model.dropout", "training.ema_decay", "training.more_ema_decays")
+_FRACTIONS = (
+    "data.distortion",
+    "data.test_share",
+    "model.dropout",
+    "training.ema_decay",
+    "training.more_ema_decays",
+    "training.label_dropout",
+    "edit.hidden",
+    "edit.strength",
+)
 # Of lists.
-_MAY_BE_EMPTY = ("training.more_ema_decays",)
+_MAY_BE_EMPTY = ("training.more_ema_decays", "sampling.guidance_interval")
 # What all users of a seed can take.
 _LARGEST_SEED = 2**32 - 1
 

@@ -127,6 +127,11 @@ def get_config() -> ConfigDict:
     sampling.solver = "default"
     sampling.num_samples = 64
     sampling.batch_size = 64  # drawn at once
+    # Of a class-conditional model: the class of all samples, or one for each: 3, cat, or 0,1,2; None: any
+    sampling.labels = placeholder(str)
+    sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
+    sampling.guidance_interval = ()  # … between two noise levels rho = sigma / alpha; elsewhere 1
+    sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
     sampling.inception = placeholder(str)  # file of Inception's weights for them; None: downloaded
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
@@ -162,6 +167,8 @@ def get_config() -> ConfigDict:
     likelihood.split = "test"  # test, validation, train
     likelihood.num_examples = placeholder(int)  # the first so many; None: all
     likelihood.batch_size = 256
+    # class_conditional: p(x): none; p(x | y) of each example's class: own; of all classes, and so a classifier: all
+    likelihood.given = "none"
     likelihood.dequantisation = "uniform"  # of levels: uniform, truncated_normal (has its own t_min), variational
     likelihood.flow_steps = 1000  # variational: training steps of the noise's distribution, once for a checkpoint
     likelihood.num_draws = 1  # of dequantisation noise an example; with exact divergence also importance-weighted
@@ -183,6 +190,29 @@ def get_config() -> ConfigDict:
     likelihood.rtol = placeholder(float)  # of methods with adaptive steps
     likelihood.atol = placeholder(float)
     likelihood.per_example = placeholder(bool)  # adaptive steps of each example's own
+
+    config.edit = edit = ConfigDict()
+    # inpaint, colorize, superres, deblur: what is missing is sampled; sdedit; interpolate; encode
+    edit.task = "inpaint"
+    edit.input = placeholder(str)  # a picture's file, or test:5 for a test example; several, comma-separated
+    edit.observed = False  # the input is what was observed: grey, small, blurred, or with a hole, already
+    edit.num_samples = 6  # answers to each input; interpolate: pictures from one to the next
+    edit.solver = (
+        "dpmpp_2s_sde"  # its other options: those of the section sampling; encode, interpolate: always the ODE
+    )
+    edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
+    edit.method = "pigdm"  # pigdm, dps; with solvers of single steps also projection, repaint
+    edit.noise_std = 0.0  # of the observation, in model units; dps needs some
+    edit.scale = 1.0  # pigdm, dps: multiple of the guidance
+    edit.jump = 1  # repaint: steps gone back at once …
+    edit.repeats = 10  # … and how often each is done
+    edit.mask = "box"  # inpaint: what is hidden: box, random, or a picture's file, where that is dark
+    edit.box = (0.25, 0.25, 0.5, 0.5)  # top, left, height, width, in parts of the picture
+    edit.hidden = 0.5  # random: share of pixels
+    edit.factor = 2  # superres
+    edit.blur = 1.0  # deblur: standard deviation of the filter, in pixels
+    edit.strength = 0.5  # sdedit: how far the way to noise is gone, in parts of T
+    edit.temperature = 1.0  # encode: factor of the latents before they are decoded
 
     config.compare = compare = ConfigDict()
     compare.solvers = ("default", "ddim", "dpmpp_2m", "unipc", "heun", "pc", "ode")

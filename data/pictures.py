@@ -238,3 +238,22 @@ def from_array(array: np.ndarray, place: str, version: Any, classes: Tensor | No
 def _list(damaged: dict[str, str]) -> str:
     named = [f"{place} ({reason})" for place, reason in list(damaged.items())[:_NUM_NAMED]]
     return ", ".join(named) + (", …" if len(damaged) > _NUM_NAMED else "")
+
+
+def read_picture(path: Path, form: PictureFormat) -> Tensor:
+    """One picture from a file, `(C, H, W)` levels, uint8.
+
+    Raises:
+        UserError: there is no such file, or it is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return torch.from_numpy(convert(picture, form).copy())
+    except FileNotFoundError:
+        raise UserError(f"there is no picture {path}") from None
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not a picture") from None
+    except Exception as error:  # damaged pictures fail in many ways
+        raise UserError(f"cannot read the picture {path}: {error}") from error

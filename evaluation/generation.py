@@ -1,12 +1,13 @@
 """Drawing samples in batches, and writing them down.
 
-samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds
+samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds;  labels, if given
 samples/<solver>.png:  the first of them, to look at
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,19 +43,27 @@ class Samples(NamedTuple):
 
 
 def draw_samples(
-    model: Model, solver: Solver, shape: tuple[int, ...], seeds: list[int], batch_size: int, progress: bool = True
+    model: Model,
+    solver: Solver,
+    shape: tuple[int, ...],
+    seeds: list[int],
+    batch_size: int,
+    progress: bool = True,
+    control: Callable[[slice], Model] | None = None,
 ) -> Samples:
     """Draw one sample of this shape for each seed, from latents of the prior; several processes divide the work.
 
-    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same.
+    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same. With `control`, the model
+    of the samples with these numbers is `control(numbers)`.
     """
     device = distributed.device()
-    batches = [seeds[first : first + batch_size] for first in range(0, len(seeds), batch_size)]
+    batches = [slice(first, min(first + batch_size, len(seeds))) for first in range(0, len(seeds), batch_size)]
     hidden = None if progress and distributed.rank() == 0 else True
     own, started = [], time.perf_counter()
-    for batch in tqdm(distributed.share(batches), unit="batch", desc="samples", disable=hidden):
+    for rows in tqdm(distributed.share(batches), unit="batch", desc="samples", disable=hidden):
+        batch = seeds[rows]
         latents = model.sde.prior_sample((len(batch), *shape), seeds=batch, device=device)
-        solution = solver(model, latents, seeds=batch)
+        solution = solver(model if control is None else control(rows), latents, seeds=batch)
         own.append((solution.x.cpu(), solution.nfe))
     seconds = max(distributed.gather([time.perf_counter() - started]))
     drawn = distributed.gather(own)
@@ -74,8 +83,12 @@ def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
     return dataset.to_uint8(x).numpy() if dataset.is_image else x.float().numpy()
 
 
-def write_samples(samples: Samples, seeds: list[int], dataset: Dataset, folder: Path, name: str) -> list[Path]:
+def write_samples(
+    samples: Samples, seeds: list[int], dataset: Dataset, folder: Path, name: str, labels: Tensor | None = None
+) -> list[Path]:
     """Write `name.npz`, and `name.png` if samples are images or points in the plane; returns the paths.
+
+    `labels` `(N,)` are the classes that were asked for, if any were.
 
     Raises:
         UserError: samples are not finite (the others are written first), or a file cannot be written.
@@ -83,13 +96,16 @@ def write_samples(samples: Samples, seeds: list[int], dataset: Dataset, folder: 
     finite = samples.x.flatten(1).isfinite().all(1)
     if not finite.all() and finite.any():
         rest = [seed for seed, kept in zip(seeds, finite.tolist(), strict=True) if kept]
-        paths = write_samples(samples._replace(x=samples.x[finite]), rest, dataset, folder, name)
+        kept_labels = None if labels is None else labels[finite]
+        paths = write_samples(samples._replace(x=samples.x[finite]), rest, dataset, folder, name, kept_labels)
         broken = f"{int((~finite).sum())} of {len(finite)} samples are not finite and left out of {paths[0]}"
         raise UserError(f"{broken}: take more steps, or another solver or t_min")
     array = as_array(samples.x, dataset)
     numbers, picture = folder / f"{name}.npz", folder / f"{name}.png"
     nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe
     arrays: dict[str, Any] = {"images" if dataset.is_image else "vectors": array, "seeds": np.array(seeds)}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
     with write_atomically(numbers) as temporary:
         np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
     if dataset.is_image:

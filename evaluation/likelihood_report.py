@@ -41,8 +41,11 @@ def measure_likelihoods(
     batch_size: int,
     folder: Path,
     about: dict[str, Any],
+    classes: Tensor | None = None,
 ) -> Likelihoods:
     """Measure `examples` `(N, *shape)` in batches; those that an earlier run left in `folder` are not done again.
+
+    With `classes` `(N,)`, their densities given the class.
 
     Raises:
         UserError: a trajectory cannot be followed, or a file cannot be written.
@@ -50,7 +53,8 @@ def measure_likelihoods(
     """
 
     def work(rows: range) -> Part:
-        measured = measurement(examples[rows.start : rows.stop], [seeds[row] for row in rows])
+        given = None if classes is None else classes[rows.start : rows.stop]
+        measured = measurement(examples[rows.start : rows.stop], [seeds[row] for row in rows], given)
         bounds = {f"bound {name}": terms.numpy() for name, terms in measured.bounds.items()}
         arrays = measured._asdict() | bounds
         del arrays["bounds"]
@@ -87,13 +91,18 @@ def measure_likelihoods(
 
 
 def check_likelihoods(
-    measurement: Measurement, likelihoods: Likelihoods, examples: Tensor, seeds: list[int], count: int
+    measurement: Measurement,
+    likelihoods: Likelihoods,
+    examples: Tensor,
+    seeds: list[int],
+    count: int,
+    classes: Tensor | None = None,
 ) -> Checked | None:
     """Measure the first `count` examples again; None for 0."""
     if count == 0:
         return None
     first = (likelihoods.log_prob - likelihoods.log_q)[:count, 0]
-    return measurement.check(examples[:count], seeds[:count], first)
+    return measurement.check(examples[:count], seeds[:count], first, None if classes is None else classes[:count])
 
 
 def write_likelihoods(

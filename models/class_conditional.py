@@ -12,7 +12,9 @@ from sde import SDE
 class ClassModel(Protocol):
     """`ScoreModel` and `LevelModel` are such."""
 
-    sde: SDE
+    @property
+    def sde(self) -> SDE:
+        """The forward process."""
 
     def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`∇ log p_t(x | class)`."""

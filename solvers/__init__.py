@@ -1,7 +1,7 @@
 """Solvers: a model in, numbers out. Each knows a model only by `.sde`, `.score(x, t)` and `.denoise(x, t)`."""
 
 from solvers.likelihood import Likelihood, log_likelihood, matched_prior
-from solvers.ode import encode
+from solvers.ode import decode, encode
 from solvers.registry import SOLVERS, get_solver
 from solvers.solution import Model, Solution
 
@@ -10,6 +10,7 @@ __all__ = [
     "Likelihood",
     "Model",
     "Solution",
+    "decode",
     "encode",
     "get_solver",
     "log_likelihood",

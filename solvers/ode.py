@@ -15,12 +15,13 @@ from torch import Tensor
 
 from errors import UserError
 from solvers.grids import Grid, time_grid
-from solvers.integrator import ADAMS, ADAMS_ON_NODES, Integrator
+from solvers.integrator import ADAMS, ADAMS_ON_NODES, Integrator, default_tolerance
 from solvers.options import check_at_least, last_time
 from solvers.probability_flow import ProbabilityFlow
 from solvers.solution import Model, Solution
 from solvers.stepwise import Ends, Stepwise
 
+_ROUND_TRIP_TOLERANCE = 1e-6
 # Calls a step of torchdiffeq's Runge-Kutta methods with fixed ones.
 _STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 
@@ -132,14 +133,16 @@ class ODE:
 
 
 def encode(model: Model, x: Tensor, **options: Any) -> Solution:
-    """Latents of data: the probability flow ODE from `t_min` to `T`.
+    """Latents of data: the probability flow ODE from `t_min` to `T`; `decode` returns from there to `x`.
 
-    The solver `ode` with the same options and `denoise=False` returns from the latents to `x`.
+    Where a trajectory passes between two outcomes, small errors grow: tolerances are tighter than for sampling. (Of
+    360 digits, at 1e-3 one pixel in three hundred came back more than half a grey level off, at 1e-5 four of 23,040,
+    at 1e-6 none.)
 
     Args:
         model: gives the score.
         x: examples at `t_min`, shape `(B, *dims)`.
-        options: as of `ODE`; `denoise` has no effect.
+        options: as of `ODE`; `rtol` and `atol` are 1e-6, or 1e-7 for float64, unless given; `denoise` has no effect.
 
     Returns:
         `Solution(x, nfe)` with the latents, shape of `x`.
@@ -147,7 +150,19 @@ def encode(model: Model, x: Tensor, **options: Any) -> Solution:
     Raises:
         UserError: as `ODE`.
     """
-    return ODE(**{**options, "denoise": False}).encode(model, x)
+    return _there_and_back(x, options).encode(model, x)
+
+
+def decode(model: Model, latents: Tensor, **options: Any) -> Solution:
+    """Data at `t_min` of latents at `T`, shape `(B, *dims)` both; arguments as of `encode`, whose inverse it is."""
+    return _there_and_back(latents, options)(model, latents)
+
+
+def _there_and_back(x: Tensor, options: dict[str, Any]) -> ODE:
+    method = Integrator(options.get("method", "dopri5"))
+    tolerance = min(default_tolerance(x.dtype), _ROUND_TRIP_TOLERANCE)
+    tolerances = {} if method.takes_fixed_steps else {"rtol": tolerance, "atol": tolerance}
+    return ODE(**{**tolerances, **options, "denoise": False})
 
 
 def check_fixed_steps(integrator: Integrator, num_steps: int | None, grid: Grid | None) -> None:

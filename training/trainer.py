@@ -93,8 +93,8 @@ class Trainer:
         held_out: Tensor,
         config: ConfigDict,
         folder: Path,
-        draw: Callable[[TrainedModel], np.ndarray] | None = None,
-        measure: Callable[[TrainedModel], dict[str, float]] | None = None,
+        draw: Callable[[Any], np.ndarray] | None = None,
+        measure: Callable[[Any], dict[str, float]] | None = None,
         held_out_classes: Tensor | None = None,
     ) -> None:
         self.step = 0

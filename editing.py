@@ -1,0 +1,264 @@
+"""Mode `edit`: pictures completed, coloured, enlarged, sharpened, redrawn, blended, or taken to their latents and back.
+
+Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends on it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+from tqdm import tqdm
+
+import distributed
+from control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
+from control.tasks import answer, box_mask, random_mask
+from data import Dataset
+from data.pictures import PictureFormat, read_picture
+from distributed import say
+from errors import UserError, choose
+from evaluation.edits import Edit, write_edit
+from solvers import Model, Solution, decode, encode
+from solvers.registry import Solver
+
+_TEST = "test:"
+
+
+class Editor(NamedTuple):
+    """What edits are made with.
+
+    Attributes:
+        config: the configuration.
+        dataset: of the model.
+        guided: the model of the answers with these numbers.
+        solver: finds answers.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    guided: Callable[[slice], Model]
+    solver: Solver
+
+
+class Problem(NamedTuple):
+    """An inverse problem.
+
+    Attributes:
+        operator: what is observed of a picture.
+        form: of a picture that is itself what was observed.
+        show: makes a picture of what was observed.
+    """
+
+    operator: LinearOperator
+    form: PictureFormat
+    show: Callable[[Tensor], Tensor] = lambda y: y
+
+
+def edit(editor: Editor, folder: Path) -> None:
+    """Do what the section `edit` asks for; on one process.
+
+    Raises:
+        UserError: an input is missing or does not fit, or an option is out of range.
+    """
+    settings, dataset = editor.config.edit, editor.dataset
+    task = choose("task", settings.task, _TASKS)
+    if not dataset.is_image:
+        raise UserError(f"--mode edit is for pictures, not {dataset.name}")
+    if settings.input is None:
+        raise UserError(f"give a picture: --config.edit.input=FILE, or {_TEST}0 for a test example")
+    if distributed.rank() > 0:
+        return
+    done = task(editor)
+    about = {**settings.to_dict(), "seed": editor.config.seed}
+    paths = write_edit(done._replace(numbers=about | done.numbers), dataset, folder / "edit", settings.task)
+    for name, value in done.numbers.items():
+        say(f"{name.replace('_', ' ')}: {value:.4g}")
+    say(", ".join(map(str, paths)))
+
+
+def _solve(editor: Editor, problem: Problem) -> Edit:
+    """Answers to what was observed, by the method asked for."""
+    settings, dataset = editor.config.edit, editor.dataset
+    inputs = _read(editor, problem.form if settings.observed else _form(dataset))
+    # What is read as it was observed has to be masked all the same.
+    masks = isinstance(problem.operator, Masked)
+    y = inputs if settings.observed and not masks else problem.operator(inputs)
+    if settings.noise_std and not settings.observed:
+        noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(editor.config.seed))
+        y = y + settings.noise_std * (problem.operator(noise) if masks else noise)
+    options = {name: settings[name] for name in ("scale", "jump", "repeats")}
+    options["data_std"] = editor.config.sampling.data_std or editor.config.model.data_std
+
+    def solve(rows: slice, which: Tensor, seeds: list[int]) -> Solution:
+        observation = Observation(problem.operator, y[which].to(distributed.device()), settings.noise_std)
+        solver, model = answer(settings.method, editor.solver, editor.guided(rows), observation, **options)
+        x_T = model.sde.prior_sample((len(seeds), *dataset.shape), seeds=seeds, device=distributed.device())
+        return solver(model, x_T, seeds=seeds)
+
+    answers, nfe = _answers(editor, len(inputs), solve)
+    misfit = problem.operator(answers.flatten(0, 1)) - y.repeat_interleave(settings.num_samples, 0)
+    numbers = {"network_calls": nfe, "largest_misfit_in_levels": misfit.abs().max().item() / dataset.bin_width}
+    if settings.observed:
+        return Edit(problem.show(y), None, answers, numbers)
+    return Edit(inputs, problem.show(y), answers, numbers | _distance(answers, inputs, dataset))
+
+
+def _inpaint(editor: Editor) -> Edit:
+    settings, (_, height, width) = editor.config.edit, editor.dataset.shape
+    if settings.mask == "box":
+        keep = box_mask(height, width, settings.box)
+    elif settings.mask == "random":
+        keep = random_mask(height, width, settings.hidden, editor.config.seed)
+    else:
+        keep = read_picture(Path(settings.mask), PictureFormat(height, 1))[None] >= 128
+    if keep.all() or not keep.any():
+        raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
+    return _solve(editor, Problem(Masked(keep), _form(editor.dataset)))
+
+
+def _colorize(editor: Editor) -> Edit:
+    channels = editor.dataset.shape[0]
+    if channels == 1:
+        raise UserError(f"{editor.dataset.name} has no colours to be found")
+    form = _form(editor.dataset)._replace(channels=1)
+    return _solve(editor, Problem(grey(), form, lambda y: y.expand(-1, channels, -1, -1)))
+
+
+def _superres(editor: Editor) -> Edit:
+    factor, size = editor.config.edit.factor, editor.dataset.shape[-1]
+    if factor < 2 or size % factor:
+        raise UserError(f"pictures of {size} x {size} cannot be had from smaller ones by edit.factor={factor}")
+    form = _form(editor.dataset)._replace(size=size // factor)
+
+    def show(y: Tensor) -> Tensor:
+        return y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+    return _solve(editor, Problem(shrunk(factor), form, show))
+
+
+def _deblur(editor: Editor) -> Edit:
+    return _solve(editor, Problem(blurred(editor.config.edit.blur), _form(editor.dataset)))
+
+
+def _sdedit(editor: Editor) -> Edit:
+    inputs = _read(editor, _form(editor.dataset))
+
+    def solve(rows: slice, which: Tensor, seeds: list[int]) -> Solution:
+        start = inputs[which].to(distributed.device())
+        until, x = noised(editor.guided(rows), start, editor.config.edit.strength, seeds=seeds)
+        return editor.solver(until, x, seeds=seeds)
+
+    answers, nfe = _answers(editor, len(inputs), solve)
+    return Edit(inputs, None, answers, {"network_calls": nfe, **_distance(answers, inputs, editor.dataset)})
+
+
+def _interpolate(editor: Editor) -> Edit:
+    inputs, count = _read(editor, _form(editor.dataset), noise=True), editor.config.edit.num_samples
+    if len(inputs) < 2 or count < 2:
+        raise UserError("to interpolate takes two inputs, comma-separated, and edit.num_samples of at least 2")
+    model, options = editor.guided(slice(0, len(inputs))), _flow_options(editor)
+    latents = encode(model, inputs.to(distributed.device()), **options)
+    shares = torch.linspace(0, 1, count, dtype=inputs.dtype).repeat(len(inputs) - 1)
+    first, second = (part.repeat_interleave(count, 0) for part in (latents.x[:-1], latents.x[1:]))
+    between = slerp(first, second, shares.to(first.device))
+    answers = decode(editor.guided(slice(0, len(between))), between, **options)
+    path = answers.x.cpu().unflatten(0, (len(inputs) - 1, count))
+    ends = torch.stack([path[:, 0] - inputs[:-1], path[:, -1] - inputs[1:]])
+    numbers = {
+        "network_calls": latents.nfe + answers.nfe,
+        "largest_difference_of_the_ends_in_levels": ends.abs().max().item() / editor.dataset.bin_width,
+    }
+    return Edit(inputs[:-1], None, path, numbers)
+
+
+def _encode(editor: Editor) -> Edit:
+    inputs, temperature = _read(editor, _form(editor.dataset), noise=True), editor.config.edit.temperature
+    model, options = editor.guided(slice(0, len(inputs))), _flow_options(editor)
+    latents = encode(model, inputs.to(distributed.device()), **options)
+    decoded = decode(model, temperature * latents.x, **options)
+    answers = decoded.x.cpu()[:, None]
+    difference = (answers[:, 0] - inputs).abs().max().item() / editor.dataset.bin_width
+    numbers = {
+        "network_calls": latents.nfe + decoded.nfe,
+        "root_mean_square_of_the_latents": latents.x.square().mean().sqrt().item(),
+        "largest_difference_from_the_input_in_levels": difference,
+    }
+    return Edit(inputs, None, answers, numbers)
+
+
+_TASKS: dict[str, Callable[[Editor], Edit]] = {
+    "inpaint": _inpaint,
+    "colorize": _colorize,
+    "superres": _superres,
+    "deblur": _deblur,
+    "sdedit": _sdedit,
+    "interpolate": _interpolate,
+    "encode": _encode,
+}
+
+
+def _answers(
+    editor: Editor, num_inputs: int, solve: Callable[[slice, Tensor, list[int]], Solution]
+) -> tuple[Tensor, float]:
+    """Answers `(M, K, *dims)`, and network calls of each.
+
+    `solve` is called with the numbers of a batch of answers, those of their inputs, and their seeds.
+    """
+    count, size = editor.config.edit.num_samples, editor.config.sampling.batch_size
+    found, calls = [], 0
+    for first in tqdm(range(0, num_inputs * count, size), unit="batch", desc=editor.config.edit.task, disable=None):
+        rows = slice(first, min(first + size, num_inputs * count))
+        numbers = torch.arange(rows.start, rows.stop)
+        solution = solve(rows, numbers // count, (editor.config.seed + numbers).tolist())
+        found.append(solution.x.cpu())
+        calls += solution.nfe * len(numbers)
+    answers = torch.cat(found)
+    if not bool(answers.isfinite().all()):
+        raise UserError("answers are not finite: take more steps, a smaller edit.scale, or another method")
+    return answers.unflatten(0, (num_inputs, count)), calls / len(answers)
+
+
+def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:
+    """How far answers `(M, K, *dims)` are from the inputs, and from each other."""
+    error = (answers - inputs[:, None]).square().mean().sqrt().item() / dataset.bin_width
+    numbers = {"root_mean_square_difference_from_the_input_in_levels": error}
+    if answers.shape[1] > 1:
+        numbers["spread_in_levels"] = answers.std(1).square().mean().sqrt().item() / dataset.bin_width
+    return numbers
+
+
+def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
+    """The inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
+    dataset, levels = editor.dataset, []
+    for item in editor.config.edit.input.split(","):
+        name = item.strip()
+        number = name.removeprefix(_TEST)
+        if not name.startswith(_TEST):
+            levels.append(read_picture(Path(name), form))
+        elif editor.config.edit.observed:
+            raise UserError("edit.observed is for pictures from files; test examples are whole")
+        elif not number.isdigit() or int(number) >= len(dataset.test):
+            raise UserError(f"there is no {name}: {dataset.name} has the test examples 0 to {len(dataset.test) - 1}")
+        else:
+            levels.append(dataset.test[int(number)])
+    if not editor.config.data.uniform_dequantisation:
+        return dataset.stretch(torch.stack(levels).float())
+    if noise:
+        return dataset.dequantise(torch.stack(levels), torch.Generator().manual_seed(editor.config.seed))
+    return dataset.scale(torch.stack(levels).float() + 0.5)
+
+
+def _form(dataset: Dataset) -> PictureFormat:
+    """Of the pictures of the model."""
+    channels, height, _ = dataset.shape
+    return PictureFormat(height, channels, dataset.levels or 256)
+
+
+def _flow_options(editor: Editor) -> dict[str, Any]:
+    """For encoding and decoding, of the section `sampling`."""
+    names = ("t_min", "rtol", "atol")
+    return {name: editor.config.sampling[name] for name in names if editor.config.sampling[name] is not None}
