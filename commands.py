@@ -19,7 +19,7 @@ import configuration
 import distributed
 import runs
 from data import Batches, Dataset, get_augmentation
-from editing import Editor, edit
+from editing import Editor, edit, input_names
 from errors import UserError
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
@@ -190,7 +190,7 @@ def edit_pictures(
     config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> None:
     """Edit pictures as the section `edit` asks for."""
-    num_inputs = len((config.edit.input or "").split(","))
+    num_inputs = len(input_names(config.edit.input))
     labels = build.sample_labels(config, dataset, num_inputs * config.edit.num_samples)
     guided = build.make_guidance(config, model, labels, _find_classifier(config, dataset))
     solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)

@@ -234,8 +234,7 @@ def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, fl
 def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
     """The inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
     dataset, levels = editor.dataset, []
-    for item in editor.config.edit.input.split(","):
-        name = item.strip()
+    for name in input_names(editor.config.edit.input):
         number = name.removeprefix(_TEST)
         if not name.startswith(_TEST):
             levels.append(read_picture(Path(name), form))
@@ -250,6 +249,18 @@ def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
     if noise:
         return dataset.dequantise(torch.stack(levels), torch.Generator().manual_seed(editor.config.seed))
     return dataset.scale(torch.stack(levels).float() + 0.5)
+
+
+def input_names(text: str | None) -> list[str]:
+    """The inputs that `edit.input` names; `test:3-5` stands for three test examples."""
+    names = []
+    for item in (text or "").split(","):
+        first, dash, last = item.strip().removeprefix(_TEST).partition("-")
+        if item.strip().startswith(_TEST) and dash and first.isdigit() and last.isdigit():
+            names += [f"{_TEST}{number}" for number in range(int(first), int(last) + 1)]
+        else:
+            names.append(item.strip())
+    return names
 
 
 def _form(dataset: Dataset) -> PictureFormat:

@@ -194,7 +194,7 @@ def get_config() -> ConfigDict:
     config.edit = edit = ConfigDict()
     # inpaint, colorize, superres, deblur: what is missing is sampled; sdedit; interpolate; encode
     edit.task = "inpaint"
-    edit.input = placeholder(str)  # a picture's file, or test:5 for a test example; several, comma-separated
+    edit.input = placeholder(str)  # a picture's file, or test:5, test:5-9 for test examples; several, comma-separated
     edit.observed = False  # the input is what was observed: grey, small, blurred, or with a hole, already
     edit.num_samples = 6  # answers to each input; interpolate: pictures from one to the next
     edit.solver = (

@@ -1,0 +1,104 @@
+"""What guidance gives, and what it costs: `python -m benchmarks.guidance`.
+
+Samples of the digits' classes, as many of each as there are test examples, from the class-conditional network of a
+working folder (classifier-free guidance) and from an unconditional one with a classifier of noisy digits (classifier
+guidance). Printed for each scale: how many are recognised as their class by a support vector machine that was trained
+on the training images and saw no model; how far samples of a class are from each other, as a part of that distance in
+the test examples; and the distances to the test examples of `evaluation.data_distances`.
+
+    python main.py --mode train --config configs/vp/digits_classes.py
+    python main.py --mode train --config configs/vp/digits_classifier.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from sklearn.svm import SVC
+from torch import Tensor
+
+import runs
+from benchmarks.trained import trained_network
+from control import ClassifierFreeGuidance, ClassifierGuidance
+from data import Dataset
+from evaluation.data_distances import DATA_DISTANCES, DataDistances
+from models import NoisyClassifier
+from solvers import Model, get_solver
+
+SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+INTERVAL = (0.3, 3.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/vp_digits_classes"))
+    parser.add_argument("--unconditional", type=Path, default=Path("runs/digits"))
+    parser.add_argument("--classifier", type=Path, default=Path("runs/vp_digits_classifier"))
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+
+    model, dataset, config, _ = trained_network(arguments.workdir)
+    plain = trained_network(arguments.unconditional).model
+    classifier = noisy_classifier(arguments.classifier, dataset)
+    assert dataset.test_classes is not None
+    classes = dataset.test_classes
+
+    def log_prob(x: Tensor, t: Tensor) -> Tensor:
+        return classifier.log_probs(x, t).gather(1, classes[:, None])[:, 0]
+
+    kinds: dict[str, Callable[[float], Model]] = {
+        "classifier-free": lambda scale: ClassifierFreeGuidance(model, classes, scale),
+        f"classifier-free, rho in {INTERVAL}": lambda scale: ClassifierFreeGuidance(model, classes, scale, INTERVAL),
+        "classifier": lambda scale: ClassifierGuidance(plain, log_prob, scale),
+    }
+    solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std)
+    judge, distances = Judge(dataset), DataDistances(dataset)
+    print(f"the judge recognises {judge.accuracy(dataset.test, classes):.4f} of the test examples\n")
+    print("| guidance | scale | recognised | spread within a class | " + " | ".join(DATA_DISTANCES) + " |")
+    print("|---|---|---|---|" + "---|" * len(DATA_DISTANCES))
+    for name, guided in kinds.items():
+        for scale in SCALES:
+            rows = []
+            for seed in range(arguments.seeds):
+                seeds = range(seed * len(classes), (seed + 1) * len(classes))
+                x_T = model.sde.prior_sample((len(classes), *dataset.shape), seeds=seeds)
+                x = solver(guided(scale), x_T, seeds=seeds).x
+                levels = dataset.quantise(x)
+                spread = spread_within(levels, classes) / spread_within(dataset.test, classes)
+                rows.append([judge.accuracy(levels, classes), spread, *distances(x).values()])
+            means = " | ".join(f"{value:.4f}" for value in np.mean(rows, axis=0))
+            print(f"| {name} | {scale:g} | {means} |", flush=True)
+
+
+class Judge:
+    """A support vector machine on pixels."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._machine = SVC(gamma=0.001, C=10).fit(dataset.train.flatten(1).numpy(), dataset.train_classes)
+
+    def accuracy(self, levels: Tensor, classes: Tensor) -> float:
+        """The part of images of levels `(N, 1, 8, 8)` that it takes for their class."""
+        return float(self._machine.score(levels.flatten(1).numpy(), classes.numpy()))
+
+
+def spread_within(levels: Tensor, classes: Tensor) -> float:
+    """Root mean square distance between images of the same class, over all classes."""
+    parts = [levels[classes == k].flatten(1).double() for k in classes.unique()]
+    return math.sqrt(float(np.mean([2 * part.var(0).sum().item() for part in parts])))
+
+
+def noisy_classifier(workdir: Path, dataset: Dataset) -> NoisyClassifier:
+    """The newest classifier of a working folder."""
+    config, found = runs.configuration_to_use(None, workdir, None, [])
+    assert found is not None
+    model = found.make_model(config, dataset)
+    assert isinstance(model, NoisyClassifier)
+    return model.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What a network is told: classes and distortion as one number, hidden as often as asked."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from data import Batches, load_dataset
+from data.dataset import Dataset
+from data.labels import Labels
+
+
+def test_numbers_of_labels():
+    classes = torch.tensor([0, 1, 2, 3])  # 3 of 3 classes: none
+    distorted = torch.tensor([False, True, True, False])
+    assert Labels(3).of(classes).tolist() == [0, 1, 2, 3]
+    assert Labels(3).none == 3
+    assert Labels(3, True).of(classes, distorted).tolist() == [0, 4, 5, 7]
+    assert Labels(3, True).of(classes, ~distorted).tolist() == [3, 1, 2, 6]
+    assert Labels(3, True).none == 7
+    # As without classes.
+    assert Labels(0, True).of(torch.zeros(2, dtype=torch.long), torch.tensor([True, False])).tolist() == [0, 1]
+    assert Labels(0).none == 0
+
+
+def numbered() -> Dataset:
+    """Each example's pixels are its number; its class is that modulo 5."""
+    count = 200
+    pixels = torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    return Dataset("numbered", pixels, pixels[:0], 256, train_classes=torch.arange(count) % 5)
+
+
+def test_batches_have_the_classes_of_their_examples():
+    dataset = numbered()
+    batch = next(Batches(dataset, 64, seed=3, labelled=True))
+    assert batch.classes is not None
+    assert torch.equal(batch.classes, dataset.quantise(batch.x_0)[:, 0, 0, 0].long() % 5)
+    assert next(Batches(dataset, 64, seed=3)).classes is None
+
+
+def test_classes_are_hidden_as_often_as_asked():
+    dataset, dropout, count = numbered(), 0.3, 50
+    batches = Batches(dataset, 64, seed=4, labelled=True, label_dropout=dropout)
+    plain = Batches(dataset, 64, seed=4)
+    hidden = 0
+    for _ in range(count):
+        batch = next(batches)
+        assert batch.classes is not None
+        # Examples and their noise are the same, whether they are labelled or not.
+        assert torch.equal(batch.x_0, next(plain).x_0)
+        known = batch.classes < 5
+        assert torch.equal(batch.classes[known], dataset.quantise(batch.x_0[known])[:, 0, 0, 0].long() % 5)
+        assert bool((batch.classes[~known] == 5).all())
+        hidden += int((~known).sum())
+    total = 64 * count
+    assert abs(hidden / total - dropout) < 4 * math.sqrt(dropout * (1 - dropout) / total)
+
+
+def test_distortion_and_classes_are_told_together():
+    dataset = load_dataset("digits")
+    batch = next(Batches(dataset, 400, seed=5, distortion=0.4, labelled=True, label_dropout=0.2))
+    assert batch.classes is not None
+    kinds = torch.bucketize(batch.classes, torch.tensor([9, 19, 20]))  # a class; distorted; distorted, hidden; neither
+    shares = torch.bincount(kinds, minlength=4) / 400
+    expected = torch.tensor([0.6 * 0.8, 0.4 * 0.8, 0.4 * 0.2, 0.6 * 0.2])
+    assert float(((shares - expected) / (expected * (1 - expected) / 400).sqrt()).abs().max()) < 4
+
+
+def test_number_of_classes():
+    assert load_dataset("digits").num_classes == 10
+    assert load_dataset("two_moons").num_classes == 0
+    assert (
+        Dataset(
+            "named",
+            torch.zeros(2, 1),
+            torch.zeros(0, 1),
+            train_classes=torch.tensor([0, 0]),
+            class_names=("a", "b", "c"),
+        ).num_classes
+        == 3
+    )
