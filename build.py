@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,6 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-import distributed
-from control import ClassifierFreeGuidance, ClassifierGuidance
 from data import Dataset, load_dataset
 from data.labels import Labels
 from errors import UserError, choose
@@ -20,7 +17,7 @@ from evaluation.example_bounds import ExampleBound, bounds_of_points, bounds_wit
 from models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from models.fit_mixture import fit_mixture
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
-from solvers import SOLVERS, Model, get_solver
+from solvers import SOLVERS, get_solver
 from solvers.dequantization import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser
 from solvers.likelihood import log_likelihood, matched_prior
 from solvers.registry import Solver
@@ -178,69 +175,6 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
         ),
     }
     return choose("objective", training.objective, kinds)()
-
-
-def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | None:
-    """The classes that the section `sampling` asks `count` samples to have, `(count,)`, int64; None if any will do.
-
-    Raises:
-        UserError: there are no classes, or none of this name or number, or neither one nor `count` of them.
-    """
-    text = config.sampling.labels
-    if text is None:
-        return None
-    if not dataset.num_classes:
-        raise UserError(f"{dataset.name} has no classes: leave out --config.sampling.labels")
-    names = [*dataset.class_names] or [str(k) for k in range(dataset.num_classes)]
-    numbers = {str(k): k for k in range(dataset.num_classes)} | {name: k for k, name in enumerate(names)}
-    chosen = [
-        choose(f"class of {dataset.name}", item.strip(" '\""), numbers) for item in text.strip("()[] ").split(",")
-    ]
-    if len(chosen) not in (1, count):
-        raise UserError(f"sampling.labels has {len(chosen)} classes for {count} samples: give one, or one for each")
-    return torch.tensor(chosen).expand(count).clone()
-
-
-def make_guidance(
-    config: ConfigDict, model: AnyModel, labels: Tensor | None, classifier: NoisyClassifier | None
-) -> Callable[[slice], Model]:
-    """The model, guided as the section `sampling` has it, of the samples with these numbers.
-
-    Args:
-        config: the configuration.
-        model: the score model.
-        labels: classes of all samples `(N,)`, or None.
-        classifier: guides towards them, if given; otherwise the model does.
-
-    Raises:
-        UserError: there is nothing to guide to, or nothing to guide with.
-    """
-    sampling = config.sampling
-    interval = sampling.guidance_interval or (0.0, math.inf)
-    if labels is None:
-        if sampling.guidance != 1 or classifier is not None:
-            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…")
-        return lambda rows: model
-    if classifier is not None:
-        if sampling.guidance_interval:
-            raise UserError("sampling.guidance_interval is for guidance without a classifier")
-
-        def log_prob(rows: slice) -> Callable[[Tensor, Tensor], Tensor]:
-            chosen = labels[rows, None].to(distributed.device())
-            return lambda x, t: classifier.log_probs(x, t).gather(1, chosen)[:, 0]
-
-        return lambda rows: ClassifierGuidance(model, log_prob(rows), sampling.guidance)
-    if not config.model.class_conditional or isinstance(model, GaussianMixture):
-        raise UserError(
-            "this model knows no classes: train one with --config.model.class_conditional=True, or give "
-            "--config.sampling.classifier"
-        )
-    if len(interval) != 2:
-        raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
-    known = model
-    return lambda rows: ClassifierFreeGuidance(
-        known, labels[rows].to(distributed.device()), sampling.guidance, interval
-    )
 
 
 def make_solver(config: ConfigDict, default_steps: int = 20, **more: Any) -> Solver:

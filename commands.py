@@ -17,6 +17,7 @@ import build
 import checkpoints
 import configuration
 import distributed
+import guided
 import runs
 from data import Batches, Dataset, get_augmentation
 from editing import Editor, edit, input_names
@@ -173,8 +174,8 @@ def sample(
 ) -> None:
     """Draw the samples that the section `sampling` asks for."""
     sampling = config.sampling
-    labels = build.sample_labels(config, dataset, sampling.num_samples)
-    control = build.make_guidance(config, model, labels, _find_classifier(config, dataset))
+    labels = guided.sample_labels(config, dataset, sampling.num_samples)
+    control = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = _make_solver(config, dataset, model, folder, found)
     samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
@@ -191,10 +192,10 @@ def edit_pictures(
 ) -> None:
     """Edit pictures as the section `edit` asks for."""
     num_inputs = len(input_names(config.edit.input))
-    labels = build.sample_labels(config, dataset, num_inputs * config.edit.num_samples)
-    guided = build.make_guidance(config, model, labels, _find_classifier(config, dataset))
+    labels = guided.sample_labels(config, dataset, num_inputs * config.edit.num_samples)
+    models = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)
-    edit(Editor(config, dataset, guided, solver), folder)
+    edit(Editor(config, dataset, models, solver), folder)
 
 
 def _make_solver(
@@ -211,28 +212,6 @@ def _make_solver(
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
         options["path"] = _tuned_tables(config, dataset, model, folder, found, [sampling.num_steps])
     return build.make_solver(config, default_steps, **options)
-
-
-def _find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:
-    """The classifier that the section `sampling` names, for such data.
-
-    Raises:
-        UserError: there is none there, or it is for other data or another process.
-    """
-    if config.sampling.classifier is None:
-        return None
-    path = Path(config.sampling.classifier)
-    found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
-    trained_with = configuration.from_dict(found.config or {}, str(found.path))
-    if trained_with.model.network != "classifier":
-        raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
-    decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size")
-    for key in configuration.differences(config, trained_with, ("data", "sde")):
-        if key in decisive or key.startswith("sde."):
-            raise UserError(f"the classifier {found.path} is for another {key}: train one for this model")
-    classifier = found.make_model(trained_with, dataset)
-    assert isinstance(classifier, NoisyClassifier)
-    return classifier.to(distributed.device()).eval().requires_grad_(False)
 
 
 def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, folder: Path) -> None:

@@ -127,7 +127,7 @@ def get_config() -> ConfigDict:
     sampling.solver = "default"
     sampling.num_samples = 64
     sampling.batch_size = 64  # drawn at once
-    # Of a class-conditional model: the class of all samples, or one for each: 3, cat, or 0,1,2; None: any
+    # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two noise levels rho = sigma / alpha; elsewhere 1

@@ -109,7 +109,9 @@ def write_samples(
     with write_atomically(numbers) as temporary:
         np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
     if dataset.is_image:
-        save_grid(picture, array[:_NUM_SHOWN])
+        # Several classes: one a column.
+        num_classes = 1 if labels is None else len(labels.unique())
+        save_grid(picture, array[:_NUM_SHOWN], columns=num_classes if num_classes > 1 else None)
     elif array.shape[1:] == (2,):
         save_scatter(picture, array[:_NUM_SHOWN_POINTS], dataset.train[:_NUM_SHOWN_POINTS].numpy())
     else:

@@ -90,13 +90,13 @@ def recognised(path: Path) -> float:
 
 
 def test_samples_of_classes(classes, classifier, tmp_path):
-    labels = ",".join(str(k) for k in range(10) for _ in range(4))
+    labels = ",".join(map(str, range(10)))
     common = ["--mode=sample", "--config.sampling.num_samples=40", "--config.sampling.num_steps=10"]
     named = [*common, f"--config.sampling.labels={labels}"]
     guided = [*named, "--config.sampling.guidance=2"]
     assert run(*guided, "--workdir", str(classes)) == 0
     drawn = np.load(classes / "samples" / "default.npz")
-    assert drawn["labels"].tolist() == [int(k) for k in labels.split(",")]
+    assert drawn["labels"].tolist() == 4 * list(range(10))
     # The real ones: 0.89.
     assert recognised(classes / "samples" / "default.npz") > 0.8
     # Each label is its own sample's, whatever the batch.
@@ -112,7 +112,9 @@ def test_samples_of_classes(classes, classifier, tmp_path):
 def test_mistakes_with_classes(classes, classifier, complaint, digits):
     sample = ["--mode=sample", "--workdir"]
     assert "no class of digits is called '12'" in complaint(*sample, classes, "--config.sampling.labels=12")
-    assert "2 classes for 64 samples" in complaint(*sample, classes, "--config.sampling.labels=1,2")
+    assert "3 classes, which cannot be shared evenly by 64 samples" in complaint(
+        *sample, classes, "--config.sampling.labels=1,2,3"
+    )
     assert "needs a class to guide to" in complaint(*sample, classes, "--config.sampling.guidance=2")
     assert "this model knows no classes" in complaint(*sample, digits, "--config.sampling.labels=1")
     three = "--config.sampling.labels=3"

@@ -53,6 +53,22 @@ def test_python_of_the_docs_on_likelihood() -> None:
     torch.testing.assert_close(x.grad, score, rtol=0, atol=0.02)
 
 
+def test_python_of_the_docs_on_control() -> None:
+    """Both kinds of control lead to what was observed."""
+    text = (Path(__file__).parent.parent / "docs" / "control.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    covariances = torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.2, -0.1], [-0.1, 0.3]]])
+    model = GaussianMixture(VPSDE(), torch.ones(2), torch.tensor([[-0.5, 0.0], [0.5, 0.3]]), covariances)
+    names: dict = {"model": model}
+    guided, repainted = block.split("hole = ")
+    exec(guided, names)
+    # 0.3, seen with noise of 0.1.
+    assert abs(float(names["x"][:, 1].mean()) - 0.3) < 0.05
+    assert 0.05 < float(names["x"][:, 1].std()) < 0.15
+    exec("hole = " + repainted, names)
+    assert bool((names["x"][:, 1] == torch.tensor(0.3)).all())
+
+
 def test_files_that_the_readme_links_to_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
