@@ -97,17 +97,19 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take such examples.
     """
-    sde, model, labels = make_sde(config), config.model, make_labels(config, dataset)
+    sde, model = make_sde(config), config.model
+    of_levels = model.prediction == "levels" and model.network != "classifier"
+    if of_levels and not dataset.is_image:
+        raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
+    labels = make_labels(config, dataset)
     torch.manual_seed(config.seed)
     if model.network == "classifier":
         classifier = make_network(config, dataset.shape, num_outputs=labels.num_classes)
         return NoisyClassifier(classifier, sde, model.labels, model.data_std, model.scale_input)
     told = {"num_classes": labels.none} if labels.none else {}
-    if model.prediction != "levels":
+    if not of_levels:
         network = make_network(config, dataset.shape, **told)
         return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
-    if not dataset.is_image:
-        raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
     assert dataset.levels is not None
     network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.labels, model.data_std, model.scale_input, config.data.uniform_dequantisation)

@@ -252,11 +252,11 @@ def test_likelihoods_go_on_where_they_were_interrupted(digits, tmp_path, monkeyp
     assert run(*arguments, "--workdir", tmp_path / "whole") == 0
     measured: list[list[int]] = []
 
-    def measure(self, examples, seeds, fails=True):
+    def measure(self, examples, seeds, classes=None, fails=True):
         if fails and len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(seeds)
-        return whole(self, examples, seeds)
+        return whole(self, examples, seeds, classes)
 
     whole = Measurement.__call__
     monkeypatch.setattr(Measurement, "__call__", measure)
@@ -353,8 +353,8 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "give --mode: one of train, sample, likelihood, compare"),
-        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare>"),
+        ([], "give --mode: one of train, sample, likelihood, compare, edit"),
+        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare|edit>"),
         (["--mode=train", "extra"], "unexpected argument 'extra'"),
         (["--mode=train", "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["--mode=train", "--config=configs/vp/digit.py"], "did you mean 'configs/vp/digits.py'?"),
@@ -499,7 +499,7 @@ def test_a_mistake_from_the_shell(tmp_path):
 def test_help_from_the_shell():
     helped = process("--helpshort")
     output, _ = helped.communicate(timeout=60)
-    assert "--mode: <train|sample|likelihood|compare>" in output
+    assert "--mode: <train|sample|likelihood|compare|edit>" in output
     assert "Score-based generative modelling" in output
     assert max(map(len, output.splitlines())) <= 120
 
