@@ -49,6 +49,9 @@ def _likelihoods(folder: Path) -> list[tuple[str, str, str]]:
     for path in sorted(folder.glob("likelihood/*.json")):
         try:
             found = json.loads(path.read_text())
+            if "accuracy" in found:
+                rows.append((f"classes, {path.stem}", f"{found['accuracy']:.3f} recognised by p(x | y)", ""))
+                continue
             error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.3f}"
             result = f"{found['bits_per_dim']:.3f}{error} ({found['num_examples']} examples)"
             rows.append((f"bits/dim, {path.stem}", result, _cost(found["nfe"], found["seconds"])))

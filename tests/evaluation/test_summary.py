@@ -19,12 +19,14 @@ def test_the_summary_quotes_the_files(tmp_path, capsys):
     (tmp_path / "samples" / "pc.png").touch()
     found = {"bits_per_dim": 1.7512, "standard_error": 0.0123, "num_examples": 360, "nfe": 80.0, "seconds": 27.4}
     (tmp_path / "likelihood" / "test.json").write_text(json.dumps(found))
+    (tmp_path / "likelihood" / "test_classes.json").write_text(json.dumps({"accuracy": 0.9917}))
     (tmp_path / "compare" / "table.md").write_text("# Solvers\n\nUse `default` with 10.\n")
     assert main([str(tmp_path)]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line]
     assert lines == [
         "samples, pc 3 drawn 99 network calls each, 4 s",
         "bits/dim, test 1.751 ± 0.012 (360 examples) 80 network calls each, 27 s",
+        "classes, test_classes 0.992 recognised by p(x | y)",
         "Use `default` with 10.",
         f"picture: {tmp_path}/samples/pc.png",
         f"table: {tmp_path}/compare/table.md",
