@@ -139,6 +139,11 @@ def make_labels(config: ConfigDict, dataset: Dataset) -> Labels:
         raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
     if not knows_classes(config):
         return Labels(0, config.data.distortion > 0)
+    if config.model.network == "classifier" and (config.data.distortion > 0 or config.model.class_conditional):
+        raise UserError(
+            "a classifier is told nothing: --config.data.distortion=0 (--config.data.augment=distort distorts all the "
+            "same) and --config.model.class_conditional=False"
+        )
     if not dataset.num_classes:
         raise UserError(
             f"{dataset.name} has no classes: leave out --config.model.class_conditional, or take other data"

@@ -20,7 +20,7 @@ import distributed
 import guided
 import runs
 from data import Batches, Dataset, get_augmentation
-from editing import Editor, edit, input_names
+from editing import BY_FLOW, Editor, edit, num_answers
 from errors import UserError
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
@@ -121,7 +121,8 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
     if not config.training.measure_every:
         return None
     if config.model.network == "classifier":
-        assert dataset.test_classes is not None
+        if dataset.test_classes is None or not len(dataset.test):
+            return None
         count = config.training.num_measured
         x_0 = build.in_model_units(config, dataset, dataset.test[:count])
         return accuracy_by_level(x_0, dataset.test_classes[:count], config.training.t_min, config.seed)
@@ -144,7 +145,8 @@ def use(
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
     shape_alone = mode == "sample" and found is not None and not config.sampling.metrics
-    dataset = _make_dataset(config, files_needed=not shape_alone or build.knows_classes(config))
+    classes_needed = build.knows_classes(config) or config.sampling.labels is not None
+    dataset = _make_dataset(config, files_needed=not shape_alone or classes_needed)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
         raise UserError(
@@ -152,19 +154,16 @@ def use(
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if distributed.rank() == 0 and not (folder / "config.json").exists():
-        configuration.save(config, folder / "config.json")
+        # An edit is made once.
+        kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
+        configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
     if mode == "sample":
         _note_ignored(config, overrides)
         sample(config, dataset, model, folder, found)
     elif mode == "likelihood":
         likelihood(config, dataset, model, folder, found)
     elif mode == "edit":
-        for key in ("solver", "num_steps"):
-            if any(name == f"sampling.{key}" for name, _ in overrides):
-                raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
-            config.sampling[key] = config.edit[key]
-        _note_ignored(config, overrides)
-        edit_pictures(config, dataset, model, folder, found)
+        edit_pictures(config, dataset, model, folder, found, overrides)
     else:
         compare(config, dataset, model, folder, found)
 
@@ -180,7 +179,8 @@ def sample(
     solver = _make_solver(config, dataset, model, folder, found)
     samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
     if distributed.rank() == 0:
-        paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels)
+        columns = sampling.labels.count(",") + 1 if sampling.labels else None
+        paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns)
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         distributed.say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
         if sampling.metrics:
@@ -188,11 +188,25 @@ def sample(
 
 
 def edit_pictures(
-    config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
+    config: ConfigDict,
+    dataset: Dataset,
+    model: build.AnyModel,
+    folder: Path,
+    found: checkpoints.Found | None,
+    overrides: runs.Overrides,
 ) -> None:
     """Edit pictures as the section `edit` asks for."""
-    num_inputs = len(input_names(config.edit.input))
-    labels = guided.sample_labels(config, dataset, num_inputs * config.edit.num_samples)
+    if config.edit.task in BY_FLOW:
+        config.sampling.solver = "ode"
+    else:
+        for key in ("solver", "num_steps"):
+            if any(name == f"sampling.{key}" for name, _ in overrides):
+                raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
+            config.sampling[key] = config.edit[key]
+    _note_ignored(config, overrides)
+    labels = guided.sample_labels(config, dataset, num_answers(config, dataset))
+    if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
+        raise UserError("pictures are interpolated within one class: give one in sampling.labels")
     models = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)
     edit(Editor(config, dataset, models, solver), folder)

@@ -6,6 +6,7 @@ Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,12 @@ from distributed import say
 from errors import UserError, choose
 from evaluation.edits import Edit, write_edit
 from solvers import Model, Solution, decode, encode
+from solvers.ode import ODE
 from solvers.registry import Solver
 
 _TEST = "test:"
+# Tasks that go along the probability flow.
+BY_FLOW = ("encode", "interpolate")
 
 
 class Editor(NamedTuple):
@@ -234,13 +238,13 @@ def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, fl
 def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
     """The inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
     dataset, levels = editor.dataset, []
-    for name in input_names(editor.config.edit.input):
+    for name in input_names(editor.config.edit.input, len(dataset.test)):
         number = name.removeprefix(_TEST)
         if not name.startswith(_TEST):
             levels.append(read_picture(Path(name), form))
         elif editor.config.edit.observed:
             raise UserError("edit.observed is for pictures from files; test examples are whole")
-        elif not number.isdigit() or int(number) >= len(dataset.test):
+        elif not number.isdecimal() or int(number) >= len(dataset.test):
             raise UserError(f"there is no {name}: {dataset.name} has the test examples 0 to {len(dataset.test) - 1}")
         else:
             levels.append(dataset.test[int(number)])
@@ -251,15 +255,27 @@ def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
     return dataset.scale(torch.stack(levels).float() + 0.5)
 
 
-def input_names(text: str | None) -> list[str]:
-    """The inputs that `edit.input` names; `test:3-5` stands for three test examples."""
+def num_answers(config: ConfigDict, dataset: Dataset) -> int:
+    """How many pictures will be made."""
+    num_inputs = len(input_names(config.edit.input, len(dataset.test)))
+    return num_inputs * (1 if config.edit.task == "encode" else config.edit.num_samples)
+
+
+def input_names(text: str | None, num_test: int) -> list[str]:
+    """The inputs that `edit.input` names; `test:3-5` stands for three of the `num_test` test examples.
+
+    Raises:
+        UserError: there are no such test examples.
+    """
     names = []
     for item in (text or "").split(","):
         first, dash, last = item.strip().removeprefix(_TEST).partition("-")
-        if item.strip().startswith(_TEST) and dash and first.isdigit() and last.isdigit():
+        if not (item.strip().startswith(_TEST) and dash and first.isdecimal() and last.isdecimal()):
+            names.append(item.strip())
+        elif int(first) <= int(last) < num_test:
             names += [f"{_TEST}{number}" for number in range(int(first), int(last) + 1)]
         else:
-            names.append(item.strip())
+            raise UserError(f"there are no {item.strip()}: test examples are numbered from 0 to {num_test - 1}")
     return names
 
 
@@ -270,6 +286,7 @@ def _form(dataset: Dataset) -> PictureFormat:
 
 
 def _flow_options(editor: Editor) -> dict[str, Any]:
-    """For encoding and decoding, of the section `sampling`."""
-    names = ("t_min", "rtol", "atol")
-    return {name: editor.config.sampling[name] for name in names if editor.config.sampling[name] is not None}
+    """For encoding and decoding: those of the solver, an `ODE`, that were given."""
+    assert isinstance(editor.solver, ODE)
+    given = {field.name: getattr(editor.solver, field.name) for field in fields(editor.solver)}
+    return {name: value for name, value in given.items() if value is not None}

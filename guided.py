@@ -18,6 +18,7 @@ from control import ClassifierFreeGuidance, ClassifierGuidance
 from data import Dataset
 from errors import UserError, choose
 from models import GaussianMixture, NoisyClassifier
+from models.class_conditional import ClassModel
 from solvers import Model
 from training import checkpoint
 
@@ -74,17 +75,23 @@ def make_guidance(
             return lambda x, t: classifier.log_probs(x, t).gather(1, chosen)[:, 0]
 
         return lambda rows: ClassifierGuidance(model, log_prob(rows), sampling.guidance)
-    if not config.model.class_conditional or isinstance(model, GaussianMixture):
+    if isinstance(model, GaussianMixture) or not is_class_conditional(config):
         raise UserError(
             "this model knows no classes: train one with --config.model.class_conditional=True, or give "
             "--config.sampling.classifier"
         )
     if len(interval) != 2:
         raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
-    known = model
-    return lambda rows: ClassifierFreeGuidance(
-        known, labels[rows].to(distributed.device()), sampling.guidance, interval
-    )
+
+    def given(rows: slice, model: ClassModel = model) -> Model:
+        return ClassifierFreeGuidance(model, labels[rows].to(distributed.device()), sampling.guidance, interval)
+
+    return given
+
+
+def is_class_conditional(config: ConfigDict) -> bool:
+    """Whether the model knows `p(x | y)`."""
+    return config.model.class_conditional and config.model.network not in ("mixture", checkpoints.PIPELINE)
 
 
 def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:

@@ -21,6 +21,7 @@ from evaluation.generative_classifier import Classified, log_class_shares, write
 from evaluation.likelihood_report import check_likelihoods, measure_likelihoods, write_likelihoods
 from evaluation.measurement import Measurement
 from evaluation.parts import digest, remove_parts
+from guided import is_class_conditional
 from models.dequantisation_flow import DequantisationFlow
 from solvers.dequantization import VariationalDequantiser, density_time
 from training import checkpoint
@@ -70,7 +71,7 @@ def likelihood(
     name = settings.split + choose("condition likelihood.given", settings.given, _CONDITIONS)
     if len(examples) == 0:
         raise UserError(f"there are no {settings.split} examples: see data.validation")
-    if settings.given != "none" and not (config.model.class_conditional and classes is not None):
+    if settings.given != "none" and not (is_class_conditional(config) and classes is not None):
         raise UserError(f"likelihood.given={settings.given} needs a model that knows classes: model.class_conditional")
 
     dequantiser = build.make_dequantiser(

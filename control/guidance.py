@@ -106,7 +106,8 @@ class ClassifierFreeGuidance:
         """Why there is no log-likelihood; empty if there is."""
         whole = self.interval[0] <= 0 and math.isinf(self.interval[1])
         diffused = self.scale == 1 or (self.scale == 0 and whole)
-        return "" if diffused else _NOT_DIFFUSED.format(scale=self.scale)
+        own = "" if diffused else _NOT_DIFFUSED.format(scale=self.scale)
+        return own or getattr(self.model, "no_density", "")
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """`s(x) + w [s(x | y) - s(x)]`; shape of `x`."""

@@ -32,7 +32,8 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
         share: `(B,)` or `()`.
     """
     flat_a, flat_b = a.flatten(1), b.flatten(1)
-    cosine = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1))
+    lengths = flat_a.norm(dim=1) * flat_b.norm(dim=1)
+    cosine = (flat_a * flat_b).sum(1) / lengths.clamp(min=torch.finfo(a.dtype).tiny)
     omega = torch.arccos(cosine.clamp(-1, 1))
     share = share.to(a)
     straight = torch.sin(omega) < 1e-6

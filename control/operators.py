@@ -3,11 +3,12 @@ r"""What is observed of an image: linear operators `A`, as functions of states `
     masked          some pixels                        A A^T = I on them
     grey            the mean of the colours            A A^T = I / 3
     shrunk          means of squares of pixels         A A^T = I / factor^2
-    blurred         a Gaussian filter                  A A^T = A^2
+    blurred         a Gaussian filter                  A A^T nearly singular
 
 Any other linear function serves as well, `LinearOperator(function)`: its transpose is the derivative's, and
 `(v I + r^2 A A^T)^{-1}` is applied by conjugate gradients (Hestenes & Stiefel 1952), which are done after one iteration
-where `A A^T` is a multiple of the identity.
+where `A A^T` is a multiple of the identity. They stop after 100; without noise the inverse of a strong blur is then not
+reached, and what it should give back is given back as far as that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from errors import UserError
 from solvers.divergence import value_and_pull_back
 
 _MAX_ITERATIONS = 100
+# In pixels.
+_LARGEST_BLUR = 100.0
 # Relative residual at which conjugate gradients stop, in units of the number format's.
 _ROUNDINGS = 10.0
 
@@ -86,6 +89,10 @@ class Masked(LinearOperator):
         super().__init__(lambda x: torch.where(keep.to(x.device), x, 0.0))
         self.keep = keep
 
+    def solve(self, y: Tensor, like: Tensor, diagonal: Tensor, spread: Tensor) -> Tensor:
+        ones = (1,) * (y.ndim - 1)
+        return torch.where(self.keep.to(y.device), y / (diagonal + spread).reshape(-1, *ones).to(y), 0.0)
+
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.where(self.keep.to(x.device), y, x)
 
@@ -114,10 +121,10 @@ def blurred(std: float) -> LinearOperator:
     """A Gaussian filter of this standard deviation in pixels; pixels beyond the border are those at it.
 
     Raises:
-        UserError: `std` is not positive.
+        UserError: `std` is not positive, or enormous.
     """
-    if not std > 0:
-        raise UserError(f"the standard deviation of a blur must be positive, not {std:g}")
+    if not 0 < std <= _LARGEST_BLUR:
+        raise UserError(f"the standard deviation of a blur must lie between 0 and {_LARGEST_BLUR:g}, not {std:g}")
     reach = math.ceil(3 * std)
 
     def blur(x: Tensor) -> Tensor:
@@ -143,7 +150,10 @@ def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor
         if not bool(running.any()):
             break
         image = apply(direction)
-        length = torch.where(running, size / _dot(direction, image), 0.0)
+        curvature = _dot(direction, image)
+        # None is left where y has a part that cannot be observed.
+        running = running & (curvature > 0)
+        length = torch.where(running, size / curvature, 0.0)
         v, residual = v + length * direction, residual - length * image
         previous, size = size, _dot(residual, residual)
         direction = residual + torch.where(running, size / previous, 0.0) * direction

@@ -6,7 +6,8 @@ r"""State controls: what is observed of an image is put into the state between s
     RePaint       the same, and stretches of steps are done again, after noise has been added back, so that the rest may
                   come to fit                               Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1
 
-At `sigma = 0`, where `alpha = 1`, the answer is given what was observed, exactly. Noise of the observation is not taken
+At `sigma = 0`, where `alpha = 1`, the answer is given what was observed: masked pixels to the last bit, the rest as
+far as `A A^T` can be inverted. Noise of the observation is not taken
 into account.
 
 The score of the rest is that of `p_t(x)`, at one noisy picture of what was observed, and not that of `p_t(x | y)`:

@@ -18,16 +18,15 @@ from errors import UserError, choose
 from solvers import Model
 from solvers.registry import Solver
 
-METHODS = ("pigdm", "dps", "projection", "repaint")
-
 
 def box_mask(height: int, width: int, box: tuple[float, ...]) -> Tensor:
     """True but in a box `(top, left, height, width)`, in parts of the picture; `(1, 1, height, width)`, bool.
 
     Raises:
-        UserError: it does not lie in the picture, or is all of it.
+        UserError: it does not lie in the picture.
     """
-    if len(box) != 4 or min(box) < 0 or box[0] + box[2] > 1 or box[1] + box[3] > 1:
+    inside = len(box) == 4 and all(0 <= part <= 1 for part in box)
+    if not inside or box[0] + box[2] > 1 or box[1] + box[3] > 1:
         raise UserError(
             f"a box is (top, left, height, width) in parts of the picture, such as 0.25,0.25,0.5,0.5, not {box}"
         )
@@ -60,7 +59,7 @@ def answer(
     """The solver and the model that sample what was observed by this method: `solver(model, x_T, seeds=…)`.
 
     Args:
-        method: one of `METHODS`.
+        method: `pigdm`, `dps`, `projection` or `repaint`.
         solver: for `projection` and `repaint`, one of single steps.
         model: of pictures.
         observation: of as many pictures as are solved for at once.

@@ -84,11 +84,18 @@ def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
 
 
 def write_samples(
-    samples: Samples, seeds: list[int], dataset: Dataset, folder: Path, name: str, labels: Tensor | None = None
+    samples: Samples,
+    seeds: list[int],
+    dataset: Dataset,
+    folder: Path,
+    name: str,
+    labels: Tensor | None = None,
+    columns: int | None = None,
 ) -> list[Path]:
     """Write `name.npz`, and `name.png` if samples are images or points in the plane; returns the paths.
 
-    `labels` `(N,)` are the classes that were asked for, if any were.
+    `labels` `(N,)` are the classes that were asked for, if any were; the picture has so many `columns`, if more than
+    one.
 
     Raises:
         UserError: samples are not finite (the others are written first), or a file cannot be written.
@@ -109,9 +116,7 @@ def write_samples(
     with write_atomically(numbers) as temporary:
         np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
     if dataset.is_image:
-        # Several classes: one a column.
-        num_classes = 1 if labels is None else len(labels.unique())
-        save_grid(picture, array[:_NUM_SHOWN], columns=num_classes if num_classes > 1 else None)
+        save_grid(picture, array[:_NUM_SHOWN], None if columns == 1 else columns)
     elif array.shape[1:] == (2,):
         save_scatter(picture, array[:_NUM_SHOWN_POINTS], dataset.train[:_NUM_SHOWN_POINTS].numpy())
     else:

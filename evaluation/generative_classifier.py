@@ -74,9 +74,8 @@ class Classified(NamedTuple):
 
 
 def log_class_shares(classes: Tensor, count: int) -> Tensor:
-    """`log p(y)` from the classes `(N,)` of training examples, `(count,)`, float64; of one more example of each."""
-    shares = torch.bincount(classes, minlength=count).double() + 1
-    return (shares / shares.sum()).log()
+    """`log p(y)`, the shares of classes among training examples `(N,)`; `(count,)`, float64."""
+    return (torch.bincount(classes, minlength=count).double() / len(classes)).log()
 
 
 def write_classified(classified: Classified, about: dict[str, Any], folder: Path, name: str) -> list[Path]:

@@ -67,6 +67,8 @@ class Integrator:
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
             if value is not None:
                 check_positive(name, value)
+        if self.takes_fixed_steps and {"step_size", "grid_constructor"} & set(self.options):
+            raise UserError(f"method {self.method!r} has its steps from num_steps and grid, not from options")
         if self._is_adams:
             self._check_options(("max_order",), f"method {self.method!r}", "")
             check_at_least("max_order", self.options.get("max_order", 1), 1)

@@ -58,6 +58,8 @@ def tuned(
     def for_process(sde: SDE) -> Table:
         if log_snr is not None and not torch.allclose(sde.log_snr(made.times), log_snr, rtol=0, atol=1e-6):
             raise UserError(f"the table {path} was tuned for another process than this model's: tune one for it")
+        if abs(float(made.times[0]) - sde.T) > 1e-6:
+            raise UserError(f"this table starts at t = {float(made.times[0]):g}, not at {sde.T:g}: take another solver")
         return with_noise(made, sde, data_std, eta) if eta else made
 
     return TableSolver(for_process, threshold)

@@ -124,6 +124,14 @@ def test_mistakes_with_classes(classes, classifier, complaint, digits):
     wrong = f"--config.sampling.classifier={classes}"
     assert "is no classifier" in complaint(*sample, digits, three, wrong)
     assert "this is a classifier" in complaint(*sample, classifier)
+    told = ["--mode=train", "--config", "configs/vp/digits_classifier.py", "--workdir", classes / "no"]
+    for option in ("--config.data.distortion=0.1", "--config.model.class_conditional=True"):
+        assert "a classifier is told nothing" in complaint(*told, option)
+    two = ["--config.edit.input=test:0,test:1", "--config.edit.task=interpolate", "--config.sampling.labels=0,1"]
+    assert "interpolated within one class" in complaint("--mode=edit", "--workdir", classes, *two)
+    mixture = ["--config", "configs/vp/digits.py", "--config.model.network=mixture", "--config.likelihood.given=own"]
+    known = ["--config.model.class_conditional=True", "--workdir", classes / "mixture"]
+    assert "needs a model that knows classes" in complaint("--mode=likelihood", *mixture, *known)
     toy = ["--mode=train", "--config", "configs/vp/eight_gaussians.py", "--config.model.class_conditional=True"]
     assert "eight_gaussians has no classes" in complaint(*toy, "--workdir", classes / "no")
     assert "needs a model that knows classes" in complaint(
@@ -179,6 +187,8 @@ def test_every_task(digits, tmp_path):
     assert gap[0] < 0.2 * gap[1]
     arrays, numbers = edited(digits, "encode", "--config.edit.input=test:0-3")
     assert numbers["largest_difference_from_the_input_in_levels"] < 0.5
+    # What is edited once is not remembered.
+    assert json.loads((digits / "config.json").read_text())["edit"]["input"] is None
     arrays, numbers = edited(digits, "interpolate", "--config.edit.input=test:0,test:1")
     assert arrays["answers"].shape == (1, 3, 8, 8, 1)
     assert numbers["largest_difference_of_the_ends_in_levels"] < 0.5
@@ -244,3 +254,12 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
     assert "must lie between 0.001 and 1, not 0" in line(one, "--config.edit.task=sdedit", "--config.edit.strength=0")
     assert "--mode edit has a solver of its own: --config.edit.solver" in line(one, "--config.sampling.solver=pc")
     assert "test examples are whole" in line(one, "--config.edit.observed=True")
+    for wrong in ("test:5-3", "test:0-360", "test:0-99999999999"):
+        assert f"there are no {wrong}: test examples are numbered from 0 to 359" in line(f"--config.edit.input={wrong}")
+    assert "there is no test:²" in line("--config.edit.input=test:²")
+    assert "a box is (top, left" in line(one, "--config.edit.box=nan,0,0.5,0.5")
+    assert "blur must lie between 0 and 100, not inf" in line(
+        one, "--config.edit.task=deblur", "--config.edit.blur=inf"
+    )
+    tuned = ["--config.edit.solver=tuned", "--config.edit.num_steps=2", "--config.edit.task=sdedit"]
+    assert "this table starts at t = 1, not at 0.5" in line(one, *tuned)

@@ -85,8 +85,21 @@ def test_masked_pixels_are_kept_to_the_last_bit():
     assert torch.equal(projected[~keep], x[~keep])
 
 
+@pytest.mark.parametrize("name", ["masked", "any"])
+def test_what_cannot_be_observed_does_no_harm(name):
+    """Without noise; of a masked picture, hidden pixels are no observation; nor is what no picture gives."""
+    singular = LinearOperator(lambda x: x.flatten(1) @ MIXING.T @ MIXING)
+    operator = OPERATORS["masked"] if name == "masked" else singular
+    x, zero, one = states(2), torch.zeros(2, dtype=FLOAT), torch.ones(2, dtype=FLOAT)
+    y = states(2, seed=6) if name == "masked" else states(2, seed=6).flatten(1)
+    solved = operator.solve(y, x, zero, one)
+    assert bool(solved.isfinite().all())
+    if name == "masked":
+        torch.testing.assert_close(solved, torch.where(KEEP, y, 0.0))
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="4 x 6 cannot be shrunk by 3"):
         shrunk(3)(states(1))
-    with pytest.raises(UserError, match="blur must be positive, not 0"):
+    with pytest.raises(UserError, match="blur must lie between 0 and 100, not 0"):
         blurred(0.0)
