@@ -197,9 +197,8 @@ def get_config() -> ConfigDict:
     edit.input = placeholder(str)  # a picture's file, or test:5, test:5-9 for test examples; several, comma-separated
     edit.observed = False  # the input is what was observed: grey, small, blurred, or with a hole, already
     edit.num_samples = 6  # answers to each input; interpolate: pictures from one to the next
-    edit.solver = (
-        "dpmpp_2s_sde"  # its other options: those of the section sampling; encode, interpolate: always the ODE
-    )
+    # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with those.)
+    edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
     edit.method = "pigdm"  # pigdm, dps; with solvers of single steps also projection, repaint
     edit.noise_std = 0.0  # of the observation, in model units; dps needs some
