@@ -203,6 +203,8 @@ def edit_pictures(
             if any(name == f"sampling.{key}" for name, _ in overrides):
                 raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
             config.sampling[key] = config.edit[key]
+        if config.edit.task == "sdedit" and config.edit.solver == "tuned":
+            raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
     _note_ignored(config, overrides)
     labels = guided.sample_labels(config, dataset, num_answers(config, dataset))
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:

@@ -219,6 +219,12 @@ def test_score_controls(control, family):
     torch.testing.assert_close(alone, together[1:2], rtol=0, atol=tolerance)
 
 
+def test_a_table_starts_where_it_was_made_to():
+    until, x = noised(MIXTURE.model(VP), torch.zeros(1, 2, dtype=FLOAT), 0.6, seeds=[0])
+    with pytest.raises(UserError, match="this table starts at t = 1, not at 0"):
+        get_solver("tuned", table=tuned_table(VP))(until, x)
+
+
 # Of single steps; the amount of noise, which decides where the mean goes.
 SINGLE_STEPS: dict[str, tuple[dict[str, Any], float]] = {
     "ddim": ({}, 0.0),
