@@ -135,9 +135,8 @@ class ODE:
 def encode(model: Model, x: Tensor, **options: Any) -> Solution:
     """Latents of data: the probability flow ODE from `t_min` to `T`; `decode` returns from there to `x`.
 
-    Where a trajectory passes between two outcomes, small errors grow: tolerances are tighter than for sampling. (Of
-    360 digits, at 1e-3 one pixel in three hundred came back more than half a grey level off, at 1e-5 four of 23,040,
-    at 1e-6 none.)
+    Where a trajectory passes between two outcomes, small errors grow: tolerances are tighter than for sampling
+    (`docs/control.md` has the errors of 360 digits).
 
     Args:
         model: gives the score.
