@@ -5,7 +5,8 @@ are images per second
 
     plain loop    the network, the objective, clipping and the optimiser, on batches that lie ready: no data, moving
                   average, log or checkpoint
-    trainer       `training.trainer.Trainer` as `--mode train` runs it, logging every 100 steps
+    trainer       `training.trainer.Trainer` as `--mode train` runs it, logging every 100 steps; but for what it does
+                  once, at the end
 
 which take turns for `--rounds` rounds of `--steps` steps; the overhead is the median over rounds of the ratio of their
 times. Then what its parts take alone, in percent of a step: making a batch, the moving average, clipping; and the
@@ -30,6 +31,7 @@ import configuration
 import distributed
 from data import Batches, Dataset
 from sde.noise import BatchNoise
+from training.logs import Log
 from training.optimization import make_optimizer
 from training.precision import image_layout, training_precision
 from training.trainer import Trainer
@@ -90,9 +92,10 @@ class Contest:
             self.optimizer.step()
 
     def train(self, steps: int) -> None:
-        """Steps of the trainer."""
+        """Steps of the trainer, without what it does once, at the end: a checkpoint and a picture of the curves."""
         self.trainer._config.num_steps = self.trainer.step + steps
         self.trainer._save = lambda log: None  # type: ignore[method-assign]
+        Log._draw_curves = lambda self: None  # type: ignore[method-assign]
         self.trainer.run()
 
     def parts(self) -> dict[str, float]:
