@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from errors import UserError
+from sde import SDE
 from solvers.divergence import value_and_pull_back
 
 _MAX_ITERATIONS = 100
@@ -56,12 +57,11 @@ class LinearOperator:
         Args:
             y: what it is applied to.
             like: a state `(B, *dims)`, for its shape.
-            diagonal: not negative, `(B,)`.
-            spread: positive, `(B,)`.
+            diagonal: not negative, `()` or `(B,)`.
+            spread: positive, likewise.
         """
         _, pull_back = value_and_pull_back(self.function, torch.zeros_like(like))
-        ones = (1,) * (y.ndim - 1)
-        diagonal, spread = diagonal.reshape(-1, *ones).to(y), spread.reshape(-1, *ones).to(y)
+        diagonal, spread = SDE.expand(diagonal, y), SDE.expand(spread, y)
 
         def apply(v: Tensor) -> Tensor:
             return diagonal * v + spread * self.function(pull_back(v)[0])
@@ -70,8 +70,7 @@ class LinearOperator:
 
     def pseudo_inverse(self, y: Tensor, like: Tensor) -> Tensor:
         """`A^+ y = A^T (A A^T)^{-1} y`, the smallest state that gives `y`; shape of `like`."""
-        ones = y.new_ones(len(y))
-        return self.transpose(self.solve(y, like, 0 * ones, ones), like)
+        return self.transpose(self.solve(y, like, y.new_zeros(()), y.new_ones(())), like)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """The state nearest to `x` `(B, *dims)` that gives `y`: `x + A^+ (y - A x)`."""
@@ -90,8 +89,7 @@ class Masked(LinearOperator):
         self.keep = keep
 
     def solve(self, y: Tensor, like: Tensor, diagonal: Tensor, spread: Tensor) -> Tensor:
-        ones = (1,) * (y.ndim - 1)
-        return torch.where(self.keep.to(y.device), y / (diagonal + spread).reshape(-1, *ones).to(y), 0.0)
+        return torch.where(self.keep.to(y.device), y / SDE.expand(diagonal + spread, y), 0.0)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.where(self.keep.to(x.device), y, x)
@@ -141,10 +139,15 @@ def blurred(std: float) -> LinearOperator:
 
 
 def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    """The solution of `apply(v) = y` for each example, for a positive operator; examples that are done wait."""
+    """The solution of `apply(v) = y` for each example, for a positive operator; examples that are done wait.
+
+    Where there is none, since part of `y` cannot be observed, iterates come near and then go astray: the nearest is
+    returned.
+    """
     target = _dot(y, y) * (_ROUNDINGS * torch.finfo(y.dtype).eps) ** 2
     v, residual, direction = torch.zeros_like(y), y, y
     size = _dot(residual, residual)
+    nearest, least = v, size
     for _ in range(_MAX_ITERATIONS):
         running = size > target
         if not bool(running.any()):
@@ -156,8 +159,9 @@ def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor
         length = torch.where(running, size / curvature, 0.0)
         v, residual = v + length * direction, residual - length * image
         previous, size = size, _dot(residual, residual)
+        nearest, least = torch.where(size < least, v, nearest), torch.minimum(size, least)
         direction = residual + torch.where(running, size / previous, 0.0) * direction
-    return v
+    return nearest
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -126,5 +126,4 @@ class PiGDM(_PosteriorControl):
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         spread = (self.data_std * sigma) ** 2 / ((self.data_std * alpha) ** 2 + sigma**2)
         diagonal = torch.full_like(spread, self.observation.noise_std**2)
-        operator, count = self.observation.operator, len(residual)
-        return operator.solve(residual, x, diagonal.expand(count), spread.expand(count))
+        return self.observation.operator.solve(residual, x, diagonal, spread)

@@ -73,7 +73,6 @@ class Batches:
         self.uniform_noise = uniform_noise
         self.rows = rows
         self.device = torch.device(device)
-        self.labelled = labelled
         self.label_dropout = label_dropout
         self.labels = Labels(dataset.num_classes if labelled else 0, distortion > 0)
         self.step = 0
@@ -101,7 +100,7 @@ class Batches:
     def _classes(self, indices: Tensor, x_0: Tensor, noise: BatchNoise) -> Tensor:
         """The classes of these rows of the training part that the network is told; the number of classes for none."""
         none = torch.full((len(x_0),), self.labels.num_classes, device=self.device)
-        if not self.labelled:
+        if not self.labels.num_classes:
             return none
         assert self.dataset.train_classes is not None
         classes = self.dataset.train_classes[indices].to(self.device)

@@ -96,6 +96,11 @@ def test_what_cannot_be_observed_does_no_harm(name):
     assert bool(solved.isfinite().all())
     if name == "masked":
         torch.testing.assert_close(solved, torch.where(KEEP, y, 0.0))
+    # Hardly anything that no picture gives: the pseudo-inverse of the rest.
+    seen = operator(states(2, seed=7))
+    back = operator.pseudo_inverse(seen + 1e-12 * y, x).flatten(1)
+    expected = seen.flatten(1) @ torch.linalg.pinv(matrix(operator), rtol=1e-9).T
+    torch.testing.assert_close(back, expected, rtol=0, atol=1e-7)
 
 
 def test_what_does_not_fit_is_refused():
