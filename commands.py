@@ -308,8 +308,9 @@ def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     """The data; what has to be prepared is prepared by one process of each machine."""
     with distributed.one_first():
         dataset = build.make_dataset(config, files_needed)
-    if dataset.note and distributed.rank() == 0:
-        print(f"note: {dataset.note}", file=sys.stderr)
+    if distributed.rank() == 0:
+        for note in dataset.notes:
+            print(f"note: {note}", file=sys.stderr)
     return dataset
 
 

@@ -5,6 +5,7 @@ Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +20,7 @@ import distributed
 from control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
 from control.tasks import answer, box_mask, random_mask
 from data import Dataset
-from data.pictures import PictureFormat, read_picture
+from data.picture import PictureFormat, Report, background, read_picture
 from distributed import say
 from errors import UserError, choose
 from evaluation.edits import Edit, write_edit
@@ -87,7 +88,7 @@ def edit(editor: Editor, folder: Path) -> None:
 def _solve(editor: Editor, problem: Problem) -> Edit:
     """Answers to what was observed, by the method asked for."""
     settings, dataset = editor.config.edit, editor.dataset
-    inputs = _read(editor, problem.form if settings.observed else _form(dataset))
+    inputs = _read(editor, problem.form if settings.observed else _form(editor))
     # What is read as it was observed has to be masked all the same.
     masks = isinstance(problem.operator, Masked)
     y = inputs if settings.observed and not masks else problem.operator(inputs)
@@ -118,17 +119,20 @@ def _inpaint(editor: Editor) -> Edit:
     elif settings.mask == "random":
         keep = random_mask(height, width, settings.hidden, editor.config.seed)
     else:
-        keep = read_picture(Path(settings.mask), PictureFormat(height, 1))[None] >= 128
+        form = PictureFormat(height, 1, background=background(editor.config.data.background))
+        report = Report()
+        keep = read_picture(Path(settings.mask), form, report)[None] >= 128
+        _note(report, form)
     if keep.all() or not keep.any():
         raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
-    return _solve(editor, Problem(Masked(keep), _form(editor.dataset)))
+    return _solve(editor, Problem(Masked(keep), _form(editor)))
 
 
 def _colorize(editor: Editor) -> Edit:
     channels = editor.dataset.shape[0]
     if channels == 1:
         raise UserError(f"{editor.dataset.name} has no colours to be found")
-    form = _form(editor.dataset)._replace(channels=1)
+    form = _form(editor)._replace(channels=1)
     return _solve(editor, Problem(grey(), form, lambda y: y.expand(-1, channels, -1, -1)))
 
 
@@ -136,7 +140,7 @@ def _superres(editor: Editor) -> Edit:
     factor, size = editor.config.edit.factor, editor.dataset.shape[-1]
     if factor < 2 or size % factor:
         raise UserError(f"pictures of {size} x {size} cannot be had from smaller ones by edit.factor={factor}")
-    form = _form(editor.dataset)._replace(size=size // factor)
+    form = _form(editor)._replace(size=size // factor)
 
     def show(y: Tensor) -> Tensor:
         return y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
@@ -145,11 +149,11 @@ def _superres(editor: Editor) -> Edit:
 
 
 def _deblur(editor: Editor) -> Edit:
-    return _solve(editor, Problem(blurred(editor.config.edit.blur), _form(editor.dataset)))
+    return _solve(editor, Problem(blurred(editor.config.edit.blur), _form(editor)))
 
 
 def _sdedit(editor: Editor) -> Edit:
-    inputs = _read(editor, _form(editor.dataset))
+    inputs = _read(editor, _form(editor))
 
     def solve(rows: slice, which: Tensor, seeds: list[int]) -> Solution:
         start = inputs[which].to(distributed.device())
@@ -161,7 +165,7 @@ def _sdedit(editor: Editor) -> Edit:
 
 
 def _interpolate(editor: Editor) -> Edit:
-    inputs, count = _read(editor, _form(editor.dataset), noise=True), editor.config.edit.num_samples
+    inputs, count = _read(editor, _form(editor), noise=True), editor.config.edit.num_samples
     if len(inputs) < 2 or count < 2:
         raise UserError("to interpolate takes two inputs, comma-separated, and edit.num_samples of at least 2")
     model, options = editor.guided(slice(0, len(inputs))), _flow_options(editor)
@@ -180,7 +184,7 @@ def _interpolate(editor: Editor) -> Edit:
 
 
 def _encode(editor: Editor) -> Edit:
-    inputs, temperature = _read(editor, _form(editor.dataset), noise=True), editor.config.edit.temperature
+    inputs, temperature = _read(editor, _form(editor), noise=True), editor.config.edit.temperature
     model, options = editor.guided(slice(0, len(inputs))), _flow_options(editor)
     latents = encode(model, inputs.to(distributed.device()), **options)
     decoded = decode(model, temperature * latents.x, **options)
@@ -237,22 +241,29 @@ def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, fl
 
 def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
     """The inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
-    dataset, levels = editor.dataset, []
+    dataset, levels, report = editor.dataset, [], Report()
     for name in input_names(editor.config.edit.input, len(dataset.test)):
         number = name.removeprefix(_TEST)
         if not name.startswith(_TEST):
-            levels.append(read_picture(Path(name), form))
+            levels.append(read_picture(Path(name), form, report))
         elif editor.config.edit.observed:
             raise UserError("edit.observed is for pictures from files; test examples are whole")
         elif not number.isdecimal() or int(number) >= len(dataset.test):
             raise UserError(f"there is no {name}: {dataset.name} has the test examples 0 to {len(dataset.test) - 1}")
         else:
             levels.append(dataset.test[int(number)])
+    _note(report, form)
     if not editor.config.data.uniform_dequantisation:
         return dataset.stretch(torch.stack(levels).float())
     if noise:
         return dataset.dequantise(torch.stack(levels), torch.Generator().manual_seed(editor.config.seed))
     return dataset.scale(torch.stack(levels).float() + 0.5)
+
+
+def _note(report: Report, form: PictureFormat) -> None:
+    """Say what there is to say of pictures that were read."""
+    for note in report.notes(form.background):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def num_answers(config: ConfigDict, dataset: Dataset) -> int:
@@ -279,10 +290,11 @@ def input_names(text: str | None, num_test: int) -> list[str]:
     return names
 
 
-def _form(dataset: Dataset) -> PictureFormat:
-    """Of the pictures of the model."""
-    channels, height, _ = dataset.shape
-    return PictureFormat(height, channels, dataset.levels or 256)
+def _form(editor: Editor) -> PictureFormat:
+    """Size, channels, levels and background of the pictures that the model was trained on."""
+    channels, height, _ = editor.dataset.shape
+    behind = background(editor.config.data.background)
+    return PictureFormat(height, channels, editor.dataset.levels or 256, behind)
 
 
 def _flow_options(editor: Editor) -> dict[str, Any]:

@@ -36,8 +36,10 @@ def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | 
         return None
     if not dataset.num_classes:
         raise UserError(f"{dataset.name} has no classes: leave out --config.sampling.labels")
-    names = [*dataset.class_names] or [str(k) for k in range(dataset.num_classes)]
-    numbers = {str(k): k for k in range(dataset.num_classes)} | {name: k for k, name in enumerate(names)}
+    numbers = {name: k for k, name in enumerate(dataset.class_names)}
+    if not any(name.isdecimal() for name in numbers):
+        # Nobody takes a number for a name.
+        numbers |= {str(k): k for k in range(dataset.num_classes)}
     chosen = [
         choose(f"class of {dataset.name}", item.strip(" '\""), numbers) for item in text.strip("()[] ").split(",")
     ]

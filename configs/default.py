@@ -28,15 +28,17 @@ def get_config() -> ConfigDict:
     data.image_size = placeholder(int)  # pictures are cropped and resized to this height and width; None: as they are
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.levels = 256  # of brightness, of a path's pictures
+    data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
-    data.test_share = 0.1  # of a path's examples, if no part of them is to test on …
+    data.test_share = 0.1  # of a path's examples, if no part of them is to test on: about so many …
     data.split_seed = 0  # … and which
     data.low = -1.0  # model units of black …
     data.high = 1.0  # … and of white
     data.uniform_dequantisation = True  # add uniform noise to levels in training; False: train on levels as they are
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
-    data.validation = 0  # training examples set aside, for the held-out loss and for choices
+    # Training examples set aside, for the held-out loss and for choices, if no part of the data is that: their number …
+    data.validation = 0.0  # … or, below 1, their share
     data.fold = 0  # which ones
 
     config.sde = sde = ConfigDict()

@@ -3,105 +3,123 @@
     pictures    `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, uint8, with 1 or 3 channels
     vectors     `(N, d)`, floating point
 
-In an `.npz` file the training part is called `x_train`, `train_images`, `train`, `images`, `x`, `data` or `arr_0`, the
-test part, if there is one, `x_test`, `test_images` or `test`; classes are `y_train`, `train_labels`, `labels`, `y`,
-and `y_test`, `test_labels`.
+In an `.npz` file a name says what an array is (`x`, `images`, `data`, `arr_0` …: examples; `y`, `labels`, `classes` …:
+their classes), and which part of the data (`x_train`, `val_images`, `y_test`; see `data.words`); without a word for it,
+the training part. Other arrays are not read.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from data.classes import names_of
+from data.found import Arrays, Found
+from data.vectors import read_vectors
+from data.words import PARTS, Part, listed, part_of, words_beside_part
 from errors import UserError
 
-_TRAIN = ("x_train", "train_images", "train", "images", "x", "data", "arr_0")
-_TEST = ("x_test", "test_images", "test")
-_TRAIN_CLASSES = ("y_train", "train_labels", "labels", "y")
-_TEST_CLASSES = ("y_test", "test_labels")
+_EXAMPLES = {"x", "image", "images", "picture", "pictures", "data", "sample", "samples", "vectors", "arr", "array"}
+_CLASSES = {"y", "label", "labels", "class", "classes", "target", "targets"}
+# Words that stand for both what and of which part.
+_BOTH = {"x": ("xtrain", "xtest", "xval", "xvalid"), "y": ("ytrain", "ytest", "yval", "yvalid")}
+_CHANNELS = (1, 3)
 
 
-class Arrays(NamedTuple):
-    """Examples in memory.
-
-    Attributes:
-        train: pictures `(N, C, H, W)`, uint8, or vectors `(N, d)`, float32.
-        test: likewise; None if there is no such part.
-        classes: of training examples `(N,)`, int64, or None.
-        test_classes: of test examples, likewise.
-    """
-
-    train: np.ndarray
-    test: np.ndarray | None = None
-    classes: Tensor | None = None
-    test_classes: Tensor | None = None
-
-
-def read_numpy(path: Path) -> Arrays:
+def read_numpy(path: Path) -> Found:
     """Read a `.npy` or `.npz` file; nothing in it is unpickled.
 
     Raises:
-        UserError: it is damaged, or not such an array.
+        UserError: it is damaged, not such an array, or its names do not tell its arrays apart.
     """
     try:
         with open(path, "rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
-                return Arrays(examples(content, str(path)))
-            arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    train, test = _find(arrays, _TRAIN), _find(arrays, _TEST)
-    if train is None:
-        raise UserError(f"{path} has arrays {', '.join(arrays)}; call that of training examples {_TRAIN[0]}")
-    train_classes, test_classes = _find(arrays, _TRAIN_CLASSES), _find(arrays, _TEST_CLASSES)
-    return Arrays(
-        examples(arrays[train], f"{path}[{train}]"),
-        None if test is None else examples(arrays[test], f"{path}[{test}]"),
-        None if train_classes is None else classes_of(arrays[train_classes], arrays[train], f"{path}[{train_classes}]"),
-        None if test_classes is None or test is None else classes_of(arrays[test_classes], arrays[test], str(path)),
-    )
+                return Found({"train": Arrays(str(path), examples(content, str(path), "train"))})
+            return _read_named(content, path)
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(f"{path} does not fit into memory") from error
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"cannot read {path}: {_reason(error)}") from error
 
 
-def examples(array: np.ndarray, where: str) -> np.ndarray:
+def _read_named(content: Mapping[str, np.ndarray], path: Path) -> Found:
+    """The arrays of an `.npz` file, which reads each when it is asked for."""
+    examples_of: dict[Part, str] = {}
+    classes_of: dict[Part, str] = {}
+    unread = []
+    for name in content:
+        part, table = part_of(name, str(path)) or "train", _table(name, examples_of, classes_of)
+        if table is None:
+            unread.append(name)
+        elif part in table:
+            raise UserError(f"{path} has both {table[part]} and {name} for its {part} part: rename one of them")
+        else:
+            table[part] = name
+    if "train" not in examples_of:
+        raise UserError(f"{path} has arrays {listed(content)}; call that of training examples x_train")
+    unread += [name for part, name in classes_of.items() if part not in examples_of]
+    parts: dict[Part, Arrays] = {}
+    for part in PARTS:
+        if part in examples_of:
+            where = f"{path}[{examples_of[part]}]"
+            array = examples(content[examples_of[part]], where, part)
+            label = classes_of.get(part)
+            classes = None if label is None else names_of(content[label], len(array), f"{path}[{label}]")
+            parts[part] = Arrays(where, array, classes)
+    return Found(parts, notes=(f"{path}: arrays {listed(unread)} are not read",) if unread else ())
+
+
+def _table(name: str, examples_of: dict[Part, str], classes_of: dict[Part, str]) -> dict[Part, str] | None:
+    """Where the array of this name belongs; None if the name does not say what it is."""
+    words = words_beside_part(name)
+    lower = name.lower()
+    if words & _CLASSES or any(word in lower for word in _BOTH["y"]):
+        return classes_of
+    if not words - {"arr"} or words & _EXAMPLES or any(word in lower for word in _BOTH["x"]):
+        return examples_of
+    return None
+
+
+def examples(array: np.ndarray, where: str, part: Part) -> np.ndarray:
     """Pictures as `(N, C, H, W)` uint8, or vectors as `(N, d)` float32.
 
     Raises:
-        UserError: the array is neither.
+        UserError: the array is neither, or could be several things.
     """
+    if array.ndim and array.size == 0:
+        raise UserError(f"{where} has shape {array.shape}, so there is nothing in it")
     if array.dtype == np.uint8 and array.ndim == 3:
         return array[:, None]
-    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3):
-        return array.transpose(0, 3, 1, 2)
-    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[1] in (1, 3):
-        return array
+    if array.dtype == np.uint8 and array.ndim == 4:
+        first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
+        if first and last:
+            raise UserError(
+                f"{where} has shape {array.shape}, where channels could be the second number or the last: save it as "
+                "(N, H, W, C) with H above 3"
+            )
+        if first or last:
+            return array if first else array.transpose(0, 3, 1, 2)
     if array.ndim == 2 and np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise UserError(f"{where} has numbers that are not finite")
-        return array.astype(np.float32)
+        return read_vectors(array, where, part == "train")
     raise UserError(
         f"{where} has {array.dtype} numbers of shape {array.shape}: pictures are uint8 (N, H, W), (N, H, W, C) or "
-        "(N, C, H, W), vectors are floats (N, d)"
+        "(N, C, H, W), with 1 channel or 3, vectors are floats (N, d)"
     )
 
 
-def classes_of(array: np.ndarray, examples: np.ndarray, where: str) -> Tensor:
-    """Classes `(N,)`, int64.
-
-    Raises:
-        UserError: they are not whole numbers from 0, one an example.
-    """
-    flat = array.reshape(-1)
-    if len(flat) != len(examples) or not np.issubdtype(flat.dtype, np.integer) or (len(flat) and flat.min() < 0):
-        raise UserError(f"{where} has {array.dtype} classes of shape {array.shape} for {len(examples)} examples")
-    return torch.from_numpy(flat.astype(np.int64))
-
-
-def _find(arrays: Iterable[str], names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in arrays), None)
+def _reason(error: Exception) -> str:
+    """What is wrong, in our words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "allow_pickle" in str(error):
+        return "it holds Python objects, which could run code: save plain numbers"
+    if isinstance(error, (zipfile.BadZipFile, EOFError, KeyError)) or "magic" in str(error) or "reshape" in str(error):
+        return "it is damaged"
+    return f"it is damaged ({' '.join(str(error).split())})"

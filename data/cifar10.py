@@ -11,15 +11,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from data.arrays import Arrays
+from data.classes import number_classes
+from data.found import Arrays, Found
 from data.split import Parts
 from errors import UserError
 
 _FOLDER = "cifar-10-batches-py"
 _TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
 _TEST_FILE = "test_batch"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 # An array pickled by NumPy 1, as these files are, names a module that NumPy 2 has moved.
@@ -52,10 +53,13 @@ def load_cifar10(folder: Path) -> Parts:
     Raises:
         UserError: a file is missing, damaged, or not what it should be.
     """
-    arrays = read_cifar10(folder / _FOLDER)
-    assert arrays.test is not None
-    train, test = torch.from_numpy(arrays.train), torch.from_numpy(arrays.test)
-    return Parts(train, test, 256, arrays.classes, arrays.test_classes)
+    found = read_cifar10(folder / _FOLDER).parts
+    train, test = found["train"], found["test"]
+    assert isinstance(train, Arrays)
+    assert isinstance(test, Arrays)
+    names, numbers = number_classes({"train": train.classes, "test": test.classes}, CLASSES, str(folder))
+    pictures, test_pictures = torch.from_numpy(train.examples), torch.from_numpy(test.examples)
+    return Parts(pictures, test_pictures, 256, numbers["train"], numbers["test"], names)
 
 
 def is_cifar10(path: Path) -> bool:
@@ -63,24 +67,23 @@ def is_cifar10(path: Path) -> bool:
     return (path / _TRAIN_FILES[0]).is_file()
 
 
-def read_cifar10(path: Path) -> Arrays:
+def read_cifar10(path: Path) -> Found:
     """The same from the folder of the batches itself."""
-    train = [_read_batch(path / name) for name in _TRAIN_FILES]
-    test, test_classes = _read_batch(path / _TEST_FILE)
-    classes = torch.cat([classes for _, classes in train])
-    return Arrays(np.concatenate([x for x, _ in train]), test, classes, test_classes)
+    batches = [_read_batch(path / name) for name in _TRAIN_FILES]
+    pictures = np.concatenate([batch.examples for batch in batches])
+    classes = [name for batch in batches for name in batch.classes or ()]
+    return Found({"train": Arrays(str(path), pictures, classes), "test": _read_batch(path / _TEST_FILE)}, CLASSES)
 
 
-def _read_batch(path: Path) -> tuple[np.ndarray, Tensor]:
-    """Pictures `(N, 3, 32, 32)` uint8 and classes `(N,)` of one file."""
+def _read_batch(path: Path) -> Arrays:
+    """Pictures `(N, 3, 32, 32)` uint8 and classes of one file."""
     try:
         with open(path, "rb") as file:
             batch = _unpickle(file)
-        pictures = np.asarray(batch[b"data"])
-        classes = torch.tensor(batch[b"labels"])
+        pictures, classes = np.asarray(batch[b"data"]), [CLASSES[number] for number in batch[b"labels"]]
         if pictures.dtype != np.uint8 or pictures.shape != (len(classes), 3 * 32 * 32):
             raise ValueError(f"it has {pictures.dtype} data of shape {pictures.shape}")
-        return pictures.reshape(-1, 3, 32, 32).copy(), classes
+        return Arrays(str(path), pictures.reshape(-1, 3, 32, 32).copy(), classes)
     except FileNotFoundError as error:
         raise UserError(
             f"there is no {path}; download {_SOURCE} and unpack it in {path.parent.parent} (data.folder), so that "

@@ -30,8 +30,8 @@ class Dataset:
         train_classes: class of each training example `(N,)`, int64; None if there are no classes.
         test_classes: of each test example, likewise.
         validation_classes: of each validation example, likewise.
-        class_names: what classes are called; empty if they are mere numbers.
-        note: what the user should know of the reading; may be empty.
+        class_names: what classes are called, in their order; empty if they are mere numbers, or there are none.
+        notes: what the user should know of the reading, a line each.
         levels: number of levels `K`, or None for data that have none.
         low: model units of the lower edge of level 0.
         high: model units of the upper edge of level `K - 1`.
@@ -48,7 +48,7 @@ class Dataset:
     test_classes: Tensor | None = None
     validation_classes: Tensor | None = None
     class_names: tuple[str, ...] = ()
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,9 +58,9 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 if there are none."""
-        if self.train_classes is None:
-            return 0
-        return max(len(self.class_names), int(self.train_classes.max()) + 1)
+        if self.class_names or self.train_classes is None:
+            return len(self.class_names)
+        return int(self.train_classes.max()) + 1
 
     @property
     def is_image(self) -> bool:

@@ -18,4 +18,5 @@ def load_digits() -> Parts:
     train, test = train_test_split(rows.numpy(), test_size=0.2, random_state=0, stratify=digits)
     examples = torch.from_numpy(pictures).to(torch.uint8).reshape(-1, 1, 8, 8)
     classes = torch.from_numpy(digits)
-    return Parts(examples[train], examples[test], LEVELS, classes[train], classes[test])
+    names = tuple(map(str, range(10)))
+    return Parts(examples[train], examples[test], LEVELS, classes[train], classes[test], names)

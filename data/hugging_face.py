@@ -1,34 +1,38 @@
 """Datasets of the Hugging Face library (`pip install score-sde[huggingface]`): local parquet files, or by name.
 
-hf:ylecun/mnist        from the hub, or from the library's cache; its parts `train` and `test`
+hf:ylecun/mnist        from the hub, or from the library's cache
 photos.parquet         one file
-photos/*.parquet       a folder of them; `train-…` and `test-…`, or all to train on
+photos/                a folder with parquet files in it
+
+The words of a name say which part of the data it is: `train-00000.parquet`, the library's split `validation` (see
+`data.words`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from data.pictures import Pictures
+from data.classes import names_of
+from data.found import Found, Pictures
+from data.words import PARTS, Part, listed, part_of
 from errors import UserError
 
 HUB = "hf:"
-_CLASS_COLUMNS = ("label", "labels", "class", "fine_label")
+_CLASS_COLUMNS = ("label", "labels", "class", "classes", "fine_label")
 
 
 def is_parquet(path: Path) -> bool:
     """Whether this is a parquet file, or a folder that has some."""
-    return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")))
+    return path.suffix.lower() == ".parquet" or (path.is_dir() and bool(_parquet_files(path)))
 
 
-def read_hugging_face(place: str) -> tuple[Pictures, Pictures | None]:
-    """The training pictures, and the test pictures if there is such a part.
+def read_hugging_face(place: str) -> Found:
+    """The pictures of a dataset, by its parts.
 
     Args:
         place: `hf:` and a name, or a path.
@@ -41,48 +45,106 @@ def read_hugging_face(place: str) -> tuple[Pictures, Pictures | None]:
     except ImportError as error:
         raise UserError("Hugging Face datasets need: pip install 'score-sde[huggingface]'") from error
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    notes: list[str] = []
+    from_hub = place.startswith(HUB)
+    files = {} if from_hub else _files(Path(place), notes)
     try:
-        if place.startswith(HUB):
-            parts = datasets.load_dataset(place.removeprefix(HUB))
+        if from_hub:
+            loaded = datasets.load_dataset(place.removeprefix(HUB))
         else:
-            parts = datasets.load_dataset("parquet", data_files=_files(Path(place)))
+            loaded = datasets.load_dataset("parquet", data_files=files)
     except Exception as error:  # hub, network and file errors of many libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason if from_hub else "it is damaged"
         raise UserError(f"cannot read the dataset {place}: {reason}") from error
-    if "train" not in parts:
-        raise UserError(f"{place} has the parts {', '.join(parts)}, but no part to train on, called train")
-    train = _pictures(parts["train"], place)
-    return train, _pictures(parts["test"], place) if "test" in parts else None
+    splits = _splits(loaded, place, notes) if from_hub else {part: str(part) for part in files}
+    parts: dict[Part, Pictures] = {}
+    order: tuple[str, ...] = ()
+    for part in PARTS:
+        if part in splits:
+            parts[part], names = _pictures(loaded[splits[part]], place)
+            order = names if part == "train" else order
+    return Found(parts, order, tuple(notes))
 
 
-def _files(path: Path) -> Mapping[str, list[str]]:
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
-    test = [str(file) for file in files if file.name.startswith("test") and len(files) > 1]
-    train = [str(file) for file in files if str(file) not in test]
-    return {"train": train, "test": test} if test else {"train": train}
+def _splits(loaded: Any, place: str, notes: list[str]) -> dict[Part, str]:
+    """The library's split for each part."""
+    splits: dict[Part, str] = {}
+    for name in loaded:
+        part = part_of(name, place)
+        if part is None:
+            notes.append(f"{place}: the split {name} is not read")
+        elif part in splits:
+            raise UserError(f"{place} has the splits {splits[part]} and {name}, both for its {part} part")
+        else:
+            splits[part] = name
+    if "train" not in splits:
+        raise UserError(f"{place} has the parts {listed(loaded)}, but no part to train on, called train")
+    return splits
 
 
-def _pictures(part: Any, place: str) -> Pictures:
-    """`part` is a `datasets.Dataset`."""
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".parquet" and path.is_file())
+
+
+def _files(path: Path, notes: list[str]) -> dict[Part, list[str]]:
+    """The files of each part."""
+    if path.is_file():
+        return {"train": [str(path)]}
+    told: dict[Part | None, list[str]] = {}
+    for file in _parquet_files(path):
+        told.setdefault(part_of(str(file.relative_to(path)), str(path)), []).append(str(file))
+    rest = told.pop(None, [])
+    files: dict[Part, list[str]] = {part: told[part] for part in PARTS if part in told}
+    if "train" in files:
+        if rest:
+            raise UserError(f"{path} has {listed(rest)} beside its training part: which part of the data are they?")
+        return files
+    if not rest:
+        if len(files) > 1:
+            raise UserError(f"{path} has parquet files for {listed(files)}, but none to train on, called train")
+        [(part, rest)] = files.items()
+        files = {}
+        notes.append(f"{path} has a {part} part alone: it is trained on, but for a share of it")
+    return {"train": rest, **files}
+
+
+def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
+    """The pictures of a part, a `datasets.Dataset`, and all its classes if it says their order."""
     import datasets
 
     features = part.features
-    column = next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None)
-    if column is None:
+    columns = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    if not columns:
         # Pictures as the library stores them, without its description.
-        column = next((name for name, kind in features.items() if isinstance(kind, dict) and "bytes" in kind), None)
-        if column is None:
-            raise UserError(f"{place} has the columns {', '.join(features)}, none of which holds pictures")
-        part = part.cast_column(column, datasets.Image())
-    labels = next((name for name in _CLASS_COLUMNS if name in features), None)
-    classes, names = None, ()
-    if labels is not None:
-        numbers = np.asarray(part[labels][:])
-        if np.issubdtype(numbers.dtype, np.integer) and numbers.min() >= 0:
-            classes = torch.from_numpy(numbers.astype(np.int64))
-            names = tuple(getattr(features[labels], "names", ()))
+        columns = [name for name, kind in features.items() if isinstance(kind, dict) and "bytes" in kind]
+        part = part.cast_column(columns[0], datasets.Image()) if len(columns) == 1 else part
+    if len(columns) != 1:
+        what = f"several with pictures ({listed(columns)}): keep one" if columns else "none of which holds pictures"
+        raise UserError(f"{place} has the columns {listed(features)}, {what}")
+    classes, order = _classes(part, place)
 
     def picture(row: int) -> Image.Image:
-        return part[row][column]
+        return part[row][columns[0]]
 
-    return Pictures([f"{place}[{row}]" for row in range(len(part))], picture, part._fingerprint, classes, names)
+    rows = range(len(part))
+    return Pictures(
+        [f"{place}[{row}]" for row in rows], [str(row) for row in rows], picture, part._fingerprint, classes
+    ), order
+
+
+def _classes(part: Any, place: str) -> tuple[Sequence[str] | None, tuple[str, ...]]:
+    """What the class of each row is called, or None; and all of them, if the library knows their order."""
+    column = next((name for name in _CLASS_COLUMNS if name in part.features), None)
+    if column is None:
+        return None, ()
+    names = tuple(getattr(part.features[column], "names", None) or ())
+    values = part[column][:]
+    if None in values:
+        missing = sum(value is None for value in values)
+        if missing == len(values):
+            return None, ()
+        raise UserError(f"{place}: column {column} has no class for {missing} of {len(values)} rows: leave them out")
+    found = names_of(np.asarray(values), len(values), f"{place}, column {column},")
+    return (found if found is None or not names else [names[int(number)] for number in found]), names

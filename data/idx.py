@@ -2,8 +2,8 @@
 
     0 0 type rank | size of each dimension, big-endian uint32 | the numbers        type 8: uint8
 
-Pictures are called `…-images-idx3-ubyte`, their classes, beside them, `…-labels-idx1-ubyte`; of a folder, `train-…`
-are to train on and `t10k-…` or `test-…` to test on.
+Pictures are called `…-images-idx3-ubyte`, their classes, beside them, `…-labels-idx1-ubyte`; of a folder, the words of
+a name say which part of the data it is (`train-…`, `t10k-…`; see `data.words`).
 """
 
 from __future__ import annotations
@@ -13,38 +13,56 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from data.arrays import Arrays, classes_of, examples
+from data.arrays import examples
+from data.classes import names_of
+from data.found import Arrays, Found
+from data.words import Part, listed, part_of
 from errors import UserError
 
 _UINT8 = 8
-_IMAGES, _LABELS = "-images", "-labels"
+_IMAGES, _LABELS = ("images", "idx3"), ("labels", "idx1")
+# What zlib can make of a byte.
+_LARGEST_RATIO = 1032
 
 
 def is_idx(path: Path) -> bool:
     """Whether this is the name of an IDX file of pictures."""
-    return "idx3-ubyte" in path.name and path.is_file()
+    return "idx3-ubyte" in path.name.lower() and path.is_file()
 
 
-def read_idx_files(path: Path) -> Arrays:
+def read_idx_files(path: Path) -> Found:
     """The pictures of one file, or of the files in a folder.
 
     Raises:
-        UserError: a file is damaged, or there are none to train on.
+        UserError: a file is damaged, or the names do not tell the parts of the data apart.
     """
     if path.is_file():
-        pictures, classes = _with_classes(path)
-        return Arrays(pictures, None, classes)
-    files = sorted(file for file in path.iterdir() if is_idx(file))
-    test = next((file for file in files if file.name.startswith(("t10k", "test"))), None)
-    train = next((file for file in files if file != test), test)
-    assert train is not None, "the caller saw an IDX file"
-    pictures, classes = _with_classes(train)
-    if test is None or train == test:
-        return Arrays(pictures, None, classes)
-    test_pictures, test_classes = _with_classes(test)
-    return Arrays(pictures, test_pictures, classes, test_classes)
+        return Found({"train": _with_classes(path, "train")})
+    files: dict[Part | None, list[Path]] = {}
+    for file in sorted(filter(is_idx, path.iterdir())):
+        files.setdefault(part_of(file.name, str(path)), []).append(file)
+    for part, several in files.items():
+        if len(several) > 1:
+            names = listed(file.name for file in several)
+            what = "without a word such as train or test in their names" if part is None else f"for its {part} part"
+            raise UserError(f"{path} has several files {what}: {names}; keep one of them, or rename them")
+    single = {part: several[0] for part, several in files.items()}
+    notes = []
+    if "train" not in single:
+        # The one without a word; or the only one there is, whatever it is called.
+        unnamed = single.pop(None, None)
+        if unnamed is None and len(single) > 1:
+            raise UserError(f"{path} has {listed(file.name for file in single.values())}, but no part to train on")
+        if unnamed is None:
+            [(part, unnamed)] = single.items()
+            single = {}
+            notes.append(f"{path} has a {part} part alone: it is trained on, but for a share of it")
+        single["train"] = unnamed
+    elif None in single:
+        raise UserError(f"{path} has {single[None].name} beside {single['train'].name}: which part of the data is it?")
+    parts: dict[Part, Arrays] = {part: _with_classes(file, part) for part, file in single.items() if part is not None}
+    return Found(parts, notes=tuple(notes))
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -54,23 +72,57 @@ def read_idx(path: Path) -> np.ndarray:
         UserError: it is damaged.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = _content(path)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged"
+        raise UserError(f"cannot read {path}: {reason}") from error
+    except MemoryError as error:
+        raise UserError(f"{path} does not fit into memory") from error
     if len(content) < 4 or content[:3] != bytes([0, 0, _UINT8]):
         raise UserError(f"{path} is not an IDX file of bytes")
-    rank = content[3]
-    start = 4 + 4 * rank
-    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
-    if len(shape) != rank or len(content) - start != int(np.prod(shape, dtype=np.int64)):
+    shape, start = _shape(content)
+    if len(shape) != content[3] or len(content) - start != _size(shape):
         raise UserError(f"{path} has {len(content)} bytes, which do not fit its shape {shape}: it is truncated")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def _with_classes(path: Path) -> tuple[np.ndarray, Tensor | None]:
-    pictures = examples(read_idx(path), str(path))
-    name = path.name.replace(_IMAGES, _LABELS).replace("idx3", "idx1")
-    for beside in (path.with_name(name), path.with_name(name.removesuffix(".gz")), path.with_name(name + ".gz")):
-        if beside.is_file() and beside != path:
-            return pictures, classes_of(read_idx(beside), pictures, str(beside))
-    return pictures, None
+def _content(path: Path) -> bytes:
+    """All bytes of a file, unpacked: of a packed one as many as its head says, and one more if there are any."""
+    if path.suffix.lower() != ".gz":
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        head = file.read(4)
+        head += file.read(4 * head[3]) if len(head) == 4 else b""
+        wanted = min(_size(_shape(head)[0]), _LARGEST_RATIO * path.stat().st_size)
+        return head + file.read(wanted + 1)
+
+
+def _shape(content: bytes) -> tuple[tuple[int, ...], int]:
+    """The shape that the head of a file tells, as far as it goes, and where the head ends."""
+    start = 4 + 4 * (content[3] if len(content) > 3 else 0)
+    return tuple(np.frombuffer(content[4:start][: (len(content) - 4) // 4 * 4], ">u4").tolist()), start
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _with_classes(path: Path, part: Part) -> Arrays:
+    pictures = examples(read_idx(path), str(path), part)
+    beside = _labels_beside(path)
+    if beside is None:
+        return Arrays(str(path), pictures)
+    return Arrays(str(path), pictures, names_of(read_idx(beside), len(pictures), str(beside)))
+
+
+def _labels_beside(path: Path) -> Path | None:
+    """The file of the classes of these pictures, packed or not, in any case."""
+    name = path.name.lower()
+    for images, labels in zip(_IMAGES, _LABELS, strict=True):
+        name = name.replace(images, labels)
+    plain = name.removesuffix(".gz")
+    candidates = (file for file in sorted(path.parent.iterdir()) if file.name.lower() in (plain, plain + ".gz"))
+    return next((file for file in candidates if file != path and file.is_file()), None)

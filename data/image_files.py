@@ -1,105 +1,295 @@
-"""Image files in a folder or a zip archive: those below `train/` and `test/`, if there are such folders, or all.
+"""Image files in a folder or a zip archive.
 
-If every picture lies in a folder below that, these folders are its classes.
+Folders' names say which part of the data is in them (`train/`, `Test/`, `images/val/`; see `data.words`), wherever on
+the way to a picture they lie; without such folders, the names of the pictures themselves, if all of them do. If every
+picture lies in a folder below, beside those that all have in common, these folders are its classes.
+
+Links are followed. Files that look like pictures and are not read are counted.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-import torch
 from PIL import Image
 
-from data.pictures import Pictures
+from data.found import Found, Pictures
+from data.picture import MAX_BYTES
+from data.words import PARTS, Part, listed, parts_in
 from errors import UserError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_HIDDEN = ("__MACOSX",)
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2"),
+)
+# Pictures all the same.
+_OTHER_SUFFIXES = (
+    *(
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".svg",
+        ".psd",
+        ".raw",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".rw2",
+    ),
+    *(".exr", ".hdr", ".ico", ".xcf", ".j2k", ".jpx", ".dds", ".dcm", ".qoi"),
+)
+# What files without a suffix begin with.
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM")
+# What other systems leave in folders and archives, which is no picture.
+_DEBRIS = ("__MACOSX", "._")
 
-# A path below the folder or within the archive, and what changes when the file does.
-_Entry = tuple[PurePosixPath, object]
+
+class _Entry(NamedTuple):
+    """A picture.
+
+    Attributes:
+        name: its path below the folder or within the archive.
+        version: changes when the file does.
+        open: opens it.
+    """
+
+    name: PurePosixPath
+    version: object
+    open: Callable[[], Image.Image]
 
 
-def find_image_files(path: Path) -> tuple[Pictures, Pictures | None]:
-    """The training pictures and the test pictures, if these are apart, of a folder or a zip archive.
+def find_image_files(path: Path) -> Found:
+    """The pictures of a folder or a zip archive, by the part of the data that they belong to.
 
     Raises:
-        UserError: there are no images, or the archive is damaged.
+        UserError: there are no images, their parts cannot be told apart, or the archive is damaged.
     """
-    entries, opener = _in_archive(path) if path.is_file() else _in_folder(path)
+    entries, unread = _in_archive(path) if path.is_file() else _in_folder(path)
     if not entries:
-        raise UserError(f"there are no images in {path}; their names end in one of {', '.join(_SUFFIXES)}")
-    for root in _roots(entries):
-        train, test = (_below(entries, (*root, part)) for part in ("train", "test"))
-        if train:
-            return _pictures(path, train, opener), _pictures(path, test, opener) if test else None
-    return _pictures(path, _below(entries, ()), opener), None
+        others = f" ({listed(unread)} cannot be read: save them as PNG or JPEG)" if unread else ""
+        raise UserError(f"there are no images in {path}{others}; their names end in one of {', '.join(SUFFIXES)}")
+    parts, outside, notes = _by_part(entries, path)
+    unread += [str(entry.name) for entry in outside]
+    if unread:
+        notes.append(f"{len(unread)} files in {path} look like pictures and are not read: {listed(sorted(unread))}")
+    inside = _without_common_folders({part: [below for _, below in rows] for part, rows in parts.items()})
+    classes = _classes(inside, path, notes)
+    found: dict[Part, Pictures] = {}
+    for part, rows in parts.items():
+        pictures = [entry for entry, _ in rows]
+        found[part] = Pictures(
+            [str(path / entry.name) for entry in pictures],
+            [str(name) for name in inside[part]],
+            partial(_open, pictures),
+            [str(path.resolve()), [[str(entry.name), entry.version] for entry in pictures]],
+            classes[part],
+        )
+    return Found(found, notes=tuple(notes))
 
 
-def _roots(entries: list[_Entry]) -> list[tuple[str, ...]]:
-    """Where `train/` may be: at the top, or in the one folder that there is, as in many archives."""
-    top = {name.parts[0] for name, _ in entries}
-    return [(), (top.pop(),)] if len(top) == 1 else [()]
+def count_unread(folder: Path) -> tuple[str, ...]:
+    """A note on the pictures in a folder that is read as something else; nothing if there are none."""
+    entries, unread = _in_folder(folder)
+    names = sorted([str(entry.name) for entry in entries] + unread)
+    return (f"{len(names)} files in {folder} look like pictures and are not read: {listed(names)}",) if names else ()
 
 
-def _below(entries: list[_Entry], prefix: tuple[str, ...]) -> list[tuple[PurePosixPath, PurePosixPath, object]]:
-    """Entries below a folder: each whole path, the path from there, and the version."""
-    depth = len(prefix)
-    return [
-        (name, PurePosixPath(*name.parts[depth:]), version)
-        for name, version in entries
-        if name.parts[:depth] == prefix and len(name.parts) > depth
-    ]
+def _by_part(
+    entries: Sequence[_Entry], path: Path
+) -> tuple[dict[Part, list[tuple[_Entry, PurePosixPath]]], list[_Entry], list[str]]:
+    """For each part its pictures, with their paths but for the folder that says so; those in no part; and notes.
+
+    Raises:
+        UserError: two folders say that they are the same part.
+    """
+    told: dict[Part | None, list[tuple[_Entry, PurePosixPath]]] = {}
+    # Below a folder, the one that is this part.
+    chosen: dict[tuple[PurePosixPath, Part], str] = {}
+    for entry in entries:
+        part, depth = _part_of_folders(entry.name)
+        below = entry.name
+        if part is not None:
+            name = entry.name.parts[depth]
+            before = chosen.setdefault((PurePosixPath(*entry.name.parts[:depth]), part), name)
+            if before != name:
+                raise UserError(f"{path} has both {before} and {name} for its {part} part: keep one, or rename them")
+            below = PurePosixPath(*entry.name.parts[:depth], *entry.name.parts[depth + 1 :])
+        told.setdefault(part, []).append((entry, below))
+    notes: list[str] = []
+    if set(told) == {None}:
+        told = _by_names_of_files(entries, path, notes)
+    parts: dict[Part, list[tuple[_Entry, PurePosixPath]]] = {part: told[part] for part in PARTS if part in told}
+    rest = told.get(None, [])
+    if "train" in parts:
+        return parts, [entry for entry, _ in rest], notes
+    if rest:
+        return {"train": rest, **parts}, [], notes
+    if len(parts) > 1:
+        raise UserError(f"{path} has pictures for {listed(parts)}, but none to train on: call their folder train")
+    [(part, whole)] = parts.items()
+    notes.append(f"{path} has a {part} part alone: it is trained on, but for a share of it")
+    return {"train": whole}, [], notes
 
 
-def _pictures(
-    root: Path,
-    entries: list[tuple[PurePosixPath, PurePosixPath, object]],
-    opener: Callable[[PurePosixPath], Image.Image],
-) -> Pictures:
-    folders = sorted({inside.parts[0] for _, inside, _ in entries if len(inside.parts) > 1})
-    classes = None
-    if len(folders) > 1 and all(len(inside.parts) > 1 for _, inside, _ in entries):
-        number = {folder: place for place, folder in enumerate(folders)}
-        classes = torch.tensor([number[inside.parts[0]] for _, inside, _ in entries])
-    names = [name for name, _, _ in entries]
-    version = [[str(name), stamp] for name, _, stamp in entries]
-    return Pictures(
-        [str(root / name) for name in names],
-        lambda row: opener(names[row]),
-        [str(root.resolve()), version],
-        classes,
-        tuple(folders) if classes is not None else (),
-    )
+def _part_of_folders(name: PurePosixPath) -> tuple[Part | None, int]:
+    """The part that a folder on the way to a picture means, the outermost that means one; and its place on the way."""
+    for depth, folder in enumerate(name.parts[:-1]):
+        meant = parts_in(folder)
+        if len(meant) == 1:
+            return meant.pop(), depth
+    return None, 0
 
 
-def _in_folder(root: Path) -> tuple[list[_Entry], Callable[[PurePosixPath], Image.Image]]:
-    entries: list[_Entry] = []
-    for path in sorted(root.rglob("*")):
+def _by_names_of_files(
+    entries: Sequence[_Entry], path: Path, notes: list[str]
+) -> dict[Part | None, list[tuple[_Entry, PurePosixPath]]]:
+    """The same by the names of the pictures themselves, which count if all have a word and some are to train on."""
+    told: dict[Part | None, list[tuple[_Entry, PurePosixPath]]] = {}
+    for entry in entries:
+        meant = parts_in(entry.name.stem)
+        told.setdefault(meant.pop() if len(meant) == 1 else None, []).append((entry, entry.name))
+    named = [part for part in PARTS if part in told]
+    if "train" in told and len(named) > 1:
+        if None in told:
+            some = listed(entry.name for entry, _ in told[None])
+            raise UserError(
+                f"{path} has pictures called {' or '.join(named)} beside {len(told[None])} others ({some}): which part "
+                "of the data are these? Put each part in a folder of its name"
+            )
+        return told
+    others = [entry.name for part in named if part != "train" for entry, _ in told[part]]
+    if others:
+        notes.append(
+            f"{len(others)} pictures are called {listed(others)}, and read like all others: to have them as a part of "
+            "their own, put them in a folder test or validation"
+        )
+    return {None: [(entry, entry.name) for entry in entries]}
+
+
+def _without_common_folders(parts: Mapping[Part, list[PurePosixPath]]) -> dict[Part, list[PurePosixPath]]:
+    """Paths without the outer folders that all of them have in common."""
+    every = [name.parts for names in parts.values() for name in names]
+    depth = 0
+    while all(len(name) > depth + 1 for name in every) and len({name[depth] for name in every}) == 1:
+        depth += 1
+    return {part: [PurePosixPath(*name.parts[depth:]) for name in names] for part, names in parts.items()}
+
+
+def _classes(inside: Mapping[Part, list[PurePosixPath]], path: Path, notes: list[str]) -> dict[Part, list[str] | None]:
+    """The class of each picture of each part: the folder it lies in."""
+    folders = {part: Counter(name.parts[0] for name in names if len(name.parts) > 1) for part, names in inside.items()}
+    classes: dict[Part, list[str] | None] = {}
+    for part, names in inside.items():
+        loose = [name for name in names if len(name.parts) == 1]
+        if loose or len(folders["train"]) < 2:
+            classes[part] = None
+            if loose and len(folders[part]) > 1:
+                notes.append(
+                    f"{path}: {len(loose)} {part} pictures lie in no folder ({listed(loose)}), so folders are not "
+                    "taken for classes"
+                )
+        else:
+            classes[part] = [name.parts[0] for name in names]
+    return classes
+
+
+def _open_file(path: Path) -> Image.Image:
+    return Image.open(path)
+
+
+def _open(entries: Sequence[_Entry], row: int) -> Image.Image:
+    return entries[row].open()
+
+
+def _in_folder(root: Path) -> tuple[list[_Entry], list[str]]:
+    """The pictures below a folder, and the names of files that look like pictures, but are not read."""
+    entries, unread = [], []
+    for path in _files(root, (os.path.realpath(root),)):
         name = PurePosixPath(path.relative_to(root).as_posix())
-        if _is_image(name) and path.is_file():
-            status = path.stat()
-            entries.append((name, [status.st_size, status.st_mtime_ns]))
-    return entries, lambda name: Image.open(root / name)
+        if _is_debris(name):
+            continue
+        if _is_picture(name):
+            # Of a link to nothing, opening fails.
+            status = path.stat() if path.exists() else None
+            version = [status.st_size, status.st_mtime_ns] if status else None
+            entries.append(_Entry(name, version, partial(_open_file, path)))
+        elif name.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES) or (not name.suffix and _begins_like_one(path)):
+            unread.append(str(name))
+    return entries, unread
 
 
-def _in_archive(path: Path) -> tuple[list[_Entry], Callable[[PurePosixPath], Image.Image]]:
+def _files(folder: Path, ancestors: tuple[str, ...]) -> Iterator[Path]:
+    """All files below a folder, in order; links are followed, but not in circles."""
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    for path in inside:
+        if not path.is_dir():
+            yield path
+            continue
+        real = os.path.realpath(path)
+        if real not in ancestors:
+            yield from _files(path, (*ancestors, real))
+
+
+def _in_archive(path: Path) -> tuple[list[_Entry], list[str]]:
+    """The same of a zip archive."""
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read the archive {path}: {error}") from error
-    infos = sorted(archive.infolist(), key=lambda info: info.filename)
-    entries: list[_Entry] = [
-        (PurePosixPath(info.filename), [info.file_size, info.CRC])
-        for info in infos
-        if not info.is_dir() and _is_image(PurePosixPath(info.filename))
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, or no zip archive"
+        raise UserError(f"cannot read the archive {path}: {reason}") from error
+    members: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    unread = []
+    for info in archive.infolist():
+        # Written on Windows; and `./` before a name is nothing.
+        name = PurePosixPath(info.filename if "/" in info.filename else info.filename.replace("\\", "/"))
+        if info.is_dir() or _is_debris(name):
+            continue
+        if _is_picture(name):
+            if name in members:
+                raise UserError(f"the archive {path} has {name} twice: which is it? Pack it again")
+            members[name] = info
+        elif name.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES):
+            unread.append(str(name))
+    entries = [
+        _Entry(name, [info.file_size, info.CRC], partial(_open_member, archive, info))
+        for name, info in sorted(members.items())
     ]
-    return entries, lambda name: Image.open(io.BytesIO(archive.read(str(name))))
+    return entries, unread
 
 
-def _is_image(name: PurePosixPath) -> bool:
-    visible = not any(part.startswith(".") or part in _HIDDEN for part in name.parts)
-    return visible and name.suffix.lower() in _SUFFIXES
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:
+    if info.flag_bits & 1:
+        raise ValueError("it is encrypted")
+    if info.file_size > MAX_BYTES:
+        raise ValueError(f"it unpacks to {info.file_size:,} bytes")
+    return Image.open(io.BytesIO(archive.read(info)))
+
+
+def _is_picture(name: PurePosixPath) -> bool:
+    return name.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
+
+
+def _is_debris(name: PurePosixPath) -> bool:
+    return any(part.startswith(_DEBRIS) for part in name.parts)
+
+
+def _begins_like_one(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4).startswith(_SIGNATURES)
+    except OSError:
+        return False

@@ -5,10 +5,11 @@ datasets/celeba/train/…, test/…
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from data.image_files import find_image_files
-from data.pictures import PictureFormat, prepare
+from data.own import Reading, load_found
 from data.split import Parts
 from errors import UserError
 
@@ -30,24 +31,22 @@ SOURCES = {
 _CROPS = {"celeba": 140}
 
 
-def load_image_folder(name: str, folder: Path, image_size: int | None, skip_damaged: bool = False) -> Parts:
+def load_image_folder(name: str, folder: Path, reading: Reading) -> Parts:
     """The images `(N, 3, image_size, image_size)`, 256 levels, of the dataset `name`, a key of `SOURCES`.
 
     Args:
         name: of the dataset.
         folder: contains a folder of this name; what was read is kept there, too.
-        image_size: height and width to resize to.
-        skip_damaged: leave out images that cannot be read.
+        reading: how images are read; they are in colour, of 256 levels, and those to test on lie apart.
 
     Raises:
         UserError: there are no images, some are damaged, or no size is given.
     """
-    if image_size is None:
+    if reading.image_size is None:
         raise UserError(f"images of {name} are resized: give their height and width, as in --config.data.image_size=64")
     train = folder / name / "train"
     if not train.is_dir() or not any(train.rglob("*")):
         test = folder / name / "test"
         raise UserError(f"there are no images in {train}; {SOURCES[name]} (those to test on, if any, in {test})")
-    pictures, test_pictures = find_image_files(folder / name)
-    form = PictureFormat(image_size, crop=_CROPS.get(name))
-    return prepare(pictures, test_pictures, form, folder / "prepared", skip_damaged=skip_damaged)
+    whole = replace(reading, num_channels=3, levels=256, crop=_CROPS.get(name), test_share=0.0)
+    return load_found(find_image_files(folder / name), name, whole)

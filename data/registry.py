@@ -6,23 +6,25 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from data.cifar10 import load_cifar10
 from data.dataset import Dataset
 from data.digits import load_digits
 from data.image_folder import SOURCES, load_image_folder
-from data.own import load_path
+from data.own import Reading, load_path
 from data.photos import load_photos
-from data.split import Parts, split
+from data.picture import background as colour
+from data.split import Parts, split_evenly
 from data.toys import TOYS, load_toy
-from errors import choose
+from errors import UserError, choose
 
-# Each takes the folder of downloaded files, the size that images are resized to, if they are, and whether to leave out
-# images that cannot be read.
-DATASETS: dict[str, Callable[[Path, int | None, bool], Parts]] = {
-    "digits": lambda folder, size, skip: load_digits(),
-    "photos": lambda folder, size, skip: load_photos(),
-    "cifar10": lambda folder, size, skip: load_cifar10(folder),
-    **{name: partial(lambda sample, folder, size, skip: load_toy(sample), sample) for name, sample in TOYS.items()},
+# Each takes the folder of downloaded files, and how images are read.
+DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
+    "digits": lambda folder, reading: load_digits(),
+    "photos": lambda folder, reading: load_photos(),
+    "cifar10": lambda folder, reading: load_cifar10(folder),
+    **{name: partial(lambda sample, folder, reading: load_toy(sample), sample) for name, sample in TOYS.items()},
     **{name: partial(load_image_folder, name) for name in SOURCES},
 }
 # What is done about damaged images: whether they are skipped.
@@ -30,17 +32,18 @@ DAMAGED = {"refuse": False, "skip": True}
 
 
 def load_dataset(
-    name: str,
+    name: str = "digits",
     *,
-    path: str | None = None,
+    path: str | Path | None = None,
     folder: str | Path = "datasets",
     image_size: int | None = None,
     num_channels: int | None = None,
     levels: int = 256,
+    background: str = "white",
     damaged: str = "refuse",
     test_share: float = 0.1,
     split_seed: int = 0,
-    validation: int = 0,
+    validation: float = 0,
     fold: int = 0,
     low: float = -1.0,
     high: float = 1.0,
@@ -49,55 +52,73 @@ def load_dataset(
 
     Args:
         name: a key of `DATASETS`; ignored if there is a path.
-        path: see `data.own.load_path`, as for the number of channels, the levels and the test share.
+        path: a file, a folder, or `hf:` and a name; see `data.own.load_path`.
         folder: where downloaded files are, and what is kept of prepared pictures.
         image_size: height and width to which pictures are resized.
-        num_channels: of a path's pictures.
-        levels: of a path's pictures.
+        num_channels: of a path's pictures: 1, grey, or 3, colour.
+        levels: of brightness, of a path's pictures.
+        background: colour behind what is transparent of them: a name, or `#ffffff`.
         damaged: "refuse" pictures that cannot be read, or "skip" them.
-        test_share: of a path's examples.
+        test_share: of a path's examples, if no part of them is to test on.
         split_seed: decides which.
-        validation: number of training examples to set aside for making choices, the same share of each class.
-        fold: seed of that choice.
+        validation: training examples to set aside for making choices: below 1 their share, or their number.
+        fold: decides which.
         low: model units of the lower edge of the lowest level, for data that have levels.
         high: model units of the upper edge of the highest.
 
     Raises:
         UserError: there are no such data, their files are missing or damaged, or there are too few for `validation`.
     """
-    skip_damaged = choose("way with damaged images", damaged, DAMAGED)
+    if not 0 <= test_share < 1:
+        raise UserError(f"data.test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
+    if validation < 0 or (validation > 1 and validation != int(validation)):
+        raise UserError(f"data.validation={validation:g} is neither a share below 1 nor a number of examples")
+    reading = Reading(
+        image_size=image_size,
+        num_channels=num_channels,
+        levels=levels,
+        cache=Path(folder).expanduser() / "prepared",
+        background=colour(background),
+        test_share=test_share,
+        split_seed=split_seed,
+        validation=validation,
+        fold=fold,
+        skip_damaged=choose("way with damaged images", damaged, DAMAGED),
+    )
     if path is None:
-        parts = choose("dataset", name, DATASETS)(Path(folder), image_size, skip_damaged)
+        parts = choose("dataset", name, DATASETS)(Path(folder).expanduser(), reading)
     else:
         name = Path(path).name.split(".")[0] or "data"
-        parts = load_path(
-            path,
-            image_size=image_size,
-            num_channels=num_channels,
-            levels=levels,
-            cache=Path(folder) / "prepared",
-            test_share=test_share,
-            split_seed=split_seed,
-            skip_damaged=skip_damaged,
-        )
-    train, train_classes = parts.train, parts.classes
-    held_out, held_out_classes = train[:0], None if train_classes is None else train_classes[:0]
-    if validation:
-        rest, taken = split(len(train), validation, fold, train_classes, "data.validation")
-        train, held_out = train[rest], train[taken]
-        if train_classes is not None:
-            train_classes, held_out_classes = train_classes[rest], train_classes[taken]
+        parts = load_path(str(path), reading)
+    if parts.validation is None:
+        parts = _with_validation(parts, validation, fold)
+    assert parts.validation is not None
     return Dataset(
         name,
-        train,
+        parts.train,
         parts.test,
         parts.levels,
         low,
         high,
-        held_out,
-        train_classes,
+        parts.validation,
+        parts.classes,
         parts.test_classes,
-        held_out_classes,
+        parts.validation_classes,
         parts.class_names,
-        parts.note,
+        parts.notes,
+    )
+
+
+def _with_validation(parts: Parts, size: float, fold: int) -> Parts:
+    """A validation part taken from the training part of a set that does not grow."""
+    rest, taken = split_evenly(len(parts.train), size, fold, parts.classes, "data.validation")
+
+    def classes(rows: torch.Tensor) -> torch.Tensor | None:
+        return None if parts.classes is None else parts.classes[rows]
+
+    return parts._replace(
+        train=parts.train[rest] if size else parts.train,
+        classes=classes(rest),
+        validation=parts.train[taken],
+        validation_classes=classes(taken),
     )

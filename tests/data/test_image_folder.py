@@ -88,5 +88,5 @@ def test_mistakes_are_explained(tmp_path):
     load_dataset("images", folder=tmp_path, image_size=4)
     (array,) = tmp_path.rglob("train.npy")
     array.write_bytes(b"no array")
-    with pytest.raises(UserError, match=r"cannot read .*; remove it"):
+    with pytest.raises(UserError, match=r"cannot read .*: remove it"):
         load_dataset("images", folder=tmp_path, image_size=4)

@@ -1,0 +1,115 @@
+"""What a run remembers of its data, so that it can say what has changed since.
+
+    <run>/data.npz      train, validation, test: a fingerprint of each example; <part>_classes: of its class;
+                        trained: of all examples that were ever trained on
+
+Fingerprints are 64 bits of a hash of the content, so that a file's new name or date is no change.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from data.dataset import Dataset
+from data.words import PARTS
+from errors import UserError
+from files import write_atomically
+
+Memory = dict[str, np.ndarray]
+
+
+def memory_of(dataset: Dataset) -> Memory:
+    """The fingerprints of all parts of the data."""
+    parts = {
+        "train": (dataset.train, dataset.train_classes),
+        "validation": (dataset.validation, dataset.validation_classes),
+        "test": (dataset.test, dataset.test_classes),
+    }
+    memory = {}
+    for part, (examples, classes) in parts.items():
+        memory[part] = _fingerprints(examples)
+        memory[f"{part}_classes"] = _of_classes(classes, dataset.class_names, len(examples))
+    return memory
+
+
+def recall(path: Path) -> Memory | None:
+    """What was written down; None if nothing was.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except Exception as error:  # a damaged archive may fail in any way
+        raise UserError(f"cannot read {path}: remove it, and changes of the data are no longer told") from error
+
+
+def remember(memory: Memory, path: Path, before: Memory | None = None) -> None:
+    """Write down the data that are trained on, beside those that were `before`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    trained = memory["train"] if before is None else np.union1d(before["trained"], memory["train"])
+    with write_atomically(path) as temporary:
+        np.savez_compressed(temporary, **memory, trained=trained)  # type: ignore[arg-type]
+
+
+def changes(memory: Memory, before: Memory) -> list[str]:
+    """What is different from `before`, a line each."""
+    lines = []
+    for part in PARTS:
+        now, then = memory[part], before[part]
+        added, gone = (int((~np.isin(*pair)).sum()) for pair in ((now, then), (then, now)))
+        if added or gone:
+            lines.append(
+                f"the {part} part has changed: {len(then)} examples before, {len(now)} now; {added} are new, {gone} "
+                "are gone"
+            )
+        classes, classes_then = (_classes_by_example(each, part) for each in (memory, before))
+        other = sum(classes_then.get(example, name) != name for example, name in classes.items())
+        if other:
+            lines.append(f"{other} examples of the {part} part have another class than before")
+    return lines
+
+
+def overlap(memory: Memory, before: Memory | None = None) -> list[str]:
+    """Which examples that are held out were trained on, now or `before`, a line for each part."""
+    trained = memory["train"] if before is None else np.union1d(before["trained"], memory["train"])
+    lines = []
+    for part in ("validation", "test"):
+        both = int(np.isin(memory[part], trained).sum())
+        if both:
+            lines.append(
+                f"{both} of {len(memory[part])} {part} examples have been trained on, so that numbers measured on the "
+                f"{part} part are too good"
+            )
+    return lines
+
+
+def _classes_by_example(memory: Memory, part: str) -> dict[int, int]:
+    return dict(zip(memory[part].tolist(), memory[f"{part}_classes"].tolist(), strict=True))
+
+
+def _fingerprints(examples: Tensor) -> np.ndarray:
+    """64 bits of each example `(N, *shape)`; uint64 `(N,)`."""
+    rows = np.ascontiguousarray(examples.numpy()).reshape(len(examples), -1) if len(examples) else []
+    return np.array([_hash(row.tobytes()) for row in rows], dtype=np.uint64)
+
+
+def _of_classes(classes: Tensor | None, names: tuple[str, ...], count: int) -> np.ndarray:
+    """64 bits of the name of each example's class; 0 for none."""
+    if classes is None:
+        return np.zeros(count, np.uint64)
+    return np.array([_hash((names[k] if names else str(k)).encode()) for k in classes.tolist()], dtype=np.uint64)
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
