@@ -10,6 +10,7 @@ The words of a name say which part of the data it is: `train-00000.parquet`, the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,25 +48,54 @@ def read_hugging_face(place: str) -> Found:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     notes: list[str] = []
-    from_hub = place.startswith(HUB)
-    files = {} if from_hub else _files(Path(place), notes)
-    try:
-        if from_hub:
-            loaded = datasets.load_dataset(place.removeprefix(HUB))
-        else:
-            loaded = datasets.load_dataset("parquet", data_files=files)
-    except Exception as error:  # hub, network and file errors of many libraries
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = reason if from_hub else "it is damaged"
-        raise UserError(f"cannot read the dataset {place}: {reason}") from error
-    splits = _splits(loaded, place, notes) if from_hub else {part: str(part) for part in files}
+    if place.startswith(HUB):
+        loaded = _loaded(place, place.removeprefix(HUB))
+        sources = {part: loaded[split] for part, split in _splits(loaded, place, notes).items()}
+    else:
+        # One by one: of several parts the library takes the first one's description of classes for all.
+        files = _files(Path(place), notes)
+        sources = {part: _loaded(place, "parquet", data_files=_alike(files[part]))["train"] for part in files}
     parts: dict[Part, Pictures] = {}
     order: tuple[str, ...] = ()
     for part in PARTS:
-        if part in splits:
-            parts[part], names = _pictures(loaded[splits[part]], place)
+        if part in sources:
+            parts[part], names = _pictures(sources[part], place)
             order = names if part == "train" else order
     return Found(parts, order, tuple(notes))
+
+
+def _loaded(place: str, *arguments: str, **options: Any) -> Any:
+    """What the library loads; its progress bars and notices are not shown."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(*arguments, **options)
+    except Exception as error:  # hub, network and file errors of many libraries
+        reason = "it is damaged"
+        if place.startswith(HUB):
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read the dataset {place}: {reason}") from error
+
+
+def _alike(files: list[str]) -> list[str]:
+    """The files of one part.
+
+    Raises:
+        UserError: one is damaged, or they have other columns, or number other classes, than the first.
+    """
+    import pyarrow.parquet
+
+    described = []
+    for file in files:
+        try:
+            schema = pyarrow.parquet.read_schema(file)
+        except Exception as error:
+            raise UserError(f"cannot read the dataset {file}: it is damaged") from error
+        description = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        described.append((schema, description.get("info", {}).get("features")))
+        if not (schema.equals(described[0][0]) and described[-1][1] == described[0][1]):
+            raise UserError(f"{file} describes its columns or classes otherwise than {files[0]}, of the same part")
+    return files
 
 
 def _splits(loaded: Any, place: str, notes: list[str]) -> dict[Part, str]:

@@ -280,7 +280,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image
 
 
 def _is_picture(name: PurePosixPath) -> bool:
-    return name.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
+    return name.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts if part != "..")
 
 
 def _is_debris(name: PurePosixPath) -> bool:
