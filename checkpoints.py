@@ -73,6 +73,12 @@ def companions(folder: Path, found: Found | None) -> Path:
     return found.path.with_suffix("") if found is not None and found.path.is_file() else folder / "tuned"
 
 
+def is_strange(path: Path, folder: Path) -> bool:
+    """Whether the run in `folder` has checkpoints, and this is none of them."""
+    own = folder / "checkpoints"
+    return checkpoint.latest(own) is not None and path.resolve().parent != own.resolve()
+
+
 def is_pipeline(path: Path) -> bool:
     """Whether this is a folder, or can only be a name on the hub: `owner/model`, without a checkpoint's suffix."""
     named = not path.exists() and len(path.parts) == 2 and path.suffix not in (".pt", ".pth", ".safetensors")

@@ -153,6 +153,8 @@ def use(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={folder}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
+    if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
+        print(f"note: {folder} is the run of another model than {found.path}: see --workdir", file=sys.stderr)
     if distributed.rank() == 0 and not (folder / "config.json").exists():
         # An edit is made once.
         kept = {name: section for name, section in config.to_dict().items() if name != "edit"}

@@ -35,13 +35,13 @@ flags.DEFINE_string(
     "workdir",
     None,
     "Folder of the run: config.json, checkpoints/, logs/, samples/, likelihood/, compare/, edit/. Left out: "
-    "runs/digits, or runs/ve_digits for --config configs/ve/digits.py, runs/photos for --config.data.path=photos, "
-    "and so on.",
+    "that of the --checkpoint, or runs/best for best.pt; or else runs/digits, or runs/ve_digits for --config "
+    "configs/ve/digits.py, runs/photos for --config.data.path=photos, and so on.",
 )
 flags.DEFINE_string(
     "checkpoint",
     None,
-    "What to sample from or to evaluate: a checkpoint of ours (.pt) or of the published Score-SDE code (.pth, with its "
+    "What to sample from or to evaluate: a checkpoint of ours (.pt, .safetensors) or of the published Score-SDE code (.pth, with its "
     "--config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). Left out: the newest "
     "of the workdir.",
 )

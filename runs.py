@@ -80,12 +80,19 @@ _LARGEST_SEED = 2**32 - 1
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
-    """The folder that is meant when none is given: `runs/ve_digits` for `configs/ve/digits.py`, and so on; without a
-    configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32`; for data of one's own,
-    `runs/photos` for `photos.zip`, or `runs/ve_digits_photos`.
+    """The folder that is meant when none is given.
+
+    That of the run, for a checkpoint of a run; `runs/ve_digits` for `configs/ve/digits.py`, and so on; without a
+    configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32` and `runs/best` for `best.pt`; for
+    data of one's own, `runs/photos` for `photos.zip`, or `runs/ve_digits_photos`.
     """
-    if config_path is None and checkpoint_path is not None and checkpoints.is_pipeline(Path(checkpoint_path)):
-        return Path("runs", Path(checkpoint_path).resolve().name)
+    if checkpoint_path is not None:
+        run = checkpoint.run_of(Path(checkpoint_path))
+        if run is not None:
+            return run
+        if config_path is None:
+            path = Path(checkpoint_path)
+            return Path("runs", path.resolve().name if checkpoints.is_pipeline(path) else path.stem)
     data = dict(overrides).get("data.path")
     own = [Path(data).name.split(".")[0] or "data"] if data else []
     if config_path is None or Path(config_path) == Path(OWN_CONFIG if own else DEFAULT_CONFIG):

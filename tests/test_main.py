@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,29 @@ def test_weights_alone_are_a_checkpoint_too(toy, tmp_path):
     weights = toy / "checkpoints" / "step_0000020.safetensors"
     assert run("--mode=sample", "--checkpoint", weights, "--workdir", tmp_path / "alone", *options) == 0
     assert np.array_equal(np.load(tmp_path / "alone" / "samples" / "ddim.npz")["vectors"], drawn)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_checkpoint_brings_the_folder_of_its_run_or_one_of_its_own_name(toy, tmp_path, monkeypatch, capsys, suffix):
+    """Also where the default run is of another model; and what is written beside another model is noted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    other = configuration.load_file("configs/vp/digits.py")
+    configuration.save(other, tmp_path / "runs" / "digits" / "config.json")
+    run_folder = tmp_path / "toy" / "checkpoints"
+    run_folder.mkdir(parents=True)
+    newest = shutil.copy(toy / "checkpoints" / f"step_0000020{suffix}", run_folder)
+    options = ["--mode=sample", "--config.sampling.num_samples=2", "--config.sampling.num_steps=3"]
+    assert run(*options, "--checkpoint", newest) == 0
+    assert (tmp_path / "toy" / "samples" / "default.npz").exists()
+    best = shutil.copy(newest, tmp_path / f"best{suffix}")
+    assert run(*options, "--checkpoint", best) == 0
+    assert (tmp_path / "runs" / "best" / "samples" / "default.npz").exists()
+    assert not (tmp_path / "runs" / "digits" / "samples").exists()
+    assert capsys.readouterr().err == ""
+    shutil.copy(toy / "checkpoints" / "step_0000020.pt", run_folder)
+    assert run(*options, "--checkpoint", best, "--workdir", "toy") == 0
+    assert capsys.readouterr().err.startswith("note: toy is the run of another model than ")
 
 
 def test_an_average_is_chosen_by_its_decay(toy, tmp_path, complaint):

@@ -1,10 +1,10 @@
 """Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
 
-    checkpoints/step_0002000.pt             config, step, network, ema, more_ema, ema_updates, optimizer
+    checkpoints/step_0002000.pt             config, step, network, ema, more_ema, ema_updates, optimizer, unlogged
     checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has the configuration
 
 Nothing else is needed to go on as if never stopped, since the randomness of a training step depends on the seed and its
-number alone.
+number alone; `unlogged` has the losses that the log's next line will average.
 """
 
 from __future__ import annotations
@@ -26,11 +26,19 @@ from evaluation.parts import digest
 from files import write_atomically
 
 _FORMAT = 1
+# The entry of a safetensors file's metadata that says whose it is.
+_ABOUT = "score_sde"
 
 
 def path_at(folder: Path, step: int) -> Path:
     """Where the checkpoint after `step` training steps lies."""
     return folder / f"step_{step:07d}.pt"
+
+
+def run_of(path: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in; None if it lies elsewhere, or is of no run of ours."""
+    ours = path.suffix in (".pt", ".safetensors") and path.parent.name == "checkpoints" and _step(path) >= 0
+    return path.parent.parent if ours else None
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -48,15 +56,16 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 
 
 def save_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
-    """Write named tensors in the format of safetensors, with the configuration.
+    """Write named tensors in the format of safetensors, with the configuration; the same give the same bytes.
 
     Raises:
         UserError: they cannot be written.
     """
     contiguous = {name: weights[name].detach().cpu().contiguous().clone() for name in sorted(weights)}
-    about = {"config": json.dumps(config), "digest": digest(*contiguous.values())}
+    # One entry, since the library writes several in an order of its own, another each time.
+    about = json.dumps({"config": config, "digest": digest(*contiguous.values())}, sort_keys=True)
     with write_atomically(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(contiguous, about))
+        temporary.write_bytes(safetensors.torch.save(contiguous, {_ABOUT: about}))
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,7 +79,10 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            config, expected = json.loads(about["config"]), about["digest"]
+            if _ABOUT in about:
+                config, expected = (json.loads(about[_ABOUT])[name] for name in ("config", "digest"))
+            else:  # earlier versions wrote them side by side
+                config, expected = json.loads(about["config"]), about["digest"]
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except KeyError as error:
         raise UserError(f"{path} does not say its configuration: it is not of this project") from error

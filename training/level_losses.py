@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 import distributed
 from sde import SDE
@@ -36,8 +37,16 @@ class LevelLosses:
         values = losses.values.double()
         self._sums.index_add_(1, place, torch.stack([values, torch.ones_like(values)]))
 
+    def sums(self) -> Tensor:
+        """Sums of losses and their numbers, `(2, intervals)`, float64; all processes together, and all must ask."""
+        return distributed.world_size() * distributed.mean(self._sums.clone())
+
+    def restore(self, sums: Tensor) -> None:
+        """Go on from what `sums` gave; one process has it all."""
+        self._sums.copy_(sums if distributed.rank() == 0 else torch.zeros_like(sums))
+
     def take(self) -> dict[str, float]:
         """The means, by name, of those intervals that had any loss; all processes together."""
-        totals, counts = (distributed.world_size() * distributed.mean(self._sums)).tolist()
+        totals, counts = self.sums().tolist()
         self._sums.zero_()
         return {name: total / count for name, total, count in zip(self.names, totals, counts, strict=True) if count > 0}

@@ -120,6 +120,9 @@ class Trainer:
         self._held_out = held_out.to(distributed.device())
         self._held_out_classes = None if held_out_classes is None else held_out_classes.to(distributed.device())
         self._precision = training_precision(self._config.precision, distributed.device())
+        # Of the steps since the last line of the log.
+        self._losses: list[float] = []
+        self._seconds = 0.0
         self._level_losses = LevelLosses(model.sde, self._config.t_min, distributed.device())
         self._folder = folder
         self._checkpoints = folder / "checkpoints"
@@ -168,14 +171,13 @@ class Trainer:
 
     def _loop(self, log: Log | None, received: list[int], bar: tqdm) -> None:
         config = self._config
-        losses: list[float] = []
         recent: deque[float] = deque(maxlen=_REMEMBERED)
-        seconds = 0.0
         while self.step < config.num_steps:
             started = time.perf_counter()
             loss, stop = self._train_step(received)
-            seconds += time.perf_counter() - started
-            losses.append(loss)
+            self._seconds += time.perf_counter() - started
+            if config.log_every:
+                self._losses.append(loss)
             bar.update()
             if len(recent) == _REMEMBERED and loss > _SPIKE * max(recent) and log is not None:
                 bar.write(
@@ -185,7 +187,8 @@ class Trainer:
                 )
             recent.append(loss)
             if self._due(config.log_every):
-                speed, mean_loss = len(losses) * config.batch_size / seconds, float(np.mean(losses))
+                speed = len(self._losses) * config.batch_size / self._seconds
+                mean_loss = float(np.mean(self._losses))
                 values = {"loss": mean_loss, f"{self._unit}_per_second": speed, "learning_rate": self._learning_rate}
                 values |= self._level_losses.take()
                 state = f"loss {mean_loss:.4f}, {speed:.0f} {self._unit}/s, {peak_memory():.2g} GB"
@@ -194,7 +197,7 @@ class Trainer:
                     # No terminal: a line now and then.
                     left = (config.num_steps - self.step) * config.batch_size / speed
                     print(f"step {self.step} of {config.num_steps}: {state}, {left:.0f} s left", flush=True)
-                losses, seconds = [], 0.0
+                self._losses, self._seconds = [], 0.0
                 if log is not None:
                     log.scalars(self.step, values)
             self._watch(log, loss, bar)
@@ -274,6 +277,11 @@ class Trainer:
             "more_ema": {average.decay: parallel.whole_weights(average.model.network) for average in self.averages[1:]},
             "ema_updates": self.ema.num_updates,
             "optimizer": parallel.whole_optimizer(self.model.network, self.optimizer),
+            "unlogged": {
+                "losses": torch.tensor(self._losses, dtype=torch.float64),
+                "level_losses": self._level_losses.sums().cpu(),
+                "seconds": self._seconds,
+            },
         }
         if log is not None:
             log.flush()
@@ -299,6 +307,11 @@ class Trainer:
             average.num_updates = state["ema_updates"]
         parallel.load_whole_optimizer(self.model.network, self.optimizer, state["optimizer"])
         self.step = state["step"]
+        # Checkpoints of earlier versions have none.
+        if "unlogged" in state:
+            unlogged = state["unlogged"]
+            self._losses, self._seconds = unlogged["losses"].tolist(), unlogged["seconds"]
+            self._level_losses.restore(unlogged["level_losses"])
 
     def _generator(self, purpose: Literal["training", "held-out"], step: int) -> torch.Generator:
         """The generator for the noise of a step, the same for all processes."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -12,7 +14,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from configuration import ROOT
 from errors import UserError
+from evaluation.parts import digest
 from training import checkpoint
 
 
@@ -71,6 +75,35 @@ def test_weights_alone_come_back_and_mistakes_are_noticed(tmp_path):
         checkpoint.load_weights_file(path)
     with pytest.raises(UserError, match="there is no checkpoint"):
         checkpoint.load_weights_file(tmp_path / "missing.safetensors")
+
+
+_SAVE = """
+import sys, pathlib, torch
+from training import checkpoint
+weights = {name: torch.ones(3) for name in ("b", "a", "c")}
+checkpoint.save_weights(weights, {"seed": 3, "model": {"width": 4}}, pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_the_same_weights_have_the_same_bytes_whichever_process_wrote_them(tmp_path):
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        weights = {name: torch.ones(3) for name in ("a", "b", "c")}
+        checkpoint.save_weights(weights, {"model": {"width": 4}, "seed": 3}, path)
+    other = tmp_path / "other.safetensors"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", _SAVE, other], env=environment, check=True)
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {other.read_bytes()}
+
+
+def test_weights_that_an_earlier_version_wrote_are_read(tmp_path):
+    path = tmp_path / "step_0000003.safetensors"
+    weights = {"a": torch.ones(3)}
+    about = {"config": '{"seed": 3}', "digest": digest(weights["a"])}
+    safetensors.torch.save_file(weights, path, about)
+    found, config = checkpoint.load_weights_file(path)
+    assert config == {"seed": 3}
+    assert torch.equal(found["a"], weights["a"])
 
 
 def test_other_files_are_user_errors(tmp_path):

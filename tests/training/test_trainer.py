@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import signal
@@ -120,6 +121,42 @@ def test_a_killed_run_repeats_the_steps_since_its_last_checkpoint(straight, tmp_
     assert scalars(tmp_path, "loss") == scalars(straight, "loss")
     assert list(scalars(straight, "loss")) == [2, 4, 6, 8, 10, 12]
     assert scalars(tmp_path, "held_out_loss") == scalars(straight, "held_out_loss")
+
+
+def test_a_killed_runs_table_of_losses_is_that_of_one_that_was_not(tmp_path):
+    """A line averages all steps since the last, by noise level too, though some were done before the kill."""
+
+    class Killed(BaseException):
+        pass
+
+    def loss(model, x_0, noise, classes):
+        if model.training and trainer.step == 11:
+            raise Killed
+        return objective(model, x_0, noise, classes)
+
+    values = {"log_every": 6, "checkpoint_every": 2, "evaluate_every": 0}
+    image_trainer(tmp_path / "whole", **values).run()
+    trainer = image_trainer(tmp_path / "killed", loss, **values)
+    with pytest.raises(Killed):
+        trainer.run()
+    image_trainer(tmp_path / "killed", **values).run()
+    whole, killed = (
+        [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(path.open())]
+        for path in (tmp_path / "whole" / "metrics.csv", tmp_path / "killed" / "metrics.csv")
+    )
+    assert [row["step"] for row in whole] == ["6", "12"]
+    assert sum(name.startswith("loss_at_log_snr/") for name in whole[0]) == 8
+    assert killed == whole
+
+
+def test_a_checkpoint_of_an_earlier_version_knows_nothing_of_the_steps_before(tmp_path):
+    image_trainer(tmp_path, num_steps=3, checkpoint_every=0, log_every=5).run()
+    path = checkpoint.path_at(tmp_path / "checkpoints", 3)
+    state = checkpoint.load(path)
+    assert set(state.pop("unlogged")) == {"losses", "level_losses", "seconds"}
+    checkpoint.save(state, path)
+    image_trainer(tmp_path, num_steps=5, log_every=5).run()
+    assert list(scalars(tmp_path, "loss")) == [3, 5]
 
 
 def scalars(folder, name) -> dict[int, float]:
