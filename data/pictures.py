@@ -22,11 +22,12 @@ import torch
 from numpy.lib.format import open_memmap
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from tqdm import tqdm
 
 from data.split import Parts, split
 from errors import UserError
 from files import write_atomically
+from interruption import keeping
+from progress import Progress
 
 # Read at once.
 _CHUNK = 512
@@ -101,7 +102,8 @@ def prepare(
     identity = [train.version, test and test.version, *form, test_share, split_seed, skip_damaged]
     folder = cache / sha256(json.dumps(identity).encode()).hexdigest()[:16]
     if not (folder / "about.json").exists():
-        _prepare(train, test, form, folder, test_share, split_seed, skip_damaged)
+        with keeping(lambda: "stopped while reading pictures: none are kept; repeat the command to read them"):
+            _prepare(train, test, form, folder, test_share, split_seed, skip_damaged)
     try:
         about = json.loads((folder / "about.json").read_text())
         train_array, test_array = (
@@ -199,7 +201,7 @@ def _read_all(
         except Exception as error:  # damaged pictures fail in many ways
             return str(error) or type(error).__name__
 
-    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc=f"reading {name} pictures", disable=None) as bar:
+    with ThreadPoolExecutor() as pool, Progress(f"reading {name} pictures", len(rows), "picture") as bar:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             yield from zip(chunk, pool.map(read, chunk), strict=True)
