@@ -262,7 +262,7 @@ def make_dequantiser(
     return choose("dequantisation", name, kinds)()
 
 
-def make_bounds(config: ConfigDict, model: AnyModel, dataset: Dataset, t_min: float | None) -> dict[str, ExampleBound]:
+def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> dict[str, ExampleBound]:
     """The variational bounds that the section `likelihood` asks for.
 
     They are on what the density is one of: levels with noise; or, where truncated normal noise stands for the
@@ -271,9 +271,9 @@ def make_bounds(config: ConfigDict, model: AnyModel, dataset: Dataset, t_min: fl
     settings = config.likelihood
     calls, rungs = settings.bound_calls, settings.num_rungs
     if dataset.levels is not None and settings.dequantisation == "truncated_normal":
-        known = bounds_of_points(model, *_places(config, dataset), dataset.levels, calls, rungs, t_min)
+        known = bounds_of_points(*_places(config, dataset), dataset.levels, calls, rungs, t_min)
     else:
-        known = bounds_with_noise(model, calls, rungs, t_min)
+        known = bounds_with_noise(calls, rungs, t_min)
     return {name: choose("bound", name, known) for name in settings.bounds}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 from torch import Tensor
-from tqdm import tqdm
 
 import build
 import checkpoints
@@ -29,9 +28,12 @@ from evaluation.parts import digest
 from evaluation.progress import progress_measure
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
+from evaluation.watched import Watched
 from files import write_atomically
+from interruption import keeping
 from likelihoods import likelihood
 from models import NoisyClassifier
+from progress import Progress
 from sde import SDE
 from solvers import get_solver
 from solvers.dequantization import UniformDequantiser
@@ -48,6 +50,7 @@ _NUM_TUNED_STEPS = 10
 # Of solvers that have no default of their own.
 _NUM_STEPS = 20
 _NUM_EDIT_STEPS = 50
+_NOTHING_KEPT = "stopped; nothing new is kept, as {} when all is there; repeat the command to begin again"
 
 
 def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> None:
@@ -112,7 +115,16 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
     size = sum(parameter.numel() for parameter in model.parameters())
     beginning = f", from step {trainer.step}" if trainer.step else ""
     distributed.say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
-    trainer.run()
+
+    def kept() -> str:
+        newest = checkpoint.latest(folder / "checkpoints") or "none yet"
+        return (
+            f"stopped within step {trainer.step + 1}, which is not saved; the newest checkpoint: {newest}; to go on: "
+            f"python main.py --mode train --workdir {folder}"
+        )
+
+    with keeping(kept):
+        trainer.run()
     distributed.say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
 
 
@@ -179,14 +191,17 @@ def sample(
     control = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = _make_solver(config, dataset, model, folder, found)
-    samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
+    columns = sampling.labels.count(",") + 1 if sampling.labels else None
+    with keeping(lambda: _NOTHING_KEPT.format("samples are written")):
+        samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
+        if distributed.rank() == 0:
+            paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns)
     if distributed.rank() == 0:
-        columns = sampling.labels.count(",") + 1 if sampling.labels else None
-        paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns)
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         distributed.say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
         if sampling.metrics:
-            _measure_images(config, dataset, samples.x, folder / "samples")
+            with keeping(lambda: f"stopped before the metrics of samples, which are kept: {paths[0]}"):
+                _measure_images(config, dataset, samples.x, folder / "samples")
 
 
 def edit_pictures(
@@ -213,7 +228,8 @@ def edit_pictures(
         raise UserError("pictures are interpolated within one class: give one in sampling.labels")
     models = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)
-    edit(Editor(config, dataset, models, solver), folder)
+    with keeping(lambda: _NOTHING_KEPT.format("answers are written")):
+        edit(Editor(config, dataset, models, solver), folder)
 
 
 def _make_solver(
@@ -259,20 +275,21 @@ def compare(
     contenders: dict[str, dict[str, Any]] = {name: {} for name in settings.solvers}
     if "tuned" in contenders:
         contenders["tuned"]["path"] = _tuned_tables(config, dataset, model, folder, found, settings.budgets)
-    comparison = compare_solvers(
-        model,
-        dataset.shape,
-        list(contenders.items()),
-        settings.budgets,
-        shared=build.shared_options(config.sampling),
-        dataset=dataset,
-        repetitions=range(config.seed, config.seed + settings.repetitions),
-        num_samples=settings.num_samples,
-        num_trajectories=settings.num_trajectories,
-        batch_size=settings.batch_size,
-        device=distributed.device(),
-    )
-    paths = write_report(comparison, folder / "compare", dataset.name)
+    with keeping(lambda: _NOTHING_KEPT.format("a comparison is written")):
+        comparison = compare_solvers(
+            model,
+            dataset.shape,
+            list(contenders.items()),
+            settings.budgets,
+            shared=build.shared_options(config.sampling),
+            dataset=dataset,
+            repetitions=range(config.seed, config.seed + settings.repetitions),
+            num_samples=settings.num_samples,
+            num_trajectories=settings.num_trajectories,
+            batch_size=settings.batch_size,
+            device=distributed.device(),
+        )
+        paths = write_report(comparison, folder / "compare", dataset.name)
     distributed.say(recommend(comparison)[1])
     distributed.say(", ".join(map(str, paths)))
 
@@ -288,22 +305,39 @@ def _tuned_tables(
     """The folder of tables for solver `tuned`, beside the checkpoint; those that are missing are tuned first."""
     tables = checkpoints.companions(folder, found)
     for num_steps in budgets:
-        path = table_path(tables, num_steps)
-        if distributed.rank() == 0 and not path.exists():
-            distributed.say(f"tuning a sampler of {num_steps} steps")
-            with tqdm(desc="tuning", bar_format="{desc} {elapsed}{postfix}", disable=None) as bar:
-                tuned = tune(
-                    model,
-                    num_steps,
-                    dataset.shape,
-                    data_std=config.sampling.data_std or 0.5,
-                    device=distributed.device(),
-                    report=lambda iteration, error: bar.set_postfix(iteration=iteration, held_out_error=f"{error:.3g}"),
-                )
-            save_table(path, tuned.table, model.sde)
-            distributed.say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")
+        if distributed.rank() == 0 and not table_path(tables, num_steps).exists():
+            _tune(config, dataset, model, tables, num_steps)
     distributed.barrier()
     return tables
+
+
+def _tune(config: ConfigDict, dataset: Dataset, model: build.AnyModel, tables: Path, num_steps: int) -> None:
+    """Make the table of so many steps."""
+    distributed.say(f"tuning a sampler of {num_steps} steps")
+
+    def kept() -> str:
+        return (
+            f"stopped while tuning a sampler of {num_steps} steps, which is not kept; those in {tables} are; repeat "
+            "the command to go on"
+        )
+
+    with keeping(kept):
+        with Progress("tuning") as bar:
+
+            def report(iteration: int, error: float) -> None:
+                bar.note = f"iteration {iteration}, held-out error {error:.3g}"
+
+            tuned = tune(
+                Watched(model, bar.call),
+                num_steps,
+                dataset.shape,
+                data_std=config.sampling.data_std or 0.5,
+                device=distributed.device(),
+                report=report,
+            )
+        path = table_path(tables, num_steps)
+        save_table(path, tuned.table, model.sde)
+    distributed.say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")
 
 
 def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:

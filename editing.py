@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
-from tqdm import tqdm
 
 import distributed
 from control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
@@ -23,7 +22,10 @@ from data import Dataset
 from data.picture import PictureFormat, Report, background, read_picture
 from distributed import say
 from errors import UserError, choose
+from evaluation.contenders import count_calls
 from evaluation.edits import Edit, write_edit
+from evaluation.watched import Watched
+from progress import Progress
 from solvers import Model, Solution, decode, encode
 from solvers.ode import ODE
 from solvers.registry import Solver
@@ -98,9 +100,9 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
     options = {name: settings[name] for name in ("scale", "jump", "repeats")}
     options["data_std"] = editor.config.sampling.data_std or editor.config.model.data_std
 
-    def solve(rows: slice, which: Tensor, seeds: list[int]) -> Solution:
+    def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
         observation = Observation(problem.operator, y[which].to(distributed.device()), settings.noise_std)
-        solver, model = answer(settings.method, editor.solver, editor.guided(rows), observation, **options)
+        solver, model = answer(settings.method, editor.solver, model, observation, **options)
         x_T = model.sde.prior_sample((len(seeds), *dataset.shape), seeds=seeds, device=distributed.device())
         return solver(model, x_T, seeds=seeds)
 
@@ -155,9 +157,9 @@ def _deblur(editor: Editor) -> Edit:
 def _sdedit(editor: Editor) -> Edit:
     inputs = _read(editor, _form(editor))
 
-    def solve(rows: slice, which: Tensor, seeds: list[int]) -> Solution:
+    def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
         start = inputs[which].to(distributed.device())
-        until, x = noised(editor.guided(rows), start, editor.config.edit.strength, seeds=seeds)
+        until, x = noised(model, start, editor.config.edit.strength, seeds=seeds)
         return editor.solver(until, x, seeds=seeds)
 
     answers, nfe = _answers(editor, len(inputs), solve)
@@ -168,12 +170,13 @@ def _interpolate(editor: Editor) -> Edit:
     inputs, count = _read(editor, _form(editor), noise=True), editor.config.edit.num_samples
     if len(inputs) < 2 or count < 2:
         raise UserError("to interpolate takes two inputs, comma-separated, and edit.num_samples of at least 2")
-    model, options = editor.guided(slice(0, len(inputs))), _flow_options(editor)
-    latents = encode(model, inputs.to(distributed.device()), **options)
     shares = torch.linspace(0, 1, count, dtype=inputs.dtype).repeat(len(inputs) - 1)
-    first, second = (part.repeat_interleave(count, 0) for part in (latents.x[:-1], latents.x[1:]))
-    between = slerp(first, second, shares.to(first.device))
-    answers = decode(editor.guided(slice(0, len(between))), between, **options)
+
+    def between(latents: Tensor) -> Tensor:
+        first, second = (part.repeat_interleave(count, 0) for part in (latents[:-1], latents[1:]))
+        return slerp(first, second, shares.to(first.device))
+
+    latents, answers = _there_and_back(editor, inputs, between)
     path = answers.x.cpu().unflatten(0, (len(inputs) - 1, count))
     ends = torch.stack([path[:, 0] - inputs[:-1], path[:, -1] - inputs[1:]])
     numbers = {
@@ -185,9 +188,7 @@ def _interpolate(editor: Editor) -> Edit:
 
 def _encode(editor: Editor) -> Edit:
     inputs, temperature = _read(editor, _form(editor), noise=True), editor.config.edit.temperature
-    model, options = editor.guided(slice(0, len(inputs))), _flow_options(editor)
-    latents = encode(model, inputs.to(distributed.device()), **options)
-    decoded = decode(model, temperature * latents.x, **options)
+    latents, decoded = _there_and_back(editor, inputs, lambda latents: temperature * latents)
     answers = decoded.x.cpu()[:, None]
     difference = (answers[:, 0] - inputs).abs().max().item() / editor.dataset.bin_width
     numbers = {
@@ -209,25 +210,50 @@ _TASKS: dict[str, Callable[[Editor], Edit]] = {
 }
 
 
+def _there_and_back(editor: Editor, inputs: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[Solution, Solution]:
+    """The latents of the inputs, and what these decode to when they are changed."""
+    options = _flow_options(editor)
+    with Progress(editor.config.edit.task, 2, "way") as bar:
+        model = Watched(editor.guided(slice(0, len(inputs))), bar.call)
+        latents = encode(model, inputs.to(distributed.device()), **options)
+        bar.update()
+        changed = change(latents.x)
+        decoded = decode(Watched(editor.guided(slice(0, len(changed))), bar.call), changed, **options)
+        bar.update()
+    return latents, decoded
+
+
 def _answers(
-    editor: Editor, num_inputs: int, solve: Callable[[slice, Tensor, list[int]], Solution]
+    editor: Editor, num_inputs: int, solve: Callable[[Model, Tensor, list[int]], Solution]
 ) -> tuple[Tensor, float]:
     """Answers `(M, K, *dims)`, and network calls of each.
 
-    `solve` is called with the numbers of a batch of answers, those of their inputs, and their seeds.
+    `solve` is called with the model of a batch of answers, the numbers of their inputs, and their seeds.
     """
-    count, size = editor.config.edit.num_samples, editor.config.sampling.batch_size
+    settings, size = editor.config.edit, editor.config.sampling.batch_size
+    count = settings.num_samples
+    batches = [slice(first, min(first + size, num_inputs * count)) for first in range(0, num_inputs * count, size)]
     found, calls = [], 0
-    for first in tqdm(range(0, num_inputs * count, size), unit="batch", desc=editor.config.edit.task, disable=None):
-        rows = slice(first, min(first + size, num_inputs * count))
-        numbers = torch.arange(rows.start, rows.stop)
-        solution = solve(rows, numbers // count, (editor.config.seed + numbers).tolist())
-        found.append(solution.x.cpu())
-        calls += solution.nfe * len(numbers)
+    with Progress(settings.task, len(batches), "batch", _calls(editor)) as bar:
+        for rows in batches:
+            numbers = torch.arange(rows.start, rows.stop)
+            model = Watched(editor.guided(rows), bar.call)
+            solution = solve(model, numbers // count, (editor.config.seed + numbers).tolist())
+            found.append(solution.x.cpu())
+            calls += solution.nfe * len(numbers)
+            bar.update()
     answers = torch.cat(found)
     if not bool(answers.isfinite().all()):
         raise UserError("answers are not finite: take more steps, a smaller edit.scale, or another method")
     return answers.unflatten(0, (num_inputs, count)), calls / len(answers)
+
+
+def _calls(editor: Editor) -> int | None:
+    """Network calls of a batch of answers, where known: RePaint has more than its solver."""
+    settings = editor.config.edit
+    if settings.task != "sdedit" and settings.method == "repaint":
+        return None
+    return count_calls(editor.solver, editor.guided(slice(0, 1)).sde)
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
-from tqdm import tqdm
 
 import build
 import checkpoints
@@ -22,7 +21,9 @@ from evaluation.likelihood_report import check_likelihoods, measure_likelihoods,
 from evaluation.measurement import Measurement
 from evaluation.parts import digest, remove_parts
 from guided import is_class_conditional
+from interruption import keeping
 from models.dequantisation_flow import DequantisationFlow
+from progress import Progress
 from solvers.dequantization import VariationalDequantiser, density_time
 from training import checkpoint
 from training.dequantisation import fit_dequantisation
@@ -49,6 +50,13 @@ class _Job(NamedTuple):
         decisive = {"examples": digest(self.examples), "weights": digest(*model.state_dict().values()), **self.about}
         size = self.about["batch_size"]
         return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive, classes)
+
+    def kept(self) -> str:
+        """What to say of a signal that comes when all is measured, but not yet written."""
+        return (
+            f"stopped after all {len(self.examples)} examples, which are kept in {self.unfinished}; repeat the command "
+            "to go on"
+        )
 
     @property
     def unfinished(self) -> Path:
@@ -80,7 +88,7 @@ def likelihood(
     t_min = density_time(dequantiser, settings.t_min)
     options["t_min"] = t_min
     # They are on p(x).
-    bounds = build.make_bounds(config, model, dataset, t_min) if settings.given == "none" else {}
+    bounds = build.make_bounds(config, dataset, t_min) if settings.given == "none" else {}
     about = {
         **settings.to_dict(),
         "dataset": dataset.name,
@@ -109,13 +117,14 @@ def _measure(job: _Job, dataset: Dataset) -> None:
     """`p(x)`, or `p(x | y)` of each example's own class."""
     measured, settings = job.measure(job.classes, job.unfinished), job.about
     if distributed.rank() == 0:
-        checked = check_likelihoods(
-            job.measurement, measured, job.examples, job.seeds, settings["num_checks"], job.classes
-        )
-        summary = {**job.about, **summarise(measured, checked, settings["divergence"] == "exact")}
-        paths = write_likelihoods(
-            measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"]
-        )
+        with keeping(job.kept):
+            checked = check_likelihoods(
+                job.measurement, measured, job.examples, job.seeds, settings["num_checks"], job.classes
+            )
+            summary = {**job.about, **summarise(measured, checked, settings["divergence"] == "exact")}
+            paths = write_likelihoods(
+                measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"]
+            )
         for line in describe(summary):
             say(line)
         say(", ".join(map(str, paths)))
@@ -133,7 +142,8 @@ def _classify(job: _Job, dataset: Dataset) -> None:
     if distributed.rank() == 0:
         log_prior = log_class_shares(dataset.train_classes, dataset.num_classes)
         classified = Classified(torch.stack(by_class, 1), log_prior, job.classes, job.examples[0].numel())
-        paths = write_classified(classified, job.about, job.folder, job.name)
+        with keeping(job.kept):
+            paths = write_classified(classified, job.about, job.folder, job.name)
         for line in classified.describe():
             say(line)
         say(", ".join(map(str, paths)))
@@ -151,11 +161,17 @@ def _learned_dequantiser(
     flow = flow.to(distributed.device())
     if distributed.rank() == 0 and not path.exists():
         num_steps, t_min = config.likelihood.flow_steps, config.likelihood.t_min or model.sde.t_min
-        with tqdm(total=num_steps, unit="step", desc="learning dequantisation", disable=None) as bar:
+
+        def kept() -> str:
+            return (
+                f"stopped after {bar.done} of {num_steps} steps of learning dequantisation, which are not kept; repeat "
+                "the command to begin again"
+            )
+
+        with keeping(kept), Progress("learning dequantisation", num_steps, "step") as bar:
 
             def report(step: int, gain: float) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix_str(f"gain {gain:.4f} bits/dim")
+                bar.update(step - bar.done, f"gain {gain:.4f} bits/dim")
 
             best, gain = fit_dequantisation(flow, model, dataset.train, num_steps, t_min, config.seed, report)
         checkpoint.save({"flow": best.state_dict()}, path)

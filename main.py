@@ -12,12 +12,14 @@ Repeating --mode train goes on from the newest checkpoint. Several processes: to
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from absl import app, flags
 
 from errors import Stopped, UserError
+from interruption import keeping, raise_signals
 
 Overrides = list[tuple[str, str]]
 
@@ -74,31 +76,33 @@ def parse(argv: list[str]) -> Overrides:
 def main(overrides: Overrides) -> int:
     """Do what the flags say; returns the exit code."""
     try:
-        # Imported here, so that --help and mistakes in flags need not wait for torch.
-        import commands
-        import distributed
-        import runs
-
-        folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
-        with distributed.process_group():
-            if FLAGS.mode != "train":
-                checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
-                commands.use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
-            elif FLAGS.checkpoint:
-                raise UserError(
-                    "--mode train goes on from the newest checkpoint of its --workdir; leave out --checkpoint"
-                )
-            else:
-                commands.train(FLAGS.config, folder, overrides)
+        with raise_signals(), keeping(lambda: "stopped before there was anything to keep; repeat the command"):
+            _run(overrides)
     except UserError as error:
         return _complain(str(error))
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        # Each of several processes has stopped, and one says so.
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, file=sys.stderr)
         return stopped.exit_code
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
     return 0
+
+
+def _run(overrides: Overrides) -> None:
+    # Imported here, so that --help and mistakes in flags need not wait for torch.
+    import commands
+    import distributed
+    import runs
+
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
+    with distributed.process_group():
+        if FLAGS.mode != "train":
+            checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
+            commands.use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
+        elif FLAGS.checkpoint:
+            raise UserError("--mode train goes on from the newest checkpoint of its --workdir; leave out --checkpoint")
+        else:
+            commands.train(FLAGS.config, folder, overrides)
 
 
 def _complain(message: str) -> int:

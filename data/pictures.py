@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
-from tqdm import tqdm
 
 from data.found import Pictures
 from data.picture import Converted, PictureFormat, Report, library_silenced, read
 from data.words import Part
 from errors import UserError
 from files import write_atomically
+from interruption import keeping
+from progress import Progress
 
 # Read at once.
 _CHUNK = 512
@@ -69,7 +70,8 @@ def prepare(
     identity = json.dumps([_VERSION, rows, *form, skip_damaged])
     folder = cache / sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     if not (folder / "about.json").exists():
-        with library_silenced():
+        kept = "stopped while reading pictures: none are kept; repeat the command to read them"
+        with library_silenced(), keeping(lambda: kept):
             _prepare(chosen, form, folder, skip_damaged)
     try:
         about = json.loads((folder / "about.json").read_text())
@@ -139,7 +141,7 @@ def _read_all(
     def read_row(row: int) -> Converted | str:
         return read(partial(pictures.open, row), form)
 
-    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc=f"reading {part} pictures", disable=None) as bar:
+    with ThreadPoolExecutor() as pool, Progress(f"reading {part} pictures", len(rows), "picture") as bar:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             yield from zip(chunk, pool.map(read_row, chunk), strict=True)

@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data import Dataset
 from errors import UserError
-from evaluation.contenders import Run, runs_within
+from evaluation.contenders import Run, count_calls, runs_within
 from evaluation.data_distances import DATA_DISTANCES, DataDistances
 from evaluation.metrics import NUM_FOLDS
+from evaluation.watched import Watched
+from progress import Progress
 from solvers import Model
 from solvers.registry import Solver
 
@@ -147,8 +148,9 @@ def compare(
     num_trajectories = min(num_trajectories, num_samples)
     num_batches = math.ceil(num_samples / batch_size) * len(runs) + math.ceil(num_trajectories / batch_size)
     distances = DataDistances(dataset) if dataset is not None else None
-    with tqdm(total=num_batches * len(repetitions), unit="batch", disable=None if progress else True) as bar:
-        draws = _Draws(model, tuple(shape), num_samples, batch_size, dtype, torch.device(device), bar)
+    with Progress("comparison", num_batches * len(repetitions), "batch", even=False, shown=progress) as bar:
+        watched = Watched(model, bar.call)
+        draws = _Draws(watched, tuple(shape), num_samples, batch_size, dtype, torch.device(device), bar)
         endpoints = _exact_endpoints(draws, repetitions, num_trajectories, shared) if num_trajectories else {}
         rows = [_measure(draws, run, repetitions, endpoints, distances) for run in runs]
     floors = [distances.floor(num_samples, repetition) for repetition in repetitions] if distances else []
@@ -189,7 +191,7 @@ class _Draws:
     batch_size: int
     dtype: torch.dtype
     device: torch.device
-    bar: tqdm
+    bar: Progress
 
     def repetition(self, solver: Solver, number: int, count: int | None = None) -> _Drawn:
         """The samples of a repetition, or only those of the batches that hold the first `count`."""
@@ -208,7 +210,9 @@ class _Draws:
     def warm_up(self, solver: Solver, number: int) -> Tensor:
         """A repetition's first batch: from its own latents, with other noise on the way."""
         seeds = self._batches(number, self.num_samples)[0]
-        return solver(self.model, self._latents(seeds), seeds=[seed + _OTHER_NOISE for seed in seeds]).x.cpu()
+        x = solver(self.model, self._latents(seeds), seeds=[seed + _OTHER_NOISE for seed in seeds]).x.cpu()
+        self.bar.update(0)
+        return x
 
     def _batches(self, number: int, count: int) -> list[list[int]]:
         first = number * self.num_samples
@@ -222,7 +226,7 @@ class _Draws:
 def _exact_endpoints(
     draws: _Draws, repetitions: Sequence[int], count: int, shared: Mapping[str, Any]
 ) -> dict[int, Tensor]:
-    draws.bar.set_description("exact trajectories")
+    draws.bar.what = "comparison, exact trajectories"
     tolerance = _EXACT[draws.dtype]
     (run,) = runs_within("ode", {"rtol": tolerance, "atol": tolerance}, (), draws.model.sde, shared)
     exact = run.solver()
@@ -232,8 +236,9 @@ def _exact_endpoints(
 def _measure(
     draws: _Draws, run: Run, repetitions: Sequence[int], endpoints: dict[int, Tensor], distances: DataDistances | None
 ) -> Row:
-    draws.bar.set_description(f"{run.label} {run.setting}")
     solver = run.solver()
+    draws.bar.what = f"comparison, {run.label} {run.setting}".rstrip()
+    draws.bar.calls = count_calls(solver, draws.model.sde)
     warm_up = draws.warm_up(solver, repetitions[0])
     deterministic = False
     drawn, found = [], []

@@ -20,6 +20,8 @@ from torch import Tensor
 from errors import UserError, choose
 from sde import SDE
 from solvers import SOLVERS, get_solver
+from solvers.adaptive_sde import AdaptiveSDE
+from solvers.ode import ODE
 from solvers.registry import Solver
 
 # Adaptive steps are run at these tolerances. With noise of order 1/2 tighter ones would take thousands of calls.
@@ -123,9 +125,24 @@ def _is_adaptive(name: str, options: Mapping[str, Any]) -> bool:
 def _calls(name: str, options: Mapping[str, Any], sde: SDE) -> int:
     """Network calls that a solver makes; 0 if it cannot run with so few steps."""
     try:
-        return get_solver(name, **options)(_StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
+        return _count(get_solver(name, **options), sde)
     except UserError:
         return 0
+
+
+def count_calls(solver: Solver, sde: SDE) -> int | None:
+    """Network calls that a solver makes; None if it chooses its steps, or cannot run."""
+    chooses = isinstance(solver, AdaptiveSDE) or getattr(solver, "adaptive", False)
+    if chooses or (isinstance(solver, ODE) and not solver.integrator.takes_fixed_steps):
+        return None
+    try:
+        return _count(solver, sde)
+    except UserError:
+        return None
+
+
+def _count(solver: Solver, sde: SDE) -> int:
+    return solver(_StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
 
 
 class _StandardNormal:

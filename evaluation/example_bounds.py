@@ -11,36 +11,34 @@ from solvers.bounds import Bound, continuous_bound, discrete_bound, score_flow_b
 from solvers.decoders import Decoder, discretised_gaussian_decoder, gaussian_decoder, posterior_decoder
 from solvers.dequantization import Dequantised
 
-# Called with levels (or vectors), the same with noise, and seeds; bounds `-log P(k)` (or `-log p(x)`).
-ExampleBound = Callable[[Tensor, Dequantised, list[int]], Bound]
+# Called with the model, levels (or vectors), the same with noise, and seeds; bounds `-log P(k)` (or `-log p(x)`).
+ExampleBound = Callable[[Model, Tensor, Dequantised, list[int]], Bound]
 
 
-def bounds_with_noise(model: Model, num_calls: int, num_rungs: int, t_min: float | None) -> dict[str, ExampleBound]:
+def bounds_with_noise(num_calls: int, num_rungs: int, t_min: float | None) -> dict[str, ExampleBound]:
     """Bounds on the density of levels with noise, less that of the noise; or on that of vectors.
 
     Args:
-        model: gives the score.
         num_calls: of the model, for each bound.
         num_rungs: length of the discrete bound's ladder.
         t_min: its first time; the process's own if left out.
     """
 
-    def discrete(examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
+    def discrete(model: Model, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
         decoder = gaussian_decoder(draw.x)
         bound = discrete_bound(
             model, draw.x, decoder, num_steps=num_rungs, num_calls=num_calls, t_min=t_min, seeds=seeds
         )
         return _of_levels(bound, draw)
 
-    def continuous(examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
+    def continuous(model: Model, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
         decoder = gaussian_decoder(draw.x)
         return _of_levels(continuous_bound(model, draw.x, decoder, num_calls=num_calls, t_min=t_min, seeds=seeds), draw)
 
-    return {"discrete": discrete, "continuous": continuous, "scoreflow": _scoreflow(model, num_calls, t_min)}
+    return {"discrete": discrete, "continuous": continuous, "scoreflow": _scoreflow(num_calls, t_min)}
 
 
 def bounds_of_points(
-    model: Model,
     place: float,
     spacing: float,
     num_levels: int,
@@ -59,21 +57,21 @@ def bounds_of_points(
     def decoder(make: Callable[[Tensor, float, float, int], Decoder], examples: Tensor) -> Decoder:
         return make(examples, place, spacing, num_levels)
 
-    def discrete(examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
+    def discrete(model: Model, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
         last = decoder(discretised_gaussian_decoder, examples)
         return discrete_bound(
             model, x_0(examples, draw), last, num_steps=num_rungs, num_calls=num_calls, t_min=t_min, seeds=seeds
         )
 
-    def continuous(examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
+    def continuous(model: Model, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
         last = decoder(posterior_decoder, examples)
         return continuous_bound(model, x_0(examples, draw), last, num_calls=num_calls, t_min=t_min, seeds=seeds)
 
-    return {"discrete": discrete, "continuous": continuous, "scoreflow": _scoreflow(model, num_calls, t_min)}
+    return {"discrete": discrete, "continuous": continuous, "scoreflow": _scoreflow(num_calls, t_min)}
 
 
-def _scoreflow(model: Model, num_calls: int, t_min: float | None) -> ExampleBound:
-    def scoreflow(examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
+def _scoreflow(num_calls: int, t_min: float | None) -> ExampleBound:
+    def scoreflow(model: Model, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
         return _of_levels(score_flow_bound(model, draw.x, num_calls=num_calls, t_min=t_min, seeds=seeds), draw)
 
     return scoreflow

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import distributed
 from data import Dataset
 from errors import UserError
+from evaluation.contenders import count_calls
 from evaluation.plots import save_grid, save_scatter
+from evaluation.watched import Watched
 from files import write_atomically
+from progress import Progress
 from solvers import Model
 from solvers.registry import Solver
 
@@ -58,13 +60,17 @@ def draw_samples(
     """
     device = distributed.device()
     batches = [slice(first, min(first + batch_size, len(seeds))) for first in range(0, len(seeds), batch_size)]
-    hidden = None if progress and distributed.rank() == 0 else True
+    share = distributed.share(batches)
+    calls = count_calls(solver, model.sde) if progress else None
     own, started = [], time.perf_counter()
-    for rows in tqdm(distributed.share(batches), unit="batch", desc="samples", disable=hidden):
-        batch = seeds[rows]
-        latents = model.sde.prior_sample((len(batch), *shape), seeds=batch, device=device)
-        solution = solver(model if control is None else control(rows), latents, seeds=batch)
-        own.append((solution.x.cpu(), solution.nfe))
+    with Progress("samples", len(share), "batch", calls, shown=progress) as bar:
+        for rows in share:
+            batch = seeds[rows]
+            latents = model.sde.prior_sample((len(batch), *shape), seeds=batch, device=device)
+            watched = Watched(model if control is None else control(rows), bar.call)
+            solution = solver(watched, latents, seeds=batch)
+            own.append((solution.x.cpu(), solution.nfe))
+            bar.update()
     seconds = max(distributed.gather([time.perf_counter() - started]))
     drawn = distributed.gather(own)
     x = torch.cat([x for x, _ in drawn])

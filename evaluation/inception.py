@@ -9,6 +9,7 @@ Inception's weights come from a file, or are downloaded. The training images' st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from errors import UserError, choose
 from files import write_atomically
+from progress import Progress
 
 # `fid` keeps these sums over the features of real images.
 _STATISTICS = ("real_features_sum", "real_features_cov_sum", "real_features_num_samples")
@@ -99,7 +101,7 @@ def _fid(samples: Tensor, real: Tensor, extractors: Extractors, statistics: Path
     metric = _on_device(FrechetInceptionDistance(extractors.features), extractors.features)
     found = None if statistics is None else _read(statistics, metric)
     if found is None:
-        _feed(metric, real, real=True)
+        _feed(metric, real, "images for fid", real=True)
         if statistics is not None:
             sums = {name: getattr(metric, name).cpu().contiguous() for name in _STATISTICS}
             with write_atomically(statistics) as temporary:
@@ -107,7 +109,7 @@ def _fid(samples: Tensor, real: Tensor, extractors: Extractors, statistics: Path
     else:
         for name, value in found.items():
             setattr(metric, name, value.to(getattr(metric, name)))
-    _feed(metric, samples, real=False)
+    _feed(metric, samples, "samples for fid", real=False)
     return metric.compute().item()
 
 
@@ -118,8 +120,8 @@ def _kid(samples: Tensor, real: Tensor, extractors: Extractors, statistics: Path
     torch.manual_seed(0)
     subset = min(_KID_SUBSET, len(samples), len(real))
     metric = _on_device(KernelInceptionDistance(extractors.features, subset_size=subset), extractors.features)
-    _feed(metric, real, real=True)
-    _feed(metric, samples, real=False)
+    _feed(metric, real, "images for kid", real=True)
+    _feed(metric, samples, "samples for kid", real=False)
     return metric.compute()[0].item()
 
 
@@ -128,7 +130,7 @@ def _inception_score(samples: Tensor, real: Tensor, extractors: Extractors, stat
 
     splits = max(1, min(_IS_SPLITS, len(samples) // _BATCH_SIZE))
     metric = _on_device(InceptionScore(extractors.logits, splits=splits), extractors.logits)
-    _feed(metric, samples)
+    _feed(metric, samples, "samples for is")
     return metric.compute()[0].item()
 
 
@@ -139,9 +141,11 @@ _METRICS: dict[str, Callable[[Tensor, Tensor, Extractors, Path | None], float]] 
 }
 
 
-def _feed(metric: Any, images: Tensor, **more: bool) -> None:
-    for batch in _batches(images):
-        metric.update(batch.to(metric.device), **more)
+def _feed(metric: Any, images: Tensor, what: str, **more: bool) -> None:
+    with Progress(what, math.ceil(len(images) / _BATCH_SIZE), "batch") as bar:
+        for batch in _batches(images):
+            metric.update(batch.to(metric.device), **more)
+            bar.update()
 
 
 def _batches(images: Tensor) -> Iterator[Tensor]:

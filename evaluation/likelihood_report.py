@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 import distributed
 from data import Dataset
-from errors import Stopped
 from evaluation.bits_per_dim import Likelihoods
 from evaluation.measurement import Checked, Measurement
-from evaluation.parts import Part, in_parts
+from evaluation.parts import Part, batches_of, in_parts, rows_done
 from evaluation.plots import save_grid
+from evaluation.watched import Watched
 from files import write_atomically
+from interruption import keeping
+from progress import Progress
 
 _NUM_EXTREMES = 10
 
@@ -49,35 +50,34 @@ def measure_likelihoods(
 
     Raises:
         UserError: a trajectory cannot be followed, or a file cannot be written.
-        Stopped: Ctrl-C.
+        Stopped: a signal came.
     """
 
     def work(rows: range) -> Part:
         given = None if classes is None else classes[rows.start : rows.stop]
-        measured = measurement(examples[rows.start : rows.stop], [seeds[row] for row in rows], given)
+        measured = watched(examples[rows.start : rows.stop], [seeds[row] for row in rows], given)
         bounds = {f"bound {name}": terms.numpy() for name, terms in measured.bounds.items()}
         arrays = measured._asdict() | bounds
         del arrays["bounds"]
         return {name: np.asarray(value) for name, value in arrays.items()}
 
-    hidden = None if distributed.rank() == 0 else True
+    def report(part: Part, found: bool) -> None:
+        log_weights = part["log_prob"] - part["log_q"]
+        bits.extend((-log_weights.mean(1) / (examples[0].numel() * math.log(2))).tolist())
+        error = f" ± {np.std(bits, ddof=1) / math.sqrt(len(bits)):.4f}" if len(bits) > 1 else ""
+        bar.update(len(log_weights), f"{np.mean(bits):.4f}{error} bits/dim", found)
+
+    def kept() -> str:
+        done = rows_done(folder, len(examples), batch_size)
+        return (
+            f"stopped after {done} of {len(examples)} examples, which are kept in {folder}; repeat the command to go on"
+        )
+
     bits: list[float] = []
-    with tqdm(total=len(examples), unit="example", desc="likelihood", disable=hidden) as bar:
-
-        def report(part: Part, found: bool) -> None:
-            log_weights = part["log_prob"] - part["log_q"]
-            bits.extend((-log_weights.mean(1) / (examples[0].numel() * math.log(2))).tolist())
-            error = f" ± {np.std(bits, ddof=1) / math.sqrt(len(bits)):.4f}" if len(bits) > 1 else ""
-            bar.update(len(log_weights))
-            bar.set_postfix_str(f"{np.mean(bits):.4f}{error} bits/dim{', found' if found else ''}")
-
-        try:
-            parts = in_parts(folder, about, len(examples), batch_size, work, report)
-        except KeyboardInterrupt:
-            raise Stopped(
-                f"stopped after {len(bits)} of {len(examples)} examples, which are kept; repeat the command to go on",
-                signal.SIGINT,
-            ) from None
+    share = sum(map(len, distributed.share(batches_of(len(examples), batch_size))))
+    with keeping(kept), Progress("likelihood", share, "example") as bar:
+        watched = replace(measurement, model=Watched(measurement.model, bar.call))
+        parts = in_parts(folder, about, len(examples), batch_size, work, report)
     joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in _arrays(parts[0])}
     sizes = [len(part["log_prob"]) for part in parts]
     return Likelihoods(
@@ -102,7 +102,9 @@ def check_likelihoods(
     if count == 0:
         return None
     first = (likelihoods.log_prob - likelihoods.log_q)[:count, 0]
-    return measurement.check(examples[:count], seeds[:count], first, None if classes is None else classes[:count])
+    with Progress("checks of the likelihood") as bar:
+        watched = replace(measurement, model=Watched(measurement.model, bar.call))
+        return watched.check(examples[:count], seeds[:count], first, None if classes is None else classes[:count])
 
 
 def write_likelihoods(

@@ -128,5 +128,5 @@ class Measurement:
         return result.log_prob.double().cpu(), result.latents.float().cpu(), result.nfe
 
     def _terms(self, bound: ExampleBound, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Tensor:
-        result = bound(examples.to(self.device), Dequantised(draw.x.to(self.device), draw.log_q), seeds)
+        result = bound(self.model, examples.to(self.device), Dequantised(draw.x.to(self.device), draw.log_q), seeds)
         return torch.stack([result.prior, result.diffusion, result.reconstruction], dim=1).double().cpu()

@@ -51,7 +51,7 @@ def in_parts(
     if distributed.rank() == 0:
         _prepare(folder, about)
     distributed.barrier()
-    batches = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    batches = batches_of(count, size)
     for batch in distributed.share(batches):
         path = _path(folder, batch)
         part = _read(path)
@@ -69,6 +69,16 @@ def in_parts(
             raise UserError(f"cannot read {_path(folder, batch)}, which was just written; run this again")
         parts.append(part)
     return parts
+
+
+def batches_of(count: int, size: int) -> list[range]:
+    """The rows of all parts, in order."""
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def rows_done(folder: Path, count: int, size: int) -> int:
+    """How many of the rows are in parts that are there already, of all processes."""
+    return sum(len(batch) for batch in batches_of(count, size) if _path(folder, batch).exists())
 
 
 def remove_parts(folder: Path) -> None:

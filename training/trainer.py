@@ -28,10 +28,10 @@ from tqdm import tqdm
 import distributed
 from data import Batches
 from errors import Stopped, UserError
+from interruption import note_signals
 from models import EMA, LevelModel, NoisyClassifier, ScoreModel
 from sde.noise import BatchNoise
 from training import checkpoint, parallel
-from training.interruption import note_signals
 from training.level_losses import LevelLosses
 from training.logs import Log
 from training.objectives import Losses
