@@ -27,6 +27,7 @@ from models.pretrained.diffusers import image_units, load_pipeline
 from models.pretrained.score_sde import copy_weights, read_checkpoint
 from sde import geometric_sigmas
 from training import checkpoint
+from weight_files import load_weights
 
 # Says of a configuration's network and process that a pipeline decides them.
 PIPELINE = "pipeline"
@@ -65,6 +66,8 @@ def find(path: Path) -> Found:
     if _is_published(path):
         return _published(path)
     state = checkpoint.load(path)
+    if not {"config", "ema"} <= state.keys():
+        raise UserError(f"{path} is not a model's checkpoint: it has no configuration, or no average of the weights")
     return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"])
 
 
@@ -93,7 +96,7 @@ def _own(path: Path, averages: dict[float | None, dict[str, torch.Tensor]], trai
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
             raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")
-        checkpoint.load_weights(model.network, averages[config.average], str(path))
+        load_weights(model.network, averages[config.average], str(path))
         return model
 
     return Found(path, make_model, trained_with)

@@ -27,6 +27,7 @@ from progress import Progress
 from solvers.dequantization import VariationalDequantiser, density_time
 from training import checkpoint
 from training.dequantisation import fit_dequantisation
+from weight_files import load_weights
 
 # What a density is conditioned on, and what is added to the names of its files.
 _CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
@@ -177,5 +178,5 @@ def _learned_dequantiser(
         checkpoint.save({"flow": best.state_dict()}, path)
         say(f"{path}: {gain:.4f} bits/dim less than with uniform noise, by the variational bound")
     distributed.barrier()
-    checkpoint.load_weights(flow, checkpoint.load(path)["flow"], str(path))
+    load_weights(flow, checkpoint.load(path)["flow"], str(path))
     return VariationalDequantiser(flow.cpu())

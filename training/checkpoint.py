@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from errors import UserError
 from evaluation.parts import digest
 from files import write_atomically
+from weight_files import read_safetensors, read_torch, unwrapped
 
 _FORMAT = 1
 # The entry of a safetensors file's metadata that says whose it is.
@@ -74,24 +73,19 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UserError: the file is missing, damaged, or not ours.
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+    weights, about = read_safetensors(path)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if _ABOUT in about:
-                config, expected = (json.loads(about[_ABOUT])[name] for name in ("config", "digest"))
-            else:  # earlier versions wrote them side by side
-                config, expected = json.loads(about["config"]), about["digest"]
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Earlier versions wrote the two side by side.
+        told = json.loads(about[_ABOUT]) if _ABOUT in about else {**about, "config": json.loads(about["config"])}
+        config, expected = told["config"], told["digest"]
     except KeyError as error:
         raise UserError(f"{path} does not say its configuration: it is not of this project") from error
-    except Exception as error:  # a damaged file may fail in any way
-        raise UserError(f"cannot read the checkpoint {path}: it is truncated, or not a checkpoint") from error
+    except ValueError as error:
+        raise UserError(f"cannot read the checkpoint {path}: it is damaged") from error
     # They come back in the order of their names.
     if digest(*(weights[name] for name in sorted(weights))) != expected:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged")
-    return weights, config
+    return unwrapped(weights, str(path)), config
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -100,18 +94,14 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is no checkpoint of this project, or is damaged.
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive may fail in any way
-        raise UserError(f"cannot read the checkpoint {path}: it is truncated, or not a checkpoint") from error
-    if state is None:
-        raise UserError(f"cannot read the checkpoint {path}: it is damaged")
+    state = read_torch(path)
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project")
+    for name in ("network", "ema"):
+        if name in state:
+            state[name] = unwrapped(state[name], str(path))
+    if "more_ema" in state:
+        state["more_ema"] = {decay: unwrapped(weights, str(path)) for decay, weights in state["more_ema"].items()}
     return state
 
 
@@ -140,37 +130,6 @@ def clear(folder: Path, count: int, every: int = 0) -> None:
         path.with_suffix(".safetensors").unlink(missing_ok=True)
         # What was tuned to it.
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-
-
-def check_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """See that named tensors are just those of a module.
-
-    Args:
-        module: has the names and shapes that are wanted.
-        weights: a state dict.
-        where: the origin of the weights, for the error.
-
-    Raises:
-        UserError: names or shapes differ; the first mismatch is named.
-    """
-    own = module.state_dict()
-    for name, tensor in own.items():
-        if name not in weights:
-            raise UserError(f"{where} does not fit this network: it has no {name} {tuple(tensor.shape)}")
-        if weights[name].shape != tensor.shape:
-            raise UserError(
-                f"{where} does not fit this network: {name} has shape {tuple(weights[name].shape)}, "
-                f"the network needs {tuple(tensor.shape)}"
-            )
-    for name in weights:
-        if name not in own:
-            raise UserError(f"{where} does not fit this network: it has {name}, which the network lacks")
-
-
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy named tensors into a module that must have just these; see `check_weights`."""
-    check_weights(module, weights, where)
-    module.load_state_dict(weights)
 
 
 def _step(path: Path) -> int:

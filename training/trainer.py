@@ -37,6 +37,7 @@ from training.logs import Log
 from training.objectives import Losses
 from training.optimization import learning_rate, make_optimizer
 from training.precision import training_precision
+from weight_files import check_weights
 
 TrainedModel = ScoreModel | LevelModel | NoisyClassifier
 
@@ -301,7 +302,7 @@ class Trainer:
                 )
             saved.append(more[average.decay])
         for model, weights in zip((self.model, *(each.model for each in self.averages)), saved, strict=True):
-            checkpoint.check_weights(model.network, weights, where)
+            check_weights(model.network, weights, where)
             parallel.load_whole_weights(model.network, weights)
         for average in self.averages:
             average.num_updates = state["ema_updates"]

@@ -31,6 +31,7 @@ from models.ddpm import DDPM
 from models.ncsnpp import Block, Embedding, NCSNpp
 from models.pretrained.score_sde_names import reference_tensors
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
+from weight_files import check_finite, read_torch, unwrapped
 
 Config = Mapping[str, Mapping[str, Any]]
 
@@ -133,8 +134,8 @@ def from_reference(config: Config, state_dict: Mapping[str, Tensor]) -> NCSNpp:
 
     Args:
         config: the published configuration: sections `model` and `data`.
-        state_dict: tensors under the published names (`all_modules.K.…`), with or without DataParallel's prefix
-            `module.`.
+        state_dict: tensors under the published names (`all_modules.K.…`), with or without the prefixes of
+            wrappers, such as DataParallel's `module.`.
 
     Raises:
         UserError: the two do not fit together (the first mismatch is named), or the configuration is not one of NCSN++
@@ -143,7 +144,7 @@ def from_reference(config: Config, state_dict: Mapping[str, Tensor]) -> NCSNpp:
     network_class, arguments = network_arguments(config)
     network = network_class(**arguments)
     num_scales = config["model"].get("num_scales")
-    tensors = _without_prefix(state_dict)
+    tensors = unwrapped(state_dict, "the state dict")
     if "sigmas" in tensors and num_scales is not None and len(tensors["sigmas"]) != num_scales:
         raise _mismatch("sigmas", (num_scales,), tuple(tensors["sigmas"].shape))
     copy_weights(network, tensors, arguments.get("block", "ddpm"), arguments.get("embedding", "positional"))
@@ -157,14 +158,14 @@ def copy_weights(
 
     Args:
         network: receives the weights.
-        state_dict: tensors under the published names, with or without DataParallel's prefix `module.`.
+        state_dict: tensors under the published names, with or without the prefixes of wrappers.
         block: the network's kind of residual block (for DDPM's network, `ddpm`).
         embedding: the network's kind of embedding.
 
     Raises:
         UserError: the two do not fit together; the first mismatch is named.
     """
-    tensors = _without_prefix(state_dict)
+    tensors = unwrapped(state_dict, "the state dict")
     # A network that is not conditioned on the noise level still has the layers for it in the published code, unused.
     conditional = network.embedding is not None
     expected = dict(reference_tensors(network, block, first=int(not conditional and embedding == "fourier")))
@@ -174,6 +175,7 @@ def copy_weights(
         value = tensors.get(name, target)
         if value.shape != target.shape:
             raise _mismatch(name, tuple(target.shape), tuple(value.shape))
+        check_finite({name: value}, "the file")
         target.copy_(value)
     for name in tensors:
         unused = name == "sigmas" or (not conditional and (".Dense_0." in name or name == _FOURIER))
@@ -211,15 +213,15 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tens
     Raises:
         UserError: there is no such file, it is damaged, holds something else, or contains more than data.
     """
-    contents = _read_data(Path(path))
+    contents = read_torch(Path(path))
     try:
-        weights = _without_prefix(contents["model"])
-        averages = list(contents["ema"]["shadow_params"])
-    except (KeyError, TypeError, AttributeError) as error:
+        found, averages = contents["model"], list(contents["ema"]["shadow_params"])
+    except (KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not a checkpoint of the published code: it lacks the weights or their average"
         ) from error
-    if not all(isinstance(tensor, Tensor) for tensor in (*weights.values(), *averages)):
+    weights = unwrapped(found, str(path))
+    if not all(isinstance(tensor, Tensor) for tensor in averages):
         raise UserError(f"{path} is not a checkpoint of the published code: not all of its weights are tensors")
     trained = [name for name in weights if name not in ("sigmas", _FOURIER)]
     if len(averages) != len(trained):
@@ -229,41 +231,6 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tens
 
 # The Fourier frequencies, the one parameter that is not trained. Networks without them have no tensor of this name.
 _FOURIER = "all_modules.0.W"
-
-
-class _OptimizerNumber:
-    """Stands in for NumPy's scalars and their types, which the optimizer's learning rate is saved as. It keeps
-    nothing.
-    """
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
-_NUMPY_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
-
-
-def _read_data(path: Path) -> Any:
-    """The contents of a file written by `torch.save`, on the CPU, if they are data only."""
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    stand_ins: list[Any] = [(_OptimizerNumber, name) for name in _NUMPY_NAMES]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in as many ways as it can be damaged
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot read the checkpoint {path}: it is damaged, or holds more than data ({reason})"
-        ) from error
-
-
-def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names as they are inside DataParallel."""
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def _mismatch(name: str, expected: tuple[int, ...], found: tuple[int, ...]) -> UserError:

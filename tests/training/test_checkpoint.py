@@ -18,6 +18,7 @@ from configuration import ROOT
 from errors import UserError
 from evaluation.parts import digest
 from training import checkpoint
+from weight_files import load_weights
 
 
 def state(value: float = 1.0) -> dict:
@@ -166,10 +167,10 @@ def test_the_first_mismatch_of_weights_is_named():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     weights = {name: tensor + 1 for name, tensor in network.state_dict().items()}
     with pytest.raises(UserError, match=r"file does not fit this network: it has no 0\.bias \(3,\)"):
-        checkpoint.load_weights(network, {k: v for k, v in weights.items() if k != "0.bias"}, "file")
+        load_weights(network, {k: v for k, v in weights.items() if k != "0.bias"}, "file")
     with pytest.raises(UserError, match=r"1\.weight has shape \(1, 4\), the network needs \(1, 3\)"):
-        checkpoint.load_weights(network, {**weights, "1.weight": torch.ones(1, 4)}, "file")
+        load_weights(network, {**weights, "1.weight": torch.ones(1, 4)}, "file")
     with pytest.raises(UserError, match=r"it has 2\.weight, which the network lacks"):
-        checkpoint.load_weights(network, {**weights, "2.weight": torch.ones(1)}, "file")
-    checkpoint.load_weights(network, weights, "file")
+        load_weights(network, {**weights, "2.weight": torch.ones(1)}, "file")
+    load_weights(network, weights, "file")
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in weights.items())
