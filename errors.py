@@ -9,10 +9,10 @@ from typing import TypeVar
 _Value = TypeVar("_Value")
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake in the input: one clear line that says what is wrong, where, and what to do.
 
-    `main.py` prints it without a traceback and exits with code 1.
+    `main.py` prints it without a traceback and exits with code 1. From Python it is a `ValueError`, as any library's.
     """
 
 

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from arguments import checked
+from errors import UserError
 from sde.noise import SampleNoise, seeds_from_generator
 
 # Halving [0, T] this often locates a time to float64's resolution.
@@ -124,6 +126,7 @@ class SDE(ABC):
         value = value.to(dtype=x.dtype, device=x.device)
         return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
 
+    @checked
     def prior_sample(
         self,
         shape: Sequence[int],
@@ -139,8 +142,13 @@ class SDE(ABC):
         default one).
 
         Raises:
-            ValueError: the number of seeds is not the batch size.
+            UserError: it is no shape of a batch, the seeds are not as many as its examples, or the dtype is not that of
+                real numbers.
         """
+        if len(shape) < 2 or min(shape) < 1:
+            raise UserError(f"a batch has a shape (B, *dims) of numbers from 1 on, not {tuple(shape)}")
+        if dtype is not None and not dtype.is_floating_point:
+            raise UserError(f"states have a dtype of real numbers, such as torch.float32, not {dtype}")
         seeds = seeds_from_generator(shape[0], generator) if seeds is None else list(seeds)
         like = torch.empty(tuple(shape), dtype=dtype or torch.get_default_dtype(), device=device)
         return self.prior_std * SampleNoise(seeds, stream="prior").normal(like)
@@ -150,6 +158,12 @@ class SDE(ABC):
         z = x.flatten(1) / self.prior_std
         dimension = z.shape[1]
         return -0.5 * z.square().sum(1) - dimension * (math.log(self.prior_std) + 0.5 * math.log(2 * math.pi))
+
+
+def check_first_time(t_min: float, T: float) -> None:
+    """Raise `UserError` unless `t_min` lies in `[0, T)`."""
+    if not 0 <= t_min < T:
+        raise UserError(f"t_min must lie in [0, {T:g}), not {t_min:g}")
 
 
 def _value_and_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
 from sde.base import SDE
 
@@ -49,6 +50,7 @@ class DDPMLadder(Ladder):
         UserError: a beta is not in (0, 1), or there are none.
     """
 
+    @checked
     def __init__(self, betas: Tensor) -> None:
         if len(betas) == 0:
             raise UserError("a ladder needs at least 1 rung: see sde.num_rungs")
@@ -94,6 +96,7 @@ class NCSNLadder(Ladder):
         UserError: the noise levels do not grow from above 0, or there are fewer than two.
     """
 
+    @checked
     def __init__(self, sigmas: Tensor) -> None:
         if len(sigmas) < 2 or not bool(sigmas[0] > 0) or not bool((sigmas.diff() > 0).all()):
             raise UserError("NCSN's noise levels must grow from above 0, in at least 2 rungs: see the section sde")
@@ -114,11 +117,13 @@ class NCSNLadder(Ladder):
         return torch.exp(_interpolate(self._log_sigma, t * (self.num_rungs - 1)))
 
 
+@checked
 def ddpm_betas(num_rungs: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
     """DDPM's linear betas `linspace(beta_min / N, beta_max / N, N)`, float64 (Song et al. 2021, appendix C)."""
     return torch.linspace(beta_min / num_rungs, beta_max / num_rungs, num_rungs, dtype=torch.float64)
 
 
+@checked
 def cosine_betas(num_rungs: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """Cosine betas, float64 (Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17), clipped at `max_beta`."""
     steps = torch.linspace(0, 1, num_rungs + 1, dtype=torch.float64)
@@ -126,6 +131,7 @@ def cosine_betas(num_rungs: int, offset: float = 0.008, max_beta: float = 0.999)
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 
+@checked
 def geometric_sigmas(num_rungs: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
     """NCSN's geometric noise levels from `sigma_min` to `sigma_max`, float64."""
     return torch.linspace(math.log(sigma_min), math.log(sigma_max), num_rungs, dtype=torch.float64).exp()

@@ -10,6 +10,7 @@ all of them together see the batch that one would.
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -17,6 +18,8 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+
+from errors import UserError
 
 Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control"]
 
@@ -27,17 +30,20 @@ class SampleNoise:
     Args:
         seeds: one non-negative integer an example.
         stream: what the numbers are for.
+
+    Raises:
+        UserError: a seed is no such number.
     """
 
     def __init__(self, seeds: Iterable[int], stream: Stream) -> None:
-        self.seeds = list(seeds)
+        self.seeds = [_as_seed(seed) for seed in seeds]
         self._generators = [torch.Generator().manual_seed(stream_seed(seed, stream)) for seed in self.seeds]
 
     def normal(self, like: Tensor) -> Tensor:
         """The next standard normal numbers, of the shape `(B, *dims)`, dtype and device of `like`.
 
         Raises:
-            ValueError: the batch size is not the number of seeds.
+            UserError: the batch size is not the number of seeds.
         """
         return self._draw(torch.randn, like)
 
@@ -49,9 +55,13 @@ class SampleNoise:
         """The next random signs, of the shape `(B, *dims)`, dtype and device of `like`; the same for every dtype."""
         return torch.where(self._draw(torch.rand, like.float()) < 0.5, -1.0, 1.0).to(like.dtype)
 
+    def check_count(self, count: int) -> None:
+        """Raise `UserError` unless there are so many seeds."""
+        if len(self.seeds) != count:
+            raise UserError(f"{len(self.seeds)} seeds for a batch of {count}: give one seed an example")
+
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
-        if len(self._generators) != like.shape[0]:
-            raise ValueError(f"{len(self._generators)} seeds for a batch of {like.shape[0]}: give one seed an example")
+        self.check_count(like.shape[0])
         rows = [sampler(like.shape[1:], generator=generator, dtype=like.dtype) for generator in self._generators]
         return torch.stack(rows).to(like.device)
 
@@ -87,6 +97,16 @@ class BatchNoise:
         place = self._generator.device if self._generator is not None else like.device
         shape = (self.count, *like.shape[1:])
         return sampler(shape, generator=self._generator, dtype=like.dtype, device=place)[self.rows].to(like.device)
+
+
+def _as_seed(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise UserError(f"seeds are whole numbers, not negative, unlike {seed!r}")
+    return number
 
 
 def stream_seed(seed: int, stream: Stream) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
 from sde.base import SDE
 
@@ -20,6 +21,7 @@ class Truncated(SDE):
         UserError: `T` is out of range.
     """
 
+    @checked
     def __init__(self, sde: SDE, T: float) -> None:
         if not sde.t_min < T <= sde.T:
             raise UserError(f"the time to start from must lie between {sde.t_min:g} and {sde.T:g}, not {T:g}")

@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
-from sde.base import SDE
+from sde.base import SDE, check_first_time
 
 
 class VESDE(SDE):
@@ -23,12 +24,14 @@ class VESDE(SDE):
         t_min: smallest time at which a model should be evaluated.
 
     Raises:
-        UserError: the noise does not grow from above 0.
+        UserError: the noise does not grow from above 0, or `t_min` is out of range.
     """
 
+    @checked
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, t_min: float = 1e-5) -> None:
         if not 0 < sigma_min < sigma_max:
             raise UserError(f"sigma_min={sigma_min:g} must lie above 0 and below sigma_max={sigma_max:g}")
+        check_first_time(t_min, self.T)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self.t_min = t_min

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
-from sde.base import SDE
+from sde.base import SDE, check_first_time
 
 
 class VPSDE(SDE):
@@ -23,12 +24,14 @@ class VPSDE(SDE):
         t_min: smallest time at which a model should be evaluated.
 
     Raises:
-        UserError: a beta is negative, or there is no noise at all.
+        UserError: a beta is negative, there is no noise at all, or `t_min` is out of range.
     """
 
+    @checked
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> None:
         if not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
             raise UserError(f"beta_min={beta_min:g} and beta_max={beta_max:g} must not be negative, nor both 0")
+        check_first_time(t_min, self.T)
         self.beta_min = beta_min
         self.beta_max = beta_max
         self.t_min = t_min

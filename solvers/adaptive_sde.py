@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
 from solvers.brownian_path import BrownianPath
-from solvers.options import check_positive, last_time, sample_noise
-from solvers.solution import Model, Solution
+from solvers.options import States, check_positive, last_time, sample_noise
+from solvers.solution import Model, Solution, solved
 
 _SAFETY = 0.9
 _EXPONENT = 0.9
@@ -60,10 +61,11 @@ class AdaptiveSDE:
         check_positive("first_step", self.first_step)
 
     @torch.no_grad()
+    @checked
     def __call__(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -95,8 +97,8 @@ class AdaptiveSDE:
             t = torch.where(accepted, s, t)
             self._check_progress(error, step, t, t_min, end)
         if self.denoise:
-            return Solution(model.denoise(x, t), nfe + 1)
-        return Solution(x, nfe)
+            return solved(model.denoise(x, t), nfe + 1)
+        return solved(x, nfe)
 
     def _error(self, euler: Tensor, improved: Tensor, previous: Tensor) -> Tensor:
         """`E` of each example, `(B,)`, float64."""

@@ -38,13 +38,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.decoders import Decoder
 from solvers.divergence import hutchinson_divergence
 from solvers.grids import Grid, time_grid
-from solvers.options import check_at_least, last_time, sample_noise
+from solvers.options import States, check_at_least, last_time, log_snr_range, sample_noise
 from solvers.solution import Model
 
 
@@ -70,9 +71,10 @@ class Bound(NamedTuple):
 
 
 @torch.no_grad()
+@checked
 def discrete_bound(
     model: Model,
-    x_0: Tensor,
+    x_0: States,
     decoder: Decoder,
     *,
     num_steps: int = 1000,
@@ -122,9 +124,10 @@ def discrete_bound(
 
 
 @torch.no_grad()
+@checked
 def continuous_bound(
     model: Model,
-    x_0: Tensor,
+    x_0: States,
     decoder: Decoder,
     *,
     num_calls: int = 32,
@@ -142,9 +145,10 @@ def continuous_bound(
 
 
 @torch.no_grad()
+@checked
 def score_flow_bound(
     model: Model,
-    x: Tensor,
+    x: States,
     *,
     num_calls: int = 32,
     t_min: float | None = None,
@@ -186,6 +190,7 @@ def _prepare(
 ) -> tuple[SDE, SampleNoise, Tensor]:
     """The process, a source of noise, and the times `T, t_min`."""
     ends = torch.tensor([model.sde.T, last_time(model.sde, t_min)], dtype=torch.float64)
+    log_snr_range(model.sde, float(ends[1]))
     return model.sde, sample_noise(x, seeds, generator, stream="bound"), ends
 
 

@@ -9,18 +9,19 @@ calls.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.grids import Grid, time_grid
-from solvers.options import sample_noise
-from solvers.solution import Model, Solution
+from solvers.options import States, sample_noise
+from solvers.solution import Model, Solution, solved
 from solvers.stepwise import Ends, Stepwise
 from solvers.table import Nodes, Prediction, Table, Tape
 from solvers.thresholding import Threshold
@@ -185,25 +186,34 @@ class TableSolver:
         return self._made[1:]
 
     @torch.no_grad()
+    @checked
     def __call__(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
-        seeds: Any = None,
+        seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
     ) -> Solution:
         """Solve from `x_T` `(B, *dims)`; seeds, one an example, or a generator matter to stochastic methods alone."""
         table, steps = self._for_process(model.sde)
         x = run_steps(steps, table.prediction, model, x_T, self._noise(table, x_T, seeds, generator), self._threshold)
-        return Solution(x, len(steps))
+        return solved(x, len(steps))
 
     @staticmethod
-    def _noise(table: Table, x_T: Tensor, seeds: Any, generator: torch.Generator | None) -> SampleNoise | None:
+    def _noise(
+        table: Table, x_T: Tensor, seeds: Iterable[int] | None, generator: torch.Generator | None
+    ) -> SampleNoise | None:
         return sample_noise(x_T, seeds, generator) if bool(table.noise.any()) else None
 
+    @checked
     def stepwise(
-        self, model: Model, x_T: Tensor, *, seeds: Any = None, generator: torch.Generator | None = None
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
     ) -> Stepwise:
         """The method's steps; arguments as of a call.
 
@@ -259,5 +269,7 @@ def solver_from_method(
     common = [p for p in inspect.signature(build).parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in fixed]
     build.__signature__ = inspect.Signature([*common, *own])  # type: ignore[attr-defined]
+    hints = get_type_hints(method, include_extras=True) | get_type_hints(build, include_extras=True)
+    build.__annotations__ = {p.name: hints[p.name] for p in (*common, *own)}
     build.__doc__ = method.__doc__
     return build

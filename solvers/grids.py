@@ -27,7 +27,7 @@ from torch import Tensor
 
 from errors import UserError
 from sde import SDE
-from solvers.options import last_time
+from solvers.options import last_time, log_snr_range
 from solvers.quadrature import adams_weights
 
 Grid = str | Sequence[float] | Tensor
@@ -80,7 +80,7 @@ def _given_times(sde: SDE, grid: Sequence[float] | Tensor, num_steps: int, t_min
 
 
 def _lambda_range(sde: SDE, t_min: float) -> tuple[float, float]:
-    start, end = (0.5 * sde.log_snr(torch.tensor([sde.T, t_min], dtype=torch.float64))).tolist()
+    start, end = (0.5 * log_snr_range(sde, t_min)).tolist()
     return start, end
 
 

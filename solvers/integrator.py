@@ -12,6 +12,7 @@ from torchdiffeq import odeint, odeint_adjoint
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
+from arguments import checked_class
 from errors import UserError, choose, nearest
 from solvers.adams import integrate_adams
 from solvers.adaptive_runge_kutta import Field, Norm, StepFailureError, integrate_per_example, root_mean_square
@@ -35,6 +36,7 @@ _FAILURES = {
 }
 
 
+@checked_class
 @dataclass(frozen=True)
 class Integrator:
     """How an ODE is integrated.

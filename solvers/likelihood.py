@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arguments import checked
 from errors import UserError, choose
 from sde import SDE
 from sde.noise import SampleNoise
@@ -30,7 +31,7 @@ from solvers.divergence import Divergence, exact_divergence, hutch_plus_plus_div
 from solvers.grids import Grid
 from solvers.integrator import Integrator
 from solvers.ode import check_fixed_steps, integration_nodes
-from solvers.options import check_at_least, check_density, last_time, sample_noise
+from solvers.options import States, check_at_least, check_density, last_time, sample_noise
 from solvers.probability_flow import ProbabilityFlow
 from solvers.solution import Model
 
@@ -60,9 +61,10 @@ class Likelihood(NamedTuple):
     by_probe: Tensor
 
 
+@checked
 def log_likelihood(
     model: Model,
-    x: Tensor,
+    x: States,
     *,
     divergence: str = "hutchinson",
     num_probes: int = 1,
@@ -135,6 +137,7 @@ def log_likelihood(
         return Likelihood(by_probe.mean(1), nfe, latents, by_probe)
 
 
+@checked
 def matched_prior(sde: SDE, mean: Tensor, variance: Tensor) -> LogDensity:
     """A prior with the mean and variance that the data have at `T`: `N(alpha_T mean, alpha_T^2 variance + sigma_T^2)`.
 

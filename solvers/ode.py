@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arguments import checked, checked_class
 from errors import UserError
 from solvers.grids import Grid, time_grid
 from solvers.integrator import ADAMS, ADAMS_ON_NODES, Integrator, default_tolerance
-from solvers.options import check_at_least, last_time
+from solvers.options import States, check_at_least, last_time
 from solvers.probability_flow import ProbabilityFlow
-from solvers.solution import Model, Solution
+from solvers.solution import Model, Solution, solved
 from solvers.stepwise import Ends, Stepwise
 
 _ROUND_TRIP_TOLERANCE = 1e-6
@@ -26,6 +27,7 @@ _ROUND_TRIP_TOLERANCE = 1e-6
 _STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 
 
+@checked_class
 @dataclass(frozen=True)
 class ODE:
     """Solver `ode`: the probability flow ODE by any method of torchdiffeq.
@@ -71,10 +73,11 @@ class ODE:
         return Integrator(self.method, self.rtol, self.atol, self.options, self.per_example)
 
     @torch.no_grad()
+    @checked
     def __call__(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -86,13 +89,14 @@ class ODE:
         z = self.integrator(flow, flow, flow.normalise(x_T, ends[0]), nodes)
         x = flow.denormalise(z, ends[1])
         if self.denoise:
-            return Solution(model.denoise(x, ends[1]), flow.nfe + 1)
-        return Solution(x, flow.nfe)
+            return solved(model.denoise(x, ends[1]), flow.nfe + 1)
+        return solved(x, flow.nfe)
 
+    @checked
     def stepwise(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -124,7 +128,8 @@ class ODE:
         return Stepwise(Ends.at_times(model.sde, times, self.denoise), calls, step)
 
     @torch.no_grad()
-    def encode(self, model: Model, x: Tensor) -> Solution:
+    @checked
+    def encode(self, model: Model, x: States) -> Solution:
         """The latents at `T`, shape of `x`, of examples `x` `(B, *dims)` at `t_min`."""
         flow = ProbabilityFlow(model, x.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
         nodes, ends = integration_nodes(flow, self.integrator, self.num_steps, self.grid, x.device)
@@ -132,7 +137,8 @@ class ODE:
         return Solution(flow.denormalise(z, ends[0]), flow.nfe)
 
 
-def encode(model: Model, x: Tensor, **options: Any) -> Solution:
+@checked
+def encode(model: Model, x: States, **options: Any) -> Solution:
     """Latents of data: the probability flow ODE from `t_min` to `T`; `decode` returns from there to `x`.
 
     Where a trajectory passes between two outcomes, small errors grow: tolerances are tighter than for sampling
@@ -152,7 +158,8 @@ def encode(model: Model, x: Tensor, **options: Any) -> Solution:
     return _there_and_back(x, options).encode(model, x)
 
 
-def decode(model: Model, latents: Tensor, **options: Any) -> Solution:
+@checked
+def decode(model: Model, latents: States, **options: Any) -> Solution:
     """Data at `t_min` of latents at `T`, shape `(B, *dims)` both; arguments as of `encode`, whose inverse it is."""
     return _there_and_back(latents, options)(model, latents)
 

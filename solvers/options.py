@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from errors import UserError
 from sde import SDE
+from sde.base import check_first_time
 from sde.noise import SampleNoise, Stream, seeds_from_generator
+
+# Where a process is looked at before it is solved.
+_NUM_PLACES = 33
+# Half the log-SNR at which alpha has no digit left beside sigma.
+_LEAST_HALF_LOG_SNR = math.log(torch.finfo(torch.float64).eps)
+# By how much a log-SNR may rise by rounding.
+_ROUNDING = 1e-9
 
 
 def check_at_least(what: str, value: float, least: float) -> None:
@@ -24,6 +34,13 @@ def check_positive(what: str, value: float) -> None:
         raise UserError(f"{what} must be positive, not {value:g}")
 
 
+def check_between(what: str, value: float, least: float, most: float) -> None:
+    """Raise `UserError` unless `least <= value <= most`."""
+    check_at_least(what, value, least)
+    if not value <= most:
+        raise UserError(f"{what} must be at most {most:g}, not {value:g}")
+
+
 def check_density(model: object) -> None:
     """Raise `UserError` if a model says that its score is not that of a diffused density, and why: `no_density`."""
     reason = getattr(model, "no_density", "")
@@ -31,16 +48,87 @@ def check_density(model: object) -> None:
         raise UserError(f"this model has no log-likelihood: {reason}")
 
 
-def last_time(sde: SDE, t_min: float | None) -> float:
-    """`t_min`, or the process's own if left out.
+def as_states(name: str, x: Tensor) -> Tensor:
+    """States `x` `(B, *dims)` as solvers take them: whole numbers become torch's default dtype, others keep theirs.
 
     Raises:
-        UserError: it is not in `[0, T)`.
+        UserError: they are not real and finite numbers, there is no example, or no dimension of examples.
+    """
+    if x.ndim < 2 or x.numel() == 0:
+        raise UserError(
+            f"{name} must have shape (B, *dims), with at least one example and number, not {tuple(x.shape)}"
+        )
+    if x.is_complex() or x.dtype == torch.bool:
+        raise UserError(f"{name} must have real numbers, not {x.dtype}")
+    if not x.is_floating_point():
+        return x.to(torch.get_default_dtype())
+    finite = x.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise UserError(f"{name} must have finite numbers: example {int((~finite).long().argmax())} has others")
+    return x
+
+
+# A parameter of these is given tensors or arrays; see `arguments`.
+States = Annotated[Tensor, as_states]
+
+
+def last_time(sde: SDE, t_min: float | None) -> float:
+    """`t_min`, or the process's own if left out. Every solver asks for it, and so is told if it cannot use the process.
+
+    Raises:
+        UserError: it is not in `[0, T)`, or the process is none that can be solved between (`check_process`).
     """
     t_min = sde.t_min if t_min is None else t_min
-    if not 0 <= t_min < sde.T:
-        raise UserError(f"t_min must lie in [0, {sde.T:g}), not {t_min:g}")
+    check_first_time(t_min, sde.T)
+    check_process(sde, t_min)
     return t_min
+
+
+@torch.no_grad()
+def check_process(sde: SDE, t_min: float) -> None:
+    """Raise `UserError` unless the log-SNR falls from `t_min` to `T` through finite numbers.
+
+    At `t_min` it may be infinite, since some solvers never divide by `sigma` there; see `log_snr_range`.
+    """
+    name = type(sde).__name__
+    times = torch.linspace(float(t_min), sde.T, _NUM_PLACES, dtype=torch.float64)
+    log_snr = sde.log_snr(times)
+    if bool(log_snr[-1] < 2 * _LEAST_HALF_LOG_SNR):
+        raise UserError(
+            f"{name} has alpha(T) = 0 at T = {sde.T:g} (alpha / sigma = {math.exp(float(log_snr[-1]) / 2):.2g}): "
+            f"nothing of the data is left there, and solvers divide by it; end the process earlier, "
+            f"as at T = {0.999 * sde.T:g}, or with less noise"
+        )
+    wrong = ~log_snr.isfinite()
+    wrong[0] = bool(log_snr[0].isnan())
+    if bool(wrong.any()):
+        place = int(wrong.long().argmax())
+        raise UserError(
+            f"{name} has the log-SNR {float(log_snr[place]):g} at t = {float(times[place]):g}: alpha and sigma must be "
+            f"finite and positive between t_min and T"
+        )
+    rising = log_snr[1:] > log_snr[:-1] + _ROUNDING * (1 + log_snr[:-1].abs())
+    if bool(rising.any()):
+        place = int(rising.long().argmax())
+        raise UserError(
+            f"{name} has a log-SNR that rises from t = {float(times[place]):g} to {float(times[place + 1]):g}: "
+            "alpha / sigma must decrease from t = 0 to T"
+        )
+
+
+def log_snr_range(sde: SDE, t_min: float) -> Tensor:
+    """The log-SNRs at `T` and `t_min`, `(2,)`, float64, for solvers that go through all between.
+
+    Raises:
+        UserError: there is no noise at `t_min`.
+    """
+    ends = sde.log_snr(torch.tensor([sde.T, t_min], dtype=torch.float64))
+    if not bool(ends[1].isfinite()):
+        raise UserError(
+            f"the log-SNR of {type(sde).__name__} at t_min = {t_min:g} is not finite: t_min must lie where there is "
+            "some noise"
+        )
+    return ends
 
 
 def sample_noise(
@@ -49,9 +137,8 @@ def sample_noise(
     """A noise source with one generator for each example of `x` `(B, *dims)`.
 
     Raises:
-        UserError: the number of seeds is not the batch size.
+        UserError: the number of seeds is not the batch size, or they are no seeds.
     """
-    seeds = seeds_from_generator(x.shape[0], generator) if seeds is None else list(seeds)
-    if len(seeds) != x.shape[0]:
-        raise UserError(f"{len(seeds)} seeds for a batch of {x.shape[0]}: give one seed an example")
-    return SampleNoise(seeds, stream)
+    noise = SampleNoise(seeds_from_generator(x.shape[0], generator) if seeds is None else seeds, stream)
+    noise.check_count(x.shape[0])
+    return noise

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import choose
 from solvers.correctors import corrector_step_size, langevin
 from solvers.grids import Grid, time_grid
-from solvers.options import check_at_least, check_positive, sample_noise
+from solvers.options import States, check_at_least, check_positive, sample_noise
 from solvers.predictors import PREDICTORS
 from solvers.solution import Model, Solution
 from solvers.stepwise import Ends, Stepwise
@@ -64,10 +65,11 @@ class PredictorCorrector:
         check_positive("snr", self.snr)
 
     @torch.no_grad()
+    @checked
     def __call__(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -78,10 +80,11 @@ class PredictorCorrector:
         """
         return self.stepwise(model, x_T, seeds=seeds, generator=generator).run(x_T)
 
+    @checked
     def stepwise(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,

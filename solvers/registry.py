@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from errors import UserError, choose, nearest
+from arguments import check_call, checked
+from errors import choose
 from solvers.adaptive_sde import AdaptiveSDE
 from solvers.named import FAST_SOLVERS
 from solvers.ode import ODE
@@ -25,6 +25,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 }
 
 
+@checked
 def get_solver(name: str, **options: Any) -> Solver:
     """Build a solver: `get_solver("dpmpp_2m", num_steps=10)(model, x_T).x`.
 
@@ -36,13 +37,7 @@ def get_solver(name: str, **options: Any) -> Solver:
         options: the solver's own options; see its docstring.
 
     Raises:
-        UserError: there is no such solver, or it has no such option.
+        UserError: there is no such solver, it has no such option, or one has the wrong type or is out of range.
     """
     solver = choose("solver", name, SOLVERS)
-    known = inspect.signature(solver).parameters
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"solver {name!r} has no option {option!r}{nearest(option, known)}; it has: {', '.join(known)}"
-            )
-    return solver(**options)
+    return solver(**check_call(f"solver {name!r}", solver, (), options).arguments)

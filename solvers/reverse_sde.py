@@ -23,12 +23,13 @@ import torch
 import torchsde
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError, choose
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.brownian import FreshIncrements, StackedIntervals
-from solvers.options import check_at_least, check_positive, last_time, sample_noise
-from solvers.solution import Model, Solution
+from solvers.options import States, check_at_least, check_positive, last_time, log_snr_range, sample_noise
+from solvers.solution import Model, Solution, solved
 from solvers.stepwise import Ends, Stepwise
 
 # Network calls a step.
@@ -75,10 +76,11 @@ class ReverseSDE:
         check_positive("atol", self.atol)
 
     @torch.no_grad()
+    @checked
     def __call__(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -90,13 +92,14 @@ class ReverseSDE:
         problem, brownian = self._problem(model, x_T, seeds, generator)
         x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1)
         if self.denoise:
-            return Solution(problem.denoise(x), problem.nfe + 1)
-        return Solution(x, problem.nfe)
+            return solved(problem.denoise(x), problem.nfe + 1)
+        return solved(x, problem.nfe)
 
+    @checked
     def stepwise(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
@@ -180,8 +183,7 @@ class NormalisedReverseSDE:
 
     def __init__(self, model: Model, shape: torch.Size, t_min: float, num_intervals: int, eta: float) -> None:
         self.model, self.shape, self.t_min, self.eta = model, shape, t_min, eta
-        ends = torch.tensor([model.sde.T, t_min], dtype=torch.float64)
-        start, end = (0.5 * model.sde.log_snr(ends)).unbind()
+        start, end = (0.5 * log_snr_range(model.sde, t_min)).unbind()
         self.start, self.rate = start, (end - start) / num_intervals
         self.nfe, self.last_t = 0, model.sde.T
         # torchsde asks again at places it has just been to; two of them are remembered.

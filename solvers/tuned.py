@@ -15,6 +15,7 @@ from errors import UserError
 from files import write_atomically
 from sde import SDE
 from solvers.exponential import TableSolver
+from solvers.options import last_time
 from solvers.recommended import recommended_table
 from solvers.table import Table
 from solvers.thresholding import Threshold
@@ -56,6 +57,7 @@ def tuned(
         raise UserError(f"this table was tuned for {len(made.times)} steps, not {num_steps}: tune one for {num_steps}")
 
     def for_process(sde: SDE) -> Table:
+        last_time(sde, None)
         if log_snr is not None and not torch.allclose(sde.log_snr(made.times), log_snr, rtol=0, atol=1e-6):
             raise UserError(f"the table {path} was tuned for another process than this model's: tune one for it")
         if abs(float(made.times[0]) - sde.T) > 1e-6:
