@@ -43,6 +43,7 @@ class Found:
         config: the configuration that it was trained with, as nested values, if it knows.
         values: dotted keys and values of a configuration that it decides.
         self_sufficient: whether no configuration need be given.
+        data: what the data were that it was trained on, if it knows; see `data.dataset.described`.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Found:
     config: dict[str, Any] | None = None
     values: dict[str, Any] = field(default_factory=dict)
     self_sufficient: bool = True
+    data: dict[str, Any] | None = None
 
 
 def find(path: Path) -> Found:
@@ -61,14 +63,14 @@ def find(path: Path) -> Found:
     if is_pipeline(path):
         return _pipeline(path)
     if path.suffix == ".safetensors":
-        weights, config = checkpoint.load_weights_file(path)
-        return _own(path, {None: weights}, config)
+        weights, config, data = checkpoint.load_weights_file(path)
+        return _own(path, {None: weights}, config, data)
     if _is_published(path):
         return _published(path)
     state = checkpoint.load(path)
     if not {"config", "ema"} <= state.keys():
         raise UserError(f"{path} is not a model's checkpoint: it has no configuration, or no average of the weights")
-    return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"])
+    return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"], state.get("data"))
 
 
 def companions(folder: Path, found: Found | None) -> Path:
@@ -88,10 +90,17 @@ def is_pipeline(path: Path) -> bool:
     return path.is_dir() or (named and not path.parent.is_dir())
 
 
-def _own(path: Path, averages: dict[float | None, dict[str, torch.Tensor]], trained_with: dict[str, Any]) -> Found:
+def _own(
+    path: Path,
+    averages: dict[float | None, dict[str, torch.Tensor]],
+    trained_with: dict[str, Any],
+    data: dict[str, Any] | None,
+) -> Found:
     """`averages` of the weights, by their decay."""
 
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        if data is not None:
+            dataset.check_like(data, build.knows_classes(config), str(path))
         model = build.make_model(config, dataset)
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
@@ -99,7 +108,7 @@ def _own(path: Path, averages: dict[float | None, dict[str, torch.Tensor]], trai
         load_weights(model.network, averages[config.average], str(path))
         return model
 
-    return Found(path, make_model, trained_with)
+    return Found(path, make_model, trained_with, data=data)
 
 
 def _is_published(path: Path) -> bool:

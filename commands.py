@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ import distributed
 import guided
 import runs
 from data import Batches, Dataset, get_augmentation
+from data.dataset import described
+from data.memory import changes, memory_of, overlap, recall, remember
+from data.words import PARTS
 from editing import BY_FLOW, Editor, edit, num_answers
 from errors import UserError
 from evaluation.compare import compare as compare_solvers
@@ -45,6 +48,8 @@ from training.classification import accuracy_by_level
 from training.precision import image_layout, training_precision
 from training.trainer import Trainer
 
+# What a run remembers of its data.
+_MEMORY = "data.npz"
 _NUM_PREVIEWS = 36
 _NUM_TUNED_STEPS = 10
 # Of solvers that have no default of their own.
@@ -111,7 +116,10 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         )
         return
     if distributed.rank() == 0:
+        memory, before = memory_of(dataset), recall(folder / _MEMORY) if trainer.step else None
+        _note([*([] if before is None else changes(memory, before)), *overlap(memory, before)])
         configuration.save(config, folder / "config.json")
+        remember(memory, folder / _MEMORY, before)
     size = sum(parameter.numel() for parameter in model.parameters())
     beginning = f", from step {trainer.step}" if trainer.step else ""
     distributed.say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
@@ -156,9 +164,10 @@ def use(
         UserError: the configuration or the checkpoint is faulty or missing, or a file cannot be written.
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
-    shape_alone = mode == "sample" and found is not None and not config.sampling.metrics
-    classes_needed = build.knows_classes(config) or config.sampling.labels is not None
-    dataset = _make_dataset(config, files_needed=not shape_alone or classes_needed)
+    dataset = _dataset_to_use(mode, config, found)
+    if mode in ("likelihood", "compare"):
+        part = config.likelihood.split if mode == "likelihood" else "test"
+        _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
         raise UserError(
@@ -166,7 +175,7 @@ def use(
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
-        print(f"note: {folder} is the run of another model than {found.path}: see --workdir", file=sys.stderr)
+        _note([f"{folder} is the run of another model than {found.path}: see --workdir"])
     if distributed.rank() == 0 and not (folder / "config.json").exists():
         # An edit is made once.
         kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
@@ -344,10 +353,43 @@ def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     """The data; what has to be prepared is prepared by one process of each machine."""
     with distributed.one_first():
         dataset = build.make_dataset(config, files_needed)
-    if distributed.rank() == 0:
-        for note in dataset.notes:
-            print(f"note: {note}", file=sys.stderr)
+    _note(dataset.notes)
     return dataset
+
+
+def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
+    """The data, or, where samples are to be drawn and they are not there, what the checkpoint knows of them."""
+    known = None if found is None else found.data
+    if mode != "sample" or config.sampling.metrics:
+        return _make_dataset(config)
+    if known is None:
+        classes_needed = build.knows_classes(config) or config.sampling.labels is not None
+        return _make_dataset(config, files_needed=found is None or classes_needed)
+    without_examples = described(known, config.data.low, config.data.high)
+    if without_examples.is_image:
+        return without_examples
+    # Points are shown beside those of the data.
+    try:
+        return _make_dataset(config)
+    except UserError as error:
+        _note([f"sampled without the data: {error}"])
+        return without_examples
+
+
+def _note_changes(dataset: Dataset, run: Path, part: str) -> None:
+    """Say how a part of the data differs from that of the data that a run was trained on, if it remembers these."""
+    before = recall(run / _MEMORY) if distributed.rank() == 0 else None
+    memory = {} if before is None else memory_of(dataset)
+    parts = [known for known in PARTS if known == part and len(memory.get(known, ()))]
+    if before is not None and parts:
+        _note([*changes(memory, before, parts), *overlap(memory, before, [p for p in parts if p != "train"])])
+
+
+def _note(lines: Iterable[str]) -> None:
+    """Print notes, once for all processes."""
+    if distributed.rank() == 0:
+        for line in lines:
+            print(f"note: {line}", file=sys.stderr)
 
 
 def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:

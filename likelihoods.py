@@ -34,11 +34,15 @@ _CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
 
 
 class _Job(NamedTuple):
-    """What is to be measured, where it goes, and what decides it."""
+    """What is to be measured, where it goes, and what decides it.
+
+    `classes` are those that densities are given, `called` what the examples' own are called, if they have any.
+    """
 
     measurement: Measurement
     examples: Tensor
     classes: Tensor | None
+    called: list[str] | None
     seeds: list[int]
     about: dict[str, Any]
     folder: Path
@@ -102,6 +106,7 @@ def likelihood(
         Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device()),
         examples,
         None if classes is None or settings.given == "none" else classes[: len(examples)],
+        dataset.named(None if classes is None else classes[: len(examples)]),
         list(range(config.seed, config.seed + len(examples))),
         about,
         folder / "likelihood",
@@ -124,7 +129,7 @@ def _measure(job: _Job, dataset: Dataset) -> None:
             )
             summary = {**job.about, **summarise(measured, checked, settings["divergence"] == "exact")}
             paths = write_likelihoods(
-                measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"]
+                measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"], job.called
             )
         for line in describe(summary):
             say(line)
@@ -142,7 +147,9 @@ def _classify(job: _Job, dataset: Dataset) -> None:
         by_class.append((measured.log_prob - measured.log_q).mean(1))
     if distributed.rank() == 0:
         log_prior = log_class_shares(dataset.train_classes, dataset.num_classes)
-        classified = Classified(torch.stack(by_class, 1), log_prior, job.classes, job.examples[0].numel())
+        classified = Classified(
+            torch.stack(by_class, 1), log_prior, job.classes, dataset.class_names, job.examples[0].numel()
+        )
         with keeping(job.kept):
             paths = write_classified(classified, job.about, job.folder, job.name)
         for line in classified.describe():

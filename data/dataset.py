@@ -12,10 +12,14 @@ levels, are their own model units.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Dataset:
         train_classes: class of each training example `(N,)`, int64; None if there are no classes.
         test_classes: of each test example, likewise.
         validation_classes: of each validation example, likewise.
-        class_names: what classes are called, in their order; empty if they are mere numbers, or there are none.
+        class_names: what classes are called, in their order; their numbers, if left out; empty if there are none.
         notes: what the user should know of the reading, a line each.
         levels: number of levels `K`, or None for data that have none.
         low: model units of the lower edge of level 0.
@@ -50,6 +54,11 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.train_classes is not None and not self.class_names:
+            numbers = range(int(self.train_classes.max()) + 1)
+            object.__setattr__(self, "class_names", tuple(map(str, numbers)))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example."""
@@ -58,14 +67,45 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 if there are none."""
-        if self.class_names or self.train_classes is None:
-            return len(self.class_names)
-        return int(self.train_classes.max()) + 1
+        return len(self.class_names)
+
+    def named(self, classes: Tensor | None) -> list[str] | None:
+        """What classes `(N,)` are called; None for None."""
+        return None if classes is None else [self.class_names[k] for k in classes.tolist()]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a model of these data needs to know of them, in plain values; see `described`."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "levels": self.levels,
+            "class_names": list(self.class_names),
+        }
 
     @property
     def is_image(self) -> bool:
         """Whether examples are pictures `(channels, height, width)` of levels."""
         return self.levels is not None and len(self.shape) == 3
+
+    def check_like(self, description: Mapping[str, Any], classes: bool, where: str) -> None:
+        """See that a model that was trained on data of this description may be used with these.
+
+        Args:
+            description: of the data that it was trained on.
+            classes: whether the model knows classes, so that their numbers must mean the same.
+            where: the model, for the complaint.
+
+        Raises:
+            UserError: examples have another shape or other levels, or classes are others.
+        """
+        here, there = self.description, dict(description)
+        for key, what in {"shape": "examples of shape", "levels": "levels", "class_names": "classes"}.items():
+            if here[key] != there[key] and (classes or key != "class_names"):
+                raise UserError(
+                    f"{self.name} has {what} {_plain(here[key])}, but {where} was trained on {_plain(there[key])}: "
+                    "give it the same data, or train another model in another --workdir"
+                )
 
     @property
     def bin_width(self) -> float:
@@ -118,3 +158,15 @@ class Dataset:
             return mean, variance
         # The uniform noise adds 1/2 to the mean and 1/12 to the variance.
         return self.scale(mean + 0.5), self.bin_width**2 * (variance + 1 / 12)
+
+
+def described(description: Mapping[str, Any], low: float, high: float) -> Dataset:
+    """A dataset of this description without examples, for models that need none any more."""
+    shape, levels = description["shape"], description["levels"]
+    empty = torch.empty(0, *shape, dtype=torch.float32 if levels is None else torch.uint8)
+    names = tuple(description["class_names"])
+    return Dataset(description["name"], empty, empty, levels, low, high, empty, class_names=names)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -1,13 +1,15 @@
 """What a run remembers of its data, so that it can say what has changed since.
 
-    <run>/data.npz      train, validation, test: a fingerprint of each example; <part>_classes: of its class;
-                        trained: of all examples that were ever trained on
+    <run>/data.npz      train, validation, test                                 a fingerprint of each example
+                        train_classes, validation_classes, test_classes         of its class
+                        earlier                 of what was trained on once, and is not in the training part any more
 
 Fingerprints are 64 bits of a hash of the content, so that a file's new name or date is no change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from data.dataset import Dataset
-from data.words import PARTS
+from data.words import PARTS, Part
 from errors import UserError
 from files import write_atomically
 
@@ -57,15 +59,15 @@ def remember(memory: Memory, path: Path, before: Memory | None = None) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    trained = memory["train"] if before is None else np.union1d(before["trained"], memory["train"])
+    earlier = np.setdiff1d(_trained_on(before), memory["train"])
     with write_atomically(path) as temporary:
-        np.savez_compressed(temporary, **memory, trained=trained)  # type: ignore[arg-type]
+        np.savez_compressed(temporary, **memory, earlier=earlier)  # type: ignore[arg-type]
 
 
-def changes(memory: Memory, before: Memory) -> list[str]:
-    """What is different from `before`, a line each."""
+def changes(memory: Memory, before: Memory, parts: Iterable[Part] = PARTS) -> list[str]:
+    """What is different from `before` in these parts, a line each."""
     lines = []
-    for part in PARTS:
+    for part in parts:
         now, then = memory[part], before[part]
         added, gone = (int((~np.isin(*pair)).sum()) for pair in ((now, then), (then, now)))
         if added or gone:
@@ -80,11 +82,11 @@ def changes(memory: Memory, before: Memory) -> list[str]:
     return lines
 
 
-def overlap(memory: Memory, before: Memory | None = None) -> list[str]:
-    """Which examples that are held out were trained on, now or `before`, a line for each part."""
-    trained = memory["train"] if before is None else np.union1d(before["trained"], memory["train"])
+def overlap(memory: Memory, before: Memory | None = None, parts: Iterable[Part] = ("validation", "test")) -> list[str]:
+    """Which examples of these parts, that are held out, are trained on, now or `before`; a line for each."""
+    trained = np.union1d(_trained_on(before), memory["train"])
     lines = []
-    for part in ("validation", "test"):
+    for part in parts:
         both = int(np.isin(memory[part], trained).sum())
         if both:
             lines.append(
@@ -94,14 +96,17 @@ def overlap(memory: Memory, before: Memory | None = None) -> list[str]:
     return lines
 
 
+def _trained_on(before: Memory | None) -> np.ndarray:
+    return np.zeros(0, np.uint64) if before is None else np.union1d(before["train"], before["earlier"])
+
+
 def _classes_by_example(memory: Memory, part: str) -> dict[int, int]:
     return dict(zip(memory[part].tolist(), memory[f"{part}_classes"].tolist(), strict=True))
 
 
 def _fingerprints(examples: Tensor) -> np.ndarray:
     """64 bits of each example `(N, *shape)`; uint64 `(N,)`."""
-    rows = np.ascontiguousarray(examples.numpy()).reshape(len(examples), -1) if len(examples) else []
-    return np.array([_hash(row.tobytes()) for row in rows], dtype=np.uint64)
+    return np.array([_hash(np.ascontiguousarray(row).tobytes()) for row in examples.numpy()], dtype=np.uint64)
 
 
 def _of_classes(classes: Tensor | None, names: tuple[str, ...], count: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Drawing samples in batches, and writing them down.
 
-samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds;  labels, if given
+samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds;  labels and
+                       class_names, if classes were asked for
 samples/<solver>.png:  the first of them, to look at
 """
 
@@ -118,7 +119,7 @@ def write_samples(
     nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe
     arrays: dict[str, Any] = {"images" if dataset.is_image else "vectors": array, "seeds": np.array(seeds)}
     if labels is not None:
-        arrays["labels"] = labels.numpy()
+        arrays["labels"], arrays["class_names"] = labels.numpy(), np.array(dataset.class_names)
     with write_atomically(numbers) as temporary:
         np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
     if dataset.is_image:

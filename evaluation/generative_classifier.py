@@ -5,7 +5,8 @@ r"""The classifier that a class-conditional model of data makes, by Bayes' rule.
 with the classes' shares of the training examples for `p(y)`. The same sum is a density `p(x)`, with bits/dim of its
 own.
 
-likelihood/<split>_classes.json, .csv:  accuracy and bits/dim;  log p(x | y) of all classes, one row an example
+likelihood/<split>_classes.json, .csv:  accuracy and bits/dim;  log p(x | y) of all classes, one row an example, with
+                                        classes by their names
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class Classified(NamedTuple):
         log_prob: `log p(x | y)`, less that of dequantisation noise, `(N, K)`, in nats.
         log_prior: `log p(y)`, `(K,)`.
         classes: the true ones, `(N,)`.
+        names: what the classes are called, in their order.
         dimension: numbers in an example.
     """
 
     log_prob: Tensor
     log_prior: Tensor
     classes: Tensor
+    names: tuple[str, ...]
     dimension: int
 
     @property
@@ -86,10 +89,12 @@ def write_classified(classified: Classified, about: dict[str, Any], folder: Path
     """
     paths = [folder / f"{name}.json", folder / f"{name}.csv"]
     with write_atomically(paths[0]) as temporary:
-        temporary.write_text(json.dumps({**about, **classified.summary()}, indent=2) + "\n")
-    columns = [range(len(classified.classes)), classified.classes.tolist(), classified.predicted.tolist()]
+        summary = {**about, "class_names": classified.names, **classified.summary()}
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    called = ([classified.names[k] for k in numbers.tolist()] for numbers in (classified.classes, classified.predicted))
+    columns = [range(len(classified.classes)), *called]
     with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["example", "class", "predicted", *(f"log_prob_{k}" for k in range(len(classified.log_prior)))])
+        writer.writerow(["example", "class", "predicted", *(f"log_prob_{name}" for name in classified.names)])
         writer.writerows([*row, *values] for *row, values in zip(*columns, classified.log_prob.tolist(), strict=True))
     return paths

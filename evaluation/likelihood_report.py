@@ -1,7 +1,7 @@
 """Measuring the likelihoods of many examples, and writing them down.
 
 likelihood/<split>.json           bits_per_dim, standard_error, num_examples, nfe, …, and how they were computed
-likelihood/<split>.csv            example, bits_per_dim, log_prob, and each bound; one row an example
+likelihood/<split>.csv            example, class (its name), bits_per_dim, log_prob, each bound; one row an example
 likelihood/<split>.png            their histogram
 likelihood/<split>_extremes.png   the most likely images, and below them the least likely
 likelihood/<split>_latents.npz    where the trajectories end, if asked for
@@ -115,6 +115,7 @@ def write_likelihoods(
     folder: Path,
     name: str,
     latents: bool,
+    classes: list[str] | None = None,
 ) -> list[Path]:
     """Write everything; returns the paths.
 
@@ -126,6 +127,7 @@ def write_likelihoods(
         folder: where the files go.
         name: of the part of the data.
         latents: whether to write the latents, too.
+        classes: what the class of each example is called, if they have any.
 
     Raises:
         UserError: a file cannot be written.
@@ -135,11 +137,12 @@ def write_likelihoods(
     with write_atomically(paths[0]) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
-    columns = [range(len(bits)), bits.tolist(), likelihoods.log_prob.mean(1).tolist(), *bounds.values()]
+    table: dict[str, Any] = {"example": range(len(bits)), **({} if classes is None else {"class": classes})}
+    table |= {"bits_per_dim": bits.tolist(), "log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
     with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["example", "bits_per_dim", "log_prob", *bounds])
-        writer.writerows(zip(*columns, strict=True))
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
     with write_atomically(paths[2]) as temporary:
         histogram(likelihoods, f"{dataset.name}, {name}").savefig(temporary, format="png")
     if dataset.is_image:

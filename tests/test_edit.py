@@ -239,7 +239,7 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
     assert "there is no test:360: digits has the test examples 0 to 359" in line("--config.edit.input=test:360")
     assert f"there is no picture {tmp_path / 'no.png'}" in line(f"--config.edit.input={tmp_path / 'no.png'}")
     (tmp_path / "text.png").write_text("not one")
-    assert "text.png is not a picture" in line(f"--config.edit.input={tmp_path / 'text.png'}")
+    assert "text.png cannot be read: not a picture" in line(f"--config.edit.input={tmp_path / 'text.png'}")
     assert "digits has no colours to be found" in line(one, "--config.edit.task=colorize")
     assert "between its steps: take one of single steps" in line(
         one, "--config.edit.method=projection", "--config.edit.solver=unipc"

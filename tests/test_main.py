@@ -496,9 +496,10 @@ def test_a_loss_that_is_not_finite_gets_one_line(complaint, tmp_path):
 
 def test_a_full_disk_gets_one_line_and_leaves_no_half_written_checkpoint(complaint, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    # What a run remembers of its data fits, its checkpoint does not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
-        line = complaint("--mode=train", *TOY, *SHORT, "--workdir", tmp_path)
+        line = complaint("--mode=train", *TOY, *SHORT, "--config.model.width=256", "--workdir", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "step_0000010.pt: File too large; free some space" in line

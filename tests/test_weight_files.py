@@ -175,7 +175,7 @@ def test_our_checkpoints_of_wrapped_networks_are_read(tmp_path):
     checkpoint.save({"network": weights, "ema": weights, "more_ema": {0.9: weights}, "config": {}}, tmp_path / "a.pt")
     checkpoint.save_weights(weights, {}, tmp_path / "a.safetensors")
     state = checkpoint.load(tmp_path / "a.pt")
-    alone, _ = checkpoint.load_weights_file(tmp_path / "a.safetensors")
+    alone, _, _ = checkpoint.load_weights_file(tmp_path / "a.safetensors")
     for found in (state["network"], state["ema"], state["more_ema"][0.9], alone):
         other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         load_weights(other, found, "")

@@ -1,9 +1,10 @@
 """Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
 
-    checkpoints/step_0002000.pt             config, step, network, ema, more_ema, ema_updates, optimizer, unlogged
-    checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has the configuration
+    checkpoints/step_0002000.pt             config, data, step, network, ema, more_ema, ema_updates, optimizer, unlogged
+    checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has config and data
 
-Nothing else is needed to go on as if never stopped, since the randomness of a training step depends on the seed and its
+`data` describes the data, so that a model can be sampled without them (see `data.dataset.described`). Nothing else is
+needed to go on as if never stopped, since the randomness of a training step depends on the seed and its
 number alone; `unlogged` has the losses that the log's next line will average.
 """
 
@@ -54,21 +55,24 @@ def save(state: Mapping[str, Any], path: Path) -> None:
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
-def save_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
-    """Write named tensors in the format of safetensors, with the configuration; the same give the same bytes.
+def save_weights(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path, data: Mapping[str, Any] | None = None
+) -> None:
+    """Write named tensors in the format of safetensors, with the configuration, and the description of the data if
+    there is one; the same give the same bytes.
 
     Raises:
         UserError: they cannot be written.
     """
     contiguous = {name: weights[name].detach().cpu().contiguous().clone() for name in sorted(weights)}
     # One entry, since the library writes several in an order of its own, another each time.
-    about = json.dumps({"config": config, "digest": digest(*contiguous.values())}, sort_keys=True)
+    about = json.dumps({"config": config, "data": data, "digest": digest(*contiguous.values())}, sort_keys=True)
     with write_atomically(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(contiguous, {_ABOUT: about}))
 
 
-def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_weights` wrote: the weights and the configuration.
+def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any] | None]:
+    """What `save_weights` wrote: the weights, the configuration, and the description of the data if there is one.
 
     Raises:
         UserError: the file is missing, damaged, or not ours.
@@ -85,7 +89,7 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     # They come back in the order of their names.
     if digest(*(weights[name] for name in sorted(weights))) != expected:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged")
-    return unwrapped(weights, str(path)), config
+    return unwrapped(weights, str(path)), config, told.get("data")
 
 
 def load(path: Path) -> dict[str, Any]:

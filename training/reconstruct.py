@@ -81,7 +81,7 @@ def reconstruct(folder: Path, decay: float) -> tuple[Path, float]:
     combination, distance = coefficients(kept, (decay, updates))
     weights = {name: combine([average[name] for average in averages], combination) for name in averages[-1]}
     path = folder / "averages" / f"{paths[-1].stem}_{decay:g}.safetensors"
-    checkpoint.save_weights(weights, state["config"], path)
+    checkpoint.save_weights(weights, state["config"], path, state.get("data"))
     return path, distance
 
 

@@ -272,6 +272,7 @@ class Trainer:
     def _save(self, log: Log | None) -> None:
         state = {
             "config": self._whole_config.to_dict(),
+            "data": self._batches.dataset.description,
             "step": self.step,
             "network": parallel.whole_weights(self.model.network),
             "ema": parallel.whole_weights(self.ema.model.network),
@@ -288,11 +289,13 @@ class Trainer:
             log.flush()
             path = checkpoint.path_at(self._checkpoints, self.step)
             checkpoint.save(state, path)
-            checkpoint.save_weights(state["ema"], state["config"], path.with_suffix(".safetensors"))
+            checkpoint.save_weights(state["ema"], state["config"], path.with_suffix(".safetensors"), state["data"])
             checkpoint.clear(self._checkpoints, self._config.keep_checkpoints, self._config.keep_every)
         distributed.barrier()
 
     def _restore(self, state: dict[str, Any], where: str) -> None:
+        if state.get("data"):
+            self._batches.dataset.check_like(state["data"], self._batches.labels.num_classes > 0, where)
         saved, more = [state["network"], state["ema"]], state.get("more_ema", {})
         for average in self.averages[1:]:
             if average.decay not in more:

@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def write_class_first(table: Table, root: Path) -> Path:
 
 
 def write_npz(table: Table, root: Path) -> Path:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for word, rows in table.items():
         arrays[f"{word}_images"] = np.stack([pixels(seed) for _, seed in rows])
         arrays[f"labels_{word}"] = np.array([kind for kind, _ in rows], np.int16)
@@ -74,7 +75,7 @@ def write_npz(table: Table, root: Path) -> Path:
 
 
 def write_named_npz(table: Table, root: Path) -> Path:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for word, rows in table.items():
         arrays[f"x_{word}"] = np.stack([pixels(seed) for _, seed in rows])
         arrays[f"y_{word}"] = np.array([NAMES[kind] for kind, _ in rows])
@@ -129,10 +130,16 @@ def load(path: Path, tmp_path: Path, **options) -> Dataset:
     return load_dataset(path=path, folder=tmp_path / "cache", image_size=4, num_channels=1, **options)
 
 
-def contents(examples: torch.Tensor, classes: torch.Tensor | None, names: tuple[str, ...]) -> set[tuple[bytes, str]]:
+def classes(dataset: Dataset) -> torch.Tensor:
+    """Those of the training part, which there are."""
+    assert dataset.train_classes is not None
+    return dataset.train_classes
+
+
+def contents(examples: torch.Tensor, numbers: torch.Tensor | None, names: tuple[str, ...]) -> set[tuple[bytes, str]]:
     """The pictures of a part, each with what its class is called."""
-    assert classes is not None
-    called = [names[k] for k in classes.tolist()]
+    assert numbers is not None
+    called = [names[k] for k in numbers.tolist()]
     return {(row.numpy().tobytes(), name) for row, name in zip(examples, called, strict=True)}
 
 
@@ -221,7 +228,7 @@ def test_a_class_of_one_example_keeps_it_to_train_on(reader, tmp_path):
     for split_seed in range(5):
         path = WRITERS[reader]({"train": rows}, tmp_path)
         dataset = load(path, tmp_path, test_share=0.5, split_seed=split_seed)
-        assert dataset.train_classes.unique().tolist() == [0, 1, 2]
+        assert classes(dataset).unique().tolist() == [0, 1, 2]
         assert 5 < len(dataset.test) < 23
         assert len(dataset.train) + len(dataset.test) == 30
 
@@ -245,7 +252,7 @@ def test_parts_are_checked_alike(reader, tmp_path):
         with pytest.raises(UserError, match=r"qmnist-test-images.* of shape \(1, 5, 5\), but the training part"):
             load(path, tmp_path)
         return
-    few = {"x_train": np.full((9, 4, 4), 3, np.uint8), "x_val": np.full((2, 4, 4), 7, np.uint8)}
+    few: dict[str, Any] = {"x_train": np.full((9, 4, 4), 3, np.uint8), "x_val": np.full((2, 4, 4), 7, np.uint8)}
     np.savez(path, **few)
     with pytest.raises(UserError, match=r"x_val\] has levels up to 7: give --config.data.levels=8 or more"):
         load_dataset(path=path, folder=tmp_path, levels=4)
@@ -352,7 +359,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "own" / "cat" / "again").symlink_to(tmp_path / "own")
     dataset = load(tmp_path / "own", tmp_path, test_share=0.0)
     assert dataset.class_names == ("cat", "dog", "emu")
-    assert dataset.train_classes.tolist() == [0, 0, 1, 1, 2, 2]
+    assert classes(dataset).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_what_looks_like_a_picture_and_is_not_read_is_counted(tmp_path):
@@ -414,13 +421,9 @@ def test_pictures_of_too_many_pixels_are_refused(tmp_path, recwarn):
 def test_further_frames_are_counted(tmp_path):
     (tmp_path / "own").mkdir()
     first, *others = (Image.fromarray(pixels(seed)) for seed in range(3))
-    for name, options in {
-        "0.tiff": {},
-        "1.gif": {"optimize": False},
-        "2.png": {},
-        "3.webp": {"lossless": True},
-    }.items():
-        first.save(tmp_path / "own" / name, save_all=True, append_images=others, **options)
+    options: dict[str, Any] = {"save_all": True, "append_images": others, "lossless": True}
+    for name in ("0.tiff", "1.gif", "2.png", "3.webp"):
+        first.save(tmp_path / "own" / name, **options)
     dataset = load(tmp_path / "own", tmp_path, test_share=0.0)
     assert [row.numpy().tobytes() for row in dataset.train] == [pixels(0).tobytes()] * 4
     assert dataset.notes[0].startswith("4 files have several frames, of which the first was read: ")
@@ -456,6 +459,6 @@ def test_numbers_for_classes_are_their_names(tmp_path):
     np.savez(tmp_path / "own.npz", x=x, y=labels, x_test=x[:2], y_test=np.array([-1, -1]), extra=np.zeros(3))
     dataset = load(tmp_path / "own.npz", tmp_path)
     assert dataset.class_names == ("3", "10", "12")
-    assert dataset.train_classes.tolist() == [1, 0, 2, 1, 0, 0]
+    assert classes(dataset).tolist() == [1, 0, 2, 1, 0, 0]
     assert dataset.test_classes is None
     assert dataset.notes == (f"{tmp_path / 'own.npz'}: arrays extra are not read",)

@@ -23,7 +23,7 @@ def test_bayes_rule(tmp_path):
     x = torch.linspace(-2, 2, 41, dtype=FLOAT)
     log_prob = Normal(MEANS, STD).log_prob(x[:, None])
     classes = (x > 0).long()
-    classified = Classified(log_prob, PRIOR.log(), classes, dimension=1)
+    classified = Classified(log_prob, PRIOR.log(), classes, ("low", "high"), dimension=1)
     # The posterior is a logistic function, which is one half where the log-ratio of the priors is made up for.
     logistic = torch.sigmoid(2 * x / STD**2 + math.log(1 / 3))
     torch.testing.assert_close(classified.log_posterior[:, 1].exp(), logistic)
@@ -40,8 +40,9 @@ def test_bayes_rule(tmp_path):
     assert json.loads(paths[0].read_text())["accuracy"] == summary["accuracy"]
     with open(paths[1]) as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["predicted"]) for row in rows] == classified.predicted.tolist()
-    assert float(rows[3]["log_prob_1"]) == float(log_prob[3, 1])
+    assert [row["predicted"] for row in rows] == [("low", "high")[k] for k in classified.predicted.tolist()]
+    assert [row["class"] for row in rows] == ["low"] * 21 + ["high"] * 20
+    assert float(rows[3]["log_prob_high"]) == float(log_prob[3, 1])
 
 
 def test_shares_of_classes():

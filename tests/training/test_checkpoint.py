@@ -60,7 +60,7 @@ def test_weights_alone_come_back_and_mistakes_are_noticed(tmp_path):
     path = tmp_path / "step_0000003.safetensors"
     weights = {"b": torch.arange(6.0).reshape(2, 3).T, "a": torch.ones(200)}
     checkpoint.save_weights(weights, {"seed": 3}, path)
-    found, config = checkpoint.load_weights_file(path)
+    found, config, _ = checkpoint.load_weights_file(path)
     assert config == {"seed": 3}
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
     whole = path.read_bytes()
@@ -102,7 +102,7 @@ def test_weights_that_an_earlier_version_wrote_are_read(tmp_path):
     weights = {"a": torch.ones(3)}
     about = {"config": '{"seed": 3}', "digest": digest(weights["a"])}
     safetensors.torch.save_file(weights, path, about)
-    found, config = checkpoint.load_weights_file(path)
+    found, config, _ = checkpoint.load_weights_file(path)
     assert config == {"seed": 3}
     assert torch.equal(found["a"], weights["a"])
 

@@ -70,7 +70,7 @@ def test_an_average_that_was_not_kept(folder):
     where, averages = folder
     path, distance = reconstruct(where, 0.98)
     assert distance < 0.1
-    found, config = checkpoint.load_weights_file(path)
+    found, config, _ = checkpoint.load_weights_file(path)
     assert config == {"training": {"ema_decay": 0.95}}
 
     def error(weights) -> float:

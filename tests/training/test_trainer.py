@@ -248,12 +248,16 @@ def test_old_checkpoints_are_deleted(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
 
 
-def test_a_checkpoint_of_another_network_is_a_user_error(tmp_path):
-    image_trainer(tmp_path).run()
-    dataset = Dataset("points", torch.zeros(40, 16), torch.zeros(0, 16))
+def test_a_checkpoint_of_another_network_or_other_data_is_a_user_error(tmp_path):
+    trainer = image_trainer(tmp_path)
+    trainer.run()
+    pictures = trainer._batches.dataset
+    points = Dataset("points", torch.zeros(40, 16), torch.zeros(0, 16))
     model = ScoreModel(MLP(16), VPSDE())
     with pytest.raises(UserError, match=r"step_0000012\.pt does not fit this network: embedding.hidden"):
-        Trainer(model, objective, Batches(dataset, 16, 0), dataset.test, settings(), tmp_path)
+        Trainer(model, objective, Batches(pictures, 16, 0), points.test, settings(), tmp_path)
+    with pytest.raises(UserError, match=r"points has examples of shape 16, but .*step_0000012\.pt was trained on 1, 4"):
+        Trainer(model, objective, Batches(points, 16, 0), points.test, settings(), tmp_path)
 
 
 def test_gradients_are_clipped(tmp_path):

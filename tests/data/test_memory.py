@@ -1,0 +1,56 @@
+"""A run remembers its data: what has changed since is counted exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data import Dataset
+from data.memory import changes, memory_of, overlap, recall, remember
+from errors import UserError
+
+
+def dataset(train: list[int], test: list[int], classes: list[int] | None = None) -> Dataset:
+    """Pictures of one pixel."""
+
+    def pictures(levels: list[int]) -> torch.Tensor:
+        return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1)
+
+    of_train = None if classes is None else torch.tensor(classes)
+    return Dataset("pixels", pictures(train), pictures(test), 256, validation=pictures([]), train_classes=of_train)
+
+
+def test_what_was_added_what_is_gone_and_what_was_trained_on(tmp_path):
+    path = tmp_path / "data.npz"
+    assert recall(path) is None
+    first = memory_of(dataset([1, 2, 3, 4], [10, 11]))
+    assert overlap(first) == []
+    remember(first, path)
+    before = recall(path)
+    assert before is not None
+    # In another order it is the same.
+    assert changes(memory_of(dataset([4, 3, 2, 1], [11, 10])), before) == []
+    second = memory_of(dataset([1, 2, 5, 6, 7], [10, 3, 4]))
+    assert changes(second, before) == [
+        "the train part has changed: 4 examples before, 5 now; 3 are new, 2 are gone",
+        "the test part has changed: 2 examples before, 3 now; 2 are new, 1 are gone",
+    ]
+    [line] = overlap(second, before)
+    assert line.startswith("2 of 3 test examples have been trained on")
+    # What was trained on once stays so.
+    remember(second, path, before)
+    third = memory_of(dataset([7], [3, 5, 20]))
+    assert overlap(third) == []
+    [line] = overlap(third, recall(path))
+    assert line.startswith("2 of 3 test examples have been trained on")
+
+
+def test_another_class_is_a_change():
+    first, second = memory_of(dataset([1, 2, 3], [], [0, 1, 1])), memory_of(dataset([1, 2, 3], [], [0, 1, 0]))
+    assert changes(second, first) == ["1 examples of the train part have another class than before"]
+
+
+def test_a_damaged_memory_is_named(tmp_path):
+    (tmp_path / "data.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"cannot read .*data\.npz: remove it"):
+        recall(tmp_path / "data.npz")
