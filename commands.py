@@ -18,6 +18,7 @@ import checkpoints
 import configuration
 import distributed
 import guided
+import rules
 import runs
 from data import Batches, Dataset, get_augmentation
 from editing import BY_FLOW, Editor, edit, num_answers
@@ -58,6 +59,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         Stopped: a signal came.
     """
     config = runs.configuration_to_train(config_path, folder, overrides)
+    rules.check(config, "train")
     for change in runs.changes(config, folder):
         distributed.say(change)
     dataset = _make_dataset(config)
@@ -144,6 +146,7 @@ def use(
         UserError: the configuration or the checkpoint is faulty or missing, or a file cannot be written.
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
+    rules.check(config, mode)
     shape_alone = mode == "sample" and found is not None and not config.sampling.metrics
     classes_needed = build.knows_classes(config) or config.sampling.labels is not None
     dataset = _make_dataset(config, files_needed=not shape_alone or classes_needed)
@@ -155,10 +158,8 @@ def use(
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         print(f"note: {folder} is the run of another model than {found.path}: see --workdir", file=sys.stderr)
-    if distributed.rank() == 0 and not (folder / "config.json").exists():
-        # An edit is made once.
-        kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
-        configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
+    # An edit is made once.
+    kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
     if mode == "sample":
         _note_ignored(config, overrides)
         sample(config, dataset, model, folder, found)
@@ -168,6 +169,8 @@ def use(
         edit_pictures(config, dataset, model, folder, found, overrides)
     else:
         compare(config, dataset, model, folder, found)
+    if distributed.rank() == 0 and not (folder / "config.json").exists():
+        configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
 
 
 def sample(

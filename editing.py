@@ -69,7 +69,7 @@ def edit(editor: Editor, folder: Path) -> None:
         UserError: an input is missing or does not fit, or an option is out of range.
     """
     settings, dataset = editor.config.edit, editor.dataset
-    task = choose("task", settings.task, _TASKS)
+    task = choose("task", settings.task, TASKS)
     if not dataset.is_image:
         raise UserError(f"--mode edit is for pictures, not {dataset.name}")
     if settings.input is None:
@@ -194,7 +194,7 @@ def _encode(editor: Editor) -> Edit:
     return Edit(inputs, None, answers, numbers)
 
 
-_TASKS: dict[str, Callable[[Editor], Edit]] = {
+TASKS: dict[str, Callable[[Editor], Edit]] = {
     "inpaint": _inpaint,
     "colorize": _colorize,
     "superres": _superres,

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
+# How torch says so, of which one class of errors is on the GPU alone, and others say much else.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "storage size calculation overflowed")
 
 
 class UserError(Exception):
@@ -31,6 +33,11 @@ def choose(kind: str, name: str, table: Mapping[str, _Value]) -> _Value:
     if name not in table:
         raise UserError(f"no {kind} is called {name!r}{nearest(name, table)}; there are: {', '.join(table)}")
     return table[name]
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this error says that the computer, or its GPU, has not as much memory as was asked for."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _NO_MEMORY)
 
 
 class Stopped(Exception):  # noqa: N818

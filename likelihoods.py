@@ -28,7 +28,10 @@ from training import checkpoint
 from training.dequantisation import fit_dequantisation
 
 # What a density is conditioned on, and what is added to the names of its files.
-_CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
+CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
+
+
+SPLITS = ("test", "validation", "train")
 
 
 class _Job(NamedTuple):
@@ -68,7 +71,7 @@ def likelihood(
     }
     examples, classes = choose("split", settings.split, parts)
     examples = examples[: settings.num_examples]
-    name = settings.split + choose("condition likelihood.given", settings.given, _CONDITIONS)
+    name = settings.split + choose("condition likelihood.given", settings.given, CONDITIONS)
     if len(examples) == 0:
         raise UserError(f"there are no {settings.split} examples: see data.validation")
     if settings.given != "none" and not (is_class_conditional(config) and classes is not None):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from errors import Stopped, UserError
+from errors import Stopped, UserError, ran_out_of_memory
 
 Overrides = list[tuple[str, str]]
 
@@ -41,9 +41,9 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "checkpoint",
     None,
-    "What to sample from or to evaluate: a checkpoint of ours (.pt, .safetensors) or of the published Score-SDE code (.pth, with its "
-    "--config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). Left out: the newest "
-    "of the workdir.",
+    "What to sample from or to evaluate: a checkpoint of ours (.pt, .safetensors) or of the published Score-SDE code "
+    "(.pth, with its --config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). Left "
+    "out: the newest of the workdir.",
 )
 
 
@@ -95,6 +95,13 @@ def main(overrides: Overrides) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        return _complain(
+            "there is not enough memory: take a smaller batch_size (of the section that this mode has), or a smaller "
+            "network, or --config.training.accumulation=2 or more in training"
+        )
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

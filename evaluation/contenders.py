@@ -123,12 +123,12 @@ def _is_adaptive(name: str, options: Mapping[str, Any]) -> bool:
 def _calls(name: str, options: Mapping[str, Any], sde: SDE) -> int:
     """Network calls that a solver makes; 0 if it cannot run with so few steps."""
     try:
-        return get_solver(name, **options)(_StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
+        return get_solver(name, **options)(StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
     except UserError:
         return 0
 
 
-class _StandardNormal:
+class StandardNormal:
     """Data `N(0, I)` as a model: `p_t = N(0, (alpha^2 + sigma^2) I)`."""
 
     def __init__(self, sde: SDE) -> None:

@@ -81,7 +81,7 @@ def measure_images(
     Raises:
         UserError: there is no such metric, the library is missing, or there are too few samples.
     """
-    metrics = {name: choose("metric", name, _METRICS) for name in names}
+    metrics = {name: choose("metric", name, METRICS) for name in names}
     if len(samples) < 2 or len(real) < 2:
         raise UserError(f"{len(samples)} samples and {len(real)} images are too few to compare")
     try:
@@ -132,7 +132,7 @@ def _inception_score(samples: Tensor, real: Tensor, extractors: Extractors, stat
     return metric.compute()[0].item()
 
 
-_METRICS: dict[str, Callable[[Tensor, Tensor, Extractors, Path | None], float]] = {
+METRICS: dict[str, Callable[[Tensor, Tensor, Extractors, Path | None], float]] = {
     "fid": _fid,
     "kid": _kid,
     "is": _inception_score,
