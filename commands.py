@@ -28,6 +28,7 @@ from evaluation.generation import as_array, draw_samples, write_samples
 from evaluation.inception import inception, measure_images
 from evaluation.parts import digest
 from evaluation.progress import progress_measure
+from evaluation.provenance import settings_of
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from files import write_atomically
@@ -185,7 +186,8 @@ def sample(
     samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
     if distributed.rank() == 0:
         columns = sampling.labels.count(",") + 1 if sampling.labels else None
-        paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns)
+        settings = _settings(config, ["sampling"], model, found)
+        paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns, settings)
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         distributed.say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
         if sampling.metrics:
@@ -216,7 +218,17 @@ def edit_pictures(
         raise UserError("pictures are interpolated within one class: give one in sampling.labels")
     models = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)
-    edit(Editor(config, dataset, models, solver), folder)
+    settings = _settings(config, ["edit", "sampling"], model, found) if distributed.rank() == 0 else {}
+    edit(Editor(config, dataset, models, solver, settings), folder)
+
+
+def _settings(
+    config: ConfigDict, sections: list[str], model: build.AnyModel, found: checkpoints.Found | None, **more: Any
+) -> dict[str, Any]:
+    """What a result is made with, but for what does not change it."""
+    ignored = {*build.ignored_options(config), "batch_size", "metrics", "inception"}
+    keys = [*(f"sampling.{name}" for name in ignored), "compare.batch_size"]
+    return settings_of(config, sections, model, found and found.path, keys, **more)
 
 
 def _make_solver(
@@ -275,7 +287,9 @@ def compare(
         batch_size=settings.batch_size,
         device=distributed.device(),
     )
-    paths = write_report(comparison, folder / "compare", dataset.name)
+    shared = {f"sampling.{name}": value for name, value in build.shared_options(config.sampling).items()}
+    made_with = _settings(config, ["compare"], model, found, test_examples=digest(dataset.test), **shared)
+    paths = write_report(comparison, folder / "compare", dataset.name, made_with)
     distributed.say(recommend(comparison)[1])
     distributed.say(", ".join(map(str, paths)))
 

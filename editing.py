@@ -40,12 +40,14 @@ class Editor(NamedTuple):
         dataset: of the model.
         guided: the model of the answers with these numbers.
         solver: finds answers.
+        settings: what edits are made with, by name.
     """
 
     config: ConfigDict
     dataset: Dataset
     guided: Callable[[slice], Model]
     solver: Solver
+    settings: dict[str, Any]
 
 
 class Problem(NamedTuple):
@@ -77,7 +79,7 @@ def edit(editor: Editor, folder: Path) -> None:
     if distributed.rank() > 0:
         return
     done = task(editor)
-    about = {**settings.to_dict(), "seed": editor.config.seed}
+    about = {**settings.to_dict(), "seed": editor.config.seed, "settings": editor.settings}
     paths = write_edit(done._replace(numbers=about | done.numbers), dataset, folder / "edit", settings.task)
     for name, value in done.numbers.items():
         say(f"{name.replace('_', ' ')}: {value:.4g}")

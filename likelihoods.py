@@ -21,6 +21,7 @@ from evaluation.generative_classifier import Classified, log_class_shares, write
 from evaluation.likelihood_report import check_likelihoods, measure_likelihoods, write_likelihoods
 from evaluation.measurement import Measurement
 from evaluation.parts import digest, remove_parts
+from evaluation.provenance import settings_of
 from guided import is_class_conditional
 from models.dequantisation_flow import DequantisationFlow
 from solvers.dequantization import VariationalDequantiser, density_time
@@ -30,6 +31,9 @@ from training.dequantisation import fit_dequantisation
 # What a density is conditioned on, and what is added to the names of its files.
 CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
 
+
+# What does not change the numbers.
+_NO_SETTINGS = ("likelihood.batch_size", "likelihood.save_latents")
 
 SPLITS = ("test", "validation", "train")
 
@@ -47,9 +51,8 @@ class _Job(NamedTuple):
 
     def measure(self, classes: Tensor | None, unfinished: Path) -> Likelihoods:
         """The densities, given these classes; parts are kept in `unfinished` until all are there."""
-        model = self.measurement.model
-        assert isinstance(model, torch.nn.Module)
-        decisive = {"examples": digest(self.examples), "weights": digest(*model.state_dict().values()), **self.about}
+        decisive = {key: value for key, value in self.about.items() if key != "settings"}
+        decisive |= {name: self.about["settings"][name] for name in ("examples", "weights")}
         size = self.about["batch_size"]
         return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive, classes)
 
@@ -91,6 +94,9 @@ def likelihood(
         "seed": config.seed,
         "levels": dataset.levels,
         "t_min": model.sde.t_min if t_min is None else t_min,
+        "settings": settings_of(
+            config, ["likelihood"], model, found and found.path, _NO_SETTINGS, examples=digest(examples)
+        ),
     }
     job = _Job(
         Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device()),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from evaluation.bits_per_dim import mean_and_error
+from evaluation.provenance import replacing
 from files import write_atomically
 
 
@@ -85,7 +86,7 @@ def write_classified(classified: Classified, about: dict[str, Any], folder: Path
         UserError: a file cannot be written.
     """
     paths = [folder / f"{name}.json", folder / f"{name}.csv"]
-    with write_atomically(paths[0]) as temporary:
+    with replacing(paths[0], about.get("settings", {})), write_atomically(paths[0]) as temporary:
         temporary.write_text(json.dumps({**about, **classified.summary()}, indent=2) + "\n")
     columns = [range(len(classified.classes)), classified.classes.tolist(), classified.predicted.tolist()]
     with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:

@@ -29,6 +29,7 @@ from evaluation.bits_per_dim import Likelihoods
 from evaluation.measurement import Checked, Measurement
 from evaluation.parts import Part, in_parts
 from evaluation.plots import save_grid
+from evaluation.provenance import replacing
 from files import write_atomically
 
 _NUM_EXTREMES = 10
@@ -118,7 +119,7 @@ def write_likelihoods(
 
     Args:
         likelihoods: what was measured.
-        summary: of them, and how they were computed: plain values for the JSON file.
+        summary: of them, and how they were computed: plain values for the JSON file; `settings` are all of them.
         dataset: knows how examples look.
         examples: levels or vectors `(N, *shape)`.
         folder: where the files go.
@@ -130,7 +131,7 @@ def write_likelihoods(
     """
     bits = likelihoods.bits_per_dim
     paths = [folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"]
-    with write_atomically(paths[0]) as temporary:
+    with replacing(paths[0], summary.get("settings", {})), write_atomically(paths[0]) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
     columns = [range(len(bits)), bits.tolist(), likelihoods.log_prob.mean(1).tolist(), *bounds.values()]

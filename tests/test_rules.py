@@ -98,7 +98,8 @@ def complaint(key: str, text: str, mode: str) -> str:
     """What is said of a configuration for a mode with this value; nothing, if it will do."""
     config = get_config()
     try:
-        configuration.override(config, [*(WORK[mode] | SHORT).items(), (key, text)])
+        values = WORK[mode] | ({} if key in SHORT else SHORT)
+        configuration.override(config, [*values.items(), (key, text)])
         rules.check(config, mode)
     except UserError as error:
         return str(error)
@@ -113,7 +114,7 @@ def test_a_value_is_refused_in_one_line_that_names_its_key_or_fits():
     for key in KEYS:
         found = {text: complaint(key, text, _MODES.get(key.split(".")[0], "train")) for text in texts(key)}
         for line in filter(None, found.values()):
-            assert key in line or all(f" {part}" in f" {line}" for part in key.split(".")), line
+            assert key in line or all(part.rstrip("s") in line for part in key.split(".")), line
             assert "\n" not in line
         assert {bool(line) for line in found.values()} == {False, True}, found
 
@@ -123,15 +124,15 @@ def tiny(tmp_path_factory) -> Path:
     """A folder with the pictures, and a run on them."""
     folder = tmp_path_factory.mktemp("tiny")
     generator = np.random.default_rng(0)
-    np.save(folder / "pictures.npy", generator.integers(0, 256, (64, 8, 8, 1), dtype=np.uint8))
+    np.save(folder / "pictures.npy", generator.integers(0, 4, (64, 8, 8, 1), dtype=np.uint8))
     data = {"data.path": str(folder / "pictures.npy"), "data.folder": str(folder / "datasets")}
     assert run("--mode=train", "--config=configs/vp/digits.py", *flags(data | TINY), "--workdir", folder / "run") == 0
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_value_works_or_is_refused_before_any_work(tiny, tmp_path, capsys, mode, key):
     data = {"data.path": str(tiny / "pictures.npy"), "data.folder": str(tiny / "datasets")}
     values = (data | TINY if mode == "train" else {}) | WORK[mode]
