@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data import Dataset, load_dataset
 from data.labels import Labels
-from errors import UserError, choose
+from errors import UserError, choose, naming
 from evaluation.example_bounds import ExampleBound, bounds_of_points, bounds_with_noise
 from models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from models.fit_mixture import fit_mixture
@@ -131,7 +131,9 @@ def in_model_units(config: ConfigDict, dataset: Dataset, examples: Tensor) -> Te
 
 def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """A mixture of Gaussians fitted to the training part of the data, with its exact score."""
-    data = in_model_units(config, dataset, dataset.train)
+    data, count = in_model_units(config, dataset, dataset.train), config.model.num_components
+    if count > len(data):
+        raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
     return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 
@@ -333,7 +335,18 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     if model.scale_by_sigma and model.labels == "level":
         # Labels count from the noisiest level.
         options["sigmas"] = geometric_sigmas(config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max).flip(0)
-    return network(height, channels, **options)
+    with naming("section model"):
+        return network(height, channels, **options)
+
+
+def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
+    """A word on attention that is asked for at sizes which the network does not have; empty if there is none."""
+    model, size = config.model, dataset.shape[-1]
+    if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
+        return ""
+    sizes = [size // 2**level for level in range(len(model.channel_multipliers))]
+    unused = [str(asked) for asked in model.attention_resolutions if asked not in sizes]
+    return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {sizes}" if unused else ""
 
 
 def _read_texts(options: dict[str, Any]) -> dict[str, Any]:

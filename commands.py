@@ -25,7 +25,7 @@ from editing import BY_FLOW, Editor, edit, num_answers
 from errors import UserError
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
-from evaluation.inception import inception, measure_images
+from evaluation.inception import Extractors, inception, measure_images
 from evaluation.parts import digest
 from evaluation.progress import progress_measure
 from evaluation.provenance import settings_of
@@ -75,6 +75,9 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
             f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
             f"processes in {config.training.accumulation} parts each"
         )
+    unused = build.unused_attention(config, dataset)
+    if unused and distributed.rank() == 0:
+        print(f"note: {unused}", file=sys.stderr)
     batches = Batches(
         dataset,
         config.training.batch_size,
@@ -179,6 +182,7 @@ def sample(
 ) -> None:
     """Draw the samples that the section `sampling` asks for."""
     sampling = config.sampling
+    extractors = _image_metrics(config, dataset) if sampling.metrics else None
     labels = guided.sample_labels(config, dataset, sampling.num_samples)
     control = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
@@ -190,8 +194,8 @@ def sample(
         paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns, settings)
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         distributed.say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
-        if sampling.metrics:
-            _measure_images(config, dataset, samples.x, folder / "samples")
+        if extractors is not None:
+            _measure_images(config, dataset, samples.x, extractors, folder / "samples")
 
 
 def edit_pictures(
@@ -247,16 +251,20 @@ def _make_solver(
     return build.make_solver(config, default_steps, **options)
 
 
-def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, folder: Path) -> None:
-    """Inception's metrics of samples, as the section `sampling` asks for."""
-    sampling = config.sampling
+def _image_metrics(config: ConfigDict, dataset: Dataset) -> Extractors | None:
+    """What measures samples, as the section `sampling` has it; None on all processes but the first."""
     if not dataset.is_image or len(dataset.train) == 0:
         raise UserError(f"sampling.metrics compares images with training images, which {dataset.name} has not")
-    weights = Path(sampling.inception) if sampling.inception else None
+    weights = Path(config.sampling.inception) if config.sampling.inception else None
+    return inception(weights, distributed.device()) if distributed.rank() == 0 else None
+
+
+def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, extractors: Extractors, folder: Path) -> None:
+    """Inception's metrics of samples, as the section `sampling` asks for."""
+    sampling = config.sampling
     names = [name.strip() for name in sampling.metrics.split(",")]
     real = dataset.train if dataset.levels == 256 else dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
     statistics = folder / f"fid_statistics_{digest(dataset.train)}.safetensors"
-    extractors = inception(weights, distributed.device())
     values = measure_images(names, dataset.to_uint8(x).movedim(-1, 1), real, extractors, statistics)
     path = folder / f"{sampling.solver}_metrics.json"
     with write_atomically(path) as temporary:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
@@ -16,6 +17,15 @@ class UserError(Exception):
 
     `main.py` prints it without a traceback and exits with code 1.
     """
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put a key of the configuration, or where else it was, before what is complained of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

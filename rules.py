@@ -9,8 +9,7 @@ read them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 import torch
@@ -24,7 +23,7 @@ from control.tasks import METHODS, box_mask
 from data.augment import AUGMENTATIONS
 from data.registry import DAMAGED, DATASETS
 from editing import TASKS
-from errors import UserError, choose
+from errors import UserError, choose, naming
 from evaluation.contenders import StandardNormal, runs_within
 from evaluation.example_bounds import BOUNDS
 from evaluation.inception import METRICS
@@ -55,6 +54,7 @@ Rule = Callable[[str, Any], None]
 _MANY = 10**9
 _LARGEST_SEED = 2**32 - 1  # what all users of a seed can take
 _NUM_PIXELS = 2**14  # of a picture's side
+_LONGEST_NAME = 255  # bytes of a file's name
 _BATCH = 10**6
 _TABLE = 10**4  # steps of a solver, whose coefficients are as many squared
 # Of numbers that multiply the data or the loss, in float32.
@@ -134,7 +134,7 @@ def reads(read: Callable[[str], Any]) -> Rule:
     """A text that can be read."""
 
     def rule(key: str, text: str) -> None:
-        with _naming(key):
+        with naming(key):
             read(text)
 
     return rule
@@ -144,6 +144,8 @@ def name(key: str, text: str) -> None:
     """The name of a file, or the like."""
     if not text.strip() or "\0" in text:
         raise UserError(f"{key} must not be empty")
+    if any(len(part.encode()) > _LONGEST_NAME for part in text.split("/")):
+        raise UserError(f"{key} is longer than the name of a file can be: {text[:20]}…")
 
 
 def _grid(key: str, text: str) -> None:
@@ -151,15 +153,6 @@ def _grid(key: str, text: str) -> None:
         one_of("grid", GRIDS)(key, text)
     else:
         reads(build.read_grid)(key, text)
-
-
-@contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Name the key in what is complained of."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
 
 
 _SHARE = number(0, 1)
@@ -351,7 +344,7 @@ def check(config: ConfigDict, mode: str) -> None:
     sde = build.make_sde(config)
     log_snr_range(sde, config.training.t_min)
     for section in ("sampling", "likelihood"):
-        with _naming(f"{section}.t_min"):
+        with naming(f"{section}.t_min"):
             last_time(sde, config[section].t_min)
     _CHECKS[mode](config, sde)
 
@@ -383,7 +376,7 @@ def _check_likelihood(config: ConfigDict, sde: SDE) -> None:
     if options.get("num_steps", 0) > _REHEARSED:
         return
     x = torch.ones(1, 2, dtype=torch.float64)
-    with _naming("section likelihood"):
+    with naming("section likelihood"):
         log_likelihood(StandardNormal(sde), x, seeds=[0], **options)
 
 
@@ -392,13 +385,13 @@ def _check_editing(config: ConfigDict, sde: SDE) -> None:
     if edit.input is None:
         raise UserError("give a picture: --config.edit.input=FILE, or test:0 for a test example")
     if edit.task == "inpaint" and edit.mask == "box":
-        with _naming("edit.box"):
+        with naming("edit.box"):
             box_mask(1, 1, edit.box)
 
 
 def _check_comparison(config: ConfigDict, sde: SDE) -> None:
     for solver in set(config.compare.solvers) - {"tuned"}:
-        with _naming("compare.budgets"):
+        with naming("compare.budgets"):
             runs_within(solver, {}, config.compare.budgets, sde, build.shared_options(config.sampling))
 
 
@@ -413,7 +406,7 @@ _CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
 
 def _rehearse_sampling(config: ConfigDict, sde: SDE) -> None:
     """Draw a sample of a standard normal by the solver asked for, which complains of what does not fit together."""
-    with _naming(f"section sampling, solver {config.sampling.solver}"):
+    with naming(f"section sampling, solver {config.sampling.solver}"):
         solver = build.make_solver(config)
         if (config.sampling.num_steps or 0) > _REHEARSED:
             return
