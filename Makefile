@@ -1,10 +1,10 @@
-# `make demo` and `make test` each set up .venv if it is missing or out of date, then run.
+# `make demo`, `make test` and `make slow` each set up .venv if it is missing or out of date, then run.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo test clean
+.PHONY: install demo test slow clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,11 @@ demo: install
 
 test: install
 	$(RUN) -m pytest
+
+# What takes too long for every day: every key of the configuration with every kind of value, runs killed twenty times.
+slow: install
+	$(RUN) -m pytest -m slow
+	KILLS=20 $(RUN) -m pytest tests/test_kill.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data import Dataset, load_dataset
 from data.labels import Labels
-from errors import UserError, choose
+from errors import UserError, choose, naming
 from evaluation.example_bounds import ExampleBound, bounds_of_points, bounds_with_noise
 from models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from models.fit_mixture import fit_mixture
@@ -29,7 +29,7 @@ from training.objectives import Objective, get_discrete_objective, get_objective
 AnyModel = ScoreModel | LevelModel | GaussianMixture
 Trained = ScoreModel | LevelModel | NoisyClassifier
 
-_SDES: dict[str, Callable[[ConfigDict], SDE]] = {
+SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
     "subvp": lambda c: SubVPSDE(c.beta_min, c.beta_max),
     "ve": lambda c: VESDE(c.sigma_min, c.sigma_max),
@@ -37,9 +37,15 @@ _SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "cosine": lambda c: DDPMLadder(cosine_betas(c.num_rungs)),
     "ncsn": lambda c: NCSNLadder(geometric_sigmas(c.num_rungs, c.sigma_min, c.sigma_max)),
 }
-_NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP, "classifier": Encoder}
+NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP, "classifier": Encoder}
 
-_THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
+THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
+
+PRIORS: dict[str, Callable[[SDE, Dataset], Any]] = {
+    "standard": lambda sde, dataset: None,
+    "data": lambda sde, dataset: matched_prior(sde, *dataset.mean_and_variance()),
+}
+DEQUANTISATIONS = ("uniform", "truncated_normal", "variational")
 
 # Of the options of solvers, those that are about the model.
 _SHARED_OPTIONS = ("t_min", "data_std")
@@ -88,7 +94,7 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 
 def make_sde(config: ConfigDict) -> SDE:
     """The forward process of the section `sde`."""
-    return choose("SDE", config.sde.name, _SDES)(config.sde)
+    return choose("SDE", config.sde.name, SDES)(config.sde)
 
 
 def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
@@ -125,7 +131,9 @@ def in_model_units(config: ConfigDict, dataset: Dataset, examples: Tensor) -> Te
 
 def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """A mixture of Gaussians fitted to the training part of the data, with its exact score."""
-    data = in_model_units(config, dataset, dataset.train)
+    data, count = in_model_units(config, dataset, dataset.train), config.model.num_components
+    if count > len(data):
+        raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
     return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 
@@ -163,25 +171,37 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
         edm = (training.edm_mean, training.edm_std)
         levels = get_noise_levels(training.noise_levels, sde, training.t_min, *edm)
         return Classification(levels, training.stratified)
-    kinds: dict[str, Callable[[], Objective]] = {
-        "discrete": lambda: get_discrete_objective(
-            sde,  # type: ignore[arg-type]
-            stratified=training.stratified,
-            reduce_mean=training.reduce_mean,
-        ),
-        "continuous": lambda: get_objective(
-            sde,
-            weighting=training.weighting,
-            noise_levels=training.noise_levels,
-            t_min=training.t_min,
-            stratified=training.stratified,
-            reduce_mean=training.reduce_mean,
-            edm_mean=training.edm_mean,
-            edm_std=training.edm_std,
-            data_std=config.model.data_std,
-        ),
-    }
-    return choose("objective", training.objective, kinds)()
+    return choose("objective", training.objective, OBJECTIVES)(config, sde)
+
+
+def _discrete_objective(config: ConfigDict, sde: SDE) -> Objective:
+    training = config.training
+    return get_discrete_objective(
+        sde,  # type: ignore[arg-type]
+        stratified=training.stratified,
+        reduce_mean=training.reduce_mean,
+    )
+
+
+def _continuous_objective(config: ConfigDict, sde: SDE) -> Objective:
+    training = config.training
+    return get_objective(
+        sde,
+        weighting=training.weighting,
+        noise_levels=training.noise_levels,
+        t_min=training.t_min,
+        stratified=training.stratified,
+        reduce_mean=training.reduce_mean,
+        edm_mean=training.edm_mean,
+        edm_std=training.edm_std,
+        data_std=config.model.data_std,
+    )
+
+
+OBJECTIVES: dict[str, Callable[[ConfigDict, SDE], Objective]] = {
+    "discrete": _discrete_objective,
+    "continuous": _continuous_objective,
+}
 
 
 def make_solver(config: ConfigDict, default_steps: int = 20, **more: Any) -> Solver:
@@ -207,9 +227,9 @@ def ignored_options(config: ConfigDict) -> set[str]:
 def solver_options(config: ConfigDict) -> dict[str, Any]:
     """The options for solvers that the section `sampling` gives."""
     given = {name: value for name, value in config.sampling.items() if name not in _NOT_OPTIONS and value is not None}
-    options = _read_texts(given, "sampling")
+    options = _read_texts(given)
     if "threshold" in options:
-        threshold = choose("threshold", options["threshold"], _THRESHOLDS)
+        threshold = choose("threshold", options["threshold"], THRESHOLDS)
         options["threshold"] = threshold(config.data.low, config.data.high)
     return options
 
@@ -221,16 +241,15 @@ def shared_options(sampling: ConfigDict) -> dict[str, Any]:
 
 def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[str, Any]:
     """The options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
-    likelihood = config.likelihood
-    known = inspect.signature(log_likelihood).parameters
-    given = {name: value for name, value in likelihood.items() if name in known and value is not None}
-    options = _read_texts(given, "likelihood")
-    priors: dict[str, Callable[[], Any]] = {
-        "standard": lambda: None,
-        "data": lambda: matched_prior(sde, *dataset.mean_and_variance()),
-    }
-    options["prior"] = choose("prior", likelihood.prior, priors)()
-    return options
+    prior = choose("prior", config.likelihood.prior, PRIORS)(sde, dataset)
+    return given_likelihood_options(config) | {"prior": prior}
+
+
+def given_likelihood_options(config: ConfigDict) -> dict[str, Any]:
+    """The same, but for the prior, which takes the data."""
+    known = set(inspect.signature(log_likelihood).parameters) - {"prior"}
+    given = {name: value for name, value in config.likelihood.items() if name in known and value is not None}
+    return _read_texts(given)
 
 
 def make_dequantiser(
@@ -293,7 +312,7 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     model = config.model
     if model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
-    network = choose("network", model.network, _NETWORKS)
+    network = choose("network", model.network, NETWORKS)
     known = inspect.signature(network).parameters
     options = {name: value for name, value in model.items() if name in known} | more
     if "image_size" not in known:
@@ -305,7 +324,8 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
         return network(torch.Size(shape).numel(), **options)
     if len(shape) != 3:
         raise UserError(
-            f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config.model.network=mlp"
+            f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config "
+            "configs/vp/vectors.py, or --config.model.network=mlp"
         )
     if options.get("embedding") == "fourier" and model.labels in ("log_snr", "edm"):
         raise UserError(f"a Fourier embedding takes a label's logarithm, not model.labels={model.labels}: use rho")
@@ -315,32 +335,43 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     if model.scale_by_sigma and model.labels == "level":
         # Labels count from the noisiest level.
         options["sigmas"] = geometric_sigmas(config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max).flip(0)
-    return network(height, channels, **options)
+    with naming("section model"):
+        return network(height, channels, **options)
 
 
-def _read_texts(options: dict[str, Any], section: str) -> dict[str, Any]:
+def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
+    """A word on attention that is asked for at sizes which the network does not have; empty if there is none."""
+    model, size = config.model, dataset.shape[-1]
+    if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
+        return ""
+    sizes = [size // 2**level for level in range(len(model.channel_multipliers))]
+    unused = [str(asked) for asked in model.attention_resolutions if asked not in sizes]
+    return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {sizes}" if unused else ""
+
+
+def _read_texts(options: dict[str, Any]) -> dict[str, Any]:
     """Options of solvers, with those that are written as text read: a list of times, and torchdiffeq's `options`."""
-    readers = {"grid": _grid, "options": _method_options}
-    return {name: readers[name](value, section) if name in readers else value for name, value in options.items()}
+    readers: dict[str, Callable[[str], Any]] = {"grid": read_grid, "options": read_options}
+    return {name: readers[name](value) if name in readers else value for name, value in options.items()}
 
 
-def _grid(text: str, section: str) -> str | list[float]:
+def read_grid(text: str) -> str | list[float]:
     """A grid's name, or its times."""
     if text[:1].isalpha():
         return text
     try:
         return [float(time) for time in text.strip("[]() ").split(",")]
     except ValueError:
-        raise UserError(f"{section}.grid takes a name or a list of times such as 1.0,0.5,0.001, not {text!r}") from None
+        raise UserError(f"a grid is a name or a list of times such as 1.0,0.5,0.001, not {text!r}") from None
 
 
-def _method_options(text: str, section: str) -> dict[str, str | float]:
+def read_options(text: str) -> dict[str, str | float]:
     """`first_step=0.01,solver=LSODA` as a dictionary; numbers are read."""
     options: dict[str, str | float] = {}
     for item in text.split(","):
         name, equals, value = (part.strip() for part in item.partition("="))
         if not (name and equals and value):
-            raise UserError(f"{section}.options takes NAME=VALUE,NAME=VALUE, such as first_step=0.01, not {text!r}")
+            raise UserError(f"options are written NAME=VALUE,NAME=VALUE, such as first_step=0.01, not {text!r}")
         try:
             options[name] = int(value) if value.isdigit() else float(value)
         except ValueError:

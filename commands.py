@@ -17,6 +17,7 @@ import checkpoints
 import configuration
 import distributed
 import guided
+import rules
 import runs
 from data import Batches, Dataset, get_augmentation
 from data.dataset import described
@@ -26,9 +27,10 @@ from editing import BY_FLOW, Editor, edit, num_answers
 from errors import UserError
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
-from evaluation.inception import inception, measure_images
+from evaluation.inception import Extractors, inception, measure_images
 from evaluation.parts import digest
 from evaluation.progress import progress_measure
+from evaluation.provenance import settings_of
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from evaluation.watched import Watched
@@ -66,6 +68,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         Stopped: a signal came.
     """
     config = runs.configuration_to_train(config_path, folder, overrides)
+    rules.check(config, "train")
     for change in runs.changes(config, folder):
         distributed.say(change)
     dataset = _make_dataset(config)
@@ -80,6 +83,9 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
             f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
             f"processes in {config.training.accumulation} parts each"
         )
+    unused = build.unused_attention(config, dataset)
+    if unused and distributed.rank() == 0:
+        print(f"note: {unused}", file=sys.stderr)
     batches = Batches(
         dataset,
         config.training.batch_size,
@@ -164,6 +170,7 @@ def use(
         UserError: the configuration or the checkpoint is faulty or missing, or a file cannot be written.
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
+    rules.check(config, mode)
     dataset = _dataset_to_use(mode, config, found)
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
@@ -176,10 +183,8 @@ def use(
     model = model.to(distributed.device()).eval().requires_grad_(False)
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         _note([f"{folder} is the run of another model than {found.path}: see --workdir"])
-    if distributed.rank() == 0 and not (folder / "config.json").exists():
-        # An edit is made once.
-        kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
-        configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
+    # An edit is made once.
+    kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
     if mode == "sample":
         _note_ignored(config, overrides)
         sample(config, dataset, model, folder, found)
@@ -189,6 +194,8 @@ def use(
         edit_pictures(config, dataset, model, folder, found, overrides)
     else:
         compare(config, dataset, model, folder, found)
+    if distributed.rank() == 0 and not (folder / "config.json").exists():
+        configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
 
 
 def sample(
@@ -196,6 +203,7 @@ def sample(
 ) -> None:
     """Draw the samples that the section `sampling` asks for."""
     sampling = config.sampling
+    extractors = _image_metrics(config, dataset) if sampling.metrics else None
     labels = guided.sample_labels(config, dataset, sampling.num_samples)
     control = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
@@ -204,13 +212,16 @@ def sample(
     with keeping(lambda: _NOTHING_KEPT.format("samples are written")):
         samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
         if distributed.rank() == 0:
-            paths = write_samples(samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns)
+            settings = _settings(config, ["sampling"], model, found)
+            paths = write_samples(
+                samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns, settings
+            )
     if distributed.rank() == 0:
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         distributed.say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
-        if sampling.metrics:
+        if extractors is not None:
             with keeping(lambda: f"stopped before the metrics of samples, which are kept: {paths[0]}"):
-                _measure_images(config, dataset, samples.x, folder / "samples")
+                _measure_images(config, dataset, samples.x, extractors, folder / "samples")
 
 
 def edit_pictures(
@@ -237,8 +248,18 @@ def edit_pictures(
         raise UserError("pictures are interpolated within one class: give one in sampling.labels")
     models = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
     solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)
+    settings = _settings(config, ["edit", "sampling"], model, found) if distributed.rank() == 0 else {}
     with keeping(lambda: _NOTHING_KEPT.format("answers are written")):
-        edit(Editor(config, dataset, models, solver), folder)
+        edit(Editor(config, dataset, models, solver, settings), folder)
+
+
+def _settings(
+    config: ConfigDict, sections: list[str], model: build.AnyModel, found: checkpoints.Found | None, **more: Any
+) -> dict[str, Any]:
+    """What a result is made with, but for what does not change it."""
+    ignored = {*build.ignored_options(config), "batch_size", "metrics", "inception"}
+    keys = [*(f"sampling.{name}" for name in ignored), "compare.batch_size"]
+    return settings_of(config, sections, model, found.path if found else None, keys, **more)
 
 
 def _make_solver(
@@ -257,16 +278,20 @@ def _make_solver(
     return build.make_solver(config, default_steps, **options)
 
 
-def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, folder: Path) -> None:
-    """Inception's metrics of samples, as the section `sampling` asks for."""
-    sampling = config.sampling
+def _image_metrics(config: ConfigDict, dataset: Dataset) -> Extractors | None:
+    """What measures samples, as the section `sampling` has it; None on all processes but the first."""
     if not dataset.is_image or len(dataset.train) == 0:
         raise UserError(f"sampling.metrics compares images with training images, which {dataset.name} has not")
-    weights = Path(sampling.inception) if sampling.inception else None
+    weights = Path(config.sampling.inception) if config.sampling.inception else None
+    return inception(weights, distributed.device()) if distributed.rank() == 0 else None
+
+
+def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, extractors: Extractors, folder: Path) -> None:
+    """Inception's metrics of samples, as the section `sampling` asks for."""
+    sampling = config.sampling
     names = [name.strip() for name in sampling.metrics.split(",")]
     real = dataset.train if dataset.levels == 256 else dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
     statistics = folder / f"fid_statistics_{digest(dataset.train)}.safetensors"
-    extractors = inception(weights, distributed.device())
     values = measure_images(names, dataset.to_uint8(x).movedim(-1, 1), real, extractors, statistics)
     path = folder / f"{sampling.solver}_metrics.json"
     with write_atomically(path) as temporary:
@@ -284,6 +309,8 @@ def compare(
     contenders: dict[str, dict[str, Any]] = {name: {} for name in settings.solvers}
     if "tuned" in contenders:
         contenders["tuned"]["path"] = _tuned_tables(config, dataset, model, folder, found, settings.budgets)
+    shared = {f"sampling.{name}": value for name, value in build.shared_options(config.sampling).items()}
+    made_with = _settings(config, ["compare"], model, found, test_examples=digest(dataset.test), **shared)
     with keeping(lambda: _NOTHING_KEPT.format("a comparison is written")):
         comparison = compare_solvers(
             model,
@@ -298,7 +325,7 @@ def compare(
             batch_size=settings.batch_size,
             device=distributed.device(),
         )
-        paths = write_report(comparison, folder / "compare", dataset.name)
+        paths = write_report(comparison, folder / "compare", dataset.name, made_with)
     distributed.say(recommend(comparison)[1])
     distributed.say(", ".join(map(str, paths)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def _defaults() -> ConfigDict:
     return load_file(ROOT / "configs" / "default.py")
 
 
+@cache
 def _optional_keys() -> set[str]:
     """The keys that may be None."""
     return {key for key, value in flatten(_defaults()) if value is None}

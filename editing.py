@@ -43,12 +43,14 @@ class Editor(NamedTuple):
         dataset: of the model.
         guided: the model of the answers with these numbers.
         solver: finds answers.
+        settings: what edits are made with, by name.
     """
 
     config: ConfigDict
     dataset: Dataset
     guided: Callable[[slice], Model]
     solver: Solver
+    settings: dict[str, Any]
 
 
 class Problem(NamedTuple):
@@ -72,7 +74,7 @@ def edit(editor: Editor, folder: Path) -> None:
         UserError: an input is missing or does not fit, or an option is out of range.
     """
     settings, dataset = editor.config.edit, editor.dataset
-    task = choose("task", settings.task, _TASKS)
+    task = choose("task", settings.task, TASKS)
     if not dataset.is_image:
         raise UserError(f"--mode edit is for pictures, not {dataset.name}")
     if settings.input is None:
@@ -80,7 +82,7 @@ def edit(editor: Editor, folder: Path) -> None:
     if distributed.rank() > 0:
         return
     done = task(editor)
-    about = {**settings.to_dict(), "seed": editor.config.seed}
+    about = {**settings.to_dict(), "seed": editor.config.seed, "settings": editor.settings}
     paths = write_edit(done._replace(numbers=about | done.numbers), dataset, folder / "edit", settings.task)
     for name, value in done.numbers.items():
         say(f"{name.replace('_', ' ')}: {value:.4g}")
@@ -199,7 +201,7 @@ def _encode(editor: Editor) -> Edit:
     return Edit(inputs, None, answers, numbers)
 
 
-_TASKS: dict[str, Callable[[Editor], Edit]] = {
+TASKS: dict[str, Callable[[Editor], Edit]] = {
     "inpaint": _inpaint,
     "colorize": _colorize,
     "superres": _superres,

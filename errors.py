@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Value = TypeVar("_Value")
+# How torch says so, of which one class of errors is on the GPU alone, and others say much else.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "storage size calculation overflowed")
 
 
 class UserError(ValueError):
@@ -14,6 +17,15 @@ class UserError(ValueError):
 
     `main.py` prints it without a traceback and exits with code 1. From Python it is a `ValueError`, as any library's.
     """
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put a key of the configuration, or where else it was, before what is complained of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -31,6 +43,11 @@ def choose(kind: str, name: str, table: Mapping[str, _Value]) -> _Value:
     if name not in table:
         raise UserError(f"no {kind} is called {name!r}{nearest(name, table)}; there are: {', '.join(table)}")
     return table[name]
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this error says that the computer, or its GPU, has not as much memory as was asked for."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _NO_MEMORY)
 
 
 class Stopped(Exception):  # noqa: N818

@@ -104,7 +104,7 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     """
     if config.sampling.classifier is None:
         return None
-    path = Path(config.sampling.classifier)
+    path = Path(config.sampling.classifier).expanduser()
     found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
     trained_with = configuration.from_dict(found.config or {}, str(found.path))
     if trained_with.model.network != "classifier":

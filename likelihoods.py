@@ -20,6 +20,7 @@ from evaluation.generative_classifier import Classified, log_class_shares, write
 from evaluation.likelihood_report import check_likelihoods, measure_likelihoods, write_likelihoods
 from evaluation.measurement import Measurement
 from evaluation.parts import digest, remove_parts
+from evaluation.provenance import settings_of
 from guided import is_class_conditional
 from interruption import keeping
 from models.dequantisation_flow import DequantisationFlow
@@ -30,7 +31,13 @@ from training.dequantisation import fit_dequantisation
 from weight_files import load_weights
 
 # What a density is conditioned on, and what is added to the names of its files.
-_CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
+CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
+
+
+# What does not change the numbers.
+_NO_SETTINGS = ("likelihood.batch_size", "likelihood.save_latents")
+
+SPLITS = ("test", "validation", "train")
 
 
 class _Job(NamedTuple):
@@ -50,9 +57,8 @@ class _Job(NamedTuple):
 
     def measure(self, classes: Tensor | None, unfinished: Path) -> Likelihoods:
         """The densities, given these classes; parts are kept in `unfinished` until all are there."""
-        model = self.measurement.model
-        assert isinstance(model, torch.nn.Module)
-        decisive = {"examples": digest(self.examples), "weights": digest(*model.state_dict().values()), **self.about}
+        decisive = {key: value for key, value in self.about.items() if key != "settings"}
+        decisive |= {name: self.about["settings"][name] for name in ("examples", "weights")}
         size = self.about["batch_size"]
         return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive, classes)
 
@@ -81,7 +87,7 @@ def likelihood(
     }
     examples, classes = choose("split", settings.split, parts)
     examples = examples[: settings.num_examples]
-    name = settings.split + choose("condition likelihood.given", settings.given, _CONDITIONS)
+    name = settings.split + choose("condition likelihood.given", settings.given, CONDITIONS)
     if len(examples) == 0:
         raise UserError(f"there are no {settings.split} examples: see data.validation")
     if settings.given != "none" and not (is_class_conditional(config) and classes is not None):
@@ -101,6 +107,9 @@ def likelihood(
         "seed": config.seed,
         "levels": dataset.levels,
         "t_min": model.sde.t_min if t_min is None else t_min,
+        "settings": settings_of(
+            config, ["likelihood"], model, found.path if found else None, _NO_SETTINGS, examples=digest(examples)
+        ),
     }
     job = _Job(
         Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device()),

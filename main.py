@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from errors import Stopped, UserError
+from errors import Stopped, UserError, ran_out_of_memory
 from interruption import keeping, raise_signals
 
 Overrides = list[tuple[str, str]]
@@ -85,6 +85,13 @@ def main(overrides: Overrides) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(stopped, file=sys.stderr)
         return stopped.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        return _complain(
+            "there is not enough memory: take a smaller batch_size (of the section that this mode has), or a smaller "
+            "network, or --config.training.accumulation=2 or more in training"
+        )
     return 0
 
 
@@ -94,10 +101,14 @@ def _run(overrides: Overrides) -> None:
     import distributed
     import runs
 
-    folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
+    folder = (
+        Path(FLAGS.workdir).expanduser()
+        if FLAGS.workdir
+        else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
+    )
     with distributed.process_group():
         if FLAGS.mode != "train":
-            checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
+            checkpoint = Path(FLAGS.checkpoint).expanduser() if FLAGS.checkpoint else None
             commands.use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
         elif FLAGS.checkpoint:
             raise UserError("--mode train goes on from the newest checkpoint of its --workdir; leave out --checkpoint")
@@ -106,7 +117,8 @@ def _run(overrides: Overrides) -> None:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    # A name of a file may have a line's end in it.
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 

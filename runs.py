@@ -7,14 +7,14 @@ may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 import checkpoints
 import configuration
+import rules
 from errors import UserError
 from training import checkpoint
 
@@ -25,58 +25,6 @@ DEFAULT_WORKDIR = Path("runs/digits")
 
 # As the command line has them: ("training.num_steps", "1000").
 Overrides = Sequence[tuple[str, str]]
-
-# Of lists, each number counts, and there must be one. What only one function uses, it checks itself.
-_AT_LEAST_ONE = (
-    "sde.num_rungs",
-    "model.num_blocks",
-    "model.channels",
-    "model.channel_multipliers",
-    "model.channels_per_group",
-    "model.width",
-    "model.num_components",
-    "training.num_steps",
-    "training.batch_size",
-    "training.keep_checkpoints",
-    "training.accumulation",
-    "training.num_measured",
-    "sampling.num_samples",
-    "sampling.batch_size",
-    "sampling.num_steps",
-    "likelihood.num_examples",
-    "likelihood.batch_size",
-    "edit.num_samples",
-    "compare.budgets",
-    "compare.repetitions",
-    "compare.num_samples",
-    "compare.batch_size",
-)
-_POSITIVE = ("sde.sigma_min", "sde.sigma_max", "model.data_std", "sampling.data_std", "training.edm_std")
-_NOT_NEGATIVE = (
-    "model.init_scale",
-    "training.warmup_steps",
-    "training.max_grad_norm",
-    "training.measure_every",
-    "training.keep_every",
-    "compare.num_trajectories",
-    "sampling.guidance_interval",
-    "edit.noise_std",
-    "edit.temperature",
-)
-_FRACTIONS = (
-    "data.distortion",
-    "data.test_share",
-    "model.dropout",
-    "training.ema_decay",
-    "training.more_ema_decays",
-    "training.label_dropout",
-    "edit.hidden",
-    "edit.strength",
-)
-# Of lists.
-_MAY_BE_EMPTY = ("training.more_ema_decays", "sampling.guidance_interval")
-# What all users of a seed can take.
-_LARGEST_SEED = 2**32 - 1
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
@@ -182,23 +130,7 @@ def _find(folder: Path, checkpoint_path: Path | None) -> checkpoints.Found:
 
 def _override(config: ConfigDict, overrides: Overrides) -> None:
     configuration.override(config, overrides)
-    if not config.compare.solvers:
-        raise UserError("compare.solvers must name a solver")
-    _check(config, _AT_LEAST_ONE, lambda value: value >= 1, "must be at least 1")
-    _check(config, _POSITIVE, lambda value: value > 0, "must be positive")
-    _check(config, _NOT_NEGATIVE, lambda value: value >= 0, "must be at least 0")
-    _check(config, _FRACTIONS, lambda value: 0 <= value <= 1, "must lie between 0 and 1")
-    _check(config, ("seed",), lambda value: 0 <= value <= _LARGEST_SEED, f"must lie between 0 and {_LARGEST_SEED}")
-
-
-def _check(config: ConfigDict, keys: Iterable[str], fits: Callable[[Any], bool], rule: str) -> None:
-    """Raise UserError unless the values of these keys (of lists, all items) fit; None always does."""
-    values = dict(configuration.flatten(config))
-    for key in keys:
-        value = values[key]
-        items = value if isinstance(value, tuple) else (() if value is None else (value,))
-        if (value == () and key not in _MAY_BE_EMPTY) or not all(map(fits, items)):
-            raise UserError(f"{key} {rule}, not {value}")
+    rules.check_values(config)
 
 
 def _check_agreement(

@@ -26,7 +26,7 @@ from solvers.divergence import value_and_pull_back
 
 _MAX_ITERATIONS = 100
 # In pixels.
-_LARGEST_BLUR = 100.0
+LARGEST_BLUR = 100.0
 # Relative residual at which conjugate gradients stop, in units of the number format's.
 _ROUNDINGS = 10.0
 
@@ -121,8 +121,8 @@ def blurred(std: float) -> LinearOperator:
     Raises:
         UserError: `std` is not positive, or enormous.
     """
-    if not 0 < std <= _LARGEST_BLUR:
-        raise UserError(f"the standard deviation of a blur must lie between 0 and {_LARGEST_BLUR:g}, not {std:g}")
+    if not 0 < std <= LARGEST_BLUR:
+        raise UserError(f"the standard deviation of a blur must lie between 0 and {LARGEST_BLUR:g}, not {std:g}")
     reach = math.ceil(3 * std)
 
     def blur(x: Tensor) -> Tensor:

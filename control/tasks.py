@@ -18,6 +18,8 @@ from errors import UserError, choose
 from solvers import Model
 from solvers.registry import Solver
 
+METHODS = ("pigdm", "dps", "projection", "repaint")
+
 
 def box_mask(height: int, width: int, box: tuple[float, ...]) -> Tensor:
     """True but in a box `(top, left, height, width)`, in parts of the picture; `(1, 1, height, width)`, bool.

@@ -200,9 +200,9 @@ def background(name: str) -> tuple[int, int, int]:
     try:
         colour = ImageColor.getrgb(name)
     except ValueError:
-        raise UserError(f"data.background is a colour such as white, grey or #ffffff, not {name!r}") from None
+        raise UserError(f"a background is a colour such as white, grey or #ffffff, not {name!r}") from None
     if len(colour) != 3:
-        raise UserError(f"data.background is behind what is transparent, so it is not itself: {name!r}")
+        raise UserError(f"a background cannot be transparent itself, as {name!r} is")
     return colour
 
 

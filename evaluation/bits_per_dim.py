@@ -134,14 +134,19 @@ def describe(summary: dict[str, Any]) -> list[str]:
         lines.append(f"bounds for the reverse SDE: {', '.join(bounds)}")
     if "solver_error" in summary:
         deviations = [f"{source} {value:.3f}" for source, value in summary["standard_deviations"].items()]
-        error = summary["solver_error"]
+        error, count = summary["solver_error"], summary["solver_error"]["num_examples"]
         lines.append(
-            f"deviations by source: {', '.join(deviations)}; the solver's own error is {error['mean']:+.4f} "
-            f"± {error['standard_error']:.4f} (of {error['num_examples']} examples)"
+            f"deviations by source: {', '.join(deviations)}; the solver's own error is {error['mean']:+.4f}"
+            f"{_plus_minus(error)} (of {count} example{'s' * (count > 1)})"
         )
     return lines
 
 
 def _number(value: dict[str, Any]) -> str:
+    return f"{value['bits_per_dim']:.4f}{_plus_minus(value)}"
+
+
+def _plus_minus(value: dict[str, Any]) -> str:
+    """The standard error, which one example has none of."""
     error = value["standard_error"]
-    return f"{value['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return "" if error is None else f" ± {error:.4f}"

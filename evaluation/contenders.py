@@ -142,10 +142,10 @@ def count_calls(solver: Solver, sde: SDE) -> int | None:
 
 
 def _count(solver: Solver, sde: SDE) -> int:
-    return solver(_StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
+    return solver(StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
 
 
-class _StandardNormal:
+class StandardNormal:
     """Data `N(0, I)` as a model: `p_t = N(0, (alpha^2 + sigma^2) I)`."""
 
     def __init__(self, sde: SDE) -> None:

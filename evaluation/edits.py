@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data import Dataset
 from evaluation.plots import save_grid
+from evaluation.provenance import replacing
 from files import write_atomically
 
 
@@ -27,7 +28,7 @@ class Edit(NamedTuple):
         inputs: `(M, C, H, W)`.
         observed: what was observed of each, as pictures; None if nothing was hidden.
         answers: `(M, K, C, H, W)`.
-        numbers: of the whole, by name.
+        numbers: of the whole, by name; `settings` are what it was made with.
     """
 
     inputs: Tensor
@@ -65,6 +66,6 @@ def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str) -> list[Pa
         arrays["observed"] = dataset.to_uint8(edit.observed).numpy()
     with write_atomically(paths[1]) as temporary:
         np.savez_compressed(temporary, **arrays)
-    with write_atomically(paths[2]) as temporary:
+    with replacing(paths[2], edit.numbers.get("settings", {})), write_atomically(paths[2]) as temporary:
         temporary.write_text(json.dumps(edit.numbers, indent=2) + "\n")
     return paths

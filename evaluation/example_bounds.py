@@ -11,6 +11,8 @@ from solvers.bounds import Bound, continuous_bound, discrete_bound, score_flow_b
 from solvers.decoders import Decoder, discretised_gaussian_decoder, gaussian_decoder, posterior_decoder
 from solvers.dequantization import Dequantised
 
+BOUNDS = ("discrete", "continuous", "scoreflow")
+
 # Called with the model, levels (or vectors), the same with noise, and seeds; bounds `-log P(k)` (or `-log p(x)`).
 ExampleBound = Callable[[Model, Tensor, Dequantised, list[int]], Bound]
 

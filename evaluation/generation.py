@@ -1,15 +1,16 @@
 """Drawing samples in batches, and writing them down.
 
 samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds;  labels and
-                       class_names, if classes were asked for
+                       class_names, if classes were asked for; settings, JSON: what they were drawn with
 samples/<solver>.png:  the first of them, to look at
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from data import Dataset
 from errors import UserError
 from evaluation.contenders import count_calls
 from evaluation.plots import save_grid, save_scatter
+from evaluation.provenance import as_text, replacing
 from evaluation.watched import Watched
 from files import write_atomically
 from progress import Progress
@@ -98,11 +100,12 @@ def write_samples(
     name: str,
     labels: Tensor | None = None,
     columns: int | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Path]:
     """Write `name.npz`, and `name.png` if samples are images or points in the plane; returns the paths.
 
     `labels` `(N,)` are the classes that were asked for, if any were; the picture has so many `columns`, if more than
-    one.
+    one. The `settings` that samples were drawn with are kept beside them.
 
     Raises:
         UserError: samples are not finite (the others are written first), or a file cannot be written.
@@ -111,16 +114,18 @@ def write_samples(
     if not finite.all() and finite.any():
         rest = [seed for seed, kept in zip(seeds, finite.tolist(), strict=True) if kept]
         kept_labels = None if labels is None else labels[finite]
-        paths = write_samples(samples._replace(x=samples.x[finite]), rest, dataset, folder, name, kept_labels)
+        finite_samples = samples._replace(x=samples.x[finite])
+        paths = write_samples(finite_samples, rest, dataset, folder, name, kept_labels, settings=settings)
         broken = f"{int((~finite).sum())} of {len(finite)} samples are not finite and left out of {paths[0]}"
         raise UserError(f"{broken}: take more steps, or another solver or t_min")
     array = as_array(samples.x, dataset)
     numbers, picture = folder / f"{name}.npz", folder / f"{name}.png"
     nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe
     arrays: dict[str, Any] = {"images" if dataset.is_image else "vectors": array, "seeds": np.array(seeds)}
+    arrays["settings"] = as_text(settings)
     if labels is not None:
         arrays["labels"], arrays["class_names"] = labels.numpy(), np.array(dataset.class_names)
-    with write_atomically(numbers) as temporary:
+    with replacing(numbers, settings), write_atomically(numbers) as temporary:
         np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
     if dataset.is_image:
         save_grid(picture, array[:_NUM_SHOWN], None if columns == 1 else columns)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from evaluation.bits_per_dim import mean_and_error
+from evaluation.provenance import replacing
 from files import write_atomically
 
 
@@ -88,7 +89,7 @@ def write_classified(classified: Classified, about: dict[str, Any], folder: Path
         UserError: a file cannot be written.
     """
     paths = [folder / f"{name}.json", folder / f"{name}.csv"]
-    with write_atomically(paths[0]) as temporary:
+    with replacing(paths[0], about.get("settings", {})), write_atomically(paths[0]) as temporary:
         summary = {**about, "class_names": classified.names, **classified.summary()}
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     called = ([classified.names[k] for k in numbers.tolist()] for numbers in (classified.classes, classified.predicted))

@@ -10,6 +10,7 @@ Inception's weights come from a file, or are downloaded. The training images' st
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,8 @@ def inception(weights: Path | None, device: torch.device | str) -> Extractors:
     except ModuleNotFoundError as error:
         raise UserError("Inception metrics need: pip install 'score-sde[metrics]'") from error
     except Exception as error:  # of the network, or of the file
-        raise UserError(f"cannot get the weights of Inception: {error}; give their file: sampling.inception") from error
+        where = "download" if weights is None else f"read {weights}, as"
+        raise UserError(f"cannot {where} the weights of Inception; give their file: sampling.inception") from error
     networks[0].num_features = 2048
     return Extractors(*networks)
 
@@ -83,14 +85,18 @@ def measure_images(
     Raises:
         UserError: there is no such metric, the library is missing, or there are too few samples.
     """
-    metrics = {name: choose("metric", name, _METRICS) for name in names}
+    metrics = {name: choose("metric", name, METRICS) for name in names}
     if len(samples) < 2 or len(real) < 2:
         raise UserError(f"{len(samples)} samples and {len(real)} images are too few to compare")
     try:
-        return {
-            name: measure(samples, real, extractors, statistics if name == "fid" else None)
-            for name, measure in metrics.items()
-        }
+        with warnings.catch_warnings():
+            # Of memory, and of a deviation between splits, which is not used.
+            warnings.filterwarnings("ignore", message="Metric `.*` will save all extracted features in buffer")
+            warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom is <= 0")
+            return {
+                name: measure(samples, real, extractors, statistics if name == "fid" else None)
+                for name, measure in metrics.items()
+            }
     except ModuleNotFoundError as error:
         raise UserError("Inception metrics need: pip install 'score-sde[metrics]'") from error
 
@@ -134,7 +140,7 @@ def _inception_score(samples: Tensor, real: Tensor, extractors: Extractors, stat
     return metric.compute()[0].item()
 
 
-_METRICS: dict[str, Callable[[Tensor, Tensor, Extractors, Path | None], float]] = {
+METRICS: dict[str, Callable[[Tensor, Tensor, Extractors, Path | None], float]] = {
     "fid": _fid,
     "kid": _kid,
     "is": _inception_score,
@@ -166,7 +172,9 @@ def _read(path: Path, metric: Any) -> dict[str, Tensor] | None:
     try:
         sums = safetensors.torch.load_file(path)
         if any(sums[name].shape != getattr(metric, name).shape for name in _STATISTICS):
-            raise ValueError("they are of another network")
+            raise ValueError
         return {name: sums[name] for name in _STATISTICS}
     except Exception as error:  # a damaged file may fail in any way
-        raise UserError(f"cannot read the statistics {path}: {error}; remove it, and they are made again") from error
+        raise UserError(
+            f"cannot read the statistics {path}, or they are of another network; remove it, and they are made again"
+        ) from error

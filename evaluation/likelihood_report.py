@@ -27,6 +27,7 @@ from evaluation.bits_per_dim import Likelihoods
 from evaluation.measurement import Checked, Measurement
 from evaluation.parts import Part, batches_of, in_parts, rows_done
 from evaluation.plots import save_grid
+from evaluation.provenance import replacing
 from evaluation.watched import Watched
 from files import write_atomically
 from interruption import keeping
@@ -121,7 +122,7 @@ def write_likelihoods(
 
     Args:
         likelihoods: what was measured.
-        summary: of them, and how they were computed: plain values for the JSON file.
+        summary: of them, and how they were computed: plain values for the JSON file; `settings` are all of them.
         dataset: knows how examples look.
         examples: levels or vectors `(N, *shape)`.
         folder: where the files go.
@@ -134,7 +135,7 @@ def write_likelihoods(
     """
     bits = likelihoods.bits_per_dim
     paths = [folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"]
-    with write_atomically(paths[0]) as temporary:
+    with replacing(paths[0], summary.get("settings", {})), write_atomically(paths[0]) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
     table: dict[str, Any] = {"example": range(len(bits)), **({} if classes is None else {"class": classes})}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from evaluation.compare import MEASURES, Comparison, Estimate, Row
 from evaluation.features import NUM_FEATURES
 from evaluation.metrics import NUM_FOLDS, NUM_PROJECTIONS
 from evaluation.pareto import save_pareto
+from evaluation.provenance import replacing
 from evaluation.recommendation import recommend
 from files import write_atomically
 
@@ -22,18 +27,24 @@ TITLES = {
 }
 
 
-def write_report(comparison: Comparison, folder: Path, title: str) -> list[Path]:
-    """Write `results.csv`, `table.md` and `pareto.png` into `folder`; returns their paths.
+def write_report(
+    comparison: Comparison, folder: Path, title: str, settings: Mapping[str, Any] = MappingProxyType({})
+) -> list[Path]:
+    """Write `results.csv`, `table.md` and `pareto.png` into `folder`, and `settings.json`; returns the former's paths.
 
     Args:
         comparison: what was measured.
         folder: made if missing.
         title: of what, such as `digits`.
+        settings: what it was made with.
 
     Raises:
         UserError: a file cannot be written.
     """
     paths = [folder / name for name in ("results.csv", "table.md", "pareto.png")]
+    remembered = folder / "settings.json"
+    with replacing(remembered, settings), write_atomically(remembered) as temporary:
+        temporary.write_text(json.dumps({"settings": dict(settings)}, indent=2) + "\n")
     _write_csv(comparison, paths[0])
     with write_atomically(paths[1]) as temporary:
         temporary.write_text(markdown(comparison, title), encoding="utf-8")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from sklearn import mixture
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from errors import UserError
 from models.gaussian_mixture import GaussianMixture
 from sde import SDE
 
@@ -21,9 +25,18 @@ def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> G
         seed: of the initial k-means.
 
     Raises:
-        ValueError: there are fewer examples than components.
+        UserError: a component has fewer examples than a covariance takes, as where many are alike.
     """
-    fitted = mixture.GaussianMixture(num_components, random_state=seed).fit(data.double().flatten(1).cpu().numpy())
+    flat = data.double().flatten(1).cpu().numpy()
+    try:
+        with warnings.catch_warnings():
+            # Where it has not converged, or examples are alike, it is a mixture all the same, and its score exact.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = mixture.GaussianMixture(num_components, random_state=seed).fit(flat)
+    except ValueError as error:
+        raise UserError(
+            f"{num_components} Gaussians cannot be fitted to {len(flat)} examples: take fewer, model.num_components"
+        ) from error
     weights, means, covariances = (
         torch.from_numpy(array) for array in (fitted.weights_, fitted.means_, fitted.covariances_)
     )

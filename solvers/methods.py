@@ -29,6 +29,7 @@ from solvers.quadrature import adams_weights
 from solvers.table import Nodes, Prediction, Tape
 
 Variable = Literal["log_snr", "rho", "t"]
+Variant = Literal["bh1", "bh2"]
 
 
 def exact_step(
@@ -176,7 +177,7 @@ def unipc(
     nodes: Nodes,
     *,
     order: int = 3,
-    variant: Literal["bh1", "bh2"] = "bh2",
+    variant: Variant = "bh2",
     lower_order_final: bool = False,
 ) -> Tensor:
     """UniPC (Zhao et al. 2023, arXiv:2302.04867) on data prediction: Adams–Bashforth, then Adams–Moulton once the new

@@ -258,9 +258,7 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
     for wrong in ("test:5-3", "test:0-360", "test:0-99999999999"):
         assert f"there are no {wrong}: test examples are numbered from 0 to 359" in line(f"--config.edit.input={wrong}")
     assert "there is no test:²" in line("--config.edit.input=test:²")
-    assert "a box is (top, left" in line(one, "--config.edit.box=nan,0,0.5,0.5")
-    assert "blur must lie between 0 and 100, not inf" in line(
-        one, "--config.edit.task=deblur", "--config.edit.blur=inf"
-    )
+    assert "edit.box must lie between 0 and 1, not nan" in line(one, "--config.edit.box=nan,0,0.5,0.5")
+    assert "edit.blur must be at most 100, not inf" in line(one, "--config.edit.task=deblur", "--config.edit.blur=inf")
     tuned = ["--config.edit.solver=tuned", "--config.edit.task=sdedit"]
     assert "that no solver is tuned for" in line(one, *tuned)

@@ -386,12 +386,12 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.training.num_steps=3.5"], "--config.training.num_steps takes an integer"),
         (["--mode=train", "--config.training.num_steps"], "--config.training.num_steps takes an integer, not ''"),
         (["--mode=train", "--config.training.batch_size=0"], "training.batch_size must be at least 1, not 0"),
-        (["--mode=train", "--config.seed=-1"], "seed must lie between 0 and 4294967295, not -1"),
+        (["--mode=train", "--config.seed=-1"], "seed must be at least 0, not -1"),
         (["--mode=train", "--config.training.num_steps=0"], "training.num_steps must be at least 1, not 0"),
         (["--mode=train", "--config.data.distortion=2"], "data.distortion must lie between 0 and 1, not 2"),
-        (["--mode=train", "--config.training.t_min=-1"], "training.t_min=-1.0 must lie between 0 and 1"),
-        (["--mode=train", "--config.training.learning_rate=-1"], "Invalid learning rate"),
-        (["--mode=train", "--config.sde.beta_max=-1"], "beta_max=-1 must not be negative"),
+        (["--mode=train", "--config.training.t_min=-1"], "training.t_min must lie between 0 and 1, not -1"),
+        (["--mode=train", "--config.training.learning_rate=-1"], "training.learning_rate must be positive, not -1"),
+        (["--mode=train", "--config.sde.beta_max=-1"], "sde.beta_max must lie between 0 and 100, not -1"),
         (["--mode=train", "--config.sde.name=ve", "--config.sde.sigma_min=60"], "below sigma_max=50"),
         (["--mode=train", "--config.sde.name=ncsn", "--config.sde.num_rungs=1"], "at least 2 rungs"),
         (["--mode=train", "--config.data.dataset=digit"], "did you mean 'digits'?"),
@@ -436,7 +436,10 @@ def test_mistakes_get_one_line(complaint, tmp_path, arguments, expected):
         (["--mode=sample", "--config.sampling.num_steps=1", "--config.sampling.solver=ddim"], "at least 2 steps"),
         (["--mode=sample", "--config.sampling.t_min=0", "--config.sampling.solver=ddim"], "not finite: t_min"),
         (["--mode=sample", "--config.sampling.grid=", "--config.sampling.solver=ddim"], "a name or a list of times"),
-        (["--mode=sample", "--config.sampling.options=0.1", "--config.sampling.solver=ode"], "takes NAME=VALUE"),
+        (
+            ["--mode=sample", "--config.sampling.options=0.1", "--config.sampling.solver=ode"],
+            "options are written NAME=VALUE",
+        ),
         (
             ["--mode=sample", "--config.sampling.options=max_step=1,first=2", "--config.sampling.solver=ode"],
             "no option 'first' (did you mean 'first_step'?)",
@@ -444,9 +447,9 @@ def test_mistakes_get_one_line(complaint, tmp_path, arguments, expected):
         (["--mode=likelihood", "--config.likelihood.options=max_num_steps=2"], "2 steps were not enough"),
         (["--mode=likelihood", "--config.likelihood.grid=karras"], "chooses its steps"),
         (["--mode=sample", "--config.sampling.num_steps=9", "--config.sampling.solver=ode"], "chooses its steps"),
-        (["--mode=compare", "--config.compare.budgets="], "compare.budgets must be at least 1"),
-        (["--mode=compare", "--config.compare.solvers="], "compare.solvers must name a solver"),
-        (["--mode=compare", "--config.compare.num_samples=3"], "at least 5 samples"),
+        (["--mode=compare", "--config.compare.budgets="], "compare.budgets must have at least 1 item, not 0"),
+        (["--mode=compare", "--config.compare.solvers="], "compare.solvers must have at least 1 item, not 0"),
+        (["--mode=compare", "--config.compare.num_samples=3"], "compare.num_samples must be at least 5, not 3"),
         (["--mode=sample", "--config.sampling.t_min=2", "--config.sampling.solver=ddim"], "t_min"),
         (["--mode=sample", "--config.sampling.grid=0,1", "--config.sampling.solver=ddim"], "grid"),
         (["--mode=sample", "--config.sampling.num_samples=0"], "sampling.num_samples must be at least 1"),
@@ -542,3 +545,82 @@ def test_control_c_during_training_saves_and_says_how_to_go_on(tmp_path):
     assert f"python main.py --mode train --workdir {tmp_path}" in line
     step = int(line.split("after step ")[1].split(",")[0])
     assert (tmp_path / "checkpoints" / f"step_{step:07d}.pt").exists()
+
+
+def test_results_made_with_other_settings_are_not_replaced_in_silence(toy, tmp_path, capsys):
+    """The note says what was different; none where nothing was, nor for what changes nothing."""
+    shutil.copytree(toy, tmp_path / "run")
+    workdir = ["--workdir", tmp_path / "run"]
+
+    def note(*arguments: str) -> str:
+        capsys.readouterr()
+        assert run(*arguments, *workdir) == 0
+        return capsys.readouterr().err
+
+    draw = ["--mode=sample", "--config.sampling.num_samples=4"]
+    samples = tmp_path / "run" / "samples" / "default.npz"
+    assert note(*draw, "--config.sampling.num_steps=5") == ""
+    assert note(*draw, "--config.sampling.num_steps=5", "--config.sampling.batch_size=2") == ""
+    line = f"note: {samples} replaced (it had sampling.num_steps=5, now 4)\n"
+    assert note(*draw, "--config.sampling.num_steps=4") == line
+    assert json.loads(np.load(samples)["settings"].item())["sampling.num_steps"] == 4
+    assert "(it had seed=0, now 1)" in note(*draw, "--config.sampling.num_steps=4", "--config.seed=1")
+    older = ["--checkpoint", tmp_path / "run" / "checkpoints" / "step_0000010.pt"]
+    before_last = note(*draw, *older, "--config.sampling.num_steps=4", "--config.seed=1")
+    assert "(it had checkpoint=step_0000020.pt, now step_0000010.pt)" in before_last
+
+    measure = ["--mode=likelihood", "--config.likelihood.num_checks=0", "--config.likelihood.bounds="]
+    three, two = (f"--config.likelihood.num_examples={count}" for count in (3, 2))
+    assert note(*measure, three) == ""
+    assert note(*measure, three, "--config.likelihood.batch_size=1") == ""
+    assert "test.json replaced (it had likelihood.num_examples=3, now 2; examples=" in note(*measure, two)
+
+    few = ["solvers=ddim", "budgets=3", "repetitions=1", "num_samples=5", "num_trajectories=1"]
+    side_by_side = ["--mode=compare", *(f"--config.compare.{value}" for value in few)]
+    assert note(*side_by_side) == ""
+    assert "settings.json replaced (it had compare.budgets=3, now 4)" in note(
+        *side_by_side, "--config.compare.budgets=4"
+    )
+
+
+def test_one_check_of_a_likelihood_will_do(toy, tmp_path, capsys):
+    """The solver's error then has no standard error of its own; with no checks it is left out."""
+    newest = toy / "checkpoints" / "step_0000020.pt"
+    arguments = ["--mode=likelihood", "--checkpoint", newest, "--workdir", tmp_path, "--config.likelihood.bounds="]
+    arguments.append("--config.likelihood.num_examples=3")
+    assert run(*arguments, "--config.likelihood.num_checks=1") == 0
+    last = capsys.readouterr().out.splitlines()[-2]
+    assert last.startswith("deviations by source: ")
+    assert last.endswith(" (of 1 example)")
+    assert "±" not in last
+    assert run(*arguments, "--config.likelihood.num_checks=0") == 0
+    assert "deviations" not in capsys.readouterr().out
+
+
+def test_too_few_examples_for_distances_are_refused_before_training(tmp_path, complaint):
+    measured = ["--config.training.measure_every=10"]
+    few = complaint("--mode=train", *TOY, *SHORT, *measured, "--config.training.num_measured=4", "--workdir", tmp_path)
+    assert "training.num_measured=4 is too few to compare with data: 5 or more" in few
+    assert list(tmp_path.iterdir()) == []
+    enough = ["--config.training.num_measured=5", "--config.training.num_steps=1"]
+    assert run("--mode=train", *TOY, *SHORT, *measured, *enough, "--workdir", tmp_path) == 0
+
+
+def test_a_dozen_vectors_of_ones_own_are_enough(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32))
+    own = ["--config", "configs/vp/vectors.py", "--config.data.path=vectors.npy", "--workdir", "own"]
+    small = ["--config.model.width=16", "--config.model.num_blocks=1", "--config.training.num_steps=2"]
+    assert run("--mode=train", *own, *small) == 0
+    assert run("--mode=sample", *own, *small, "--config.sampling.num_samples=5") == 0
+    assert np.load(tmp_path / "own" / "samples" / "default.npz")["vectors"].shape == (5, 3)
+    assert run("--mode=likelihood", *own, *small) == 0
+
+
+def test_too_little_memory_gets_one_line(tmp_path, complaint, monkeypatch):
+    def make_model(config, dataset):
+        return torch.empty(2**60)
+
+    monkeypatch.setattr(build, "make_model", make_model)
+    line = complaint("--mode=train", *TOY, *SHORT, "--workdir", tmp_path)
+    assert "there is not enough memory: take a smaller batch_size" in line

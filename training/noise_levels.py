@@ -105,6 +105,13 @@ class UniformRung:
         return torch.full_like(t, 1 / self.ladder.num_rungs, dtype=torch.float64)
 
 
+NOISE_LEVELS: dict[str, Callable[[SDE, float, float, float], NoiseLevels]] = {
+    "uniform": lambda sde, t_min, mean, std: UniformTime(sde, t_min),
+    "log_snr": lambda sde, t_min, mean, std: UniformLogSNR(sde, t_min),
+    "edm": LogNormal,
+}
+
+
 def get_noise_levels(
     name: str, sde: SDE, t_min: float = 1e-5, edm_mean: float = -1.2, edm_std: float = 1.2
 ) -> NoiseLevels:
@@ -120,12 +127,7 @@ def get_noise_levels(
     Raises:
         UserError: there is no such distribution, or `t_min` is out of range.
     """
-    levels: dict[str, Callable[[], NoiseLevels]] = {
-        "uniform": lambda: UniformTime(sde, t_min),
-        "log_snr": lambda: UniformLogSNR(sde, t_min),
-        "edm": lambda: LogNormal(sde, t_min, edm_mean, edm_std),
-    }
-    return choose("distribution of noise levels", name, levels)()
+    return choose("distribution of noise levels", name, NOISE_LEVELS)(sde, t_min, edm_mean, edm_std)
 
 
 def log_snr_range(sde: SDE, t_min: float) -> tuple[float, float]:

@@ -115,6 +115,10 @@ class Objective:
         return weight if measure is self.levels else weight * measure.density(t) / self.levels.density(t)
 
 
+# The noise levels whose density each has; EDM's has a factor beside.
+WEIGHTINGS = {"sigma2": "uniform", "likelihood": "log_snr", "edm": "edm"}
+
+
 def get_objective(
     sde: SDE,
     *,
@@ -145,14 +149,10 @@ def get_objective(
     Raises:
         UserError: there is no such weighting or distribution, or `t_min` is out of range.
     """
-    factors: dict[str, tuple[str, Callable[[Tensor], Tensor] | None]] = {
-        "sigma2": ("uniform", None),
-        "likelihood": ("log_snr", None),
-        "edm": ("edm", lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2),
-    }
     drawn = get_noise_levels(noise_levels, sde, t_min, edm_mean, edm_std)
-    name, factor = choose("weighting", weighting, factors)
+    name = choose("weighting", weighting, WEIGHTINGS)
     measure = drawn if name == noise_levels else get_noise_levels(name, sde, t_min, edm_mean, edm_std)
+    factor = (lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2) if weighting == "edm" else None
     return Objective(drawn, Weighting(measure, factor), stratified, reduce_mean)
 
 

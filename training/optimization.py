@@ -11,7 +11,7 @@ from torch import nn
 
 from errors import UserError, choose
 
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> torch.optim.Optimizer:
@@ -20,7 +20,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
     Raises:
         UserError: there is no such optimiser, or one of its numbers is out of range.
     """
-    optimizer = choose("optimizer", config.optimizer, _OPTIMIZERS)
+    optimizer = choose("optimizer", config.optimizer, OPTIMIZERS)
     try:
         return optimizer(
             parameters,
@@ -31,7 +31,9 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
             fused=config.fused,
         )
     except ValueError as error:
-        raise UserError(f"the optimizer refuses its numbers in the section training: {error}") from error
+        numbers = ("learning_rate", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay")
+        given = ", ".join(f"{name}={config[name]:g}" for name in numbers)
+        raise UserError(f"section training: the optimizer refuses one of its numbers, {given}") from error
 
 
 def learning_rate(step: int, config: ConfigDict) -> float:
@@ -41,11 +43,11 @@ def learning_rate(step: int, config: ConfigDict) -> float:
         UserError: there is no such schedule.
     """
     warm_up = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    decay = choose("schedule", config.schedule, _SCHEDULES)
+    decay = choose("schedule", config.schedule, SCHEDULES)
     return config.learning_rate * warm_up * decay(min(1.0, step / config.num_steps))
 
 
-_SCHEDULES = {
+SCHEDULES = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
 }

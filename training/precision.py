@@ -10,7 +10,7 @@ import torch
 
 from errors import choose
 
-_PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def training_precision(name: str, device: torch.device) -> torch.dtype:
@@ -19,7 +19,7 @@ def training_precision(name: str, device: torch.device) -> torch.dtype:
     Raises:
         UserError: there is no such precision.
     """
-    chosen = choose("precision", name, _PRECISIONS)
+    chosen = choose("precision", name, PRECISIONS)
     if chosen is not None:
         return chosen
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32

@@ -315,7 +315,7 @@ def test_transparent_pictures_lie_on_the_background(kind, tmp_path):
     assert len(noted) == (0 if kind == "plain red" else 1)
     if "hidden" in kind:
         assert load_dataset(**options, background="#102030").train[0, :, 0, 0].tolist() == [16, 32, 48]
-        with pytest.raises(UserError, match=r"data\.background is a colour such as white"):
+        with pytest.raises(UserError, match="a background is a colour such as white"):
             load_dataset(**options, background="whit")
 
 

@@ -1,0 +1,91 @@
+"""What a result was made with: kept in it, so that none made with other settings is replaced in silence.
+
+In JSON files and `.npz` archives it is the entry `settings`: values by name, such as `sampling.num_steps`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from torch import nn
+
+from configuration import flatten
+from evaluation.parts import digest
+
+_NUM_NAMED = 6
+
+
+def settings_of(
+    config: ConfigDict,
+    sections: Iterable[str],
+    model: nn.Module,
+    checkpoint: Path | None,
+    except_for: Iterable[str] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """What a result is made with: the seed and these sections of the configuration, the weights, and `more`.
+
+    Args:
+        config: the configuration.
+        sections: those that count.
+        model: has the weights.
+        checkpoint: where they come from.
+        except_for: dotted keys that do not count.
+        more: plain values by name.
+    """
+    chosen, ignored = ("seed", "average", *sections), set(except_for)
+    values = {k: v for k, v in flatten(config) if k.split(".")[0] in chosen and k not in ignored}
+    origin = {"checkpoint": checkpoint and checkpoint.name, "weights": digest(*model.state_dict().values())}
+    return {**origin, **values, **more}
+
+
+@contextmanager
+def replacing(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Note on stderr, if the block replaces a result at `path` that was made with other settings, what they were."""
+    there, before = path.exists(), read_settings(path)
+    yield
+    now = json.loads(json.dumps(dict(settings)))
+    if there and before != now:
+        print(f"note: {path} replaced ({_differences(before, now)})", file=sys.stderr)
+
+
+def as_text(settings: Mapping[str, Any]) -> np.ndarray:
+    """Settings as an entry of an `.npz` archive."""
+    return np.array(json.dumps(dict(settings)))
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The settings of a result; None if it says nothing, or is not there."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                found = json.loads(file["settings"].item())
+        else:
+            found = json.loads(path.read_text())["settings"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _differences(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    if before is None:
+        return "it did not say what it was made with"
+    # Weights are named by their checkpoint, unless it has the same name.
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    if {"checkpoint", "weights"} <= set(names):
+        names.remove("weights")
+    told = [f"{name}={_shown(before.get(name))}, now {_shown(now.get(name))}" for name in names[:_NUM_NAMED]]
+    rest = len(names) - len(told)
+    return f"it had {'; '.join(told)}" + (f"; and {rest} more" if rest else "")
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
