@@ -204,8 +204,9 @@ def _read_all(
     with ThreadPoolExecutor() as pool, Progress(f"reading {name} pictures", len(rows), "picture") as bar:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            yield from zip(chunk, pool.map(read, chunk), strict=True)
-            bar.update(len(chunk))
+            for found in zip(chunk, pool.map(read, chunk), strict=True):
+                yield found
+                bar.update()
 
 
 def convert(picture: Image.Image, form: PictureFormat) -> np.ndarray:
