@@ -138,6 +138,16 @@ def test_likelihoods_that_were_measured_are_kept(tmp_path, monkeypatch, capsys):
     assert not folder.exists()
 
 
+def test_dequantisation_that_is_being_learned(tmp_path, monkeypatch, capsys):
+    after(monkeypatch, "update", 2, signal.SIGTERM)
+    options = ["--config.likelihood.dequantisation=variational", "--config.likelihood.flow_steps=150"]
+    line = (
+        "stopped after 2 of 150 steps of learning dequantisation, which are not kept; repeat the command to begin again"
+    )
+    assert stop(capsys, "--mode=likelihood", *DIGITS, *options, "--workdir", tmp_path) == (143, [line])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_what_is_being_written_leaves_nothing(tmp_path, monkeypatch, capsys):
     def half(path, **arrays) -> None:
         Path(path).write_bytes(b"half")

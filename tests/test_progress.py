@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -189,7 +190,13 @@ def test_bounds_are_the_same():
 
 def test_tuning_is_the_same():
     """With derivatives by states and times, whose calls are made again on the way back."""
-    options = {"num_trajectories": 16, "num_validation": 8, "batch_size": 8, "iterations": 6, "reference_steps": 5}
+    options: dict[str, Any] = {
+        "num_trajectories": 16,
+        "num_validation": 8,
+        "batch_size": 8,
+        "iterations": 6,
+        "reference_steps": 5,
+    }
     with Progress("tuning") as bar:
         watched = tune(Watched(mixture(), bar.call), 3, (2,), **options)
         assert bar.num_calls > 6 * 2 * 3
