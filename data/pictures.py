@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,12 +161,14 @@ def _write(
         # Nothing cannot be mapped.
         array = open_memmap(temporary, "w+", np.uint8, shape) if rows else np.empty(shape, np.uint8)
         _reserve(temporary)
-        for row, picture in _read_all(pictures, rows, form, name):
-            if isinstance(picture, str):
-                damaged[pictures.places[row]] = picture
-            else:
-                array[len(kept)] = picture
-                kept.append(row)
+        # Closed at once, should a signal come: its threads and its bar end before anything is said.
+        with closing(_read_all(pictures, rows, form, name)) as found:
+            for row, picture in found:
+                if isinstance(picture, str):
+                    damaged[pictures.places[row]] = picture
+                else:
+                    array[len(kept)] = picture
+                    kept.append(row)
         if damaged and not skip_damaged:
             raise UserError(
                 f"{len(damaged)} of {len(rows)} {name} pictures cannot be read: {_list(damaged)}; remove them, or "
@@ -187,7 +190,7 @@ def _reserve(path: Path) -> None:
 
 def _read_all(
     pictures: Pictures, rows: Sequence[int], form: PictureFormat, name: str
-) -> Iterator[tuple[int, np.ndarray | str]]:
+) -> Generator[tuple[int, np.ndarray | str], None, None]:
     """Each row, with its picture or what is wrong with it."""
 
     def read(row: int) -> np.ndarray | str:
