@@ -22,13 +22,20 @@ _ECHO = 2.0
 
 @contextmanager
 def note_signals() -> Iterator[list[int]]:
-    """Within the block, the first Ctrl-C or SIGTERM is only added to the list; a second one acts as it does outside."""
+    """Within the block, the first Ctrl-C or SIGTERM is only added to the list; a second one acts as it does outside.
+
+    What follows at once is passed over: several processes would otherwise not finish their step.
+    """
     received: list[int] = []
-    before = _handlers()
+    before, is_new = _handlers(), _told_apart()
 
     def note(number: int, frame: FrameType | None) -> None:
+        if not is_new():
+            return
+        if received:
+            _install(before)
+            signal.raise_signal(number)
         received.append(number)
-        _install(before)
 
     _install(dict.fromkeys(_SIGNALS, note))
     try:
@@ -44,13 +51,10 @@ def raise_signals() -> Iterator[None]:
     Not an `Exception`: those are taken for damaged files and the like, in places. What follows at once is passed over:
     it would only cut short what the first one set going.
     """
-    last = -math.inf
-    outside = _handlers()
+    outside, is_new = _handlers(), _told_apart()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        previous, last = last, time.monotonic()
-        if last - previous >= _ECHO:
+        if is_new():
             raise KeyboardInterrupt(number)
 
     _install(dict.fromkeys(_SIGNALS, interrupt))
@@ -79,6 +83,18 @@ def keeping(message: Callable[[], str]) -> Iterator[None]:
 def stopped(interrupt: KeyboardInterrupt, message: str) -> Stopped:
     """What follows from an interrupt: with its signal's number, or that of Ctrl-C."""
     return Stopped(message, interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def _told_apart() -> Callable[[], bool]:
+    """A function to be called at each signal: whether it is another one than the last."""
+    last = -math.inf
+
+    def is_new() -> bool:
+        nonlocal last
+        previous, last = last, time.monotonic()
+        return last - previous >= _ECHO
+
+    return is_new
 
 
 def _handlers() -> dict[signal.Signals, Any]:

@@ -105,7 +105,7 @@ class Progress:
     def _draw(self) -> None:
         reached = self.num_calls if self._total is None else round(self._reached, 2)
         self._bar.n = int(reached) if reached == int(reached) else reached
-        self._bar.set_description(self.what, refresh=False)
+        self._bar.desc = self.what
         calls = [] if self._total is None else self._calls()
         self._bar.set_postfix_str(", ".join([*calls, *([self.note] if self.note else [])]))
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -109,11 +110,13 @@ def _write(
         # Nothing cannot be mapped.
         array = open_memmap(temporary, "w+", np.uint8, shape) if rows else np.empty(shape, np.uint8)
         _reserve(temporary)
-        for row, picture in _read_all(pictures, rows, form, part):
-            report.add(pictures.places[row], picture)
-            if isinstance(picture, Converted):
-                array[len(kept)] = picture.levels
-                kept.append(row)
+        # Closed at once, should a signal come: its threads and its bar end before anything is said.
+        with closing(_read_all(pictures, rows, form, part)) as found:
+            for row, picture in found:
+                report.add(pictures.places[row], picture)
+                if isinstance(picture, Converted):
+                    array[len(kept)] = picture.levels
+                    kept.append(row)
         if report.damaged and not skip_damaged:
             raise UserError(
                 f"{len(report.damaged)} of {len(rows)} {part} pictures cannot be read: {report.reasons()}; remove "
@@ -135,7 +138,7 @@ def _reserve(path: Path) -> None:
 
 def _read_all(
     pictures: Pictures, rows: Sequence[int], form: PictureFormat, part: Part
-) -> Iterator[tuple[int, Converted | str]]:
+) -> Generator[tuple[int, Converted | str], None, None]:
     """Each row, with its picture or what is wrong with it."""
 
     def read_row(row: int) -> Converted | str:
@@ -144,5 +147,6 @@ def _read_all(
     with ThreadPoolExecutor() as pool, Progress(f"reading {part} pictures", len(rows), "picture") as bar:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            yield from zip(chunk, pool.map(read_row, chunk), strict=True)
-            bar.update(len(chunk))
+            for found in zip(chunk, pool.map(read_row, chunk), strict=True):
+                yield found
+                bar.update()

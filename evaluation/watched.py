@@ -34,12 +34,12 @@ class Watched:
         """Why there is no log-likelihood; empty if there is."""
         return getattr(self.model, "no_density", "")
 
-    def score(self, x: Tensor, t: Tensor, *classes: Tensor) -> Tensor:
+    def score(self, x: Tensor, t: Tensor, *classes: Any, **named: Any) -> Tensor:
         """`∇ log p_t(x)`; shape of `x`."""
         self.tell(t)
-        return self.model.score(x, t, *classes)
+        return self.model.score(x, t, *classes, **named)
 
-    def denoise(self, x: Tensor, t: Tensor, *classes: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, *classes: Any, **named: Any) -> Tensor:
         """`E[x_0 | x_t = x]`; shape of `x`."""
         self.tell(t)
-        return self.model.denoise(x, t, *classes)
+        return self.model.denoise(x, t, *classes, **named)

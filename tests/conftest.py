@@ -11,6 +11,12 @@ from torch import Tensor
 from sde.noise import SampleNoise
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    """Work takes no time, as `progress` sees it: what is said does not depend on how busy the machine is."""
+    monkeypatch.setattr("progress._now", lambda: 0.0)
+
+
 @pytest.fixture
 def one_generator(monkeypatch) -> torch.Generator:
     """Draw the noise of all examples at once: the same law as one generator an example, and quick for thousands."""

@@ -50,7 +50,7 @@ def fit_dequantisation(
         num_steps: of training.
         t_min: smallest time of the bound.
         seed: of batches and noise.
-        report: told the step and the gain so far.
+        report: told each step, and the gain so far.
     """
     device = next(flow.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -89,6 +89,6 @@ def fit_dequantisation(
             value = held_out(average.model)
             if value < least:
                 least, best = value, copy.deepcopy(average.model)
-            if report is not None:
-                report(step, start - least)
+        if report is not None:
+            report(step, start - least)
     return best, start - least
