@@ -136,7 +136,7 @@ _READ: dict[str, Any] = {
     "sampling_eps": None,
 }
 
-_FLOW_SIGMAS = "its noise levels are those of a flow then, not of its betas, with alpha(T) = 0: not supported yet"
+_FLOW_SIGMAS = "its noise levels are those of a flow then, not of its betas, with alpha(T) = 0, not supported yet"
 _NEUTRAL: dict[str, tuple[Any, str]] = {
     "rescale_betas_zero_snr": (False, "alpha(T) = 0 then, pure noise, which is not supported yet"),
     "use_flow_sigmas": (False, _FLOW_SIGMAS),
@@ -215,7 +215,10 @@ def _check_setting(name: str, key: str, value: Any, ignored: bool) -> None:
     if key in _NEUTRAL:
         neutral, why = _NEUTRAL[key]
         if value is not None and value != neutral:
-            raise UserError(f"{name} has {key}={value!r}: {why}")
+            raise UserError(
+                f"{name} has {key}={value!r}: {why}; if the network was trained otherwise, set it to {neutral!r} in "
+                "scheduler_config.json"
+            )
     elif key in _READ:
         if ignored and value is not None and value != _READ[key]:
             raise UserError(
@@ -238,14 +241,15 @@ def _ladder_labels(name: str, settings: Any) -> str:
         if settings.get("interpolation_type") not in (None, "linear"):
             raise UserError(
                 f"{name} has interpolation_type={settings['interpolation_type']!r}: it tells its network the rungs of "
-                "other noise levels than those of its betas then"
+                "other noise levels than those of its betas then; if the network was trained otherwise, set it to "
+                "'linear'"
             )
         return "rung"
     for key in ("sigma_min", "sigma_max"):
         if settings.get(key) is not None:
             raise UserError(
                 f"{name} has {key}={settings[key]!r} and timestep_type='continuous', so that its noise levels are not "
-                "those of its betas, and which ones it was trained on is not known"
+                "those of its betas, and which ones it was trained on is not known: remove it if it was on these"
             )
     return "edm"
 

@@ -265,7 +265,7 @@ class File:
 def test_only_the_weights_that_are_used_are_downloaded(monkeypatch):
     import huggingface_hub
 
-    asked = {}
+    asked: dict[str, Any] = {}
 
     class Hub:
         def model_info(self, name):

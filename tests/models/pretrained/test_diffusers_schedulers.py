@@ -208,7 +208,8 @@ def test_noise_levels_of_a_flow_are_refused():
             meaning(CLASSES[scheduler](use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0))
         assert str(error.value) == (
             f"{scheduler} has use_flow_sigmas=True: its noise levels are those of a flow then, not of its betas, with "
-            "alpha(T) = 0: not supported yet"
+            "alpha(T) = 0, not supported yet; if the network was trained otherwise, set it to False in "
+            "scheduler_config.json"
         )
 
 
