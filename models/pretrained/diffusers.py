@@ -29,6 +29,16 @@ from sde import DDPMLadder
 from weight_files import load_weights
 
 _NEEDED = "UNet2DModel"
+# What the library's own moving average of the weights writes into the network's settings.
+_OF_THE_AVERAGE = {
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+}
 # Of other pipelines with the same parts it is not known what they do to images before and after.
 _VE_PIPELINE = "ScoreSdeVePipeline"
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "RePaintPipeline", _VE_PIPELINE)
@@ -160,18 +170,21 @@ def _is_part(name: str, value: object) -> bool:
 
 def _read_scheduler(path: Path, parts: dict[str, Any], diffusers: ModuleType) -> Any:
     """The scheduler of a pipeline, every setting of its file in its `config`."""
-    origin, name = parts.get("scheduler") or (None, None)
+    entry = parts.get("scheduler")
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(item, str) for item in entry):
+        raise UserError(f"model_index.json does not say of which class its scheduler is, but {entry!r}")
+    origin, name = entry
     settings = read_json(path)
     for one in (name, settings.get("_class_name", name)):
         check_class(str(one))
-    if origin != "diffusers" or not hasattr(diffusers, str(name)):
+    if origin != "diffusers" or not hasattr(diffusers, name):
         raise UserError(f"{name} of {origin} is not in the installed diffusers {diffusers.__version__}: update it")
     if (settings.get("_class_name", name) == VE) != (name == VE):
         raise UserError(f"model_index.json has {name}, but scheduler_config.json {settings['_class_name']}")
     if (parts["_class_name"] == _VE_PIPELINE) != (name == VE):
         raise UserError(f"model_index.json has a {parts['_class_name']} with {name}, which do not go together")
     try:
-        return getattr(diffusers, str(name)).from_config(_public(settings))
+        return getattr(diffusers, name).from_config(_public(settings))
     except Exception as error:  # as many as there are checks in it
         raise UserError(f"{path} is not for a {name}: {_first_line(error)}") from error
 
@@ -185,7 +198,7 @@ def _read_unet(source: str | Path, folder: Path, diffusers: ModuleType) -> Any:
     known = inspect.signature(diffusers.UNet2DModel.__init__).parameters
     settings = _public(settings)
     for key in settings.keys() - known.keys():
-        if settings[key] is not None and settings[key] is not False:
+        if key not in _OF_THE_AVERAGE and settings[key] is not None and settings[key] is not False:
             raise UserError(
                 f"{folder / 'config.json'} has {key}={settings[key]!r}, which the {_NEEDED} of the installed "
                 f"diffusers {diffusers.__version__} does not know: update it"
@@ -227,6 +240,13 @@ def score_model(unet: Any, scheduler: Any) -> ScoreModel:
         raise UserError(
             f"this {_NEEDED} has a Fourier embedding, so it divides by its label, which is sigma with a {VE}, and not "
             f"with a {type(scheduler).__name__}"
+        )
+    variance = scheduler.config.get("variance_type")
+    if unet.config.out_channels == 2 * unet.config.in_channels and str(variance).startswith("fixed"):
+        raise UserError(
+            f"this {_NEEDED} makes {unet.config.out_channels} channels of {unet.config.in_channels}, but its "
+            f"{type(scheduler).__name__} has variance_type={variance!r}, so it does not say what the second half is: "
+            "set that to 'learned_range' if they are variances"
         )
     with _quiet():
         network = UNet(unet, low)

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from errors import UserError
@@ -31,6 +32,8 @@ _PART = re.compile(r".*-\d+-of-\d+(?:\.|$).*")
 # How the projections of attention were called, before they were called as in `Attention`.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(rf"(?<=\.)({'|'.join(_OLD_NAMES)})(?=\.(?:weight|bias)$)")
+# The Fourier frequencies, once saved by both names.
+_FOURIER, _OLD_FOURIER = "time_proj.weight", "time_proj.W"
 
 
 class Weights(NamedTuple):
@@ -83,8 +86,11 @@ def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
         UserError: a file is missing or damaged, or holds more than data.
     """
     path = folder / weights.name
-    if path.suffix != ".json":
-        return _read(path)
+    return _present_names(_read(path) if path.suffix != ".json" else _read_parts(path), str(path))
+
+
+def _read_parts(path: Path) -> dict[str, Tensor]:
+    """The tensors of all parts that an index names."""
     found: dict[str, Tensor] = {}
     places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
@@ -92,7 +98,7 @@ def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
     for part in sorted(set(places.values())):
         if Path(part).name != part:
             raise UserError(f"{path} names a part outside its folder: {part!r}")
-        found |= _read(folder / part)
+        found |= _read(path.parent / part)
     return found
 
 
@@ -150,6 +156,13 @@ def local_folder(source: str | Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    found = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
-    weights = unwrapped(found, str(path))
-    return {_OLD_NAME.sub(lambda match: _OLD_NAMES[match[1]], name): tensor for name, tensor in weights.items()}
+    return unwrapped(read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path), str(path))
+
+
+def _present_names(weights: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    found = {_OLD_NAME.sub(lambda match: _OLD_NAMES[match[1]], name): tensor for name, tensor in weights.items()}
+    if _OLD_FOURIER in found:
+        frequencies = found.pop(_OLD_FOURIER)
+        if not torch.equal(found.setdefault(_FOURIER, frequencies), frequencies):
+            raise UserError(f"{where} has {_OLD_FOURIER} and another {_FOURIER}: which to use is not known")
+    return found

@@ -135,6 +135,8 @@ def test_models_that_predict_variances_too():
     with torch.no_grad():
         expected = unet(x, 999).sample[:, :3]
         torch.testing.assert_close(model.noise(x, torch.tensor(1.0)), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="makes 6 channels of 3, but its DDPMScheduler has variance_type='fixed_small'"):
+        score_model(unet, diffusers.DDPMScheduler())
 
 
 OURS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from errors import UserError
 from models.pretrained.diffusers import load_pipeline
-from models.pretrained.diffusers_files import choose_weights, local_folder
+from models.pretrained.diffusers_files import Weights, choose_weights, local_folder, read_weights
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -158,6 +158,36 @@ def test_old_names_of_attention_and_wrappers_of_the_network_are_read(folder):
     assert all(torch.equal(read[key], tensor) for key, tensor in weights.items())
 
 
+def test_fourier_frequencies_are_read_by_their_old_name_too(tmp_path):
+    frequencies = torch.arange(3.0)
+    for there, said in (
+        ({"time_proj.W": frequencies}, None),
+        ({"time_proj.W": frequencies, "time_proj.weight": frequencies.clone()}, None),
+        ({"time_proj.W": frequencies, "time_proj.weight": frequencies + 1}, "has time_proj.W and another time_proj.w"),
+    ):
+        safetensors.torch.save_file(there, tmp_path / SAFE)
+        if said is None:
+            read = read_weights(tmp_path, Weights(SAFE, None))
+            assert list(read) == ["time_proj.weight"]
+            assert torch.equal(read["time_proj.weight"], frequencies)
+        else:
+            with pytest.raises(UserError, match=said):
+                read_weights(tmp_path, Weights(SAFE, None))
+
+
+def test_what_the_librarys_moving_average_writes_is_read(original, tmp_path):
+    from diffusers.training_utils import EMAModel
+
+    shutil.copytree(original, tmp_path / "pipeline")
+    unet = diffusers.UNet2DModel.from_pretrained(original / "unet")
+    EMAModel(unet.parameters(), model_cls=diffusers.UNet2DModel, model_config=unet.config).save_pretrained(
+        tmp_path / "pipeline" / "unet"
+    )
+    assert "decay" in json.loads((tmp_path / "pipeline" / "unet" / "config.json").read_text())
+    read = found(tmp_path / "pipeline")
+    assert all(torch.equal(read[key], tensor) for key, tensor in weights_of(original).items())
+
+
 def test_weights_that_are_no_numbers_are_named(folder):
     weights = weights_of(folder)
     weights["conv_in.bias"][3] = float("nan")
@@ -206,6 +236,7 @@ def test_damaged_files_get_one_line(file, content, said, folder):
         ("model_index.json", {"scheduler": ["diffusers", "LCMScheduler"]}, "LCMScheduler is for consistency models"),
         ("model_index.json", {"_class_name": "ScoreSdeVePipeline"}, "with DDPMScheduler, which do not go together"),
         ("model_index.json", {"scheduler": ["mine", "DDPMScheduler"]}, "DDPMScheduler of mine is not in the installed"),
+        ("model_index.json", {"scheduler": None}, "does not say of which class its scheduler is, but None"),
         ("model_index.json", {"scheduler": ["diffusers", "DDPMSchedule"]}, "(did you mean 'DDPMScheduler'?)"),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "is not of a UNet2DModel, but UNet2DCondition"),
         ("unet/config.json", {"of_the_future": 3}, "has of_the_future=3, which the UNet2DModel of the installed diff"),
