@@ -20,6 +20,7 @@ from configuration import ROOT
 from models.ncsnpp import NCSNpp
 from models.pretrained.score_sde_names import reference_tensors
 from sde import geometric_sigmas
+from training import checkpoint
 
 REFERENCE = ROOT / "tests/models/pretrained/reference/checkpoint_subvp_ddpmpp"
 
@@ -203,6 +204,41 @@ def test_a_truncated_file_is_named(tmp_path, capsys):
     line = complaint(capsys, *arguments, f"--checkpoint={tmp_path / 'half.pth'}", *flags(GREY))
     assert f"cannot read the checkpoint {tmp_path / 'half.pth'}" in line
     assert "there is no checkpoint" in complaint(capsys, *arguments, f"--checkpoint={tmp_path / 'none.pth'}")
+
+
+def test_wrapped_weights_with_numpy_beside_them_are_the_same_model(tmp_path):
+    contents = torch.load(REFERENCE.with_suffix(".pth"), weights_only=False)
+    wrapped = {f"_orig_mod.{name}": tensor for name, tensor in contents["model"].items()}
+    assert all(name.startswith("_orig_mod.module.") for name in wrapped)
+    torch.save(contents | {"model": wrapped, "losses": np.ones(3)}, tmp_path / "wrapped.pth")
+    config = "configs/subvp/cifar10_ddpmpp_continuous.py"
+    weights = []
+    for path in (REFERENCE.with_suffix(".pth"), tmp_path / "wrapped.pth"):
+        settings, found = runs.configuration_to_use(config, tmp_path, path, list(GREY.items()))
+        assert found is not None
+        weights.append(found.make_model(settings, build.make_dataset(settings)).network.state_dict())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_weights_that_are_no_numbers_are_named_with_their_file(tmp_path, capsys):
+    contents = torch.load(REFERENCE.with_suffix(".pth"), weights_only=False)
+    contents["ema"]["shadow_params"][3][0] = float("nan")
+    torch.save(contents, tmp_path / "nan.pth")
+    arguments = ["--mode=sample", "--config=configs/subvp/cifar10_ddpmpp_continuous.py", f"--workdir={tmp_path}"]
+    line = complaint(capsys, *arguments, f"--checkpoint={tmp_path / 'nan.pth'}", *flags(GREY | FAST))
+    name = [name for name in contents["model"] if "sigmas" not in name][3].removeprefix("module.")
+    count = contents["ema"]["shadow_params"][3].numel()
+    wrong = contents["ema"]["shadow_params"][3][0].numel()
+    assert line == (
+        f"error: {tmp_path / 'nan.pth'}: the file holds no usable weights: {name} is NaN in {wrong} of {count} places; "
+        "take an earlier or another checkpoint"
+    )
+
+
+def test_files_without_a_model_are_named(tmp_path, capsys):
+    checkpoint.save({"flow": {}}, tmp_path / "flow.pt")
+    line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'flow.pt'}", f"--workdir={tmp_path}")
+    assert "flow.pt is not a model's checkpoint: it has no configuration, or no average of the weights" in line
 
 
 def test_pipelines(tmp_path, pictures, monkeypatch, capsys):

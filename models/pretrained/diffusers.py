@@ -1,19 +1,18 @@
 r"""Pipelines of the library diffusers: a `UNet2DModel` with its scheduler, read as a score model.
 
-| scheduler                | process                          | label        | the network returns             |
-|--------------------------|----------------------------------|--------------|---------------------------------|
-| any with `betas` (DDPM,  | DDPM's ladder of these betas     | the rung,    | by its `prediction_type`:       |
-| DDIM, PNDM, …)           |                                  | from 0       | noise, velocity, denoised image |
-| `ScoreSdeVeScheduler`    | VE, its sigma_min and sigma_max  | sigma        | the score                       |
-
-DDPM's pipelines have images in [-1, 1], those for VE in [0, 1]. Between rungs labels are fractions. See
-`models.pretrained.diffusers_export` for the way back.
+What the scheduler says of the process, the label and the output is in `models.pretrained.diffusers_schedulers`, where
+the weights lie in `models.pretrained.diffusers_files`. DDPM's pipelines have images in [-1, 1], those for VE in [0, 1].
+Between rungs labels are fractions. See `models.pretrained.diffusers_export` for the way back.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,13 +20,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import distributed
 from errors import UserError
+from models.pretrained.diffusers_files import choose_weights, local_folder, read_json, read_weights
+from models.pretrained.diffusers_schedulers import VE, check_class, meaning
 from models.score_model import ScoreModel
-from sde import VESDE, DDPMLadder
+from sde import DDPMLadder
+from weight_files import load_weights
 
-_PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "denoised"}
-_VE_SCHEDULER = "ScoreSdeVeScheduler"
 _NEEDED = "UNet2DModel"
+# What the library's own moving average of the weights writes into the network's settings.
+_OF_THE_AVERAGE = {
+    "decay",
+    "min_decay",
+    "optimization_step",
+    "update_after_step",
+    "use_ema_warmup",
+    "inv_gamma",
+    "power",
+}
+# Of other pipelines with the same parts it is not known what they do to images before and after.
+_VE_PIPELINE = "ScoreSdeVePipeline"
+_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "RePaintPipeline", _VE_PIPELINE)
 
 
 def library() -> ModuleType:
@@ -37,7 +51,9 @@ def library() -> ModuleType:
         UserError: it is not installed.
     """
     try:
-        import diffusers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import diffusers
     except ImportError as error:
         raise UserError(
             f"reading and writing pipelines needs the package diffusers ({error}): pip install 'diffusers>=0.30'"
@@ -46,6 +62,27 @@ def library() -> ModuleType:
     diffusers.utils.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return diffusers
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the libraries print about themselves off stderr."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    loggers = [logging.getLogger(name) for name in ("diffusers", "huggingface_hub", "transformers")]
+    levels, bars = [logger.level for logger in loggers], not are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        disable_progress_bars()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars:
+                enable_progress_bars()
 
 
 class UNet(nn.Module):
@@ -86,54 +123,134 @@ class UNet(nn.Module):
 
 
 def load_pipeline(source: str | Path) -> ScoreModel:
-    """The score model of a pipeline, in evaluation mode; its `network` is a `UNet`.
+    """The score model of a pipeline, in evaluation mode and float32; its `network` is a `UNet`.
 
     Args:
         source: a folder with `model_index.json`, or a name on the hub such as `google/ddpm-cifar10-32`.
 
     Raises:
-        UserError: it cannot be read, is no pipeline of a `UNet2DModel`, or has a scheduler that is not in the table.
+        UserError: it cannot be read, is no pipeline of a `UNet2DModel` and a scheduler alone, or has a scheduler or
+            settings whose meaning is not known.
     """
-    pipelines = library().DiffusionPipeline
+    diffusers = library()
+    with _quiet():
+        folder = local_folder(source)
+        try:
+            parts = read_json(folder / "model_index.json")
+            _check_parts(source, parts)
+            scheduler = _read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
+            unet = _read_unet(source, folder / "unet", diffusers)
+        except UserError as error:
+            if str(error).startswith((str(source), "cannot read")):
+                raise
+            raise UserError(f"cannot read the pipeline {source}: {error}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            parts = pipelines.load_config(str(source))
-            if list(parts.get("unet", ())) != ["diffusers", _NEEDED]:
-                kind = parts.get("_class_name", "something else")
-                raise UserError(f"{source} is not a pipeline of a {_NEEDED}, but {kind}")
-            pipeline = pipelines.from_pretrained(str(source), low_cpu_mem_usage=False)
-    except UserError:
-        raise
-    except Exception as error:  # files and servers fail in many ways
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-        where = "" if Path(source).is_dir() else "; there is no such folder, and perhaps no way to the hub"
-        raise UserError(f"cannot read the pipeline {source}: {reason.rstrip('.')}{where}") from error
-    try:
-        return score_model(pipeline.unet, pipeline.scheduler)
+        return score_model(unet, scheduler)
     except UserError as error:
         raise UserError(f"cannot use the pipeline {source}: {error}") from error
 
 
+def _check_parts(source: str | Path, parts: dict[str, Any]) -> None:
+    """Raise UserError unless `model_index.json` is of a pipeline of images, a `UNet2DModel` and a scheduler alone."""
+    kind = parts.get("_class_name", "something else")
+    if parts.get("unet") != ["diffusers", _NEEDED]:
+        raise UserError(f"{source} is not a pipeline of a {_NEEDED}, but {kind}")
+    others = [name for name, value in parts.items() if name not in ("unet", "scheduler") and _is_part(name, value)]
+    if others:
+        raise UserError(f"{source} is not a pipeline of a {_NEEDED} alone: {kind} has {', '.join(others)}, too")
+    if kind not in _PIPELINES:
+        raise UserError(
+            f"{source} is a {kind}, of which it is not known what it does to images; known are {', '.join(_PIPELINES)}"
+        )
+
+
+def _is_part(name: str, value: object) -> bool:
+    return not name.startswith("_") and isinstance(value, list) and any(item is not None for item in value)
+
+
+def _read_scheduler(path: Path, parts: dict[str, Any], diffusers: ModuleType) -> Any:
+    """The scheduler of a pipeline, every setting of its file in its `config`."""
+    entry = parts.get("scheduler")
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(item, str) for item in entry):
+        raise UserError(f"model_index.json does not say of which class its scheduler is, but {entry!r}")
+    origin, name = entry
+    settings = read_json(path)
+    for one in (name, settings.get("_class_name", name)):
+        check_class(str(one))
+    if origin != "diffusers" or not hasattr(diffusers, name):
+        raise UserError(f"{name} of {origin} is not in the installed diffusers {diffusers.__version__}: update it")
+    if (settings.get("_class_name", name) == VE) != (name == VE):
+        raise UserError(f"model_index.json has {name}, but scheduler_config.json {settings['_class_name']}")
+    if (parts["_class_name"] == _VE_PIPELINE) != (name == VE):
+        raise UserError(f"model_index.json has a {parts['_class_name']} with {name}, which do not go together")
+    try:
+        return getattr(diffusers, name).from_config(_public(settings))
+    except Exception as error:  # as many as there are checks in it
+        raise UserError(f"{path} is not for a {name}: {_first_line(error)}") from error
+
+
+def _read_unet(source: str | Path, folder: Path, diffusers: ModuleType) -> Any:
+    """The network of a pipeline, with its weights, in float32."""
+    settings = read_json(folder / "config.json")
+    kind = settings.get("_class_name", _NEEDED)
+    if kind != _NEEDED:
+        raise UserError(f"{folder / 'config.json'} is not of a {_NEEDED}, but {kind}")
+    known = inspect.signature(diffusers.UNet2DModel.__init__).parameters
+    settings = _public(settings)
+    for key in settings.keys() - known.keys():
+        if key not in _OF_THE_AVERAGE and settings[key] is not None and settings[key] is not False:
+            raise UserError(
+                f"{folder / 'config.json'} has {key}={settings[key]!r}, which the {_NEEDED} of the installed "
+                f"diffusers {diffusers.__version__} does not know: update it"
+            )
+        del settings[key]
+    try:
+        unet = diffusers.UNet2DModel(**settings)
+    except Exception as error:  # as many as there are layers
+        raise UserError(f"{folder / 'config.json'} does not make a {_NEEDED}: {_first_line(error)}") from error
+    weights = choose_weights((path.name for path in folder.iterdir() if path.name != "config.json"), str(folder))
+    if weights.variant is not None and distributed.rank() == 0:
+        print(
+            f"note: {source} has only the variant {weights.variant!r} of its weights: they are used (in float32)",
+            file=sys.stderr,
+        )
+    load_weights(unet, read_weights(folder, weights), str(folder / weights.name))
+    return unet
+
+
+def _public(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that the library keeps for itself, which it may leave others out by."""
+    return {key: value for key, value in settings.items() if not key.startswith("_")}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].rstrip(".:")
+
+
 def score_model(unet: Any, scheduler: Any) -> ScoreModel:
-    """A `UNet2DModel` with its scheduler as a score model, by the table above, in evaluation mode.
+    """A `UNet2DModel` with its scheduler as a score model, in evaluation mode.
 
     Raises:
-        UserError: the model needs more than an image and a noise level, or the scheduler is not in the table.
+        UserError: the model needs more than an image and a noise level, or the scheduler's class or settings mean
+            something that is not in the table of `models.pretrained.diffusers_schedulers`.
     """
-    name, settings = type(scheduler).__name__, scheduler.config
-    if name == _VE_SCHEDULER:
-        ve = VESDE(settings.sigma_min, settings.sigma_max, settings.sampling_eps)
-        return ScoreModel(UNet(unet, low=0.0), ve, "score", "sigma", scale_input=False).eval()
-    betas = getattr(scheduler, "betas", None)
-    if betas is None:
-        raise UserError(f"{name} has no betas, so its process is not known: take a DDPM-like one or {_VE_SCHEDULER}")
-    prediction = settings.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTIONS:
-        raise UserError(f"prediction_type {prediction!r} is not one of {', '.join(_PREDICTIONS)}")
-    ladder = DDPMLadder(betas.double())
-    return ScoreModel(UNet(unet, low=-1.0), ladder, _PREDICTIONS[prediction], "rung", scale_input=False).eval()
+    sde, prediction, labels, low = meaning(scheduler)
+    if isinstance(sde, DDPMLadder) and unet.config.time_embedding_type == "fourier":
+        raise UserError(
+            f"this {_NEEDED} has a Fourier embedding, so it divides by its label, which is sigma with a {VE}, and not "
+            f"with a {type(scheduler).__name__}"
+        )
+    variance = scheduler.config.get("variance_type")
+    if unet.config.out_channels == 2 * unet.config.in_channels and str(variance).startswith("fixed"):
+        raise UserError(
+            f"this {_NEEDED} makes {unet.config.out_channels} channels of {unet.config.in_channels}, but its "
+            f"{type(scheduler).__name__} has variance_type={variance!r}, so it does not say what the second half is: "
+            "set that to 'learned_range' if they are variances"
+        )
+    with _quiet():
+        network = UNet(unet, low)
+    return ScoreModel(network, sde, prediction, labels, scale_input=False).eval()
 
 
 def _differentiable_attention(unet: nn.Module) -> None:
@@ -160,8 +277,8 @@ def rungs(model: ScoreModel, timesteps: Tensor) -> Tensor:
     """Times of a pipeline's `timesteps`, as grids of solvers take them; float64, their shape.
 
     Raises:
-        UserError: the process is no ladder.
+        UserError: the process is no ladder, or the network is not told its rungs.
     """
-    if not isinstance(model.sde, DDPMLadder):
-        raise UserError("only a ladder has timesteps")
+    if model.conditioned.labels != "rung" or not isinstance(model.sde, DDPMLadder):
+        raise UserError("only a network that is told the rungs of a ladder has timesteps")
     return model.sde.time(torch.as_tensor(timesteps))

@@ -1,0 +1,168 @@
+"""The files of a pipeline of the library diffusers: configurations and weights, here or on the hub.
+
+    model_index.json                                    the classes of its parts
+    scheduler/scheduler_config.json
+    unet/config.json
+    unet/diffusion_pytorch_model.safetensors            or .bin; large ones in parts with an index:
+    unet/diffusion_pytorch_model-00001-of-00002.safetensors, …, unet/diffusion_pytorch_model.safetensors.index.json
+
+A variant, such as half precision or weights without averaging, has its name in those of its files:
+`diffusion_pytorch_model.fp16.safetensors`, `diffusion_pytorch_model.safetensors.index.fp16.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from weight_files import read_safetensors, read_torch, unwrapped
+
+_STEM = "diffusion_pytorch_model"
+_WHOLE = re.compile(rf"{_STEM}(?:\.(?P<variant>.+))?\.(?P<suffix>safetensors|bin)")
+_INDEX = re.compile(rf"{_STEM}(?:\.(?P<old>.+))?\.(?P<suffix>safetensors|bin)\.index(?:\.(?P<variant>.+))?\.json")
+_PART = re.compile(r".*-\d+-of-\d+(?:\.|$).*")
+
+# How the projections of attention were called, before they were called as in `Attention`.
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_NAME = re.compile(rf"(?<=\.)({'|'.join(_OLD_NAMES)})(?=\.(?:weight|bias)$)")
+# The Fourier frequencies, once saved by both names.
+_FOURIER, _OLD_FOURIER = "time_proj.weight", "time_proj.W"
+
+
+class Weights(NamedTuple):
+    """One of the files that a network's weights can be read from.
+
+    Attributes:
+        name: of the file, or of the index of several.
+        variant: the variant's name; None for the plain weights.
+    """
+
+    name: str
+    variant: str | None
+
+
+def choose_weights(names: Iterable[str], where: str) -> Weights:
+    """Which of the files of a network to read: the plain weights, or else the only variant; safetensors first.
+
+    Args:
+        names: of all files.
+        where: they are, for the error.
+
+    Raises:
+        UserError: there are none, or several variants and no plain weights.
+    """
+    names = sorted(names)
+    # The better ones last.
+    found: dict[str | None, str] = {}
+    for suffix in ("bin", "safetensors"):
+        for pattern in (_INDEX, _WHOLE):
+            for name in names:
+                match = pattern.fullmatch(name)
+                if match and match["suffix"] == suffix and not (pattern is _WHOLE and _PART.fullmatch(name)):
+                    found[match["variant"] or match.groupdict().get("old")] = name
+    if None in found:
+        return Weights(found[None], None)
+    if len(found) == 1:
+        ((variant, name),) = found.items()
+        return Weights(name, variant)
+    if not found:
+        there = ", ".join(names) or "nothing"
+        raise UserError(f"{where} has no {_STEM}.safetensors (or .bin, or an index of parts): there is {there}")
+    variants = ", ".join(str(variant) for variant in found)
+    raise UserError(f"{where} has the variants {variants} and no plain weights: remove all but one")
+
+
+def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
+    """The tensors of a network by their present names, on the CPU.
+
+    Raises:
+        UserError: a file is missing or damaged, or holds more than data.
+    """
+    path = folder / weights.name
+    return _present_names(_read(path) if path.suffix != ".json" else _read_parts(path), str(path))
+
+
+def _read_parts(path: Path) -> dict[str, Tensor]:
+    """The tensors of all parts that an index names."""
+    found: dict[str, Tensor] = {}
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise UserError(f"{path} is not an index of parts: it has no weight_map")
+    for part in sorted(set(places.values())):
+        if Path(part).name != part:
+            raise UserError(f"{path} names a part outside its folder: {part!r}")
+        found |= _read(path.parent / part)
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file.
+
+    Raises:
+        UserError: it is missing, or not one.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: it is truncated, damaged, or not JSON") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} has no settings by their names")
+    return settings
+
+
+def local_folder(source: str | Path) -> Path:
+    """The folder of a pipeline: itself, or what the hub has under this name, without the weights that are not used.
+
+    Raises:
+        UserError: the hub does not have it, or there is no way there.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    try:
+        if constants.HF_HUB_OFFLINE:
+            return Path(huggingface_hub.snapshot_download(str(source), local_files_only=True))
+        about = huggingface_hub.HfApi().model_info(str(source))
+        names = [file.rfilename for file in about.siblings or []]
+        wanted = ["model_index.json", "scheduler/*.json", "unet/config.json"]
+        of_unet = [name.removeprefix("unet/") for name in names if name.startswith("unet/")]
+        if of_unet:
+            chosen = choose_weights(of_unet, f"{source}/unet")
+            wanted.append(f"unet/{chosen.name}")
+            wanted += [f"unet/{name}" for name in of_unet if chosen.name.endswith(".json") and _PART.fullmatch(name)]
+        return Path(huggingface_hub.snapshot_download(str(source), revision=about.sha, allow_patterns=wanted))
+    except UserError:
+        raise
+    except Exception as error:  # servers fail in many ways
+        try:
+            return Path(huggingface_hub.snapshot_download(str(source), local_files_only=True))
+        except Exception:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise UserError(
+                f"cannot read the pipeline {source}: there is no such folder, and the hub does not have it or there is "
+                f"no way there ({lines[0].rstrip('.:')})"
+            ) from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return unwrapped(read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path), str(path))
+
+
+def _present_names(weights: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    found = {_OLD_NAME.sub(lambda match: _OLD_NAMES[match[1]], name): tensor for name, tensor in weights.items()}
+    if _OLD_FOURIER in found:
+        frequencies = found.pop(_OLD_FOURIER)
+        if not torch.equal(found.setdefault(_FOURIER, frequencies), frequencies):
+            raise UserError(f"{where} has {_OLD_FOURIER} and another {_FOURIER}: which to use is not known")
+    return found

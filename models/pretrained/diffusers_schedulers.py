@@ -1,0 +1,270 @@
+r"""What a scheduler of the library diffusers says of the process, the label and the output of its network.
+
+| scheduler                       | process                             | label at t          | the network returns   |
+|---------------------------------|-------------------------------------|---------------------|-----------------------|
+| `LADDERS` (DDPM, DDIM, PNDM, …) | DDPM's ladder of its alpha_bar      | the rung, from 0    | by `prediction_type`: |
+|   … `timestep_type=continuous`, |   (`alphas_cumprod`; its `betas`,   | `log(sigma/alpha)   | noise, velocity,      |
+|   `prediction_type=v_prediction`|   where these are the same thing)   |   / 4`              | denoised image        |
+| `ScoreSdeVeScheduler`           | VE, its sigma_min and sigma_max     | sigma               | the score             |
+
+A scheduler is a process and a way of sampling in one, so that its settings are of three kinds: those that only choose
+steps or a rule for them (`SAMPLING`), those that are read here (`_READ`), and those that make the process, the label or
+the output another one than in the table (`_NEUTRAL`, with the values at which they do not). Anything else, a class or
+a setting of a newer version, say, is refused by its name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from errors import UserError, nearest
+from sde import SDE, VESDE, DDPMLadder
+
+VE = "ScoreSdeVeScheduler"
+LADDERS = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "SASolverScheduler",
+    "RePaintScheduler",
+    "UnCLIPScheduler",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMParallelScheduler",
+    "DDIMInverseScheduler",
+    "DPMSolverMultistepInverseScheduler",
+)
+
+_EDM = "scales its network's input and output by sigma_data (EDM), which the network's own files do not say"
+_FLOW = "is for flows, with alpha(T) = 0, which is not supported yet"
+_CONSISTENCY = "is for consistency models, whose output is the end of a trajectory, so that they have no score"
+_REFUSED = {
+    "EDMEulerScheduler": _EDM,
+    "EDMDPMSolverMultistepScheduler": _EDM,
+    "CosineDPMSolverMultistepScheduler": _EDM,
+    "KarrasVeScheduler": "tells its network half of sigma, of images in other units than it draws",
+    "FlowMatchEulerDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "FlowMatchLCMScheduler": _FLOW,
+    "FlowMapEulerDiscreteScheduler": _FLOW,
+    "LCMScheduler": _CONSISTENCY,
+    "TCDScheduler": _CONSISTENCY,
+    "CMStochasticIterativeScheduler": _CONSISTENCY,
+    "ConsistencyDecoderScheduler": _CONSISTENCY,
+    "SCMScheduler": _CONSISTENCY,
+    "IPNDMScheduler": "has a process of its own, whose betas are noise levels and whose labels are parts of 1",
+}
+_WAY_OUT = "give scheduler_config.json (and model_index.json) the scheduler that the network was trained with"
+
+# What changes sampling, and neither the process nor what the network is told and returns.
+SAMPLING = frozenset(
+    {
+        # Which of the process's noise levels are steps …
+        "timestep_spacing",
+        "steps_offset",
+        "use_karras_sigmas",
+        "use_exponential_sigmas",
+        "use_beta_sigmas",
+        "use_lu_lambdas",
+        "lambda_min_clipped",
+        "sigma_min",
+        "sigma_max",
+        # … and how the last one ends.
+        "final_sigmas_type",
+        "set_alpha_to_one",
+        "set_alpha_to_zero",
+        # What becomes of flows' noise levels, which are refused.
+        "flow_shift",
+        "time_shift_type",
+        # The rule for a step.
+        "solver_order",
+        "solver_type",
+        "solver_p",
+        "algorithm_type",
+        "predict_x0",
+        "predictor_order",
+        "corrector_order",
+        "disable_corrector",
+        "lower_order_final",
+        "euler_at_final",
+        "skip_prk_steps",
+        # How much noise it adds. (Of a network that predicts variances too, they are left out.)
+        "variance_type",
+        "tau_func",
+        "eta",
+        "noise_sampler_seed",
+        "snr",
+        "correct_steps",
+        # What is done to denoised images in between.
+        "clip_sample",
+        "clip_sample_range",
+        "thresholding",
+        "dynamic_thresholding_ratio",
+        "sample_max_value",
+        # Of the time before it was PyTorch's alone.
+        "tensor_format",
+    }
+)
+
+# Settings that are read, and what they are when they say nothing. Some schedulers ignore some of them.
+_READ: dict[str, Any] = {
+    "num_train_timesteps": None,
+    "beta_start": None,
+    "beta_end": None,
+    "beta_schedule": None,
+    "trained_betas": None,
+    "snr_shift_scale": 1.0,
+    "prediction_type": "epsilon",
+    "timestep_type": "discrete",
+    "interpolation_type": "linear",
+    "sampling_eps": None,
+}
+
+_FLOW_SIGMAS = "its noise levels are those of a flow then, not of its betas, with alpha(T) = 0, not supported yet"
+_NEUTRAL: dict[str, tuple[Any, str]] = {
+    "rescale_betas_zero_snr": (False, "alpha(T) = 0 then, pure noise, which is not supported yet"),
+    "use_flow_sigmas": (False, _FLOW_SIGMAS),
+    "use_dynamic_shifting": (False, _FLOW_SIGMAS),
+    "shift_terminal": (None, _FLOW_SIGMAS),
+    "shift": (1.0, _FLOW_SIGMAS),
+    "predict_epsilon": (True, "an old name: say prediction_type='sample' instead"),
+}
+
+_PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "denoised"}
+
+# alpha_bar is a float32 product of up to some thousand factors: how far it is from a float64 one.
+_ROUNDING = 5e-6
+
+
+class Meaning(NamedTuple):
+    """How a network is to be used, according to its scheduler.
+
+    Attributes:
+        sde: the process.
+        prediction: what the network returns, a key of `models.score_model.PREDICTIONS`.
+        labels: what it is told of the time, a key of `models.conditioning.LABELS`.
+        low: what stands for black; white is 1.
+    """
+
+    sde: SDE
+    prediction: str
+    labels: str
+    low: float
+
+
+def check_class(name: str) -> None:
+    """See that the process of a scheduler class is known.
+
+    Raises:
+        UserError: it is not.
+    """
+    if name == VE or name in LADDERS:
+        return
+    why = _REFUSED.get(name, f"is not a scheduler whose process is known here{nearest(name, (*LADDERS, VE))}")
+    raise UserError(f"{name} {why}: {_WAY_OUT}, if that was one with betas, such as {LADDERS[0]}, or {VE}")
+
+
+def meaning(scheduler: Any) -> Meaning:
+    """What a scheduler says of process, label and output, by the table above.
+
+    Raises:
+        UserError: its class, or one of its settings, means something that is not in the table; it is named.
+    """
+    name, settings = type(scheduler).__name__, scheduler.config
+    check_class(name)
+    taken = inspect.signature(type(scheduler).__init__).parameters
+    for key, value in settings.items():
+        _check_setting(name, key, value, ignored=key not in taken)
+    if name == VE:
+        sde = VESDE(settings.sigma_min, settings.sigma_max, settings.sampling_eps)
+        return Meaning(sde, "score", "sigma", low=0.0)
+    prediction = settings.get("prediction_type") or "epsilon"
+    if prediction not in _PREDICTIONS:
+        raise UserError(f"{name} has prediction_type={prediction!r}, which is not one of {', '.join(_PREDICTIONS)}")
+    labels = _ladder_labels(name, settings)
+    return Meaning(DDPMLadder(_betas(name, scheduler)), _PREDICTIONS[prediction], labels, low=-1.0)
+
+
+def _check_setting(name: str, key: str, value: Any, ignored: bool) -> None:
+    """Raise UserError if this setting makes the scheduler mean something else than the table says.
+
+    Args:
+        name: the scheduler's class.
+        key: the setting.
+        value: its value.
+        ignored: whether the class knows no such setting.
+    """
+    if key.startswith("_") or key in SAMPLING:
+        return
+    if key in _NEUTRAL:
+        neutral, why = _NEUTRAL[key]
+        if value is not None and value != neutral:
+            raise UserError(
+                f"{name} has {key}={value!r}: {why}; if the network was trained otherwise, set it to {neutral!r} in "
+                "scheduler_config.json"
+            )
+    elif key in _READ:
+        if ignored and value is not None and value != _READ[key]:
+            raise UserError(
+                f"{name} has {key}={value!r}, which it ignores: remove it from scheduler_config.json if the network "
+                "was trained without, or name the scheduler that it was trained with"
+            )
+    elif value is not None and value is not False:
+        raise UserError(
+            f"{name} has {key}={value!r}, which is not known here: if it has to do with sampling only, not with what "
+            "the network was trained on, remove it from scheduler_config.json"
+        )
+
+
+def _ladder_labels(name: str, settings: Any) -> str:
+    kind = settings.get("timestep_type") or "discrete"
+    if kind not in ("discrete", "continuous"):
+        raise UserError(f"{name} has timestep_type={kind!r}: known are discrete and continuous")
+    # For other predictions the library tells rungs all the same.
+    if kind == "discrete" or settings.get("prediction_type") != "v_prediction":
+        if settings.get("interpolation_type") not in (None, "linear"):
+            raise UserError(
+                f"{name} has interpolation_type={settings['interpolation_type']!r}: it tells its network the rungs of "
+                "other noise levels than those of its betas then; if the network was trained otherwise, set it to "
+                "'linear'"
+            )
+        return "rung"
+    for key in ("sigma_min", "sigma_max"):
+        if settings.get(key) is not None:
+            raise UserError(
+                f"{name} has {key}={settings[key]!r} and timestep_type='continuous', so that its noise levels are not "
+                "those of its betas, and which ones it was trained on is not known: remove it if it was on these"
+            )
+    return "edm"
+
+
+def _betas(name: str, scheduler: Any) -> Tensor:
+    """The betas of the scheduler's alpha_bar, float64."""
+    betas, alpha_bar = scheduler.betas.double(), scheduler.alphas_cumprod.double()
+    count = scheduler.config.num_train_timesteps
+    if len(betas) != count:
+        raise UserError(f"{name} has {len(betas)} trained_betas, but num_train_timesteps={count}: they must agree")
+    if float(alpha_bar[-1]) == 0:
+        raise UserError(f"{name} has alphas_cumprod[{count - 1}]=0: alpha(T) = 0, pure noise, is not supported yet")
+    if not torch.allclose((1 - betas).cumprod(0), alpha_bar, rtol=_ROUNDING, atol=0):
+        betas = 1 - alpha_bar / torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        low, high = float(betas.min()), float(betas.max())
+        raise UserError(f"{name} has betas from {low:.4g} to {high:.4g}, but each must lie between 0 and 1")
+    return betas
