@@ -64,10 +64,16 @@ class ConditionedNetwork(nn.Module):
                 )
 
     def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        """The output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, of `classes` `(B,)` if given."""
+        """The output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, of `classes` `(B,)` if given.
+
+        The network works in the dtype of its weights, whatever that of `x`, which the output has.
+        """
         t = t.double()
         labels = self.labels(t) if callable(self.labels) else LABELS[self.labels](self.sde, t)
         if self.scale_input:
             x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
+        dtype = x.dtype
+        x = x.to(next((weight.dtype for weight in self.network.parameters() if weight.is_floating_point()), dtype))
         labels = labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
-        return self.network(x, labels) if classes is None else self.network(x, labels, classes)
+        output = self.network(x, labels) if classes is None else self.network(x, labels, classes)
+        return output if x.dtype == dtype else output.to(dtype)

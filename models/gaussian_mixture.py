@@ -17,35 +17,58 @@ import math
 import torch
 from torch import Tensor, nn
 
+from arguments import checked
+from errors import UserError
+from models.inputs import states_and_times
 from sde import SDE
+
+# Relative to the largest entry: by how much rounding, to float32 say, may make a covariance asymmetric.
+_ASYMMETRY = 1e-5
 
 
 class GaussianMixture(nn.Module):
     """Exact score, denoised mean and log-density of a Gaussian mixture at every time of an SDE.
 
     States of shape `(B, *dims)` are flattened to `d` numbers an example; results have the state's shape and dtype.
+    NumPy arrays become tensors (`models.inputs`).
 
     Args:
         sde: the forward process.
-        weights: positive, shape `(K,)`; normalised to sum to 1.
+        weights: not negative, shape `(K,)`; normalised to sum to 1.
         means: shape `(K, d)`.
         covariances: symmetric, positive semidefinite, shape `(K, d, d)`.
 
     Raises:
-        ValueError: shapes do not agree, or a covariance has a negative eigenvalue.
+        UserError: shapes do not agree, weights are negative or all 0, a number is not finite, or a covariance is not
+            symmetric or has a negative eigenvalue; when called: `x` or `t` has the wrong shape.
     """
 
+    @checked
     def __init__(self, sde: SDE, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         super().__init__()
-        components, dimension = means.shape
-        if weights.shape != (components,) or covariances.shape != (components, dimension, dimension):
-            raise ValueError(
+        components, dimension = means.shape if means.ndim == 2 else (0, 0)
+        if (
+            not components * dimension
+            or weights.shape != (components,)
+            or covariances.shape != (components, dimension, dimension)
+        ):
+            raise UserError(
                 f"weights {tuple(weights.shape)}, means {tuple(means.shape)} and "
                 f"covariances {tuple(covariances.shape)} must have shapes (K,), (K, d) and (K, d, d)"
             )
+        for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
+            if value.is_complex() or value.dtype == torch.bool or not bool(value.isfinite().all()):
+                raise UserError(f"the {name} of a mixture must be real, finite numbers")
+        if bool((weights < 0).any()) or not bool(weights.sum() > 0):
+            raise UserError(f"weights must not be negative, nor all 0, unlike {weights.tolist()[:5]}")
+        asymmetry = (covariances - covariances.mT).abs().max()
+        if bool(asymmetry > _ASYMMETRY * covariances.abs().max()):
+            raise UserError(
+                f"a covariance is not symmetric: two entries that should be alike differ by {asymmetry:.3g}"
+            )
         eigenvalues, basis = torch.linalg.eigh(covariances.double())
         if eigenvalues.min() < -1e-8 * eigenvalues.abs().max():
-            raise ValueError(f"a covariance has the negative eigenvalue {eigenvalues.min():.3g}")
+            raise UserError(f"a covariance has the negative eigenvalue {eigenvalues.min():.3g}")
         self.sde = sde
         self.register_buffer("log_weights", torch.log(weights.double() / weights.double().sum()))
         self.register_buffer("means", means.double())
@@ -59,11 +82,13 @@ class GaussianMixture(nn.Module):
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """Log-density of `p_t` at `x` `(B, *dims)`, in nats; shape `(B,)`."""
+        x, t = states_and_times(self.sde, x, t)
         log_joint, _, _ = self._components(x, t)
         return torch.logsumexp(log_joint, dim=1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """`∇ log p_t(x)`; shape of `x`."""
+        x, t = states_and_times(self.sde, x, t)
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
         in_basis = -posterior.unsqueeze(-1) * whitened / variance
@@ -71,15 +96,20 @@ class GaussianMixture(nn.Module):
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """`E[x_0 | x_t = x]`; shape of `x`. From the components: Tweedie's formula cancels at small `alpha`."""
+        x, t = states_and_times(self.sde, x, t)
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
-        gain = self._per_component(self.sde.alpha(t.double()), x) * self.eigenvalues.to(x.dtype) / variance
+        gain = self._per_component(self.sde.alpha(t), x) * self.eigenvalues.to(x.dtype) / variance
         shift = torch.einsum("bkj,kij->bi", posterior.unsqueeze(-1) * gain * whitened, self.basis.to(x.dtype))
         return (posterior @ self.means.to(x.dtype) + shift).reshape(x.shape)
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint `(B, K)`; in each component's eigenbasis residuals `(B, K, d)` and variances `(B or 1, K, d)`."""
-        t = t.double()
+        if x[:1].numel() != self.means.shape[1] and len(x):
+            raise UserError(
+                f"x of shape {tuple(x.shape)} has {x[0].numel()} numbers an example; this mixture has "
+                f"{self.means.shape[1]} dimensions"
+            )
         alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)
         variance = alpha**2 * self.eigenvalues.to(x.dtype) + sigma**2
         residual = x.flatten(1).unsqueeze(1) - alpha * self.means.to(x.dtype)

@@ -30,14 +30,18 @@ import torch
 from torch import Tensor, nn
 from torch.special import log_ndtr
 
+from arguments import checked
+from errors import UserError
 from models.conditioning import ConditionedNetwork
+from models.inputs import states_and_times
 from sde import SDE
 
 
 class LevelModel(nn.Module):
     """Score, denoised mean and noise from a network that predicts the level of each pixel.
 
-    `x` has shape `(B, C, *dims)`, `t` shape `()` or `(B,)`; results have the shape and dtype of `x`.
+    `x` has shape `(B, C, *dims)`, `t` shape `()` or `(B,)`; results have the shape and dtype of `x`. Arrays and other
+    dtypes are taken as by `ScoreModel`.
 
     Args:
         network: called as `network(x, labels)`, labels `(B,)`; returns logits `(B, levels * C, *dims)`, those of level
@@ -50,8 +54,13 @@ class LevelModel(nn.Module):
         data_std: standard deviation of the data.
         scale_input: whether to divide the network's input by its standard deviation.
         dequantised: whether levels are bins, in which data are uniform, or points.
+
+    Raises:
+        UserError: there are fewer than two levels, `low` is not below `high`, `data_std` is not positive, or there is
+            no such label; when called: as `ScoreModel`.
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
@@ -65,6 +74,11 @@ class LevelModel(nn.Module):
         dequantised: bool = True,
     ) -> None:
         super().__init__()
+        if not (levels >= 2 and low < high and data_std > 0):
+            raise UserError(
+                "a model of levels needs at least two, low below high, and a positive data_std, not "
+                f"levels={levels}, low={low:g}, high={high:g}, data_std={data_std:g}"
+            )
         self.sde = sde
         self.dequantised = dequantised
         self.levels = levels
@@ -79,15 +93,17 @@ class LevelModel(nn.Module):
 
     def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
+        x, t = states_and_times(self.sde, x, t)
         return self._noise_of_levels(x, t, classes)[0].to(x.dtype)
 
     def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
-        return -self.noise(x, t, classes) / self.sde.expand(self.sde.sigma(t.double()), x)
+        x, t = states_and_times(self.sde, x, t)
+        return -self.noise(x, t, classes) / self.sde.expand(self.sde.sigma(t), x)
 
     def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
-        t = t.double()
+        x, t = states_and_times(self.sde, x, t)
         noise, _ = self._noise_of_levels(x, t, classes)
         alpha, sigma = (self.sde.expand(value, noise) for value in (self.sde.alpha(t), self.sde.sigma(t)))
         return ((x.double() - sigma * noise) / alpha).to(x.dtype)
@@ -106,7 +122,14 @@ class LevelModel(nn.Module):
         In float64, since an edge of a bin may be thousands of deviations away.
         """
         t = t.double()
-        logits = self.conditioned(x, t, classes).unflatten(1, (self.levels, -1)).double()
+        logits = self.conditioned(x, t, classes)
+        expected = (len(x), self.levels * x.shape[1], *x.shape[2:])
+        if logits.shape != expected:
+            raise UserError(
+                f"the network returns shape {tuple(logits.shape)} for x of shape {tuple(x.shape)}; logits of "
+                f"{self.levels} levels have {expected}"
+            )
+        logits = logits.unflatten(1, (self.levels, -1)).double()
         # Bins have the dimension after the batch's.
         x = x.double().unsqueeze(1)
         alpha, sigma = (self.sde.expand(value, x) for value in (self.sde.alpha(t), self.sde.sigma(t)))

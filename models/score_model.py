@@ -35,8 +35,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from errors import choose
+from arguments import checked
+from errors import UserError, choose
 from models.conditioning import ConditionedNetwork
+from models.inputs import states_and_times
 from sde import SDE
 
 # (alpha, sigma, data_std) -> (a, b)
@@ -66,7 +68,8 @@ class ScoreModel(nn.Module):
     """Score, denoised mean and noise from a network that predicts one of the combinations above.
 
     `x` has shape `(B, *dims)`, `t` shape `()` or `(B,)`, `classes`, if the network has any, `(B,)`; results have the
-    shape and dtype of `x`.
+    shape and dtype of `x`. NumPy arrays become tensors (`models.inputs`). Of `x` in another dtype than the network's
+    weights, the network sees what is left in theirs: all else is done in that of `x`.
 
     Args:
         network: called as `network(x, labels)`, labels `(B,)`, or with classes as `network(x, labels, classes)`;
@@ -78,9 +81,11 @@ class ScoreModel(nn.Module):
         scale_input: whether to divide the network's input by its standard deviation.
 
     Raises:
-        UserError: there is no such prediction or label, or the process has no such label.
+        UserError: there is no such prediction or label, the process has no such label, or `data_std` is not positive;
+            when called: `x` or `t` has the wrong shape, or the network returns another shape than that of `x`.
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
@@ -91,6 +96,8 @@ class ScoreModel(nn.Module):
         scale_input: bool = True,
     ) -> None:
         super().__init__()
+        if not data_std > 0:
+            raise UserError(f"data_std must be positive, not {data_std:g}")
         self.sde = sde
         self.prediction = prediction
         self.data_std = data_std
@@ -104,20 +111,27 @@ class ScoreModel(nn.Module):
 
     def predict(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """The network's own prediction `F`; shape of `x`."""
-        return self.conditioned(x, t, classes)
+        x, t = states_and_times(self.sde, x, t)
+        prediction = self.conditioned(x, t, classes)
+        if prediction.shape != x.shape:
+            raise UserError(f"the network returns shape {tuple(prediction.shape)} for x of shape {tuple(x.shape)}")
+        return prediction
 
     def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
+        x, t = states_and_times(self.sde, x, t)
         alpha, _, a, _, c = self._coefficients(t)
         return self._combine(-a / c, x, alpha / c, self.predict(x, t, classes))
 
     def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
+        x, t = states_and_times(self.sde, x, t)
         alpha, sigma, a, _, c = self._coefficients(t)
         return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, classes))
 
     def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
+        x, t = states_and_times(self.sde, x, t)
         _, sigma, _, b, c = self._coefficients(t)
         return self._combine(b / c, x, -sigma / c, self.predict(x, t, classes))
 
