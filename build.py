@@ -16,6 +16,7 @@ from errors import UserError, choose, naming
 from evaluation.example_bounds import ExampleBound, bounds_of_points, bounds_with_noise
 from models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from models.fit_mixture import fit_mixture
+from models.layers.embeddings import NoiseEmbedding
 from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
 from solvers import SOLVERS, get_solver
 from solvers.dequantization import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser
@@ -112,12 +113,11 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if model.network == "classifier":
         classifier = make_network(config, dataset.shape, num_outputs=labels.num_classes)
         return NoisyClassifier(classifier, sde, model.labels, model.data_std, model.scale_input)
-    told = {"num_classes": labels.none} if labels.none else {}
     if not of_levels:
-        network = make_network(config, dataset.shape, **told)
+        network = _make_told_network(config, dataset.shape, labels)
         return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
     assert dataset.levels is not None
-    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
+    network = _make_told_network(config, dataset.shape, labels, out_channels=dataset.levels * dataset.shape[0])
     options = (model.labels, model.data_std, model.scale_input, config.data.uniform_dequantisation)
     return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
 
@@ -347,6 +347,22 @@ def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
     sizes = [size // 2**level for level in range(len(model.channel_multipliers))]
     unused = [str(asked) for asked in model.attention_resolutions if asked not in sizes]
     return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {sizes}" if unused else ""
+
+
+def _make_told_network(config: ConfigDict, shape: tuple[int, ...], labels: Labels, **more: Any) -> nn.Module:
+    """The network of the section `model` with a vector for each of these labels, if they say anything.
+
+    A distorted class starts with the vector of its class, and so distortion without a class with that of neither, zero:
+    what a distorted picture tells of its class counts for others from the start.
+    """
+    if not labels.none:
+        return make_network(config, shape, **more)
+    network = make_network(config, shape, num_classes=labels.none, **more)
+    assert isinstance(network.embedding, NoiseEmbedding)
+    vectors = network.embedding.class_vectors.weight
+    with torch.no_grad():
+        vectors.copy_(vectors[labels.undistorted])
+    return network
 
 
 def _read_texts(options: dict[str, Any]) -> dict[str, Any]:

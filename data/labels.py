@@ -35,6 +35,12 @@ class Labels(NamedTuple):
         """The label that says nothing: how many others there are."""
         return 2 * self.num_classes + 1 if self.distortion else self.num_classes
 
+    @property
+    def undistorted(self) -> Tensor:
+        """The label of the same class, not distorted, for each label `(none + 1,)`, int64."""
+        plain = self.of(torch.arange(self.num_classes + 1))  # of each class, and of none
+        return torch.cat([plain[:-1], plain, plain[-1:]]) if self.distortion else plain
+
     def of(self, classes: Tensor, distorted: Tensor | None = None) -> Tensor:
         """The label of each example `(B,)`, int64.
 

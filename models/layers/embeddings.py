@@ -63,6 +63,9 @@ class NoiseEmbedding(nn.Module):
     Class `num_classes` (one more than the last) means "no class", and so does leaving `classes` out: networks trained
     with some classes dropped serve classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
 
+    Class vectors start apart, drawn from N(0, 1): had they to leave zero first, nothing would tell classes from each
+    other while the network learns everything else. "No class" starts at zero.
+
     Args:
         features: maps labels `(B,)` to `(B, features.num_features)`.
         width: size of the embedding.
@@ -79,7 +82,7 @@ class NoiseEmbedding(nn.Module):
         self.num_classes = num_classes
         if num_classes is not None:
             self.class_vectors = nn.Embedding(num_classes + 1, width)
-            nn.init.zeros_(self.class_vectors.weight)
+            nn.init.zeros_(self.class_vectors.weight[num_classes])
 
     def forward(self, labels: Tensor, classes: Tensor | None = None) -> Tensor:
         """Embed labels `(B,)` and classes `(B,)`, as `(B, width)`.

@@ -52,7 +52,7 @@ def test_classes_add_a_vector_and_no_class_is_one_of_them():
     embedding = NoiseEmbedding(PositionalFeatures(8), 16, num_classes=10).double()
     without = NoiseEmbedding(PositionalFeatures(8), 16).double()
     without.load_state_dict(embedding.state_dict(), strict=False)
-    torch.testing.assert_close(embedding(LABELS, torch.tensor([0, 3, 9])), without(LABELS))  # vectors start at zero
+    torch.testing.assert_close(embedding(LABELS, torch.tensor([10, 10, 10])), without(LABELS))  # none starts at zero
     torch.nn.init.normal_(embedding.class_vectors.weight)
     classes = torch.tensor([0, 3, 10])
     linear = without.output(torch.nn.functional.silu(without.hidden(without.features(LABELS))))
