@@ -624,3 +624,51 @@ def test_too_little_memory_gets_one_line(tmp_path, complaint, monkeypatch):
     monkeypatch.setattr(build, "make_model", make_model)
     line = complaint("--mode=train", *TOY, *SHORT, "--workdir", tmp_path)
     assert "there is not enough memory: take a smaller batch_size" in line
+
+
+def test_a_run_outlives_its_data_and_says_what_has_changed(tmp_path, monkeypatch, capsys, complaint):
+    """Samples need no data; what was added is counted; a class between the others would number them anew."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+
+    def add(kind: str, numbers: range) -> None:
+        for number in numbers:
+            path = tmp_path / "photos" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (4, 4), dtype=np.uint8)).save(path)
+
+    add("dark", range(12))
+    add("bright", range(12))
+    data = ["--config.data.path=photos", "--config.data.image_size=4", "--config.data.num_channels=1"]
+    small = ["--config.model.channels=4", "--config.model.num_blocks=1", "--config.model.channel_multipliers=1"]
+    told = ["--config.model.class_conditional=True", "--config.model.attention_resolutions=4"]
+    short = ["--config.training.batch_size=4", "--config.training.sample_every=0"]
+    training = ["--mode=train", *data, *small, *told, *short]
+    assert run(*training, "--config.training.num_steps=2") == 0
+    capsys.readouterr()
+    added = len(list((tmp_path / "photos").rglob("*.png")))
+
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    sampling = ["--config.sampling.labels=dark", "--config.sampling.num_samples=2", "--config.sampling.num_steps=3"]
+    assert run("--mode=sample", "--workdir=runs/photos", *sampling) == 0
+    drawn = np.load(tmp_path / "runs" / "photos" / "samples" / "default.npz")
+    assert drawn["images"].shape == (2, 4, 4, 1)
+    assert [drawn["class_names"][k] for k in drawn["labels"]] == ["dark", "dark"]
+    assert "there is no photos" in complaint("--mode=likelihood", "--workdir=runs/photos")
+
+    (tmp_path / "elsewhere").rename(tmp_path / "photos")
+    add("dark", range(12, 52))
+    capsys.readouterr()
+    assert run(*training, "--config.training.num_steps=3") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    counts = [[int(word) for word in note.replace(";", "").split() if word.isdecimal()] for note in notes]
+    # Before, now, new, gone: all that is new, and nothing that was trained on is tested on.
+    assert [note.split()[2] for note in notes] == ["train", "test"]
+    assert sum(row[0] for row in counts) == added
+    assert sum(row[2] for row in counts) == 40
+    assert [row[3] for row in counts] == [0, 0]
+
+    add("cloudy", range(3))
+    line = complaint(*training, "--config.training.num_steps=4")
+    assert "photos has classes bright, cloudy, dark, but " in line
+    assert "was trained on bright, dark: give it the same data" in line
