@@ -347,7 +347,9 @@ def check(config: ConfigDict, mode: str) -> None:
     log_snr_range(sde, config.training.t_min)
     for section in ("sampling", "likelihood"):
         with naming(f"{section}.t_min"):
-            last_time(sde, config[section].t_min)
+            t_min = last_time(sde, config[section].t_min)
+            if not bool(sde.log_snr(torch.tensor(t_min, dtype=torch.float64)).isfinite()):
+                raise UserError(f"the log-SNR at {t_min:g} is not finite: t_min must lie where there is some noise")
     _CHECKS[mode](config, sde)
 
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments end as if they had not been: `KILLS=20 pytest tests/test_kill.py` for more."""
+"""Runs that are killed at random moments end as if they had not been: `make slow` has more."""
 
 from __future__ import annotations
 
