@@ -259,8 +259,6 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
         assert f"there are no {wrong}: test examples are numbered from 0 to 359" in line(f"--config.edit.input={wrong}")
     assert "there is no test:²" in line("--config.edit.input=test:²")
     assert "a box is (top, left" in line(one, "--config.edit.box=nan,0,0.5,0.5")
-    assert "blur must lie between 0 and 100, not inf" in line(
-        one, "--config.edit.task=deblur", "--config.edit.blur=inf"
-    )
+    assert "std must be a finite number, not inf" in line(one, "--config.edit.task=deblur", "--config.edit.blur=inf")
     tuned = ["--config.edit.solver=tuned", "--config.edit.task=sdedit"]
     assert "that no solver is tuned for" in line(one, *tuned)
