@@ -1,8 +1,8 @@
 """Arguments compared with their annotations, so that each mistake gives one clear line before anything is done.
 
-`float` takes any finite real number (an infinite one, if the default is), `int` whole numbers, `bool` True and False,
-and `Tensor` tensors and NumPy arrays, which become tensors. `Annotated[type, convert]` is compared with the type, and
-`convert(name, value)` then gives the value that is used.
+`float` takes any finite real number (an infinite one, if that is the default), `int` whole numbers, `bool` True and
+False, and `Tensor` tensors and NumPy arrays, which become tensors. `Annotated[type, convert]` is compared with the
+type, and `convert(name, value)` then gives the value that is used.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def check_call(
             raise UserError(f"{what} needs {name}")
         if name in bound.arguments and name in hints and not variadic:
             value = bound.arguments[name]
-            bound.arguments[name] = _converted(what, name, value, hints[name], parameter.default)
+            bound.arguments[name] = checked_value(what, name, value, hints[name], parameter.default)
     return bound
 
 
@@ -102,11 +102,22 @@ def _annotations(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[
     return inspect.signature(function), get_type_hints(of_call, include_extras=True)
 
 
-def _converted(what: str, name: str, value: Any, hint: Any, default: Any) -> Any:
+def checked_value(what: str, name: str, value: Any, hint: Any, default: Any = None) -> Any:
+    """One argument, as it is to be used; see `check_call`.
+
+    Args:
+        what: is called, for messages.
+        name: of the argument.
+        value: that is given.
+        hint: the argument's annotation.
+        default: the argument's; the one value that may be infinite.
+
+    Raises:
+        UserError: the value is not of this type, or not finite.
+    """
     if not _fits(value, hint):
         raise UserError(f"{what}: {name} takes {_described(hint)}, not {_shown(value)}")
-    may_be_infinite = _is_real(default) and not _is_finite(default)
-    if float in _types(hint) and _is_real(value) and not _is_finite(value) and not (may_be_infinite and value == value):
+    if float in _types(hint) and _is_real(value) and not _is_finite(value) and value != default:
         raise UserError(f"{what}: {name} must be a finite number, not {_shown(value)}")
     if isinstance(value, np.ndarray) and Tensor in _types(hint):
         value = _as_tensor(f"{what}: {name}", value)

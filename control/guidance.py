@@ -21,6 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
 from models.class_conditional import ClassModel
 from sde import SDE
@@ -42,6 +43,7 @@ class ClassifierGuidance:
         scale: `w`.
     """
 
+    @checked
     def __init__(self, model: Model, log_prob: LogProbability, scale: float = 1.0) -> None:
         self.model = model
         self.log_prob = log_prob
@@ -84,6 +86,7 @@ class ClassifierFreeGuidance:
         UserError: the interval is empty.
     """
 
+    @checked
     def __init__(
         self, model: ClassModel, classes: Tensor, scale: float = 1.0, interval: tuple[float, float] = (0.0, math.inf)
     ) -> None:

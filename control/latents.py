@@ -14,13 +14,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from arguments import checked
 from sde import SDE
 from sde.truncated import Truncated
 from solvers import Model
-from solvers.options import sample_noise
+from solvers.options import States, sample_noise
 
 
-def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+@checked
+def slerp(a: States, b: States, share: Tensor) -> Tensor:
     """Spherical interpolation from `a` (share 0) to `b` (share 1), `(B, *dims)` each, each example by itself.
 
     `[sin((1 - share) omega) a + sin(share omega) b] / sin omega`, with `omega` the angle between the two; the straight
@@ -54,6 +56,7 @@ class Until:
         UserError: `T` is out of range.
     """
 
+    @checked
     def __init__(self, model: Model, T: float) -> None:
         self.model = model
         self.sde = Truncated(model.sde, T)
@@ -68,9 +71,10 @@ class Until:
         return self.model.denoise(x, t)
 
 
+@checked
 def noised(
     model: Model,
-    x_0: Tensor,
+    x_0: States,
     strength: float,
     *,
     seeds: Iterable[int] | None = None,

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arguments import checked
 from errors import UserError
 from sde import SDE
 from solvers.divergence import value_and_pull_back
@@ -38,6 +39,7 @@ class LinearOperator:
         function: from `(B, *dims)` to `(B, *observed)`, linear, each example by itself.
     """
 
+    @checked
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
 
@@ -84,6 +86,7 @@ class Masked(LinearOperator):
         keep: broadcasts against `(B, *dims)`; bool.
     """
 
+    @checked
     def __init__(self, keep: Tensor) -> None:
         super().__init__(lambda x: torch.where(keep.to(x.device), x, 0.0))
         self.keep = keep
@@ -100,21 +103,26 @@ def grey() -> LinearOperator:
     return LinearOperator(lambda x: x.mean(1, keepdim=True))
 
 
+@checked
 def shrunk(factor: int) -> LinearOperator:
     """Means of squares of `factor` by `factor` pixels of images `(B, C, H, W)`.
 
     Raises:
-        UserError: when called: the squares do not fill the image.
+        UserError: `factor` is not positive; when called: the squares do not fill the image.
     """
 
+    if factor < 1:
+        raise UserError(f"images cannot be shrunk by {factor}: the factor must be at least 1")
+
     def shrink(x: Tensor) -> Tensor:
-        if factor < 1 or x.shape[-1] % factor or x.shape[-2] % factor:
+        if x.shape[-1] % factor or x.shape[-2] % factor:
             raise UserError(f"images of {x.shape[-2]} x {x.shape[-1]} cannot be shrunk by {factor}")
         return F.avg_pool2d(x, factor)
 
     return LinearOperator(shrink)
 
 
+@checked
 def blurred(std: float) -> LinearOperator:
     """A Gaussian filter of this standard deviation in pixels; pixels beyond the border are those at it.
 

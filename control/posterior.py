@@ -25,14 +25,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arguments import checked, checked_class
 from control.guidance import tweedie_factor
 from control.operators import LinearOperator
 from errors import UserError
 from sde import SDE
 from solvers import Model
 from solvers.divergence import value_and_pull_back
+from solvers.options import check_at_least, check_positive
 
 
+@checked_class
 @dataclass(frozen=True)
 class Observation:
     """What was observed: `y = A x_0 + noise_std n`.
@@ -41,11 +44,17 @@ class Observation:
         operator: `A`.
         y: `(B, *observed)`.
         noise_std: `s`, in model units.
+
+    Raises:
+        UserError: `noise_std` is negative, or a value has the wrong type.
     """
 
     operator: LinearOperator
     y: Tensor
     noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least("noise_std", self.noise_std, 0)
 
 
 class _PosteriorControl:
@@ -53,6 +62,7 @@ class _PosteriorControl:
 
     no_density = "posterior sampling by DPS or ΠGDM gives no diffused density"
 
+    @checked
     def __init__(self, model: Model, observation: Observation, scale: float = 1.0) -> None:
         self.model = model
         self.observation = observation
@@ -98,6 +108,7 @@ class DPS(_PosteriorControl):
         UserError: the observation has no noise.
     """
 
+    @checked
     def __init__(self, model: Model, observation: Observation, scale: float = 1.0) -> None:
         if not observation.noise_std > 0:
             raise UserError("DPS divides by the variance of the observation's noise: give some, or use ΠGDM")
@@ -115,10 +126,15 @@ class PiGDM(_PosteriorControl):
         observation: `y`.
         scale: multiple of the approximate gradient.
         data_std: `c`, the data's standard deviation per dimension, in model units.
+
+    Raises:
+        UserError: `data_std` is not positive.
     """
 
+    @checked
     def __init__(self, model: Model, observation: Observation, scale: float = 1.0, data_std: float = 1.0) -> None:
         super().__init__(model, observation, scale)
+        check_positive("data_std", data_std)
         self.data_std = data_std
 
     def _weigh(self, residual: Tensor, x: Tensor, t: Tensor) -> Tensor:

@@ -29,11 +29,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from arguments import checked
 from control.operators import LinearOperator
 from errors import UserError
 from sde import SDE
 from sde.noise import SampleNoise
-from solvers.options import check_at_least, sample_noise
+from solvers.options import MOST_STEPS, States, check_between, sample_noise
 from solvers.registry import Solver
 from solvers.solution import Model, Solution
 from solvers.stepwise import Stepwise
@@ -57,6 +58,7 @@ class Projection:
         y: what was observed, `(B, *observed)`.
     """
 
+    @checked
     def __init__(self, operator: LinearOperator, y: Tensor) -> None:
         self.operator = operator
         self.y = y
@@ -86,9 +88,10 @@ class RePaint(Projection):
         UserError: one of them is less than 1.
     """
 
+    @checked
     def __init__(self, operator: LinearOperator, y: Tensor, jump: int = 1, repeats: int = 10) -> None:
-        check_at_least("jump", jump, 1)
-        check_at_least("repeats", repeats, 1)
+        check_between("jump", jump, 1, MOST_STEPS)
+        check_between("repeats", repeats, 1, MOST_STEPS)
         super().__init__(operator, y)
         self.jump = jump
         self.repeats = repeats
@@ -129,15 +132,17 @@ class Controlled:
         UserError: when called: the solver's steps cannot be taken apart.
     """
 
+    @checked
     def __init__(self, solver: Solver, control: StateControl) -> None:
         self.solver = solver
         self.control = control
 
     @torch.no_grad()
+    @checked
     def __call__(
         self,
         model: Model,
-        x_T: Tensor,
+        x_T: States,
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,

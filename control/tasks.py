@@ -12,21 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arguments import checked
 from control.posterior import DPS, Observation, PiGDM
 from control.state_control import Controlled, Projection, RePaint
 from errors import UserError, choose
 from solvers import Model
+from solvers.options import check_at_least, check_between
 from solvers.registry import Solver
 
 METHODS = ("pigdm", "dps", "projection", "repaint")
+# Along one side of a picture.
+_MOST_PIXELS = 100_000
 
 
+@checked
 def box_mask(height: int, width: int, box: tuple[float, ...]) -> Tensor:
     """True but in a box `(top, left, height, width)`, in parts of the picture; `(1, 1, height, width)`, bool.
 
     Raises:
         UserError: it does not lie in the picture.
     """
+    check_between("height", height, 1, _MOST_PIXELS)
+    check_between("width", width, 1, _MOST_PIXELS)
     inside = len(box) == 4 and all(0 <= part <= 1 for part in box)
     if not inside or box[0] + box[2] > 1 or box[1] + box[3] > 1:
         raise UserError(
@@ -39,14 +46,24 @@ def box_mask(height: int, width: int, box: tuple[float, ...]) -> Tensor:
     return keep
 
 
+@checked
 def random_mask(height: int, width: int, hidden: float, seed: int) -> Tensor:
-    """False for a share of the pixels, drawn by the seed; `(1, 1, height, width)`, bool."""
+    """False for a share of the pixels, drawn by the seed; `(1, 1, height, width)`, bool.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    check_between("height", height, 1, _MOST_PIXELS)
+    check_between("width", width, 1, _MOST_PIXELS)
+    check_between("hidden", hidden, 0, 1)
+    check_at_least("seed", seed, 0)
     order = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed))
     keep = torch.ones(height * width, dtype=torch.bool)
     keep[order[: round(hidden * height * width)]] = False
     return keep.reshape(1, 1, height, width)
 
 
+@checked
 def answer(
     method: str,
     solver: Solver,

@@ -143,12 +143,16 @@ class SDE(ABC):
 
         Raises:
             UserError: it is no shape of a batch, the seeds are not as many as its examples, or the dtype is not that of
-                real numbers.
+                real numbers, or there is no such device.
         """
         if len(shape) < 2 or min(shape) < 1:
             raise UserError(f"a batch has a shape (B, *dims) of numbers from 1 on, not {tuple(shape)}")
         if dtype is not None and not dtype.is_floating_point:
             raise UserError(f"states have a dtype of real numbers, such as torch.float32, not {dtype}")
+        try:
+            device = torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f"torch knows no device {device!r}: take one such as 'cpu' or 'cuda:0'") from error
         seeds = seeds_from_generator(shape[0], generator) if seeds is None else list(seeds)
         like = torch.empty(tuple(shape), dtype=dtype or torch.get_default_dtype(), device=device)
         return self.prior_std * SampleNoise(seeds, stream="prior").normal(like)

@@ -25,6 +25,8 @@ from arguments import checked
 from errors import UserError
 from sde.base import SDE
 
+_MOST_RUNGS = 1_000_000
+
 
 class Ladder(SDE):
     """An SDE on `[0, 1]` that passes through a table of `num_rungs` noise levels."""
@@ -52,7 +54,7 @@ class DDPMLadder(Ladder):
 
     @checked
     def __init__(self, betas: Tensor) -> None:
-        if len(betas) == 0:
+        if betas.ndim != 1 or len(betas) == 0:
             raise UserError("a ladder needs at least 1 rung: see sde.num_rungs")
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise UserError(
@@ -98,7 +100,7 @@ class NCSNLadder(Ladder):
 
     @checked
     def __init__(self, sigmas: Tensor) -> None:
-        if len(sigmas) < 2 or not bool(sigmas[0] > 0) or not bool((sigmas.diff() > 0).all()):
+        if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas[0] > 0) or not bool((sigmas.diff() > 0).all()):
             raise UserError("NCSN's noise levels must grow from above 0, in at least 2 rungs: see the section sde")
         self.num_rungs = len(sigmas)
         self.t_min = 0.0
@@ -120,12 +122,18 @@ class NCSNLadder(Ladder):
 @checked
 def ddpm_betas(num_rungs: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
     """DDPM's linear betas `linspace(beta_min / N, beta_max / N, N)`, float64 (Song et al. 2021, appendix C)."""
+    _check_rungs(num_rungs)
     return torch.linspace(beta_min / num_rungs, beta_max / num_rungs, num_rungs, dtype=torch.float64)
 
 
 @checked
 def cosine_betas(num_rungs: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """Cosine betas, float64 (Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17), clipped at `max_beta`."""
+    _check_rungs(num_rungs)
+    if not (0 <= offset <= 1 and 0 < max_beta < 1):
+        raise UserError(
+            f"cosine betas have an offset in [0, 1] and max_beta in (0, 1), not {offset:g} and {max_beta:g}"
+        )
     steps = torch.linspace(0, 1, num_rungs + 1, dtype=torch.float64)
     alpha_bar = torch.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
@@ -134,7 +142,15 @@ def cosine_betas(num_rungs: int, offset: float = 0.008, max_beta: float = 0.999)
 @checked
 def geometric_sigmas(num_rungs: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
     """NCSN's geometric noise levels from `sigma_min` to `sigma_max`, float64."""
+    _check_rungs(num_rungs)
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"sigma_min={sigma_min:g} must lie above 0 and below sigma_max={sigma_max:g}")
     return torch.linspace(math.log(sigma_min), math.log(sigma_max), num_rungs, dtype=torch.float64).exp()
+
+
+def _check_rungs(num_rungs: int) -> None:
+    if not 1 <= num_rungs <= _MOST_RUNGS:
+        raise UserError(f"a ladder has 1 to {_MOST_RUNGS} rungs, not {num_rungs}: see sde.num_rungs")
 
 
 def _interpolate(table: Tensor, position: Tensor) -> Tensor:

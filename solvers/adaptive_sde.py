@@ -23,7 +23,15 @@ from torch import Tensor
 from arguments import checked
 from errors import UserError
 from solvers.brownian_path import BrownianPath
-from solvers.options import States, check_positive, last_time, sample_noise
+from solvers.options import (
+    States,
+    check_at_least,
+    check_positive,
+    check_tolerance,
+    last_time,
+    log_snr_range,
+    sample_noise,
+)
 from solvers.solution import Model, Solution, solved
 
 _SAFETY = 0.9
@@ -56,9 +64,10 @@ class AdaptiveSDE:
     denoise: bool = True
 
     def __post_init__(self) -> None:
-        check_positive("rtol", self.rtol)
+        check_tolerance("rtol", self.rtol)
         check_positive("atol", self.atol)
         check_positive("first_step", self.first_step)
+        check_at_least("first_step", self.first_step, _SMALLEST_STEP)
 
     @torch.no_grad()
     @checked
@@ -76,6 +85,7 @@ class AdaptiveSDE:
         that have arrived wait at `t_min` for the others.
         """
         end, t_min = model.sde.T, last_time(model.sde, self.t_min)
+        log_snr_range(model.sde, t_min)
         path = BrownianPath(x_T, sample_noise(x_T, seeds, generator, stream="brownian"))
         t = torch.full(x_T.shape[:1], end, dtype=torch.float64, device=x_T.device)
         step = torch.full_like(t, self.first_step * end)

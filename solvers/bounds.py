@@ -39,13 +39,12 @@ import torch
 from torch import Tensor
 
 from arguments import checked
-from errors import UserError
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.decoders import Decoder
 from solvers.divergence import hutchinson_divergence
 from solvers.grids import Grid, time_grid
-from solvers.options import States, check_at_least, last_time, log_snr_range, sample_noise
+from solvers.options import MOST_STEPS, States, check_at_least, check_between, last_time, log_snr_range, sample_noise
 from solvers.solution import Model
 
 
@@ -101,9 +100,8 @@ def discrete_bound(
         UserError: an option is out of range.
     """
     sde, noise, ends = _prepare(model, x_0, t_min, seeds, generator)
+    check_between("num_steps", num_steps, 2, MOST_STEPS)
     times = time_grid(sde, grid, num_steps, float(ends[1]))
-    if len(times) < 2:
-        raise UserError("a ladder has at least 2 steps")
     log_snr = sde.log_snr(times)
     lengths = log_snr[1:] - log_snr[:-1]
     calls = len(lengths) if num_calls is None else min(num_calls, len(lengths))
@@ -196,7 +194,7 @@ def _prepare(
 
 def _log_snrs(sde: SDE, ends: Tensor, num_calls: int, x: Tensor, noise: SampleNoise) -> Iterable[tuple[Tensor, float]]:
     """Log-SNRs `(B,)`, one in each of `num_calls` equal intervals, and their length."""
-    check_at_least("num_calls", num_calls, 1)
+    check_between("num_calls", num_calls, 1, MOST_STEPS)
     low, high = sde.log_snr(ends).tolist()
     place = noise.uniform(x.new_empty(len(x), 1, dtype=torch.float64))[:, 0]
     length = (high - low) / num_calls

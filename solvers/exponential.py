@@ -20,10 +20,10 @@ from errors import UserError
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.grids import Grid, time_grid
-from solvers.options import States, sample_noise
+from solvers.options import States, check_between, sample_noise
 from solvers.solution import Model, Solution, solved
 from solvers.stepwise import Ends, Stepwise
-from solvers.table import Nodes, Prediction, Table, Tape
+from solvers.table import MOST_STEPS_OF_TABLE, Nodes, Prediction, Table, Tape
 from solvers.thresholding import Threshold
 
 # The most calls a method makes in a step.
@@ -260,6 +260,8 @@ def solver_from_method(
         threshold: Threshold | None = None,
         **own: Any,
     ) -> TableSolver:
+        check_between("num_steps", num_steps, 1, MOST_STEPS_OF_TABLE)
+
         def make_table(sde: SDE) -> Table:
             times = time_grid(sde, grid, num_steps, t_min)
             return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +14,12 @@ from torchdiffeq import odeint, odeint_adjoint
 from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
-from arguments import checked_class
+from arguments import checked_class, checked_value
 from errors import UserError, choose, nearest
 from solvers.adams import integrate_adams
 from solvers.adaptive_runge_kutta import Field, Norm, StepFailureError, integrate_per_example, root_mean_square
 from solvers.butcher import TABLEAUS
-from solvers.options import check_at_least, check_positive
+from solvers.options import MOST_STEPS, check_between, check_positive, check_tolerance
 from solvers.probability_flow import RESOLUTION, ProbabilityFlow
 
 # Their coefficients are those of equal steps.
@@ -28,6 +30,22 @@ ADAMS_ON_NODES = "adams"
 METHODS = (*SOLVERS, ADAMS_ON_NODES)
 
 _OWN_OPTIONS = ("first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
+_SCIPY_SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
+# Numbers among the options of any method: their type, least and largest value.
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "first_step": (float, 0, math.inf),
+    "min_step": (float, 0, math.inf),
+    "max_step": (float, 0, math.inf),
+    "safety": (float, 0, 1),
+    "ifactor": (float, 1, math.inf),
+    "dfactor": (float, 0, 1),
+    "max_num_steps": (int, 1, math.inf),
+    "max_iters": (int, 1, MOST_STEPS),
+    "max_order": (int, 1, 12),
+}
+_POSITIVE = ("first_step", "max_step", "safety", "dfactor")
+# Parameters of torchdiffeq's methods that come from elsewhere.
+_NOT_OPTIONS = ("self", "func", "y0", "rtol", "atol", "step_t", "kwargs", "unused_kwargs")
 # What torchdiffeq's assertions say when it cannot go on.
 _FAILURES = {
     "underflow in dt": "the step size vanished",
@@ -68,15 +86,17 @@ class Integrator:
         choose("ODE method", self.method, dict.fromkeys(METHODS))
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
             if value is not None:
-                check_positive(name, value)
+                check_tolerance(name, value)
         if self.takes_fixed_steps and {"step_size", "grid_constructor"} & set(self.options):
             raise UserError(f"method {self.method!r} has its steps from num_steps and grid, not from options")
         if self._is_adams:
             self._check_options(("max_order",), f"method {self.method!r}", "")
-            check_at_least("max_order", self.options.get("max_order", 1), 1)
         elif self._owns_steps:
             whose = f"method {self.method!r} with a step for each example"
             self._check_options(_OWN_OPTIONS, whose, "; torchdiffeq's are there with per_example=False")
+        else:
+            self._check_options(self._torchdiffeq_options, f"method {self.method!r}", "")
+        self._check_values()
 
     @property
     def takes_fixed_steps(self) -> bool:
@@ -149,6 +169,23 @@ class Integrator:
                 raise UserError(
                     f"{whose} has no option {option!r}{nearest(option, known)}; it has: {', '.join(known)}{advice}"
                 )
+
+    @property
+    def _torchdiffeq_options(self) -> tuple[str, ...]:
+        classes = [SOLVERS[self.method], *([SOLVERS["fixed_adams"]] if self.method in ADAMS else [])]
+        names = [name for solver in classes for name in inspect.signature(solver.__init__).parameters] + ["norm"]
+        return tuple(name for name in dict.fromkeys(names) if name not in _NOT_OPTIONS)
+
+    def _check_values(self) -> None:
+        for name, value in self.options.items():
+            if name in _RANGES:
+                kind, least, most = _RANGES[name]
+                checked_value(f"method {self.method!r}", name, value, kind, default=math.inf)
+                check_between(name, value, least, most)
+            if name in _POSITIVE:
+                check_positive(name, value)
+            if name == "solver":
+                choose("solver of scipy", value, dict.fromkeys(_SCIPY_SOLVERS))
 
     def tolerances(self, dtype: torch.dtype) -> tuple[float, float]:
         """`rtol` and `atol` for states of this dtype."""

@@ -31,7 +31,7 @@ from solvers.divergence import Divergence, exact_divergence, hutch_plus_plus_div
 from solvers.grids import Grid
 from solvers.integrator import Integrator
 from solvers.ode import check_fixed_steps, integration_nodes
-from solvers.options import States, check_at_least, check_density, last_time, sample_noise
+from solvers.options import MOST_STEPS, States, check_between, check_density, last_time, sample_noise
 from solvers.probability_flow import ProbabilityFlow
 from solvers.solution import Model
 
@@ -172,7 +172,7 @@ def _divergence(
     if name not in DIVERGENCES:
         raise UserError(f"no divergence is called {name!r}; there are: {', '.join(DIVERGENCES)}")
     draw = choose("probe", probe, PROBES)
-    check_at_least("num_probes", num_probes, 1)
+    check_between("num_probes", num_probes, 1, MOST_STEPS)
     if name == "exact":
         return exact_divergence
     noise = sample_noise(z, seeds, generator, stream="probe")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from errors import UserError
 from sde import SDE
-from solvers.options import check_at_least
+from solvers.options import MAX_ORDER, check_at_least, check_between
 from solvers.quadrature import adams_weights
 from solvers.table import Nodes, Prediction, Tape
 
@@ -75,7 +75,7 @@ def adams(
     On noise prediction this is DEIS (Zhang & Chen 2023, arXiv:2204.13902), whose authors interpolate in `t` or `rho`;
     on data prediction in `lambda`, at order 3, DPM-Solver++(3M).
     """
-    check_at_least("order", order, 1)
+    check_between("order", order, 1, MAX_ORDER)
     of_lambda = _interpolation_variable(tape.sde, variable)
     y, values = tape.start, []
     for k in range(len(nodes.t) - 1):
@@ -106,6 +106,7 @@ def _interpolation_variable(sde: SDE, name: Variable) -> Callable[[Tensor], Tens
 
 def ddim(tape: Tape, nodes: Nodes, *, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021, arXiv:2010.02502, equation 12); `eta = 1` is DDPM's ancestral sampling."""
+    check_at_least("eta", eta, 0)
     y = tape.start
     for k in range(len(nodes.t) - 1):
         output = tape.evaluate(y, nodes[k])
@@ -189,7 +190,7 @@ def unipc(
     """
     if variant not in ("bh1", "bh2"):
         raise UserError(f"UniPC has the variants bh1 and bh2, not {variant!r}")
-    check_at_least("order", order, 1)
+    check_between("order", order, 1, MAX_ORDER)
     y, corrected, data = tape.start, tape.start, []
     used = 0
     for k in range(len(nodes.t) - 1):

@@ -17,7 +17,7 @@ from arguments import checked, checked_class
 from errors import UserError
 from solvers.grids import Grid, time_grid
 from solvers.integrator import ADAMS, ADAMS_ON_NODES, Integrator, default_tolerance
-from solvers.options import States, check_at_least, last_time
+from solvers.options import MOST_STEPS, States, check_between, last_time
 from solvers.probability_flow import ProbabilityFlow
 from solvers.solution import Model, Solution, solved
 from solvers.stepwise import Ends, Stepwise
@@ -65,7 +65,7 @@ class ODE:
     def __post_init__(self) -> None:
         check_fixed_steps(self.integrator, self.num_steps, self.grid)
         if self.num_steps is not None:
-            check_at_least("num_steps", self.num_steps, 2 if self.denoise else 1)
+            check_between("num_steps", self.num_steps, 2 if self.denoise else 1, MOST_STEPS)
 
     @property
     def integrator(self) -> Integrator:

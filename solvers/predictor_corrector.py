@@ -22,7 +22,7 @@ from arguments import checked
 from errors import choose
 from solvers.correctors import corrector_step_size, langevin
 from solvers.grids import Grid, time_grid
-from solvers.options import States, check_at_least, check_positive, sample_noise
+from solvers.options import MOST_STEPS, States, check_between, check_positive, sample_noise
 from solvers.predictors import PREDICTORS
 from solvers.solution import Model, Solution
 from solvers.stepwise import Ends, Stepwise
@@ -60,9 +60,11 @@ class PredictorCorrector:
     def __post_init__(self) -> None:
         choose("predictor", self.predictor, PREDICTORS)
         corrector_step_size(self.corrector, self.step_size)
-        check_at_least("num_steps", self.num_steps, 2)
-        check_at_least("corrector_steps", self.corrector_steps, 0)
+        check_between("num_steps", self.num_steps, 2, MOST_STEPS)
+        check_between("corrector_steps", self.corrector_steps, 0, MOST_STEPS)
         check_positive("snr", self.snr)
+        # A step of 2 sigma^2 on N(0, sigma^2 I): longer ones go astray.
+        check_between("snr", self.snr, 0, 1)
 
     @torch.no_grad()
     @checked

@@ -29,13 +29,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from errors import UserError
 from sde import SDE
 from solvers.exponential import TableSolver
 from solvers.grids import Grid, time_grid
 from solvers.methods import ancestral_split
-from solvers.options import check_at_least, check_positive, last_time
+from solvers.options import MAX_ORDER, check_at_least, check_between, check_positive, last_time
 from solvers.quadrature import gauss_legendre, lagrange
-from solvers.table import Nodes, Table, Tape
+from solvers.table import MOST_STEPS_OF_TABLE, Nodes, Table, Tape
 from solvers.thresholding import Threshold
 
 # In units of the data's standard deviation: noise levels beyond which little happens.
@@ -44,6 +45,8 @@ _SMALLEST_SCALE = 0.02
 # In the same units: where noise, if it is asked for, is added.
 _NOISE_BEGINS = 3.0
 _NOISE_ENDS = 0.3
+# In units of the largest noise: beyond this, a standard deviation of data is a mistake.
+_FAR = 1000.0
 # Steps from which on the fourth order is the better one, on most problems.
 _MANY_STEPS = 20
 
@@ -73,10 +76,11 @@ def recommended(
     Raises:
         UserError: an option is out of range.
     """
-    check_at_least("num_steps", num_steps, 1)
+    check_between("num_steps", num_steps, 1, MOST_STEPS_OF_TABLE)
     chosen_order = recommended_order(num_steps, eta) if order is None else order
-    check_at_least("order", chosen_order, 1)
+    check_between("order", chosen_order, 1, MAX_ORDER)
     check_positive("data_std", data_std)
+    check_at_least("eta", eta, 0)
 
     def make_table(sde: SDE) -> Table:
         smallest = last_time(sde, t_min)
@@ -96,8 +100,14 @@ def recommended_order(num_steps: int, eta: float = 0.0) -> int:
 
 
 def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, data_std: float) -> Tensor:
-    """Times uniform in `v` from `T`, a step short of `sigma = 0` (or of `t_min`), float64, shape `(num_steps,)`."""
+    """Times uniform in `v` from `T`, a step short of `sigma = 0` (or of `t_min`), float64, shape `(num_steps,)`.
+
+    Raises:
+        UserError: the process's noise lies far below `data_std`.
+    """
     limits = Nodes.at_times(sde, torch.tensor([sde.T, t_min], dtype=torch.float64))
+    if data_std > _FAR * float(limits.rho[0]):
+        raise UserError(f"data_std={data_std:g} lies far above this process's noise, up to {float(limits.rho[0]):.3g}")
     first, last = (_warp(rho, data_std) for rho in limits.rho)
     if denoise:
         to_zero = (_warp(torch.zeros((), dtype=torch.float64), data_std) - first) / num_steps

@@ -14,6 +14,7 @@ order 2; `euler` and `milstein` coincide. torchsde's time counts steps, uniform 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterable
@@ -28,7 +29,16 @@ from errors import UserError, choose
 from sde import SDE
 from sde.noise import SampleNoise
 from solvers.brownian import FreshIncrements, StackedIntervals
-from solvers.options import States, check_at_least, check_positive, last_time, log_snr_range, sample_noise
+from solvers.options import (
+    MOST_STEPS,
+    States,
+    check_at_least,
+    check_between,
+    check_tolerance,
+    last_time,
+    log_snr_range,
+    sample_noise,
+)
 from solvers.solution import Model, Solution, solved
 from solvers.stepwise import Ends, Stepwise
 
@@ -70,10 +80,10 @@ class ReverseSDE:
 
     def __post_init__(self) -> None:
         choose("method of solver 'sde'", self.method, METHODS)
-        check_at_least("num_steps", self.num_steps, 2)
+        check_between("num_steps", self.num_steps, 2, MOST_STEPS)
         check_at_least("eta", self.eta, 0)
-        check_positive("rtol", self.rtol)
-        check_positive("atol", self.atol)
+        check_tolerance("rtol", self.rtol)
+        check_tolerance("atol", self.atol)
 
     @torch.no_grad()
     @checked
@@ -127,6 +137,12 @@ class ReverseSDE:
     ) -> tuple[NormalisedReverseSDE, FreshIncrements | StackedIntervals]:
         t_min = last_time(model.sde, self.t_min)
         problem = NormalisedReverseSDE(model, x_T.shape, t_min, self.num_steps - 1, self.eta)
+        # Where there is nothing but noise, an explicit step multiplies the state by 1 - eta^2 times its length.
+        needed = math.ceil(self.eta**2 * float(problem.rate) * (self.num_steps - 1) / 2) + 1
+        if self.eta > 1 and self.num_steps < needed and not self.adaptive:
+            raise UserError(
+                f"eta={self.eta:g} needs at least {needed:g} steps, not {self.num_steps}, or it grows without end"
+            )
         noise = sample_noise(x_T, seeds, generator, stream="brownian")
         return problem, self._brownian(x_T.flatten(1), noise)
 

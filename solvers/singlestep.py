@@ -12,7 +12,11 @@ from torch import Tensor
 
 from sde import SDE
 from solvers.methods import ancestral_split, exact_step
+from solvers.options import check_at_least, check_between
 from solvers.table import Nodes, Tape
+
+# Of the noise that EDM's churn adds, as a multiple of what belongs there; EDM has 1.003 to 1.007.
+_MOST_NOISE = 2.0
 
 
 def dpm_2(tape: Tape, nodes: Nodes) -> Tensor:
@@ -82,6 +86,10 @@ def heun(
     The churn raises the noise level, in `[s_min, s_max]`, before each step but never above that of `T`, where the
     process ends.
     """
+    check_at_least("s_churn", s_churn, 0)
+    check_at_least("s_min", s_min, 0)
+    check_at_least("s_max", s_max, 0)
+    check_between("s_noise", s_noise, 0, _MOST_NOISE)
     gamma = min(s_churn / len(nodes.t), math.sqrt(2) - 1)
     raised_rho = torch.where((nodes.rho >= s_min) & (nodes.rho <= s_max), nodes.rho * (1 + gamma), nodes.rho)
     raised = Nodes.at_lambdas(tape.sde, -torch.log(torch.minimum(raised_rho, nodes.rho[0]))) if gamma else nodes

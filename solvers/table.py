@@ -29,6 +29,9 @@ from sde import SDE
 
 Prediction = Literal["noise", "data", "residual"]
 
+# A table takes memory with the square of its steps, 11 GB for these. (The longest ladder published has as many.)
+MOST_STEPS_OF_TABLE = 4000
+
 # A coefficient this small beside the terms whose difference it is, is a rounding error.
 _ROUNDING = 1e-12
 

@@ -15,7 +15,7 @@ from errors import UserError
 from files import write_atomically
 from sde import SDE
 from solvers.exponential import TableSolver
-from solvers.options import last_time
+from solvers.options import check_at_least, check_positive, last_time
 from solvers.recommended import recommended_table
 from solvers.table import Table
 from solvers.thresholding import Threshold
@@ -48,6 +48,8 @@ def tuned(
     """
     if (path is None) == (table is None):
         raise UserError("the solver 'tuned' needs one of path= (a file or folder of tuned tables) and table=")
+    check_at_least("eta", eta, 0)
+    check_positive("data_std", data_std)
     log_snr = None
     if path is not None:
         table, log_snr = _read(Path(path), num_steps)

@@ -25,13 +25,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arguments import checked
+from errors import UserError
 from solvers import methods
 from solvers.exponential import integrate, method_table
 from solvers.grids import time_grid
 from solvers.learned_table import LearnedTable, run
+from solvers.options import MAX_ORDER, MOST_STEPS, check_at_least, check_between, check_positive, last_time
 from solvers.recommended import recommended_order
 from solvers.solution import Model
-from solvers.table import Table
+from solvers.table import MOST_STEPS_OF_TABLE, Table
 
 # By default: equations (trajectories times dimensions) to learn from, and those of a batch; calls of the model, and
 # iterations at least.
@@ -60,6 +63,7 @@ class Tuned(NamedTuple):
     start_error: float
 
 
+@checked
 def tune(
     model: Model,
     num_steps: int,
@@ -99,13 +103,35 @@ def tune(
         dtype: of the states; torch's default if left out.
         device: of the states.
         report: called with the iteration and the held-out error.
+
+    Raises:
+        UserError: an option is out of range, or the process is none that can be solved.
     """
+    check_between("num_steps", num_steps, 1, MOST_STEPS_OF_TABLE)
+    if not shape or min(shape) < 1:
+        raise UserError(f"the shape of an example has numbers from 1 on, not {tuple(shape)}")
+    last_time(model.sde, None)
     if num_trajectories is None:
         num_trajectories = min(512, max(128, _EQUATIONS // math.prod(shape)))
     if batch_size is None:
         batch_size = min(512, max(16, _BATCH_EQUATIONS // math.prod(shape)))
     if iterations is None:
         iterations = max(_LEAST_ITERATIONS, _CALLS // num_steps)
+    if orders is None:
+        orders = (2, 3) if num_steps <= 10 else (3, 4)
+    check_between("num_trajectories", num_trajectories, 1, MOST_STEPS)
+    check_between("num_validation", num_validation, 1, MOST_STEPS)
+    check_between("batch_size", batch_size, 1, num_trajectories)
+    check_between("iterations", iterations, 1, MOST_STEPS)
+    check_positive("learning_rate", learning_rate)
+    check_between("memory", memory, 1, MOST_STEPS)
+    check_positive("data_std", data_std)
+    check_between("reference_steps", reference_steps, 2, MOST_STEPS_OF_TABLE)
+    check_between("the number of orders", len(orders), 1, MAX_ORDER)
+    for order in orders:
+        check_between("each of the orders", order, 1, MAX_ORDER)
+    check_at_least("seed", seed, 0)
+    recommended = LearnedTable(model.sde, num_steps, recommended_order(num_steps), memory, data_std)
     x_T = model.sde.prior_sample(
         (num_trajectories + num_validation, *shape),
         seeds=range(seed, seed + num_trajectories + num_validation),
@@ -117,12 +143,9 @@ def tune(
         (x_T[:num_trajectories], exact[:num_trajectories]),
         (x_T[num_trajectories:], exact[num_trajectories:]),
     )
-    recommended = LearnedTable(model.sde, num_steps, recommended_order(num_steps), memory, data_std)
     start_error = _error(recommended, model, *held_out)
 
     trial = max(1, iterations // 6)
-    if orders is None:
-        orders = (2, 3) if num_steps <= 10 else (3, 4)
     starts = [LearnedTable(model.sde, num_steps, min(order, num_steps), memory, data_std) for order in orders]
     for start in starts:
         start.whiten(model, *train)

@@ -154,7 +154,7 @@ def test_a_threshold_bounds_the_samples(name: str) -> None:
         ("default", {"num_steps": 5, "order": 0}, "order"),
         ("default", {"num_steps": 5, "data_std": 0.0}, "data_std must be positive"),
         ("default", {"num_steps": 5, "t_min": 1.0}, "t_min must lie in"),
-        ("ddim", {"num_steps": 5, "t_min": 0.0}, "coefficients are not finite"),
+        ("ddim", {"num_steps": 5, "t_min": 0.0}, "log-SNR of VPSDE at t_min = 0 is not finite"),
         ("ddim", {"num_steps": 5, "eta": 5.0}, "coefficients are not finite"),
         ("ddim", {"num_steps": 5, "eta": 1.0, "seeds": [0, 1]}, "2 seeds for a batch of 1"),
     ],
