@@ -75,8 +75,13 @@ def load_path(place: str, reading: Reading) -> Parts:
     """
     if place.startswith(HUB):
         return load_found(read_hugging_face(place), place, reading)
-    path = Path(place).expanduser()
-    if not path.exists():
+    try:
+        path = Path(place).expanduser()
+        missing = not path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or of a user
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no name of a file"
+        raise UserError(f"there is no {place}, which data.path names: {reason}") from error
+    if missing:
         raise UserError(f"there is no {place}, which data.path names")
     found = _read(path)
     if isinstance(found.parts["train"], Arrays):
