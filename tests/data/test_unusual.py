@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.input_pictures import BROKEN, UNUSUAL, Form, truth
 from data import load_dataset
+from data.picture import Converted, PictureFormat, library_silenced, read
 from errors import UserError
 
 
@@ -47,3 +54,81 @@ def test_places_that_no_file_can_have_are_refused(place, tmp_path):
 def test_validation_parts_of_no_size_are_refused(validation, tmp_path):
     with pytest.raises(UserError, match="is neither a share below 1 nor a number of examples"):
         load_dataset(validation=validation)
+
+
+def test_pictures_by_another_name_and_pipes_are_counted(tmp_path):
+    photos = tmp_path / "photos"
+    for number in range(3):
+        save(photos / f"{number}.png", number)
+    for name, kind in (("a", "webp"), ("b.png.bak", "png"), ("c.jpg_large", "jpeg")):
+        Image.fromarray(pixels(0, 4, 4, 3)).save(photos / name, kind)
+    (photos / "notes.txt").write_text("RIFF, but no picture")
+    note = "3 files in {} look like pictures and are not read: a, b.png.bak, c.jpg_large"
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in photos.iterdir():
+            archive.write(path, path.name)
+    assert load(tmp_path / "photos.zip", tmp_path).notes == (note.format(tmp_path / "photos.zip"),)
+    assert load(photos, tmp_path).notes == (note.format(photos),)
+    os.mkfifo(photos / "pipe.png")
+    dataset = load(photos, tmp_path)
+    assert len(dataset.train) == 3
+    assert dataset.notes == (note.format(photos).replace("3 files", "4 files") + ", pipe.png",)
+
+
+def test_names_from_the_root_are_below_that_of_the_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("/cat/0.png", "/cat/1.png", "dog/0.png"):
+            archive.writestr(name, png(pixels(0, 4, 4, 3)))
+    dataset = load(tmp_path / "photos.zip", tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.train_classes.tolist() == [0, 0, 1]
+
+
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_archives_whose_directory_tells_untruths_are_refused(tmp_path):
+    """Of the record of a member: the version that it needs; what it unpacks to; how; its checksum."""
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.png", png(pixels(0, 4, 4, 3)))
+    whole = path.read_bytes()
+    directory = struct.unpack("<I", whole[-6:-2])[0]
+    for offset, value in ((6, b"\xff"), (24, b"\5"), (10, b"\x63"), (16, b"abcd"), (24, b"\0\0\0\xff")):
+        at = directory + offset
+        path.write_bytes(whole[:at] + value + whole[at + len(value) :])
+        with pytest.raises(UserError, match=r"photos\.zip") as refused:
+            load(path, tmp_path)
+        assert "Error" not in str(refused.value)
+
+
+@pytest.mark.parametrize("number", range(len(UNUSUAL)))
+def test_pictures_of_every_mode_agree_with_an_independent_reading(number):
+    made = UNUSUAL[number](np.random.default_rng(number))
+    for size, channels in ((5, 3), (3, 1)):
+        with library_silenced():
+            found = read(lambda: Image.open(io.BytesIO(made.content)), PictureFormat(size, channels))
+        true = truth(made.content, Form(size, channels))
+        assert isinstance(found, Converted)
+        np.testing.assert_array_equal(found.levels, true.levels)
+        assert (found.transparent, found.more_frames) == (true.transparent, true.frames)
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_pictures_of_too_many_bits_or_pixels_or_too_few_bytes_are_not_read(number):
+    made = BROKEN[number](np.random.default_rng(number))
+    with library_silenced():
+        found = read(lambda: Image.open(io.BytesIO(made.content)), PictureFormat(4))
+    assert isinstance(found, str)
+    assert (found == "it has more than 8 bits a channel") == ("bit " in made.what or " in TIFF" in made.what)
+
+
+@pytest.mark.parametrize("target", ["gone.png", "nowhere"])
+def test_links_to_nothing_are_told_in_our_words(target, tmp_path):
+    save(tmp_path / "photos" / "0.png")
+    (tmp_path / "photos" / "gone.png").symlink_to(target)
+    with pytest.raises(UserError, match=r"gone\.png \((No such file|Too many levels)[a-z -]*\); remove"):
+        load(tmp_path / "photos", tmp_path)
