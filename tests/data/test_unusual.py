@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import struct
 import zipfile
 
@@ -15,6 +16,8 @@ from benchmarks.input_pictures import BROKEN, UNUSUAL, Form, truth
 from data import load_dataset
 from data.picture import Converted, PictureFormat, library_silenced, read
 from errors import UserError
+from tests.data.test_cifar10 import FILES
+from tests.data.test_own import idx
 
 
 def pixels(seed: int, *shape: int) -> np.ndarray:
@@ -132,3 +135,75 @@ def test_links_to_nothing_are_told_in_our_words(target, tmp_path):
     (tmp_path / "photos" / "gone.png").symlink_to(target)
     with pytest.raises(UserError, match=r"gone\.png \((No such file|Too many levels)[a-z -]*\); remove"):
         load(tmp_path / "photos", tmp_path)
+
+
+def test_a_part_of_one_example_has_the_shape_of_others(tmp_path):
+    np.save(tmp_path / "own.npy", pixels(0, 5, 6, 6))
+    dataset = load_dataset(path=tmp_path / "own.npy", test_share=0.01, validation=1)
+    assert dataset.train.shape == (3, 1, 6, 6)
+    assert dataset.test.shape == dataset.validation.shape == (1, 1, 6, 6)
+
+
+def test_too_few_examples_are_told_with_their_place(tmp_path):
+    np.save(tmp_path / "own.npy", pixels(0, 1, 6, 6))
+    with pytest.raises(UserError, match=rf"of 1 examples of {tmp_path}/own\.npy: something must be left"):
+        load_dataset(path=tmp_path / "own.npy")
+
+
+def test_one_picture_is_not_taken_for_many(tmp_path):
+    for shape in ((32, 32, 3), (32, 32, 1)):
+        np.save(tmp_path / "own.npy", pixels(0, *shape))
+        with pytest.raises(UserError, match="the last number could be the channels of one picture"):
+            load_dataset(path=tmp_path / "own.npy")
+
+
+def test_oblong_pictures_are_cropped_with_a_note(tmp_path):
+    array = pixels(0, 4, 6, 10)
+    np.save(tmp_path / "own.npy", array)
+    dataset = load_dataset(path=tmp_path / "own.npy", folder=tmp_path / "cache", test_share=0.0)
+    np.testing.assert_array_equal(dataset.train[:, 0], array[:, :, 2:8])
+    assert f"{tmp_path}/own.npy has pictures of 6 x 10, of which the middle 6 x 6 is read" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    "classes", [np.full(8, np.inf), np.full(8, 1e30), np.full(8, np.nan), np.zeros((2, 4), int), np.zeros((8, 2), int)]
+)
+def test_what_is_no_class_an_example_is_refused(classes, tmp_path):
+    np.savez(tmp_path / "own.npz", x=pixels(0, 8, 6, 6), y=classes)
+    with pytest.raises(UserError, match=r"own\.npz\[y\] has (classes of shape|float64 classes)"):
+        load_dataset(path=tmp_path / "own.npz")
+
+
+def test_classes_that_only_the_test_part_has_are_not_dropped_in_silence(tmp_path):
+    np.savez(tmp_path / "own.npz", x=pixels(0, 8, 6, 6), x_test=pixels(1, 2, 6, 6), y_test=np.arange(2))
+    dataset = load_dataset(path=tmp_path / "own.npz")
+    assert dataset.test_classes is None
+    assert dataset.notes == (
+        f"{tmp_path}/own.npz: the training part has no classes, so those of the test part are not used",
+    )
+
+
+def test_names_of_the_same_number_have_one_order(tmp_path):
+    for name in ("1", "01", "001", "10", "2"):
+        save(tmp_path / "photos" / name / "0.png")
+    assert load(tmp_path / "photos", tmp_path).class_names == ("001", "01", "1", "2", "10")
+
+
+def test_idx_files_of_other_numbers_are_counted(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "qmnist-train-images-idx3-ubyte").write_bytes(idx(pixels(0, 4, 3, 3)))
+    (tmp_path / "mnist" / "qmnist-train-labels-idx2-int").write_bytes(b"")
+    dataset = load_dataset(path=tmp_path / "mnist", test_share=0.0)
+    np.testing.assert_array_equal(dataset.train[:, 0], pixels(0, 4, 3, 3))
+    assert dataset.notes == (
+        f"{tmp_path}/mnist: qmnist-train-labels-idx2-int are not read; classes are called …-labels-idx1-ubyte",
+    )
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, 10], [0.5, 1], ["cat", "dog"], [[0], [1]], None])
+def test_batches_of_cifar_10_with_other_labels_are_refused(labels, tmp_path):
+    for name in FILES:
+        batch = {b"data": pixels(0, 2, 3072), b"labels": labels if name == "data_batch_4" else [0, 1]}
+        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=2))
+    with pytest.raises(UserError, match=r"data_batch_4 is not .* \(its labels are not whole numbers from 0 to 9\)"):
+        load_dataset(path=tmp_path)
