@@ -207,3 +207,58 @@ def test_batches_of_cifar_10_with_other_labels_are_refused(labels, tmp_path):
         (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=2))
     with pytest.raises(UserError, match=r"data_batch_4 is not .* \(its labels are not whole numbers from 0 to 9\)"):
         load_dataset(path=tmp_path)
+
+
+def write_parquet(path, names: list[str] | None, images: list[bytes | None]) -> None:
+    """A file of pictures, the first of which is of the class `names[0]`, and so on in turn."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    table = {
+        "image": [None if image is None else {"bytes": image, "path": None} for image in images],
+        "label": [number % len(names) for number in range(len(images))],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_dict(table, features=features).to_parquet(path)
+
+
+def test_parquet_files_that_number_classes_differently_keep_their_names(tmp_path):
+    folder = tmp_path / "my [data]*"
+    images = [png(pixels(number, 4, 4, 3)) for number in range(4)]
+    write_parquet(folder / "train.parquet", ["cat", "dog"], images)
+    write_parquet(folder / "test.parquet", ["dog", "cat"], images[:3])
+    dataset = load(folder, tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert (dataset.train_classes.tolist(), dataset.test_classes.tolist()) == ([0, 1, 0, 1], [1, 0, 1])
+    # Within one part they have to agree.
+    write_parquet(folder / "train-2.parquet", ["dog", "cat"], images)
+    with pytest.raises(UserError, match=r"train-2\.parquet and .*train\.parquet, both of the train part, number their"):
+        load(folder, tmp_path)
+
+
+def test_pictures_of_parquet_files_are_read_like_files(tmp_path):
+    """With all of their bits, frames, or nothing at all."""
+    rng = np.random.default_rng(0)
+    deep = BROKEN[0](rng).content
+    whole = png(pixels(0, 4, 4, 3))
+    for image, reason in ((deep, "it has more than 8 bits a channel"), (None, "there is no picture")):
+        write_parquet(tmp_path / "own.parquet", ["cat"], [whole, image])
+        with pytest.raises(UserError, match=rf"own\.parquet\[1\] \({reason}\)"):
+            load(tmp_path / "own.parquet", tmp_path)
+    frames = io.BytesIO()
+    Image.new("L", (4, 4)).save(frames, "gif", save_all=True, append_images=[Image.new("L", (4, 4), 9)])
+    write_parquet(tmp_path / "own.parquet", ["cat"], [whole, frames.getvalue()])
+    (note,) = load(tmp_path / "own.parquet", tmp_path).notes
+    assert note == f"1 files have several frames, of which the first was read: {tmp_path}/own.parquet[1]"
+
+
+def test_a_damaged_part_of_parquet_files_is_named_alone(tmp_path, capsys):
+    write_parquet(tmp_path / "own" / "train.parquet", ["cat"], [png(pixels(0, 4, 4, 3))])
+    (tmp_path / "own" / "test.parquet").write_bytes(b"")
+    capsys.readouterr()
+    with pytest.raises(UserError, match=rf"^cannot read the dataset {tmp_path}/own: its test part is damaged$"):
+        load(tmp_path / "own", tmp_path)
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "empty.parquet").mkdir()
+    with pytest.raises(UserError, match="there are no images in"):
+        load(tmp_path / "empty.parquet", tmp_path)
