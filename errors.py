@@ -15,8 +15,17 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "storage size calculatio
 class UserError(ValueError):
     """A mistake in the input: one clear line that says what is wrong, where, and what to do.
 
-    `main.py` prints it without a traceback and exits with code 1. From Python it is a `ValueError`, as any library's.
+    `main.py` prints it without a traceback and exits with code 1. From Python it is a `ValueError`, as any library's. Names
+    of files may hold line breaks, and bytes that are no text; they are shown as in Python, `\\n`.
     """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(one_line(line))
+
+
+def one_line(text: str) -> str:
+    """A text in which whatever cannot be printed, or would begin another line, is shown as in Python: `\\n`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @contextmanager

@@ -117,8 +117,7 @@ def _run(overrides: Overrides) -> None:
 
 
 def _complain(message: str) -> int:
-    # A name of a file may have a line's end in it.
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     return 1
 
 

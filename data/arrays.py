@@ -96,6 +96,11 @@ def examples(array: np.ndarray, where: str, part: Part) -> np.ndarray:
     if array.ndim and array.size == 0:
         raise UserError(f"{where} has shape {array.shape}, so there is nothing in it")
     if array.dtype == np.uint8 and array.ndim == 3:
+        if array.shape[2] in _CHANNELS:
+            raise UserError(
+                f"{where} has shape {array.shape}, where the last number could be the channels of one picture, or the "
+                "width of many: save them as (N, H, W, C), or (N, H, W) with W above 3"
+            )
         return array[:, None]
     if array.dtype == np.uint8 and array.ndim == 4:
         first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS

@@ -21,6 +21,7 @@ _FOLDER = "cifar-10-batches-py"
 _TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
 _TEST_FILE = "test_batch"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_NUMBERS = range(len(CLASSES))
 _SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 # An array pickled by NumPy 1, as these files are, names a module that NumPy 2 has moved.
@@ -80,17 +81,24 @@ def _read_batch(path: Path) -> Arrays:
     try:
         with open(path, "rb") as file:
             batch = _unpickle(file)
-        pictures, classes = np.asarray(batch[b"data"]), [CLASSES[number] for number in batch[b"labels"]]
-        if pictures.dtype != np.uint8 or pictures.shape != (len(classes), 3 * 32 * 32):
-            raise ValueError(f"it has {pictures.dtype} data of shape {pictures.shape}")
+        if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+            raise ValueError("it has no data or no labels")
+        pictures, numbers = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        if not np.issubdtype(numbers.dtype, np.integer) or numbers.ndim != 1 or not set(numbers) <= set(_NUMBERS):
+            raise ValueError(f"its labels are not whole numbers from 0 to {len(CLASSES) - 1}")
+        if pictures.dtype != np.uint8 or pictures.shape != (len(numbers), 3 * 32 * 32):
+            raise ValueError(f"it has {pictures.dtype} data of shape {pictures.shape} for {len(numbers)} labels")
+        classes = [CLASSES[number] for number in numbers]
         return Arrays(str(path), pictures.reshape(-1, 3, 32, 32).copy(), classes)
     except FileNotFoundError as error:
         raise UserError(
             f"there is no {path}; download {_SOURCE} and unpack it in {path.parent.parent} (data.folder), so that "
             f"this file exists"
         ) from error
-    except Exception as error:
+    except (pickle.UnpicklingError, ValueError) as error:
         raise UserError(f"{path} is not a batch of CIFAR-10 ({error}); download {_SOURCE} again") from error
+    except Exception as error:  # damaged pickles fail in many ways
+        raise UserError(f"{path} is not a batch of CIFAR-10; download {_SOURCE} again") from error
 
 
 def _unpickle(file: BinaryIO) -> Any:

@@ -11,6 +11,9 @@ from torch import Tensor
 from data.words import Part, listed
 from errors import UserError
 
+# Whole numbers below this are told apart in float64.
+_LARGEST = 2.0**53
+
 
 def number_classes(
     names: Mapping[Part, Sequence[str] | None], order: Sequence[str], where: str
@@ -57,9 +60,9 @@ def names_of(array: np.ndarray, count: int, where: str) -> list[str] | None:
         UserError: there is not one an example, or they are neither whole numbers from 0 nor words.
     """
     flat = array.reshape(-1)
-    if len(flat) != count:
+    if array.shape not in ((count,), (count, 1)):
         raise UserError(f"{where} has classes of shape {array.shape} for {count} examples: give one an example")
-    if np.issubdtype(flat.dtype, np.floating) and bool((flat == np.floor(flat)).all()):
+    if np.issubdtype(flat.dtype, np.floating) and bool(((flat == np.floor(flat)) & (abs(flat) < _LARGEST)).all()):
         flat = flat.astype(np.int64)
     if flat.dtype == bool or np.issubdtype(flat.dtype, np.integer):
         if count and bool((flat == -1).all()):
@@ -74,5 +77,5 @@ def names_of(array: np.ndarray, count: int, where: str) -> list[str] | None:
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
     if all(name.isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))

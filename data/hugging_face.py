@@ -10,8 +10,10 @@ The words of a name say which part of the data it is: `train-00000.parquet`, the
 
 from __future__ import annotations
 
-import json
+import io
+import logging
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ _CLASS_COLUMNS = ("label", "labels", "class", "classes", "fine_label")
 
 def is_parquet(path: Path) -> bool:
     """Whether this is a parquet file, or a folder that has some."""
-    return path.suffix.lower() == ".parquet" or (path.is_dir() and bool(_parquet_files(path)))
+    return bool(_parquet_files(path)) if path.is_dir() else path.suffix.lower() == ".parquet"
 
 
 def read_hugging_face(place: str) -> Found:
@@ -46,56 +48,62 @@ def read_hugging_face(place: str) -> Found:
     except ImportError as error:
         raise UserError("Hugging Face datasets need: pip install 'score-sde[huggingface]'") from error
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    # What it logs of damaged files is said by us.
+    datasets.logging.set_verbosity(logging.CRITICAL)
     notes: list[str] = []
-    if place.startswith(HUB):
-        loaded = _loaded(place, place.removeprefix(HUB))
-        sources = {part: loaded[split] for part, split in _splits(loaded, place, notes).items()}
-    else:
-        # One by one: of several parts the library takes the first one's description of classes for all.
-        files = _files(Path(place), notes)
-        sources = {part: _loaded(place, "parquet", data_files=_alike(files[part]))["train"] for part in files}
+    from_hub = place.startswith(HUB)
+    tables = _from_hub(place, notes) if from_hub else _from_files(Path(place), notes)
     parts: dict[Part, Pictures] = {}
     order: tuple[str, ...] = ()
     for part in PARTS:
-        if part in sources:
-            parts[part], names = _pictures(sources[part], place)
+        if part in tables:
+            parts[part], names = _pictures(tables[part], place)
             order = names if part == "train" else order
     return Found(parts, order, tuple(notes))
 
 
-def _loaded(place: str, *arguments: str, **options: Any) -> Any:
-    """What the library loads; its progress bars and notices are not shown."""
+def _from_hub(place: str, notes: list[str]) -> dict[Part, Any]:
+    """The library's table of each part."""
     import datasets
 
     try:
-        return datasets.load_dataset(*arguments, **options)
+        loaded = datasets.load_dataset(place.removeprefix(HUB))
     except Exception as error:  # hub, network and file errors of many libraries
-        reason = "it is damaged"
-        if place.startswith(HUB):
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"cannot read the dataset {place}: {reason}") from error
+    return {part: loaded[name] for part, name in _splits(loaded, place, notes).items()}
 
 
-def _alike(files: list[str]) -> list[str]:
-    """The files of one part.
+def _from_files(path: Path, notes: list[str]) -> dict[Part, Any]:
+    """The same of parquet files.
+
+    Of files read together the library takes the first one's description of columns for all, so that where others number
+    their classes differently, these would get wrong names. So each part is read by itself, and its files must agree.
 
     Raises:
-        UserError: one is damaged, or they have other columns, or number other classes, than the first.
+        UserError: a file is damaged, or the files of a part number classes differently.
     """
-    import pyarrow.parquet
+    import datasets
+    from pyarrow.parquet import read_schema
 
-    described = []
-    for file in files:
+    tables: dict[Part, Any] = {}
+    for part, files in _files(path, notes).items():
         try:
-            schema = pyarrow.parquet.read_schema(file)
-        except Exception as error:
-            raise UserError(f"cannot read the dataset {file}: it is damaged") from error
-        description = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        described.append((schema, description.get("info", {}).get("features")))
-        if not (schema.equals(described[0][0]) and described[-1][1] == described[0][1]):
-            raise UserError(f"{file} describes its columns or classes otherwise than {files[0]}, of the same part")
-    return files
+            features = [datasets.Features.from_arrow_schema(read_schema(file)) for file in files]
+            tables[part] = datasets.load_dataset("parquet", data_files=list(map(escape, files)), split="train")
+        except Exception as error:  # damaged files fail in many ways
+            raise UserError(f"cannot read the dataset {path}: its {part} part is damaged") from error
+        numberings = [
+            {column: kind.names for column, kind in of_file.items() if isinstance(kind, datasets.ClassLabel)}
+            for of_file in features
+        ]
+        other = next((file for file, names in zip(files, numberings, strict=True) if names != numberings[0]), None)
+        if other is not None:
+            raise UserError(
+                f"{path}: {files[0]} and {other}, both of the {part} part, number their classes differently: write "
+                "them with one description"
+            )
+    return tables
 
 
 def _splits(loaded: Any, place: str, notes: list[str]) -> dict[Part, str]:
@@ -149,14 +157,23 @@ def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
     if not columns:
         # Pictures as the library stores them, without its description.
         columns = [name for name, kind in features.items() if isinstance(kind, dict) and "bytes" in kind]
-        part = part.cast_column(columns[0], datasets.Image()) if len(columns) == 1 else part
     if len(columns) != 1:
         what = f"several with pictures ({listed(columns)}): keep one" if columns else "none of which holds pictures"
         raise UserError(f"{place} has the columns {listed(features)}, {what}")
     classes, order = _classes(part, place)
 
+    # As files: decoded by the library, they would have lost how many bits and frames they had.
+    packed = part.cast_column(columns[0], datasets.Image(decode=False))
+
     def picture(row: int) -> Image.Image:
-        return part[row][columns[0]]
+        file = packed[row][columns[0]]
+        if file is None or (file["bytes"] is None and file["path"] is None):
+            raise ValueError("there is no picture")
+        if file["bytes"] is not None:
+            return Image.open(io.BytesIO(file["bytes"]))
+        if Path(file["path"]).exists():
+            return Image.open(file["path"])
+        return datasets.Image().decode_example(file)
 
     rows = range(len(part))
     return Pictures(

@@ -9,18 +9,20 @@ a name say which part of the data it is (`train-…`, `t10k-…`; see `data.word
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from data.arrays import examples
 from data.classes import names_of
 from data.found import Arrays, Found
 from data.words import Part, listed, part_of
 from errors import UserError
 
 _UINT8 = 8
+# Any IDX file, whatever numbers it holds.
+_ANY = re.compile(r"idx\d-")
 _IMAGES, _LABELS = ("images", "idx3"), ("labels", "idx1")
 # What zlib can make of a byte.
 _LARGEST_RATIO = 1032
@@ -38,7 +40,7 @@ def read_idx_files(path: Path) -> Found:
         UserError: a file is damaged, or the names do not tell the parts of the data apart.
     """
     if path.is_file():
-        return Found({"train": _with_classes(path, "train")})
+        return Found({"train": _with_classes(path)})
     files: dict[Part | None, list[Path]] = {}
     for file in sorted(filter(is_idx, path.iterdir())):
         files.setdefault(part_of(file.name, str(path)), []).append(file)
@@ -61,7 +63,11 @@ def read_idx_files(path: Path) -> Found:
         single["train"] = unnamed
     elif None in single:
         raise UserError(f"{path} has {single[None].name} beside {single['train'].name}: which part of the data is it?")
-    parts: dict[Part, Arrays] = {part: _with_classes(file, part) for part, file in single.items() if part is not None}
+    parts: dict[Part, Arrays] = {part: _with_classes(file) for part, file in single.items() if part is not None}
+    read = {file for pictures in single.values() for file in (pictures, _labels_beside(pictures))}
+    unread = [file.name for file in sorted(path.iterdir()) if _ANY.search(file.name.lower()) and file not in read]
+    if unread:
+        notes.append(f"{path}: {listed(unread)} are not read; classes are called …-labels-idx1-ubyte")
     return Found(parts, notes=tuple(notes))
 
 
@@ -110,8 +116,11 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _with_classes(path: Path, part: Part) -> Arrays:
-    pictures = examples(read_idx(path), str(path), part)
+def _with_classes(path: Path) -> Arrays:
+    array = read_idx(path)
+    if array.ndim != 3 or not array.size:
+        raise UserError(f"{path} has shape {array.shape}: pictures have shape (N, H, W)")
+    pictures = array[:, None]
     beside = _labels_beside(path)
     if beside is None:
         return Arrays(str(path), pictures)

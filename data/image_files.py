@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,8 +50,9 @@ _OTHER_SUFFIXES = (
     ),
     *(".exr", ".hdr", ".ico", ".xcf", ".j2k", ".jpx", ".dds", ".dcm", ".qoi"),
 )
-# What files without a suffix begin with.
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM")
+# What pictures of any name begin with; and the first four letters of a container, whose next but four say of what.
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+_CONTAINER, _PICTURES_IN_IT, _LENGTH = b"RIFF", b"WEBP", 12
 # What other systems leave in folders and archives, which is no picture.
 _DEBRIS = ("__MACOSX", "._")
 
@@ -219,12 +221,13 @@ def _in_folder(root: Path) -> tuple[list[_Entry], list[str]]:
         name = PurePosixPath(path.relative_to(root).as_posix())
         if _is_debris(name):
             continue
-        if _is_picture(name):
-            # Of a link to nothing, opening fails.
-            status = path.stat() if path.exists() else None
+        # Of a link to nothing, opening fails; of a pipe, reading does not end.
+        status = path.stat() if path.exists() else None
+        is_file = status is None or stat.S_ISREG(status.st_mode)
+        if _is_picture(name) and is_file:
             version = [status.st_size, status.st_mtime_ns] if status else None
             entries.append(_Entry(name, version, partial(_open_file, path)))
-        elif name.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES) or (not name.suffix and _begins_like_one(path)):
+        elif name.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES) or (is_file and _begins_like_one(path)):
             unread.append(str(name))
     return entries, unread
 
@@ -248,21 +251,23 @@ def _in_archive(path: Path) -> tuple[list[_Entry], list[str]]:
     """The same of a zip archive."""
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives fail in many ways
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, or no zip archive"
         raise UserError(f"cannot read the archive {path}: {reason}") from error
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     unread = []
     for info in archive.infolist():
         # Written on Windows; and `./` before a name is nothing.
-        name = PurePosixPath(info.filename if "/" in info.filename else info.filename.replace("\\", "/"))
+        text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
+        # As programs that unpack have it, a name from the root of the file system is one below the archive's.
+        name = PurePosixPath(text.lstrip("/"))
         if info.is_dir() or _is_debris(name):
             continue
         if _is_picture(name):
             if name in members:
                 raise UserError(f"the archive {path} has {name} twice: which is it? Pack it again")
             members[name] = info
-        elif name.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES):
+        elif name.suffix.lower() in (*SUFFIXES, *_OTHER_SUFFIXES) or _member_begins_like_one(archive, info):
             unread.append(str(name))
     entries = [
         _Entry(name, [info.file_size, info.CRC], partial(_open_member, archive, info))
@@ -276,7 +281,17 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image
         raise ValueError("it is encrypted")
     if info.file_size > MAX_BYTES:
         raise ValueError(f"it unpacks to {info.file_size:,} bytes")
-    return Image.open(io.BytesIO(archive.read(info)))
+    with archive.open(info) as member:
+        # No more than it says, so that what unpacks to more does not fill the memory.
+        return Image.open(io.BytesIO(member.read(info.file_size + 1)))
+
+
+def _member_begins_like_one(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(info) as member:
+            return _is_head(member.read(_LENGTH))
+    except Exception:  # damaged archives fail in many ways
+        return False
 
 
 def _is_picture(name: PurePosixPath) -> bool:
@@ -290,6 +305,10 @@ def _is_debris(name: PurePosixPath) -> bool:
 def _begins_like_one(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
-            return file.read(4).startswith(_SIGNATURES)
+            return _is_head(file.read(_LENGTH))
     except OSError:
         return False
+
+
+def _is_head(content: bytes) -> bool:
+    return content.startswith(_SIGNATURES) or (content[:4], content[8:]) == (_CONTAINER, _PICTURES_IN_IT)

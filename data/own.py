@@ -22,7 +22,7 @@ from data.image_files import count_unread, find_image_files
 from data.picture import WHITE, PictureFormat
 from data.pictures import prepare
 from data.split import Parts, split_by_name
-from data.words import PARTS, Part
+from data.words import PARTS, Part, listed
 from errors import UserError
 
 _NUMPY = (".npy", ".npz")
@@ -75,8 +75,13 @@ def load_path(place: str, reading: Reading) -> Parts:
     """
     if place.startswith(HUB):
         return load_found(read_hugging_face(place), place, reading)
-    path = Path(place).expanduser()
-    if not path.exists():
+    try:
+        path = Path(place).expanduser()
+        missing = not path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or of a user
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no name of a file"
+        raise UserError(f"there is no {place}, which data.path names: {reason}") from error
+    if missing:
         raise UserError(f"there is no {place}, which data.path names")
     found = _read(path)
     if isinstance(found.parts["train"], Arrays):
@@ -149,6 +154,9 @@ def _load_arrays(found: Found, path: Path, reading: Reading) -> Parts:
         raise UserError(
             f"{path} holds {reading.levels} levels as they are, which cannot be resized: leave out image_size"
         )
+    if reading.image_size is None and len(set(size)) > 1:
+        note = f"{path} has pictures of {size[0]} x {size[1]}, of which the middle {form.size} x {form.size} is read"
+        found = replace(found, notes=(*found.notes, note))
     version = _stamps(path)
     pictures = {part: _as_pictures(array, [version, part]) for part, array in arrays.items()}
     return _prepared(replace(found, parts=pictures), str(path), form, reading)
@@ -168,7 +176,7 @@ def _as_pictures(array: Arrays, version: object) -> Pictures:
 def _in_memory(found: Found, arrays: Mapping[Part, Arrays], levels: int | None, place: str, reading: Reading) -> Parts:
     rows, notes = _membership(found, place, reading)
     examples = {
-        part: torch.from_numpy(np.ascontiguousarray(arrays[source].examples[numbers]))
+        part: torch.from_numpy(np.ascontiguousarray(arrays[source].examples[numbers.numpy()]))
         for part, (source, numbers) in rows.items()
     }
     return _assembled(found, rows, examples, levels, place, notes)
@@ -209,7 +217,7 @@ def _membership(found: Found, place: str, reading: Reading) -> tuple[_Rows, list
             continue
         chosen = numbers.tolist()
         of_chosen = None if classes is None else [classes[row] for row in chosen]
-        rest, taken = split_by_name([names[row] for row in chosen], size, seed, of_chosen, part, key)
+        rest, taken = split_by_name([names[row] for row in chosen], size, seed, of_chosen, part, key, place)
         rows[part] = ("train", numbers[taken])
         numbers = numbers[rest]
     rows["train"] = ("train", numbers)
@@ -231,6 +239,9 @@ def _assembled(
     for part, (source, kept) in rows.items():
         known = numbers[source]
         classes[part] = None if known is None else known[kept]
+    if named["train"] is None and any(named.values()):
+        unused = listed(part for part, names in named.items() if names)
+        notes = [*notes, f"{place}: the training part has no classes, so those of the {unused} part are not used"]
     return Parts(
         examples["train"],
         examples["test"],

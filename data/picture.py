@@ -10,6 +10,8 @@ made grey or coloured, resized, and brought to the number of levels asked for.
 from __future__ import annotations
 
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +89,7 @@ def read(opener: Callable[[], Image.Image], form: PictureFormat) -> Converted | 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return f"it has more than {MAX_PIXELS:,} pixels"
     except Exception as error:  # damaged pictures fail in many ways
-        return " ".join(str(error).split()) or type(error).__name__
+        return _reason(error)
 
 
 class Report:
@@ -208,8 +210,39 @@ def background(name: str) -> tuple[int, int, int]:
 
 def _is_deep(picture: Image.Image) -> bool:
     """Whether channels have more than 8 bits; of those of coloured pictures Pillow would drop some without a word."""
-    stored = (str(tile[3]) for tile in getattr(picture, "tile", []) if len(tile) > 3)
-    return picture.mode in _DEEP_MODES or any(";16" in how or ";32" in how for how in stored)
+    if picture.format == "JPEG2000":
+        return _jpeg_2000_bits(picture) > 8
+    stored = [tile[3] for tile in getattr(picture, "tile", []) if len(tile) > 3]
+    if picture.format == "PPM" and any(isinstance(how, tuple) and how[-1] > 255 for how in stored):
+        return True
+    # The 16 bits of BGR;16 are those of all three channels.
+    deep = any(bits in str(how) for how in stored for bits in (";16", ";32") if "BGR;16" not in str(how))
+    return picture.mode in _DEEP_MODES or deep
+
+
+def _jpeg_2000_bits(picture: Image.Image) -> int:
+    """Bits of the deepest channel, as the head of its code says (ISO 15444-1, A.5.1); 0 if there is none."""
+    file = getattr(picture, "fp", None)
+    if file is None:
+        return 0
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    # Start of code, and of its sizes; then 36 bytes of sizes, and how many channels there are, of 3 bytes each.
+    start = content.find(b"\xff\x4f\xff\x51") + 4
+    count = int.from_bytes(content[start + 36 : start + 38], "big")
+    depths = content[start + 38 : start + 38 + 3 * count : 3]
+    return max(((depth & 127) + 1 for depth in depths), default=0)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a picture, in our words where the library's speak of its inside."""
+    if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError):
+        return "it is damaged"
+    if isinstance(error, OSError | ValueError | NotImplementedError):
+        return getattr(error, "strerror", None) or " ".join(str(error).split()) or "it is damaged"
+    return "it is damaged"
 
 
 def _opacity(picture: Image.Image) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from data.photos import load_photos
 from data.picture import background as colour
 from data.split import Parts, split_evenly
 from data.toys import TOYS, load_toy
-from errors import UserError, choose
+from errors import UserError, choose, one_line
 
 # Each takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
@@ -71,7 +72,7 @@ def load_dataset(
     """
     if not 0 <= test_share < 1:
         raise UserError(f"data.test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
-    if validation < 0 or (validation > 1 and validation != int(validation)):
+    if not (0 <= validation < 1 or (math.isfinite(validation) and validation >= 1 and validation == int(validation))):
         raise UserError(f"data.validation={validation:g} is neither a share below 1 nor a number of examples")
     reading = Reading(
         image_size=image_size,
@@ -105,7 +106,7 @@ def load_dataset(
         parts.test_classes,
         parts.validation_classes,
         parts.class_names,
-        parts.notes,
+        tuple(map(one_line, parts.notes)),
     )
 
 

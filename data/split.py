@@ -59,7 +59,7 @@ class Split(NamedTuple):
 
 
 def split_by_name(
-    names: Sequence[str], size: float, seed: int, classes: Sequence[str] | None, purpose: str, key: str
+    names: Sequence[str], size: float, seed: int, classes: Sequence[str] | None, purpose: str, key: str, where: str
 ) -> Split:
     """Take examples by the hash of their names; see above.
 
@@ -70,6 +70,7 @@ def split_by_name(
         classes: of the examples, if they have any.
         purpose: what they are taken for; another one is another choice.
         key: the configuration's name for `size`.
+        where: the examples are, for complaints.
 
     Raises:
         UserError: there are too few examples.
@@ -78,8 +79,8 @@ def split_by_name(
         return Split(torch.arange(len(names)), torch.arange(0))
     if len(names) < 2 or size >= len(names):
         raise UserError(
-            f"cannot take {key}={size:g} of {len(names)} examples: something must be left to train on; take less "
-            f"(--config.{key}=0 takes none)"
+            f"cannot take {key}={size:g} of {len(names)} examples of {where}: something must be left to train on; take "
+            f"less (--config.{key}=0 takes none)"
         )
     places = [_place(name, seed, purpose) for name in names]
     left = Counter(classes or [""] * len(names))
@@ -94,8 +95,8 @@ def split_by_name(
             taken.append(row)
     if size >= 1 and len(taken) < size:
         raise UserError(
-            f"cannot take {key}={size:g} of {len(names)} examples of {len(left)} classes, each of which keeps one to "
-            "train on: take less"
+            f"cannot take {key}={size:g} of {len(names)} examples of {where}: each of its {len(left)} classes keeps "
+            "one to train on; take less"
         )
     taken = sorted(taken or by_place[:1])
     rest = np.setdiff1d(np.arange(len(names)), taken)
