@@ -15,8 +15,8 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "storage size calculatio
 class UserError(ValueError):
     """A mistake in the input: one clear line that says what is wrong, where, and what to do.
 
-    `main.py` prints it without a traceback and exits with code 1. From Python it is a `ValueError`, as any library's. Names
-    of files may hold line breaks, and bytes that are no text; they are shown as in Python, `\\n`.
+    `main.py` prints it without a traceback and exits with code 1. From Python it is a `ValueError`, as any library's.
+    Names of files may hold line breaks, and bytes that are no text; they are shown as in Python, `\\n`.
     """
 
     def __init__(self, line: str) -> None:
