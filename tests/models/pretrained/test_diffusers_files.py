@@ -279,12 +279,15 @@ def test_nothing_of_the_libraries_is_printed(folder, capfd):
     weights = weights_of(folder)
     (folder / "unet" / SAFE).unlink()
     torch.save(weights, folder / "unet" / BIN)
-    diffusers.utils.logging.set_verbosity_debug()
-    level = logging.getLogger("huggingface_hub").level
+    said: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = said.append  # type: ignore[method-assign]
+    logging.getLogger("diffusers").addHandler(listener)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_pipeline(folder)
-    logging.getLogger("huggingface_hub").setLevel(level)
+    logging.getLogger("diffusers").removeHandler(listener)
+    assert said == []
     assert capfd.readouterr() == ("", "")
 
 
