@@ -272,6 +272,15 @@ def test_settings_that_the_library_would_leave_out_are_read(folder):
     assert float(sde.betas[-1]) == 0.5
 
 
+class Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
 def test_nothing_of_the_libraries_is_printed(folder, capfd):
     """Neither of settings that they do not know, nor of weights in the older format, which they advise against."""
     change(folder / "unet" / "config.json", of_the_future=False)
@@ -279,12 +288,13 @@ def test_nothing_of_the_libraries_is_printed(folder, capfd):
     weights = weights_of(folder)
     (folder / "unet" / SAFE).unlink()
     torch.save(weights, folder / "unet" / BIN)
-    diffusers.utils.logging.set_verbosity_debug()
-    level = logging.getLogger("huggingface_hub").level
+    listener = Listener()
+    logging.getLogger("diffusers").addHandler(listener)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_pipeline(folder)
-    logging.getLogger("huggingface_hub").setLevel(level)
+    logging.getLogger("diffusers").removeHandler(listener)
+    assert listener.heard == []
     assert capfd.readouterr() == ("", "")
 
 
