@@ -21,7 +21,7 @@ from control.tasks import answer, box_mask, random_mask
 from data import Dataset
 from data.pictures import PictureFormat, read_picture
 from distributed import say
-from errors import UserError, choose
+from errors import UserError, choose, naming
 from evaluation.edits import Edit, write_edit
 from solvers import Model, Solution, decode, encode
 from solvers.ode import ODE
@@ -120,7 +120,8 @@ def _inpaint(editor: Editor) -> Edit:
     elif settings.mask == "random":
         keep = random_mask(height, width, settings.hidden, editor.config.seed)
     else:
-        keep = read_picture(Path(settings.mask), PictureFormat(height, 1))[None] >= 128
+        with naming("edit.mask"):
+            keep = read_picture(Path(settings.mask), PictureFormat(height, 1))[None] >= 128
     if keep.all() or not keep.any():
         raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
     return _solve(editor, Problem(Masked(keep), _form(editor.dataset)))
@@ -243,7 +244,8 @@ def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
     for name in input_names(editor.config.edit.input, len(dataset.test)):
         number = name.removeprefix(_TEST)
         if not name.startswith(_TEST):
-            levels.append(read_picture(Path(name), form))
+            with naming("edit.input"):
+                levels.append(read_picture(Path(name), form))
         elif editor.config.edit.observed:
             raise UserError("edit.observed is for pictures from files; test examples are whole")
         elif not number.isdecimal() or int(number) >= len(dataset.test):
