@@ -21,7 +21,7 @@ from control.tasks import answer, box_mask, random_mask
 from data import Dataset
 from data.picture import PictureFormat, Report, background, read_picture
 from distributed import say
-from errors import UserError, choose
+from errors import UserError, choose, naming
 from evaluation.contenders import count_calls
 from evaluation.edits import Edit, write_edit
 from evaluation.watched import Watched
@@ -123,9 +123,9 @@ def _inpaint(editor: Editor) -> Edit:
     elif settings.mask == "random":
         keep = random_mask(height, width, settings.hidden, editor.config.seed)
     else:
-        form = PictureFormat(height, 1, background=background(editor.config.data.background))
-        report = Report()
-        keep = read_picture(Path(settings.mask), form, report)[None] >= 128
+        form, report = PictureFormat(height, 1, background=background(editor.config.data.background)), Report()
+        with naming("edit.mask"):
+            keep = read_picture(Path(settings.mask), form, report)[None] >= 128
         _note(report, form)
     if keep.all() or not keep.any():
         raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
@@ -273,7 +273,8 @@ def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
     for name in input_names(editor.config.edit.input, len(dataset.test)):
         number = name.removeprefix(_TEST)
         if not name.startswith(_TEST):
-            levels.append(read_picture(Path(name), form, report))
+            with naming("edit.input"):
+                levels.append(read_picture(Path(name), form, report))
         elif editor.config.edit.observed:
             raise UserError("edit.observed is for pictures from files; test examples are whole")
         elif not number.isdecimal() or int(number) >= len(dataset.test):

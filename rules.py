@@ -149,6 +149,12 @@ def name(key: str, text: str) -> None:
         raise UserError(f"{key} is longer than the name of a file can be: {text[:20]}…")
 
 
+def names(key: str, text: str) -> None:
+    """Such names, comma-separated."""
+    for part in text.split(","):
+        name(key, part)
+
+
 def _grid(key: str, text: str) -> None:
     if text[:1].isalpha():
         one_of("grid", GRIDS)(key, text)
@@ -292,7 +298,7 @@ RULES: dict[str, Rule] = {
     "likelihood.rtol": _TOLERANCE,
     "likelihood.atol": _TOLERANCE,
     "edit.task": one_of("task", TASKS),
-    "edit.input": name,
+    "edit.input": names,
     "edit.num_samples": whole(1, 10**4),
     "edit.solver": one_of("solver", SOLVERS),
     "edit.num_steps": whole(1, _TABLE),

@@ -113,7 +113,8 @@ def configuration_to_use(
     _override(config, overrides)
     if found.config is not None:
         begun = configuration.from_dict(found.config, str(found.path))
-        asked_for = {key for key, _ in overrides if key.startswith("data.")}
+        # Other data of the same kind will do; whether it is told of distortion is the network's own.
+        asked_for = {key for key, _ in overrides if key.startswith("data.") and key != "data.distortion"}
         _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
     return config, found
 
