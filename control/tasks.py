@@ -17,7 +17,7 @@ from control.posterior import DPS, Observation, PiGDM
 from control.state_control import Controlled, Projection, RePaint
 from errors import UserError, choose
 from solvers import Model
-from solvers.options import check_at_least, check_between
+from solvers.options import check_between
 from solvers.registry import Solver
 
 METHODS = ("pigdm", "dps", "projection", "repaint")
@@ -56,7 +56,7 @@ def random_mask(height: int, width: int, hidden: float, seed: int) -> Tensor:
     check_between("height", height, 1, _MOST_PIXELS)
     check_between("width", width, 1, _MOST_PIXELS)
     check_between("hidden", hidden, 0, 1)
-    check_at_least("seed", seed, 0)
+    check_between("seed", seed, 0, 2**63 - 1)
     order = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed))
     keep = torch.ones(height * width, dtype=torch.bool)
     keep[order[: round(hidden * height * width)]] = False

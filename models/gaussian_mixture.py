@@ -105,9 +105,10 @@ class GaussianMixture(nn.Module):
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint `(B, K)`; in each component's eigenbasis residuals `(B, K, d)` and variances `(B or 1, K, d)`."""
-        if x[:1].numel() != self.means.shape[1] and len(x):
+        dimension = x.flatten(1).shape[1]
+        if dimension != self.means.shape[1]:
             raise UserError(
-                f"x of shape {tuple(x.shape)} has {x[0].numel()} numbers an example; this mixture has "
+                f"x of shape {tuple(x.shape)} has {dimension} numbers an example; this mixture has "
                 f"{self.means.shape[1]} dimensions"
             )
         alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)

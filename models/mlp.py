@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from errors import UserError
 from models.layers.basic import linear
 from models.layers.embeddings import NoiseEmbedding, PositionalFeatures
 
@@ -34,6 +35,8 @@ class MLP(nn.Module):
         self.output = linear(width, dimension, init_scale=0.0)
 
     def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
+        if x.flatten(1).shape[1] != self.input.in_features:
+            raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")
         embedding = self.embedding(labels, classes)
         h = self.input(x.flatten(1))
         for block in self.blocks:

@@ -450,6 +450,8 @@ SUBJECTS |= {
         answer,
         made(answer),
         {"method": "repaint", "solver": get_solver("ddim", num_steps=4), "model": mixture(), "observation": OBSERVED},
+        # Of another method.
+        {"data_std": NUMBERS},
     ),
     "box_mask": Subject(
         box_mask,
