@@ -22,6 +22,7 @@ from PIL import Image
 
 from data.classes import names_of
 from data.found import Found, Pictures
+from data.picture import Unreadable
 from data.words import PARTS, Part, listed, part_of
 from errors import UserError
 
@@ -168,7 +169,7 @@ def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
     def picture(row: int) -> Image.Image:
         file = packed[row][columns[0]]
         if file is None or (file["bytes"] is None and file["path"] is None):
-            raise ValueError("there is no picture")
+            raise Unreadable("there is no picture")
         if file["bytes"] is not None:
             return Image.open(io.BytesIO(file["bytes"]))
         if Path(file["path"]).exists():

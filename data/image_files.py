@@ -22,7 +22,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from data.found import Found, Pictures
-from data.picture import MAX_BYTES
+from data.picture import MAX_BYTES, Unreadable
 from data.words import PARTS, Part, listed, parts_in
 from errors import UserError
 
@@ -196,11 +196,13 @@ def _classes(inside: Mapping[Part, list[PurePosixPath]], path: Path, notes: list
         loose = [name for name in names if len(name.parts) == 1]
         if loose or len(folders["train"]) < 2:
             classes[part] = None
-            if loose and len(folders[part]) > 1:
-                notes.append(
-                    f"{path}: {len(loose)} {part} pictures lie in no folder ({listed(loose)}), so folders are not "
-                    "taken for classes"
+            if len(folders[part]) > 1:
+                why = (
+                    f"{len(loose)} {part} pictures lie in no folder ({listed(loose)})"
+                    if loose
+                    else f"training pictures do not lie in several folders, but those of the {part} part do"
                 )
+                notes.append(f"{path}: {why}, so folders are not taken for classes")
         else:
             classes[part] = [name.parts[0] for name in names]
     return classes
@@ -278,9 +280,9 @@ def _in_archive(path: Path) -> tuple[list[_Entry], list[str]]:
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:
     if info.flag_bits & 1:
-        raise ValueError("it is encrypted")
+        raise Unreadable("it is encrypted")
     if info.file_size > MAX_BYTES:
-        raise ValueError(f"it unpacks to {info.file_size:,} bytes")
+        raise Unreadable(f"it unpacks to {info.file_size:,} bytes")
     with archive.open(info) as member:
         # No more than it says, so that what unpacks to more does not fill the memory.
         return Image.open(io.BytesIO(member.read(info.file_size + 1)))

@@ -262,3 +262,36 @@ def test_a_damaged_part_of_parquet_files_is_named_alone(tmp_path, capsys):
     (tmp_path / "empty.parquet").mkdir()
     with pytest.raises(UserError, match="there are no images in"):
         load(tmp_path / "empty.parquet", tmp_path)
+
+
+def test_damage_is_told_without_the_inside_of_libraries(tmp_path):
+    """Of the head of an array, of a packed array, of a pickle, of a picture."""
+    array = pixels(0, 6, 6, 6)
+    np.save(tmp_path / "own.npy", array)
+    whole = (tmp_path / "own.npy").read_bytes()
+    (tmp_path / "own.npy").write_bytes(whole.replace(b"False", b"Wrong"))
+    np.savez_compressed(tmp_path / "own.npz", x=array)
+    whole = (tmp_path / "own.npz").read_bytes()
+    (tmp_path / "own.npz").write_bytes(whole[:60] + b"\xff" * 20 + whole[80:])
+    for name in ("own.npy", "own.npz"):
+        with pytest.raises(UserError, match=rf"^cannot read {tmp_path}/{name}: it is damaged$"):
+            load(tmp_path / name, tmp_path)
+    for name in FILES:
+        (tmp_path / name).write_bytes(b"\xfb")
+    with pytest.raises(UserError, match=r"data_batch_1 is not a batch of CIFAR-10; download"):
+        load(tmp_path, tmp_path)
+    save(tmp_path / "photos" / "0.png")
+    (tmp_path / "photos" / "1.ppm").write_bytes(b"P6 \xf7 3 255\n")
+    with pytest.raises(UserError, match=r"1\.ppm \(it is damaged\)"):
+        load(tmp_path / "photos", tmp_path)
+
+
+def test_folders_of_the_test_part_alone_are_no_classes(tmp_path):
+    for name in ("train/0.png", "test/cat/0.png", "test/dog/0.png"):
+        save(tmp_path / "photos" / name)
+    dataset = load(tmp_path / "photos", tmp_path)
+    assert dataset.test_classes is None
+    assert dataset.notes == (
+        f"{tmp_path}/photos: training pictures do not lie in several folders, but those of the test part do, so folders "
+        "are not taken for classes",
+    )
