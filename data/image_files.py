@@ -200,7 +200,7 @@ def _classes(inside: Mapping[Part, list[PurePosixPath]], path: Path, notes: list
                 why = (
                     f"{len(loose)} {part} pictures lie in no folder ({listed(loose)})"
                     if loose
-                    else f"training pictures do not lie in several folders, but those of the {part} part do"
+                    else f"training pictures lie in no folders of their own, those of the {part} part do"
                 )
                 notes.append(f"{path}: {why}, so folders are not taken for classes")
         else:

@@ -34,7 +34,7 @@ MAX_BYTES = 2**30
 _ONE_PICTURE = ("MPO", "ICO", "ICNS")
 
 
-class Unreadable(Exception):  # noqa: N818
+class Unreadable(ValueError):  # noqa: N818
     """What is wrong with a picture, in a few words."""
 
 

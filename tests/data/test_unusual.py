@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -209,7 +210,7 @@ def test_batches_of_cifar_10_with_other_labels_are_refused(labels, tmp_path):
         load_dataset(path=tmp_path)
 
 
-def write_parquet(path, names: list[str] | None, images: list[bytes | None]) -> None:
+def write_parquet(path, names: list[str], images: Sequence[bytes | None]) -> None:
     """A file of pictures, the first of which is of the class `names[0]`, and so on in turn."""
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
@@ -292,6 +293,6 @@ def test_folders_of_the_test_part_alone_are_no_classes(tmp_path):
     dataset = load(tmp_path / "photos", tmp_path)
     assert dataset.test_classes is None
     assert dataset.notes == (
-        f"{tmp_path}/photos: training pictures do not lie in several folders, but those of the test part do, so folders "
+        f"{tmp_path}/photos: training pictures lie in no folders of their own, those of the test part do, so folders "
         "are not taken for classes",
     )
