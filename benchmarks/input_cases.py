@@ -1055,12 +1055,15 @@ def _empty_parquet_folder(rng: Generator, folder: Path) -> Case:
 
 
 def _split(rng: Generator, folder: Path) -> Case:
-    """Adding pictures moves none to another part."""
+    """Adding pictures moves none to another part, be they in folders that are there, or in a new one."""
     place = folder / "photos"
     form = Form()
-    labels = ["cat", "dog", "emu"] if rng.random() < 0.5 else [""]
+    labels: list[str] = [["cat", "dog", "emu"], [""], ["2024"]][rng.integers(3)]
+    new = rng.choice([*labels, "new"], 25 * len(labels)).tolist() if labels != [""] else [""] * 25
     entries = [
-        Entry(f"{label}/{n}.png".lstrip("/"), plain(rng), label=label or None) for label in labels for n in range(40)
+        Entry(f"{label}/{n}.png".lstrip("/"), plain(rng), label=label if len(labels) > 1 else None)
+        for label in labels
+        for n in range(40)
     ]
     _write(place, entries)
     parts, _ = _expected(entries, form, False)
@@ -1073,7 +1076,7 @@ def _split(rng: Generator, folder: Path) -> Case:
             for part in ("train", "validation", "test")
         ):
             return "two readings differ"
-        _write(place, [Entry(f"{label}/new {n}.png".lstrip("/"), plain(rng)) for label in labels for n in range(25)])
+        _write(place, [Entry(f"{label}/new {n}.png".lstrip("/"), plain(rng)) for n, label in enumerate(new)])
         after = load()
         for part in ("train", "validation", "test"):
             then, now = ({row.tobytes() for row in getattr(each, part).numpy()} for each in (before, after))

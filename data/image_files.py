@@ -92,7 +92,8 @@ def find_image_files(path: Path) -> Found:
         pictures = [entry for entry, _ in rows]
         found[part] = Pictures(
             [str(path / entry.name) for entry in pictures],
-            [str(name) for name in inside[part]],
+            # All of the path, so that a first picture beside a common folder changes no names.
+            [str(entry.name) for entry in pictures],
             partial(_open, pictures),
             [str(path.resolve()), [[str(entry.name), entry.version] for entry in pictures]],
             classes[part],

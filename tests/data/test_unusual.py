@@ -296,3 +296,17 @@ def test_folders_of_the_test_part_alone_are_no_classes(tmp_path):
         f"{tmp_path}/photos: training pictures lie in no folders of their own, those of the test part do, so folders "
         "are not taken for classes",
     )
+
+
+def test_pictures_beside_a_common_folder_move_none_to_another_part(tmp_path):
+    photos = tmp_path / "photos"
+    for number in range(40):
+        save(photos / "2024" / f"{number}.png", number)
+    before = load(photos, tmp_path, test_share=0.3, validation=0.2)
+    for number in range(40, 60):
+        save(photos / "2025" / f"{number}.png", number)
+    after = load(photos, tmp_path, test_share=0.3, validation=0.2)
+    assert min(map(len, (before.train, before.validation, before.test))) > 2
+    for part in ("train", "validation", "test"):
+        then, now = ({row.tobytes() for row in getattr(each, part).numpy()} for each in (before, after))
+        assert then < now
