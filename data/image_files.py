@@ -197,13 +197,16 @@ def _classes(inside: Mapping[Part, list[PurePosixPath]], path: Path, notes: list
         loose = [name for name in names if len(name.parts) == 1]
         if loose or len(folders["train"]) < 2:
             classes[part] = None
-            if len(folders[part]) > 1:
-                why = (
-                    f"{len(loose)} {part} pictures lie in no folder ({listed(loose)})"
-                    if loose
-                    else f"training pictures lie in no folders of their own, those of the {part} part do"
+            if loose and len(folders[part]) > 1:
+                notes.append(
+                    f"{path}: {len(loose)} {part} pictures lie in no folder ({listed(loose)}), so folders are not "
+                    "taken for classes"
                 )
-                notes.append(f"{path}: {why}, so folders are not taken for classes")
+            elif folders[part].keys() - folders["train"].keys():
+                notes.append(
+                    f"{path}: folders of the {part} part ({listed(folders[part])}) are not taken for classes, as those "
+                    "of training pictures are none"
+                )
         else:
             classes[part] = [name.parts[0] for name in names]
     return classes

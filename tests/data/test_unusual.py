@@ -287,14 +287,15 @@ def test_damage_is_told_without_the_inside_of_libraries(tmp_path):
         load(tmp_path / "photos", tmp_path)
 
 
-def test_folders_of_the_test_part_alone_are_no_classes(tmp_path):
-    for name in ("train/0.png", "test/cat/0.png", "test/dog/0.png"):
+@pytest.mark.parametrize("train", ["train/0.png", "train/emu/0.png"])
+def test_folders_of_the_test_part_alone_are_no_classes(train, tmp_path):
+    for name in (train, "test/cat/0.png", "test/dog/0.png"):
         save(tmp_path / "photos" / name)
     dataset = load(tmp_path / "photos", tmp_path)
     assert dataset.test_classes is None
     assert dataset.notes == (
-        f"{tmp_path}/photos: training pictures lie in no folders of their own, those of the test part do, so folders "
-        "are not taken for classes",
+        f"{tmp_path}/photos: folders of the test part (cat, dog) are not taken for classes, as those of training "
+        "pictures are none",
     )
 
 
@@ -310,3 +311,15 @@ def test_pictures_beside_a_common_folder_move_none_to_another_part(tmp_path):
     for part in ("train", "validation", "test"):
         then, now = ({row.tobytes() for row in getattr(each, part).numpy()} for each in (before, after))
         assert then < now
+
+
+def test_columns_of_classes_that_are_not_read_are_told(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    images = [{"bytes": png(pixels(number, 4, 4, 3)), "path": None} for number in range(2)]
+    breeds = datasets.ClassLabel(names=["a", "b"])
+    features = {"image": datasets.Image(), "target": datasets.Value("int64"), "breed": breeds}
+    table = {"image": images, "target": [3, 7], "breed": [0, 1]}
+    datasets.Dataset.from_dict(table, features=datasets.Features(features)).to_parquet(tmp_path / "own.parquet")
+    dataset = load(tmp_path / "own.parquet", tmp_path)
+    assert (dataset.class_names, dataset.train_classes.tolist()) == (("3", "7"), [0, 1])
+    assert dataset.notes == (f"{tmp_path}/own.parquet: classes of the column breed are not read, but those of target",)
