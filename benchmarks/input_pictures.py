@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -66,7 +67,9 @@ class Truth(NamedTuple):
 def truth(content: bytes, form: Form) -> Truth:
     """The independent reading of a file."""
     mode = "L" if form.num_channels == 1 else "RGB"
-    with Image.open(io.BytesIO(content)) as picture:
+    with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as picture:
+        # Of conversions that lose what is not lost here.
+        warnings.simplefilter("ignore")
         frames = getattr(picture, "n_frames", 1) > 1
         picture.load()
         orientation = picture.getexif().get(_ORIENTATION, 1)

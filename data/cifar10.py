@@ -36,12 +36,16 @@ _ALLOWED = {
 }
 
 
+class _OtherContentError(Exception):
+    """What a file has that a batch has not."""
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Unpickles arrays, and Python's plain values; refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of pictures needs")
+            raise _OtherContentError(f"it asks for {module}.{name}, which no batch of pictures needs")
         return _ALLOWED[module, name]
 
 
@@ -82,12 +86,14 @@ def _read_batch(path: Path) -> Arrays:
         with open(path, "rb") as file:
             batch = _unpickle(file)
         if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
-            raise ValueError("it has no data or no labels")
+            raise _OtherContentError("it has no data or no labels")
         pictures, numbers = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
         if not np.issubdtype(numbers.dtype, np.integer) or numbers.ndim != 1 or not set(numbers) <= set(_NUMBERS):
-            raise ValueError(f"its labels are not whole numbers from 0 to {len(CLASSES) - 1}")
+            raise _OtherContentError(f"its labels are not whole numbers from 0 to {len(CLASSES) - 1}")
         if pictures.dtype != np.uint8 or pictures.shape != (len(numbers), 3 * 32 * 32):
-            raise ValueError(f"it has {pictures.dtype} data of shape {pictures.shape} for {len(numbers)} labels")
+            raise _OtherContentError(
+                f"it has {pictures.dtype} data of shape {pictures.shape} for {len(numbers)} labels"
+            )
         classes = [CLASSES[number] for number in numbers]
         return Arrays(str(path), pictures.reshape(-1, 3, 32, 32).copy(), classes)
     except FileNotFoundError as error:
@@ -95,7 +101,7 @@ def _read_batch(path: Path) -> Arrays:
             f"there is no {path}; download {_SOURCE} and unpack it in {path.parent.parent} (data.folder), so that "
             f"this file exists"
         ) from error
-    except (pickle.UnpicklingError, ValueError) as error:
+    except _OtherContentError as error:
         raise UserError(f"{path} is not a batch of CIFAR-10 ({error}); download {_SOURCE} again") from error
     except Exception as error:  # damaged pickles fail in many ways
         raise UserError(f"{path} is not a batch of CIFAR-10; download {_SOURCE} again") from error

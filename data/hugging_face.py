@@ -22,11 +22,12 @@ from PIL import Image
 
 from data.classes import names_of
 from data.found import Found, Pictures
+from data.picture import Unreadable
 from data.words import PARTS, Part, listed, part_of
 from errors import UserError
 
 HUB = "hf:"
-_CLASS_COLUMNS = ("label", "labels", "class", "classes", "fine_label")
+_CLASS_COLUMNS = ("label", "labels", "class", "classes", "target", "targets", "y", "fine_label")
 
 
 def is_parquet(path: Path) -> bool:
@@ -58,7 +59,9 @@ def read_hugging_face(place: str) -> Found:
     for part in PARTS:
         if part in tables:
             parts[part], names = _pictures(tables[part], place)
-            order = names if part == "train" else order
+            if part == "train":
+                order = names
+                notes += _unread_classes(tables[part], place)
     return Found(parts, order, tuple(notes))
 
 
@@ -168,7 +171,7 @@ def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
     def picture(row: int) -> Image.Image:
         file = packed[row][columns[0]]
         if file is None or (file["bytes"] is None and file["path"] is None):
-            raise ValueError("there is no picture")
+            raise Unreadable("there is no picture")
         if file["bytes"] is not None:
             return Image.open(io.BytesIO(file["bytes"]))
         if Path(file["path"]).exists():
@@ -181,9 +184,24 @@ def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
     ), order
 
 
+def _class_column(part: Any) -> str | None:
+    return next((name for name in _CLASS_COLUMNS if name in part.features), None)
+
+
+def _unread_classes(part: Any, place: str) -> list[str]:
+    """A note on columns of classes beside the one that is read."""
+    import datasets
+
+    column = _class_column(part)
+    classes = [name for name, kind in part.features.items() if isinstance(kind, datasets.ClassLabel)]
+    others = [name for name in part.features if name != column and (name in _CLASS_COLUMNS or name in classes)]
+    why = f", but those of {column}" if column else f": call the one to read {_CLASS_COLUMNS[0]}"
+    return [f"{place}: classes of the column {listed(others)} are not read{why}"] if others else []
+
+
 def _classes(part: Any, place: str) -> tuple[Sequence[str] | None, tuple[str, ...]]:
     """What the class of each row is called, or None; and all of them, if the library knows their order."""
-    column = next((name for name in _CLASS_COLUMNS if name in part.features), None)
+    column = _class_column(part)
     if column is None:
         return None, ()
     names = tuple(getattr(part.features[column], "names", None) or ())

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from data.found import Found, Pictures
-from data.picture import MAX_BYTES
+from data.picture import MAX_BYTES, Unreadable
 from data.words import PARTS, Part, listed, parts_in
 from errors import UserError
 
@@ -92,7 +92,8 @@ def find_image_files(path: Path) -> Found:
         pictures = [entry for entry, _ in rows]
         found[part] = Pictures(
             [str(path / entry.name) for entry in pictures],
-            [str(name) for name in inside[part]],
+            # All of the path, so that a first picture beside a common folder changes no names.
+            [str(entry.name) for entry in pictures],
             partial(_open, pictures),
             [str(path.resolve()), [[str(entry.name), entry.version] for entry in pictures]],
             classes[part],
@@ -201,6 +202,11 @@ def _classes(inside: Mapping[Part, list[PurePosixPath]], path: Path, notes: list
                     f"{path}: {len(loose)} {part} pictures lie in no folder ({listed(loose)}), so folders are not "
                     "taken for classes"
                 )
+            elif folders[part].keys() - folders["train"].keys():
+                notes.append(
+                    f"{path}: folders of the {part} part ({listed(folders[part])}) are not taken for classes, as those "
+                    "of training pictures are none"
+                )
         else:
             classes[part] = [name.parts[0] for name in names]
     return classes
@@ -278,9 +284,9 @@ def _in_archive(path: Path) -> tuple[list[_Entry], list[str]]:
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:
     if info.flag_bits & 1:
-        raise ValueError("it is encrypted")
+        raise Unreadable("it is encrypted")
     if info.file_size > MAX_BYTES:
-        raise ValueError(f"it unpacks to {info.file_size:,} bytes")
+        raise Unreadable(f"it unpacks to {info.file_size:,} bytes")
     with archive.open(info) as member:
         # No more than it says, so that what unpacks to more does not fill the memory.
         return Image.open(io.BytesIO(member.read(info.file_size + 1)))

@@ -10,8 +10,6 @@ made grey or coloured, resized, and brought to the number of levels asked for.
 from __future__ import annotations
 
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +32,10 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 2**30
 # Photographs of these formats have previews and depths in further frames.
 _ONE_PICTURE = ("MPO", "ICO", "ICNS")
+
+
+class Unreadable(ValueError):  # noqa: N818
+    """What is wrong with a picture, in a few words."""
 
 
 class PictureFormat(NamedTuple):
@@ -169,12 +171,12 @@ def convert(picture: Image.Image, form: PictureFormat) -> Converted:
     """One picture as levels.
 
     Raises:
-        ValueError: it has more than 8 bits a channel, or too many pixels.
+        Unreadable: it has more than 8 bits a channel, or too many pixels.
     """
     if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")
+        raise Unreadable(f"it has more than {MAX_PIXELS:,} pixels")
     if _is_deep(picture):
-        raise ValueError("it has more than 8 bits a channel")
+        raise Unreadable("it has more than 8 bits a channel")
     more_frames = picture.format not in _ONE_PICTURE and getattr(picture, "n_frames", 1) > 1
     upright = ImageOps.exif_transpose(picture)
     width, height = upright.size
@@ -237,11 +239,11 @@ def _jpeg_2000_bits(picture: Image.Image) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a picture, in our words where the library's speak of its inside."""
-    if isinstance(error, zipfile.BadZipFile | zlib.error | EOFError):
-        return "it is damaged"
-    if isinstance(error, OSError | ValueError | NotImplementedError):
-        return getattr(error, "strerror", None) or " ".join(str(error).split()) or "it is damaged"
+    """What is wrong with a picture; where the library speaks of its inside, that it is damaged."""
+    if isinstance(error, Unreadable):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or " ".join(str(error).split()) or "it is damaged"
     return "it is damaged"
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -209,7 +210,7 @@ def test_batches_of_cifar_10_with_other_labels_are_refused(labels, tmp_path):
         load_dataset(path=tmp_path)
 
 
-def write_parquet(path, names: list[str] | None, images: list[bytes | None]) -> None:
+def write_parquet(path, names: list[str], images: Sequence[bytes | None]) -> None:
     """A file of pictures, the first of which is of the class `names[0]`, and so on in turn."""
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
@@ -262,3 +263,63 @@ def test_a_damaged_part_of_parquet_files_is_named_alone(tmp_path, capsys):
     (tmp_path / "empty.parquet").mkdir()
     with pytest.raises(UserError, match="there are no images in"):
         load(tmp_path / "empty.parquet", tmp_path)
+
+
+def test_damage_is_told_without_the_inside_of_libraries(tmp_path):
+    """Of the head of an array, of a packed array, of a pickle, of a picture."""
+    array = pixels(0, 6, 6, 6)
+    np.save(tmp_path / "own.npy", array)
+    whole = (tmp_path / "own.npy").read_bytes()
+    (tmp_path / "own.npy").write_bytes(whole.replace(b"False", b"Wrong"))
+    np.savez_compressed(tmp_path / "own.npz", x=array)
+    whole = (tmp_path / "own.npz").read_bytes()
+    (tmp_path / "own.npz").write_bytes(whole[:60] + b"\xff" * 20 + whole[80:])
+    for name in ("own.npy", "own.npz"):
+        with pytest.raises(UserError, match=rf"^cannot read {tmp_path}/{name}: it is damaged$"):
+            load(tmp_path / name, tmp_path)
+    for name in FILES:
+        (tmp_path / name).write_bytes(b"\xfb")
+    with pytest.raises(UserError, match=r"data_batch_1 is not a batch of CIFAR-10; download"):
+        load(tmp_path, tmp_path)
+    save(tmp_path / "photos" / "0.png")
+    (tmp_path / "photos" / "1.ppm").write_bytes(b"P6 \xf7 3 255\n")
+    with pytest.raises(UserError, match=r"1\.ppm \(it is damaged\)"):
+        load(tmp_path / "photos", tmp_path)
+
+
+@pytest.mark.parametrize("train", ["train/0.png", "train/emu/0.png"])
+def test_folders_of_the_test_part_alone_are_no_classes(train, tmp_path):
+    for name in (train, "test/cat/0.png", "test/dog/0.png"):
+        save(tmp_path / "photos" / name)
+    dataset = load(tmp_path / "photos", tmp_path)
+    assert dataset.test_classes is None
+    assert dataset.notes == (
+        f"{tmp_path}/photos: folders of the test part (cat, dog) are not taken for classes, as those of training "
+        "pictures are none",
+    )
+
+
+def test_pictures_beside_a_common_folder_move_none_to_another_part(tmp_path):
+    photos = tmp_path / "photos"
+    for number in range(40):
+        save(photos / "2024" / f"{number}.png", number)
+    before = load(photos, tmp_path, test_share=0.3, validation=0.2)
+    for number in range(40, 60):
+        save(photos / "2025" / f"{number}.png", number)
+    after = load(photos, tmp_path, test_share=0.3, validation=0.2)
+    assert min(map(len, (before.train, before.validation, before.test))) > 2
+    for part in ("train", "validation", "test"):
+        then, now = ({row.tobytes() for row in getattr(each, part).numpy()} for each in (before, after))
+        assert then < now
+
+
+def test_columns_of_classes_that_are_not_read_are_told(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    images = [{"bytes": png(pixels(number, 4, 4, 3)), "path": None} for number in range(2)]
+    breeds = datasets.ClassLabel(names=["a", "b"])
+    features = {"image": datasets.Image(), "target": datasets.Value("int64"), "breed": breeds}
+    table = {"image": images, "target": [3, 7], "breed": [0, 1]}
+    datasets.Dataset.from_dict(table, features=datasets.Features(features)).to_parquet(tmp_path / "own.parquet")
+    dataset = load(tmp_path / "own.parquet", tmp_path)
+    assert (dataset.class_names, dataset.train_classes.tolist()) == (("3", "7"), [0, 1])
+    assert dataset.notes == (f"{tmp_path}/own.parquet: classes of the column breed are not read, but those of target",)
