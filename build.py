@@ -82,6 +82,11 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         return Dataset(data.dataset, empty, empty, data.levels, data.low, data.high)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
+    if data.image_size is not None and len(dataset.shape) == 1:
+        raise UserError(
+            f"{dataset.name} has vectors of {dataset.shape[0]} numbers, and this configuration is for pictures: "
+            "--config configs/vp/vectors.py"
+        )
     if data.image_size is not None:
         wanted = (data.num_channels or dataset.shape[0], data.image_size, data.image_size)
         if dataset.shape != wanted:

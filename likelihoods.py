@@ -151,7 +151,7 @@ def _classify(job: _Job, dataset: Dataset) -> None:
     assert dataset.train_classes is not None
     by_class = []
     for k in range(dataset.num_classes):
-        say(f"class {k}, of {dataset.num_classes}")
+        say(f"class {dataset.class_names[k]}, {k + 1} of {dataset.num_classes}")
         measured = job.measure(torch.full_like(job.classes, k), job.unfinished / str(k))
         by_class.append((measured.log_prob - measured.log_q).mean(1))
     if distributed.rank() == 0:
