@@ -178,7 +178,7 @@ class Subject:
     """
 
     function: Callable[..., Any]
-    run: Callable[..., None]
+    run: Callable[..., Any]
     base: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, str] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
@@ -282,7 +282,7 @@ SUBJECTS |= {
     "log_likelihood": Subject(
         log_likelihood,
         density,
-        {"divergence": "exact", "rtol": 1e-3, "atol": 1e-3},
+        {"divergence": "exact", "rtol": 1e-2, "atol": 1e-2},
         {
             "divergence": "",
             "num_probes": "1",
@@ -290,7 +290,8 @@ SUBJECTS |= {
             "prior": "None",
             "t_min": "None 0 1e-30",
             "rtol": "None " + SMALL,
-            "atol": "None " + SMALL,
+            # The integral begins at 0, to which nothing is small.
+            "atol": "None 1",
             "num_steps": "None",
             "grid": "None",
             "options": "None",
@@ -300,7 +301,11 @@ SUBJECTS |= {
         fixed=("model", "x"),
     ),
     "encode and decode": Subject(
-        SOLVERS["ode"], there_and_back, {}, OF_SOLVERS["ode"][1], fixed=("rtol", "atol", "denoise")
+        SOLVERS["ode"],
+        there_and_back,
+        {"rtol": 1e-3, "atol": 1e-3},
+        OF_SOLVERS["ode"][1],
+        fixed=("rtol", "atol", "denoise"),
     ),
     "discrete_bound": Subject(
         discrete_bound,
@@ -463,7 +468,7 @@ SUBJECTS |= {
         random_mask,
         made(random_mask),
         {"height": 4, "width": 4, "hidden": 0.5, "seed": 0},
-        {"height": "1", "width": "1", "hidden": "0 1 1e-30", "seed": "0 1 10**9 10**400"},
+        {"height": "1", "width": "1", "hidden": "0 1 1e-30", "seed": "0 1 10**9"},
     ),
 }
 

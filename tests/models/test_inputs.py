@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -159,5 +161,6 @@ def test_a_mixture_of_arrays_is_one_of_tensors() -> None:
         torch.eye(2).expand(2, 2, 2),
     )
     expected = GaussianMixture(VP, weights, means, covariances).log_prob(X, T)
-    found = GaussianMixture(VP, weights.numpy(), means.numpy(), covariances.numpy()).log_prob(X, T)
+    arrays: list[Any] = [weights.numpy(), means.numpy(), covariances.numpy()]
+    found = GaussianMixture(VP, *arrays).log_prob(X, T)
     assert torch.equal(found, expected)

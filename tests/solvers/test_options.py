@@ -50,9 +50,14 @@ def mixture(sde: SDE) -> GaussianMixture:
 X = torch.tensor([[0.3, -0.4], [1.0, 0.2]], dtype=FLOAT)
 TABLE = recommended_table(VPSDE(), recommended_times(VPSDE(), 6, 1e-3, True, 0.5), None, 3, 0.5)
 
+
+def sampling(name: str) -> Callable[[Model], Any]:
+    return lambda model: get_solver(name, num_steps=6)(model, X, seeds=[0, 1])
+
+
 STARTS: dict[str, Callable[[Model], Any]] = {
     **{
-        name: lambda model, name=name: get_solver(name, num_steps=6)(model, X, seeds=[0, 1])
+        name: sampling(name)
         for name in ("default", "ddim", "heun", "dpm_3", "deis", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pc", "sde")
     },
     "tuned": lambda model: get_solver("tuned", table=TABLE)(model, X),
