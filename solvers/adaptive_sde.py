@@ -32,7 +32,7 @@ from solvers.options import (
     log_snr_range,
     sample_noise,
 )
-from solvers.solution import Model, Solution, solved
+from solvers.solution import Model, Solution
 
 _SAFETY = 0.9
 _EXPONENT = 0.9
@@ -107,8 +107,8 @@ class AdaptiveSDE:
             t = torch.where(accepted, s, t)
             self._check_progress(error, step, t, t_min, end)
         if self.denoise:
-            return solved(model.denoise(x, t), nfe + 1)
-        return solved(x, nfe)
+            return Solution(model.denoise(x, t), nfe + 1)
+        return Solution(x, nfe)
 
     def _error(self, euler: Tensor, improved: Tensor, previous: Tensor) -> Tensor:
         """`E` of each example, `(B,)`, float64."""

@@ -21,7 +21,7 @@ from sde import SDE
 from sde.noise import SampleNoise
 from solvers.grids import Grid, time_grid
 from solvers.options import States, check_between, sample_noise
-from solvers.solution import Model, Solution, solved
+from solvers.solution import Model, Solution
 from solvers.stepwise import Ends, Stepwise
 from solvers.table import MOST_STEPS_OF_TABLE, Nodes, Prediction, Table, Tape
 from solvers.thresholding import Threshold
@@ -198,7 +198,7 @@ class TableSolver:
         """Solve from `x_T` `(B, *dims)`; seeds, one an example, or a generator matter to stochastic methods alone."""
         table, steps = self._for_process(model.sde)
         x = run_steps(steps, table.prediction, model, x_T, self._noise(table, x_T, seeds, generator), self._threshold)
-        return solved(x, len(steps))
+        return Solution(x, len(steps))
 
     @staticmethod
     def _noise(

@@ -19,7 +19,7 @@ from solvers.grids import Grid, time_grid
 from solvers.integrator import ADAMS, ADAMS_ON_NODES, Integrator, default_tolerance
 from solvers.options import MOST_STEPS, States, check_between, last_time
 from solvers.probability_flow import ProbabilityFlow
-from solvers.solution import Model, Solution, solved
+from solvers.solution import Model, Solution
 from solvers.stepwise import Ends, Stepwise
 
 _ROUND_TRIP_TOLERANCE = 1e-6
@@ -89,8 +89,8 @@ class ODE:
         z = self.integrator(flow, flow, flow.normalise(x_T, ends[0]), nodes)
         x = flow.denormalise(z, ends[1])
         if self.denoise:
-            return solved(model.denoise(x, ends[1]), flow.nfe + 1)
-        return solved(x, flow.nfe)
+            return Solution(model.denoise(x, ends[1]), flow.nfe + 1)
+        return Solution(x, flow.nfe)
 
     @checked
     def stepwise(

@@ -39,7 +39,7 @@ from solvers.options import (
     log_snr_range,
     sample_noise,
 )
-from solvers.solution import Model, Solution, solved
+from solvers.solution import Model, Solution
 from solvers.stepwise import Ends, Stepwise
 
 # Network calls a step.
@@ -102,8 +102,8 @@ class ReverseSDE:
         problem, brownian = self._problem(model, x_T, seeds, generator)
         x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1)
         if self.denoise:
-            return solved(problem.denoise(x), problem.nfe + 1)
-        return solved(x, problem.nfe)
+            return Solution(problem.denoise(x), problem.nfe + 1)
+        return Solution(x, problem.nfe)
 
     @checked
     def stepwise(

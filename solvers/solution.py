@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from errors import UserError
 from sde import SDE
 
 
@@ -37,18 +36,3 @@ class Solution(NamedTuple):
 
     x: Tensor
     nfe: int
-
-
-def solved(x: Tensor, nfe: int) -> Solution:
-    """The result of a solver, if it is one.
-
-    Raises:
-        UserError: some of `x` is not finite.
-    """
-    wrong = ~x.isfinite().flatten(1).all(1)
-    if bool(wrong.any()):
-        raise UserError(
-            f"the solution of example {int(wrong.long().argmax())} is not finite: the model is not finite somewhere on "
-            "its way, or numbers grew too large: take more steps or moderate options, or compute in float64"
-        )
-    return Solution(x, nfe)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sde import SDE
-from solvers.solution import Solution, solved
+from solvers.solution import Solution
 
 
 class Ends(NamedTuple):
@@ -48,4 +48,4 @@ class Stepwise(NamedTuple):
         """All steps, one after the other, from `x` at `T`."""
         for k in range(len(self.calls)):
             x = self.step(k, x)
-        return solved(x, sum(self.calls))
+        return Solution(x, sum(self.calls))

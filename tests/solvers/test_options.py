@@ -214,12 +214,14 @@ def test_seeds_are_one_an_example_of_any_size() -> None:
     assert not torch.equal(first[:1], VPSDE().prior_sample((1, 2), seeds=[10**30 + 1]))
 
 
-def test_a_solution_that_is_not_finite_is_none() -> None:
+def test_an_example_whose_score_is_not_finite_leaves_the_others_alone() -> None:
     class Broken(Silent):
         def score(self, x: Tensor, t: Tensor) -> Tensor:
             return torch.where(x > 0.9, math.nan, -x)
 
         denoise = score
 
-    with pytest.raises(UserError, match="the solution of example 1 is not finite"):
-        get_solver("ddim", num_steps=3)(Broken(VPSDE()), X)
+    solution = get_solver("ddim", num_steps=3)(Broken(VPSDE()), X)
+    alone = get_solver("ddim", num_steps=3)(Broken(VPSDE()), X[:1])
+    assert solution.x.isfinite().all(1).tolist() == [True, False]
+    torch.testing.assert_close(solution.x[:1], alone.x)
