@@ -232,7 +232,7 @@ def _settings(
     """What a result is made with, but for what does not change it."""
     ignored = {*build.ignored_options(config), "batch_size", "metrics", "inception"}
     keys = [*(f"sampling.{name}" for name in ignored), "compare.batch_size"]
-    return settings_of(config, sections, model, found and found.path, keys, **more)
+    return settings_of(config, sections, model, found.path if found else None, keys, **more)
 
 
 def _make_solver(

@@ -95,7 +95,7 @@ def likelihood(
         "levels": dataset.levels,
         "t_min": model.sde.t_min if t_min is None else t_min,
         "settings": settings_of(
-            config, ["likelihood"], model, found and found.path, _NO_SETTINGS, examples=digest(examples)
+            config, ["likelihood"], model, found.path if found else None, _NO_SETTINGS, examples=digest(examples)
         ),
     }
     job = _Job(

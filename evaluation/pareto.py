@@ -68,7 +68,7 @@ def _panel(
         if own:
             ends[label] = _line(axes, own, name, colour, set(front))
     floor = comparison.floor.get(name)
-    if floor is not None:
+    if floor is not None and floor.mean > 0:
         axes.axhline(floor.mean, color="0.4", linestyle=":", linewidth=1.2, zorder=1)
         axes.annotate(
             "other real data",
