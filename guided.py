@@ -16,7 +16,7 @@ import configuration
 import distributed
 from control import ClassifierFreeGuidance, ClassifierGuidance
 from data import Dataset
-from errors import UserError, choose
+from errors import UserError, choose, naming
 from models import GaussianMixture, NoisyClassifier
 from models.class_conditional import ClassModel
 from solvers import Model
@@ -105,7 +105,8 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     if config.sampling.classifier is None:
         return None
     path = Path(config.sampling.classifier).expanduser()
-    found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
+    with naming("sampling.classifier"):
+        found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
     trained_with = configuration.from_dict(found.config or {}, str(found.path))
     if trained_with.model.network != "classifier":
         raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")

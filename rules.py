@@ -55,6 +55,7 @@ Rule = Callable[[str, Any], None]
 _MANY = 10**9
 _LARGEST_SEED = 2**32 - 1  # what all users of a seed can take
 _NUM_PIXELS = 2**14  # of a picture's side
+_LARGEST_LOG_SNR = 80.0  # noise of 4e-18; float32 cannot follow much less
 _LONGEST_NAME = 255  # bytes of a file's name
 _BATCH = 10**6
 _TABLE = 10**4  # steps of a solver, whose coefficients are as many squared
@@ -351,11 +352,14 @@ def check(config: ConfigDict, mode: str) -> None:
         return
     sde = build.make_sde(config)
     log_snr_range(sde, config.training.t_min)
-    for section in ("sampling", "likelihood"):
+    for section in ("training", "sampling", "likelihood"):
         with naming(f"{section}.t_min"):
             t_min = last_time(sde, config[section].t_min)
-            if not bool(sde.log_snr(torch.tensor(t_min, dtype=torch.float64)).isfinite()):
-                raise UserError(f"the log-SNR at {t_min:g} is not finite: t_min must lie where there is some noise")
+            if not sde.log_snr(torch.tensor(t_min, dtype=torch.float64)).item() <= _LARGEST_LOG_SNR:
+                raise UserError(
+                    f"the log-SNR at {t_min:g} is above {_LARGEST_LOG_SNR:g}, or not finite: t_min must lie where "
+                    "there is some noise"
+                )
     _CHECKS[mode](config, sde)
 
 

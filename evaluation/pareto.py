@@ -60,6 +60,8 @@ def _panel(
     """Draw one measure; returns each solver's last point."""
     rows = [row for row in comparison.rows if name in row.measures and 0 < row.measures[name].mean < math.inf]
     axes.set(xscale="log", yscale="log", xlabel="network calls a sample", title=_PANELS[name])
+    if not rows:
+        return {}
     front = pareto_front([(row.nfe, row.measures[name].mean) for row in rows])
     axes.plot(*np.transpose(front), color="0.85", linewidth=9, solid_capstyle="round", zorder=1)
     ends = {}
@@ -68,7 +70,7 @@ def _panel(
         if own:
             ends[label] = _line(axes, own, name, colour, set(front))
     floor = comparison.floor.get(name)
-    if floor is not None:
+    if floor is not None and floor.mean > 0:
         axes.axhline(floor.mean, color="0.4", linestyle=":", linewidth=1.2, zorder=1)
         axes.annotate(
             "other real data",

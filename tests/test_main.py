@@ -575,11 +575,11 @@ def test_results_made_with_other_settings_are_not_replaced_in_silence(toy, tmp_p
     assert note(*measure, three, "--config.likelihood.batch_size=1") == ""
     assert "test.json replaced (it had likelihood.num_examples=3, now 2; examples=" in note(*measure, two)
 
-    few = ["solvers=ddim", "budgets=3", "repetitions=1", "num_samples=5", "num_trajectories=1"]
+    few = ["solvers=ddim,euler", "budgets=3,5", "repetitions=1", "num_samples=5", "num_trajectories=1"]
     side_by_side = ["--mode=compare", *(f"--config.compare.{value}" for value in few)]
     assert note(*side_by_side) == ""
-    assert "settings.json replaced (it had compare.budgets=3, now 4)" in note(
-        *side_by_side, "--config.compare.budgets=4"
+    assert "settings.json replaced (it had compare.budgets=3,5, now 4,5)" in note(
+        *side_by_side, "--config.compare.budgets=4,5"
     )
 
 

@@ -149,6 +149,8 @@ def test_a_value_works_or_is_refused_before_any_work(tiny, tmp_path, capsys, mod
         if code:
             assert code == 1, text
             assert [line.split(":")[0] for line in errors] == ["error"], (text, errors)
-            assert not [path for path in workdir.rglob("*") if path.is_file()], (text, errors)
+            # A rate can be too high for one network and not for another.
+            diverged = "so training stopped" in errors[0]
+            assert diverged or not [path for path in workdir.rglob("*") if path.is_file()], (text, errors)
         else:
             assert all(line.startswith("note: ") for line in errors), (text, errors)
