@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sde.noise import BatchNoise
 from training.objectives import noise_losses
 
 
-def model_of(name: str, **values) -> build.Trained:
+def model_of(name: str, **values) -> Any:
     config = importlib.import_module(f"configs.vp.{name}").get_config()
     config.model.update(values)
     return build.make_model(config, build.make_dataset(config))
@@ -85,7 +86,7 @@ def test_classes_are_learnt_from_the_first_steps_on(name, make_data, changes, ba
     config, dataset = importlib.import_module(f"configs.vp.{name}").get_config(), make_data()
     config.data.distortion = 0.0
     config.model.update(class_conditional=True, **changes)
-    model = build.make_model(config, dataset)
+    model: Any = build.make_model(config, dataset)
     objective = build.make_objective(config, model.sde)
     batches = Batches(dataset, batch_size, seed=0, labelled=True, label_dropout=0.1)
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
