@@ -23,7 +23,7 @@ from PIL import Image
 from data.classes import names_of
 from data.found import Found, Pictures
 from data.picture import Unreadable
-from data.words import PARTS, Part, listed, part_of
+from data.words import PARTS, Part, listed, part_of, settle
 from errors import UserError
 
 HUB = "hf:"
@@ -136,19 +136,10 @@ def _files(path: Path, notes: list[str]) -> dict[Part, list[str]]:
     told: dict[Part | None, list[str]] = {}
     for file in _parquet_files(path):
         told.setdefault(part_of(str(file.relative_to(path)), str(path)), []).append(str(file))
-    rest = told.pop(None, [])
-    files: dict[Part, list[str]] = {part: told[part] for part in PARTS if part in told}
-    if "train" in files:
-        if rest:
-            raise UserError(f"{path} has {listed(rest)} beside its training part: which part of the data are they?")
-        return files
-    if not rest:
-        if len(files) > 1:
-            raise UserError(f"{path} has parquet files for {listed(files)}, but none to train on, called train")
-        [(part, rest)] = files.items()
-        files = {}
-        notes.append(f"{path} has a {part} part alone: it is trained on, but for a share of it")
-    return {"train": rest, **files}
+    files, others = settle(told, str(path), notes)
+    if others:
+        raise UserError(f"{path} has {listed(others)} beside its training part: which part of the data are they?")
+    return files
 
 
 def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.classes import names_of
 from data.found import Arrays, Found
-from data.words import Part, listed, part_of
+from data.words import Part, listed, part_of, settle
 from errors import UserError
 
 _UINT8 = 8
@@ -49,21 +49,11 @@ def read_idx_files(path: Path) -> Found:
             names = listed(file.name for file in several)
             what = "without a word such as train or test in their names" if part is None else f"for its {part} part"
             raise UserError(f"{path} has several files {what}: {names}; keep one of them, or rename them")
-    single = {part: several[0] for part, several in files.items()}
-    notes = []
-    if "train" not in single:
-        # The one without a word; or the only one there is, whatever it is called.
-        unnamed = single.pop(None, None)
-        if unnamed is None and len(single) > 1:
-            raise UserError(f"{path} has {listed(file.name for file in single.values())}, but no part to train on")
-        if unnamed is None:
-            [(part, unnamed)] = single.items()
-            single = {}
-            notes.append(f"{path} has a {part} part alone: it is trained on, but for a share of it")
-        single["train"] = unnamed
-    elif None in single:
-        raise UserError(f"{path} has {single[None].name} beside {single['train'].name}: which part of the data is it?")
-    parts: dict[Part, Arrays] = {part: _with_classes(file) for part, file in single.items() if part is not None}
+    notes: list[str] = []
+    single, other = settle({part: several[0] for part, several in files.items()}, str(path), notes)
+    if other is not None:
+        raise UserError(f"{path} has {other.name} beside {single['train'].name}: which part of the data is it?")
+    parts: dict[Part, Arrays] = {part: _with_classes(file) for part, file in single.items()}
     read = {file for pictures in single.values() for file in (pictures, _labels_beside(pictures))}
     unread = [file.name for file in sorted(path.iterdir()) if _ANY.search(file.name.lower()) and file not in read]
     if unread:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from data.found import Found, Pictures
 from data.picture import MAX_BYTES, Unreadable
-from data.words import PARTS, Part, listed, parts_in
+from data.words import PARTS, Part, listed, parts_in, settle
 from errors import UserError
 
 SUFFIXES = (
@@ -132,17 +132,8 @@ def _by_part(
     notes: list[str] = []
     if set(told) == {None}:
         told = _by_names_of_files(entries, path, notes)
-    parts: dict[Part, list[tuple[_Entry, PurePosixPath]]] = {part: told[part] for part in PARTS if part in told}
-    rest = told.get(None, [])
-    if "train" in parts:
-        return parts, [entry for entry, _ in rest], notes
-    if rest:
-        return {"train": rest, **parts}, [], notes
-    if len(parts) > 1:
-        raise UserError(f"{path} has pictures for {listed(parts)}, but none to train on: call their folder train")
-    [(part, whole)] = parts.items()
-    notes.append(f"{path} has a {part} part alone: it is trained on, but for a share of it")
-    return {"train": whole}, [], notes
+    parts, rest = settle(told, str(path), notes)
+    return parts, [entry for entry, _ in rest or ()], notes
 
 
 def _part_of_folders(name: PurePosixPath) -> tuple[Part | None, int]:

@@ -11,13 +11,15 @@ or to a capital: `qmnist-train-images-idx3-ubyte.gz`, `Test`, `valImages`, `x_te
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeVar
 
 from errors import UserError
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+_T = TypeVar("_T")
 
 _WORDS: dict[Part, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "xtrain", "ytrain"),
@@ -54,6 +56,35 @@ def part_of(name: str, where: str) -> Part | None:
     if len(found) > 1:
         raise UserError(f"{where} has {name}, which names several parts ({', '.join(sorted(found))}): rename it")
     return next(iter(found), None)
+
+
+def settle(told: Mapping[Part | None, _T], where: str, notes: list[str]) -> tuple[dict[Part, _T], _T | None]:
+    """The parts of the data, by what names say: there is one to train on.
+
+    What has no word is that, if nothing is called so; or the only part there is, whatever it is called, of which a note
+    tells.
+
+    Args:
+        told: what each part has, and what has no word.
+        where: the data, for messages.
+        notes: for the user; one may be added.
+
+    Returns:
+        The parts, and what belongs to none.
+
+    Raises:
+        UserError: there are several parts, but none to train on.
+    """
+    parts: dict[Part, _T] = {part: told[part] for part in PARTS if part in told}
+    if "train" in parts:
+        return parts, told.get(None)
+    if None in told:
+        return {"train": told[None], **parts}, None
+    if len(parts) > 1:
+        raise UserError(f"{where} has the parts {listed(parts)}, but none to train on, called train")
+    [(part, whole)] = parts.items()
+    notes.append(f"{where} has a {part} part alone: it is trained on, but for a share of it")
+    return {"train": whole}, None
 
 
 def listed(names: Iterable[object]) -> str:

@@ -1,7 +1,7 @@
 """Measuring the likelihoods of many examples, and writing them down.
 
 likelihood/<split>.json           bits_per_dim, standard_error, num_examples, nfe, …, and how they were computed
-likelihood/<split>.csv            example, class (its name), bits_per_dim, log_prob, each bound; one row an example
+likelihood/<split>.csv            example, bits_per_dim, log_prob, each bound, class; one row an example
 likelihood/<split>.png            their histogram
 likelihood/<split>_extremes.png   the most likely images, and below them the least likely
 likelihood/<split>_latents.npz    where the trajectories end, if asked for
@@ -138,8 +138,10 @@ def write_likelihoods(
     with replacing(paths[0], summary.get("settings", {})), write_atomically(paths[0]) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
-    table: dict[str, Any] = {"example": range(len(bits)), **({} if classes is None else {"class": classes})}
-    table |= {"bits_per_dim": bits.tolist(), "log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
+    table: dict[str, Any] = {"example": range(len(bits)), "bits_per_dim": bits.tolist()}
+    table |= {"log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
+    if classes is not None:
+        table["class"] = classes
     with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(table)
