@@ -36,9 +36,9 @@ def _samples(folder: Path) -> list[tuple[str, str, str]]:
     rows = []
     for path in sorted(folder.glob("samples/*.npz")):
         try:
-            drawn = np.load(path)
-            result = f"{len(drawn['seeds'])} drawn"
-            rows.append((f"samples, {path.stem}", result, _cost(float(drawn["nfe"]), float(drawn["seconds"]))))
+            with np.load(path) as drawn:
+                result = f"{len(drawn['seeds'])} drawn"
+                rows.append((f"samples, {path.stem}", result, _cost(float(drawn["nfe"]), float(drawn["seconds"]))))
         except _DAMAGED as error:
             raise UserError(f"cannot read {path}: {error!r}; draw the samples again") from error
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import runpy
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from configuration import ROOT
+from tests.reading import table
 from training import checkpoint
 
 # Arguments: where to train, and a checkpoint to use. Trains replicated, resumes half-way, and in parts; trains sharded
@@ -88,7 +88,7 @@ def test_they_train_alike(folders, single, double):
         for name, tensor in moments.items():
             torch.testing.assert_close(theirs["optimizer"]["state"][number][name], tensor, rtol=2e-3, atol=1e-6)
     assert mine["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
-    rows, other_rows = (list(csv.DictReader((folder / "metrics.csv").open())) for folder in (one, two))
+    rows, other_rows = (table(folder / "metrics.csv") for folder in (one, two))
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 11)]
     for row, other in zip(rows, other_rows, strict=True):
         for name in ("loss", "held_out_loss", "learning_rate", *(name for name in row if "log_snr" in name)):
@@ -98,9 +98,7 @@ def test_they_train_alike(folders, single, double):
 
 
 def test_parts_of_a_batch_make_the_step_of_the_batch(folders):
-    whole, parts = (
-        list(csv.DictReader((folders[0] / name / "metrics.csv").open())) for name in ("replicated", "parts")
-    )
+    whole, parts = (table(folders[0] / name / "metrics.csv") for name in ("replicated", "parts"))
     assert float(parts[0]["loss"]) == pytest.approx(float(whole[0]["loss"]), rel=1e-5)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from configuration import ROOT
+from tests.reading import table
 from training import checkpoint
 
 KILLS = int(os.environ.get("KILLS", "1"))
@@ -106,7 +106,7 @@ def test_training(straight, tmp_path):
     for number, moments in one["optimizer"]["state"].items():
         assert all(torch.equal(tensor, other["optimizer"]["state"][number][name]) for name, tensor in moments.items())
     assert one["ema_updates"] == other["ema_updates"] == STEPS
-    tables = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (straight, tmp_path)]
+    tables = [table(folder / "metrics.csv") for folder in (straight, tmp_path)]
     assert [{k: v for k, v in row.items() if k != TIMED} for row in tables[0]] == [
         {k: v for k, v in row.items() if k != TIMED} for row in tables[1]
     ]

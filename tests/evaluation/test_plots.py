@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from evaluation.plots import image_grid, save_grid, save_scatter, scatter_figure
+from tests.reading import image
 
 
 def test_grid_places_every_image() -> None:
@@ -23,7 +23,7 @@ def test_grid_places_every_image() -> None:
 def test_saved_grid_is_the_grid_enlarged(tmp_path, channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, channels), dtype=np.uint8)
     save_grid(tmp_path / "grid.png", images)
-    read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(19 * 6, 19 * 6, channels)
+    read = image(tmp_path / "grid.png").reshape(19 * 6, 19 * 6, channels)
     for offset in (0, 5):
         np.testing.assert_array_equal(read[offset::6, offset::6], image_grid(images))
 
@@ -45,6 +45,6 @@ def test_scatter_shows_all_points_and_counts_those_outside(tmp_path) -> None:
     np.testing.assert_allclose([axes.get_xlim(), axes.get_ylim()], [[-0.1, 1.1]] * 2)
     assert axes.get_title() == "1 of 3 samples lie outside"
     save_scatter(tmp_path / "scatter.png", points, reference)
-    assert Image.open(tmp_path / "scatter.png").size == (600, 600)
+    assert image(tmp_path / "scatter.png").shape[:2] == (600, 600)
     with pytest.raises(ValueError, match=r"shape \(N, 2\), not \(3, 4\)"):
         scatter_figure(np.zeros((3, 4)))

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from errors import UserError
 from evaluation.compare import Comparison, Estimate, Row
@@ -15,6 +14,7 @@ from evaluation.contenders import Run
 from evaluation.pareto import pareto_front, spread
 from evaluation.recommendation import recommend
 from evaluation.report import markdown, number, write_report
+from tests.reading import image
 
 
 def row(name: str, budget: int | None, nfe: float, error: float | None = None, frechet: float | None = None) -> Row:
@@ -105,7 +105,8 @@ def test_results_are_read_back(tmp_path) -> None:
     assert lines[-1]["solver"] == "data"
     assert float(lines[-1]["frechet"]) == 0.8
     assert lines[0]["options"] == "num_steps=5"
-    assert Image.open(paths[2]).size[0] > Image.open(paths[2]).size[1]
+    height, width = image(paths[2]).shape[:2]
+    assert width > height
 
 
 def test_table_marks_the_best_of_each_budget_and_says_how_it_was_made() -> None:

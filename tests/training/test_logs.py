@@ -7,11 +7,11 @@ import threading
 
 import numpy as np
 import pytest
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from errors import UserError
 from evaluation.plots import image_grid
+from tests.reading import image
 from training.logs import Log
 
 
@@ -38,7 +38,7 @@ def test_scalars_and_samples_come_back(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
     assert [(event.step, event.value) for event in events.Scalars("rate")] == [(1, 2.0)]
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,loss,rate", "1,0.5,2", "2,0.25,"]
-    assert Image.open(tmp_path / "metrics.png").size == (700, 260)
+    assert image(tmp_path / "metrics.png").shape[:2] == (260, 700)
     assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == ["step_0000002.png", "step_0000003.png"]
     grid, scatter = events.Images("samples")
     assert (grid.step, grid.height, grid.width) == (2, *image_grid(np.zeros((9, 8, 8, 1), dtype=np.uint8)).shape[:2])

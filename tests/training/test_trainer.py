@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import signal
@@ -18,6 +17,7 @@ from errors import Stopped, UserError
 from models import MLP, ScoreModel
 from models.ncsnpp import NCSNpp
 from sde import VPSDE
+from tests.reading import table
 from training import checkpoint
 from training.objectives import get_objective
 from training.trainer import Trainer
@@ -141,7 +141,7 @@ def test_a_killed_runs_table_of_losses_is_that_of_one_that_was_not(tmp_path):
         trainer.run()
     image_trainer(tmp_path / "killed", **values).run()
     whole, killed = (
-        [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(path.open())]
+        [{k: v for k, v in row.items() if k != "images_per_second"} for row in table(path)]
         for path in (tmp_path / "whole" / "metrics.csv", tmp_path / "killed" / "metrics.csv")
     )
     assert [row["step"] for row in whole] == ["6", "12"]
