@@ -24,7 +24,7 @@ from data.dataset import described
 from data.memory import changes, memory_of, overlap, recall, remember
 from data.words import PARTS
 from editing import BY_FLOW, Editor, edit, num_answers
-from errors import UserError
+from errors import UserError, naming
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
 from evaluation.inception import Extractors, inception, measure_images
@@ -34,7 +34,7 @@ from evaluation.provenance import settings_of
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from evaluation.watched import Watched
-from files import write_atomically
+from files import at_home, write_atomically
 from interruption import keeping
 from likelihoods import likelihood
 from models import NoisyClassifier
@@ -282,7 +282,8 @@ def _image_metrics(config: ConfigDict, dataset: Dataset) -> Extractors | None:
     """What measures samples, as the section `sampling` has it; None on all processes but the first."""
     if not dataset.is_image or len(dataset.train) == 0:
         raise UserError(f"sampling.metrics compares images with training images, which {dataset.name} has not")
-    weights = Path(config.sampling.inception) if config.sampling.inception else None
+    with naming("sampling.inception"):
+        weights = at_home(config.sampling.inception) if config.sampling.inception else None
     return inception(weights, distributed.device()) if distributed.rank() == 0 else None
 
 
