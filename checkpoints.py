@@ -62,7 +62,7 @@ def find(path: Path) -> Found:
     """
     if is_pipeline(path):
         return _pipeline(path)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         weights, config, data = checkpoint.load_weights_file(path)
         return _own(path, {None: weights}, config, data)
     if _is_published(path):
@@ -86,7 +86,7 @@ def is_strange(path: Path, folder: Path) -> bool:
 
 def is_pipeline(path: Path) -> bool:
     """Whether this is a folder, or can only be a name on the hub: `owner/model`, without a checkpoint's suffix."""
-    named = not path.exists() and len(path.parts) == 2 and path.suffix not in (".pt", ".pth", ".safetensors")
+    named = not path.exists() and len(path.parts) == 2 and path.suffix.lower() not in (".pt", ".pth", ".safetensors")
     return path.is_dir() or (named and not path.parent.is_dir())
 
 
@@ -113,8 +113,9 @@ def _own(
 
 def _is_published(path: Path) -> bool:
     """By its suffix, or else by what the published code calls the average of the weights."""
-    if path.suffix == ".pth" or not zipfile.is_zipfile(path):
-        return path.suffix == ".pth"
+    named_so = path.suffix.lower() == ".pth"
+    if named_so or not zipfile.is_zipfile(path):
+        return named_so
     try:
         with zipfile.ZipFile(path) as archive:
             structure = (name for name in archive.namelist() if name.endswith("/data.pkl"))

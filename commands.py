@@ -23,8 +23,8 @@ from data import Batches, Dataset, get_augmentation
 from data.dataset import described
 from data.memory import changes, memory_of, overlap, recall, remember
 from data.words import PARTS
-from editing import BY_FLOW, Editor, edit, num_answers
-from errors import UserError
+from editing import BY_FLOW, NUM_STEPS, Editor, choose_solver, edit, num_answers
+from errors import UserError, naming
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
 from evaluation.inception import Extractors, inception, measure_images
@@ -34,7 +34,7 @@ from evaluation.provenance import settings_of
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from evaluation.watched import Watched
-from files import write_atomically
+from files import at_home, write_atomically
 from interruption import keeping
 from likelihoods import likelihood
 from models import NoisyClassifier
@@ -56,7 +56,6 @@ _NUM_PREVIEWS = 36
 _NUM_TUNED_STEPS = 10
 # Of solvers that have no default of their own.
 _NUM_STEPS = 20
-_NUM_EDIT_STEPS = 50
 _NOTHING_KEPT = "stopped; nothing new is kept, as {} when all is there; repeat the command to begin again"
 
 
@@ -233,21 +232,16 @@ def edit_pictures(
     overrides: runs.Overrides,
 ) -> None:
     """Edit pictures as the section `edit` asks for."""
-    if config.edit.task in BY_FLOW:
-        config.sampling.solver = "ode"
-    else:
-        for key in ("solver", "num_steps"):
-            if any(name == f"sampling.{key}" for name, _ in overrides):
-                raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
-            config.sampling[key] = config.edit[key]
-        if config.edit.task == "sdedit" and config.edit.solver == "tuned":
-            raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
+    for key in ("solver", "num_steps"):
+        if config.edit.task not in BY_FLOW and any(name == f"sampling.{key}" for name, _ in overrides):
+            raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
+    choose_solver(config)
     _note_ignored(config, overrides)
     labels = guided.sample_labels(config, dataset, num_answers(config, dataset))
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
         raise UserError("pictures are interpolated within one class: give one in sampling.labels")
     models = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
-    solver = _make_solver(config, dataset, model, folder, found, _NUM_EDIT_STEPS)
+    solver = _make_solver(config, dataset, model, folder, found, NUM_STEPS)
     settings = _settings(config, ["edit", "sampling"], model, found) if distributed.rank() == 0 else {}
     with keeping(lambda: _NOTHING_KEPT.format("answers are written")):
         edit(Editor(config, dataset, models, solver, settings), folder)
@@ -282,7 +276,8 @@ def _image_metrics(config: ConfigDict, dataset: Dataset) -> Extractors | None:
     """What measures samples, as the section `sampling` has it; None on all processes but the first."""
     if not dataset.is_image or len(dataset.train) == 0:
         raise UserError(f"sampling.metrics compares images with training images, which {dataset.name} has not")
-    weights = Path(config.sampling.inception) if config.sampling.inception else None
+    with naming("sampling.inception"):
+        weights = at_home(config.sampling.inception) if config.sampling.inception else None
     return inception(weights, distributed.device()) if distributed.rank() == 0 else None
 
 

@@ -33,6 +33,8 @@ from solvers.registry import Solver
 _TEST = "test:"
 # Tasks that go along the probability flow.
 BY_FLOW = ("encode", "interpolate")
+# Of solvers that have no default of their own.
+NUM_STEPS = 50
 
 
 class Editor(NamedTuple):
@@ -65,6 +67,41 @@ class Problem(NamedTuple):
     operator: LinearOperator
     form: PictureFormat
     show: Callable[[Tensor], Tensor] = lambda y: y
+
+
+def choose_solver(config: ConfigDict) -> None:
+    """Put the solver that edits are made with where those of samples are, in place."""
+    if config.edit.task in BY_FLOW:
+        config.sampling.solver = "ode"
+    else:
+        config.sampling.solver, config.sampling.num_steps = config.edit.solver, config.edit.num_steps
+
+
+def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
+    """Edit a picture of two pixels, of a model that is asked for nothing, to see that options fit together.
+
+    Raises:
+        UserError: they do not; the line names the key.
+    """
+    settings = config.edit
+    x, chosen = torch.zeros(1, 1, 1, 2, dtype=torch.float64), ["task"]
+    if settings.task == "sdedit":
+        chosen += ["solver", "num_steps"]
+        with naming("edit.strength"):
+            model, x = noised(model, x, settings.strength, seeds=[0])
+    elif settings.task not in BY_FLOW:
+        chosen += ["method", "solver", "num_steps"]
+        if settings.method == "dps" and not settings.noise_std:
+            raise UserError(
+                "edit.method=dps divides by the variance of the observation's noise: give --config.edit.noise_std, or "
+                "take edit.method=pigdm"
+            )
+        operator = Masked(torch.tensor([[[True, False]]]))
+        observation = Observation(operator, operator(x), settings.noise_std)
+        with naming("edit.method"):
+            solver, model = answer(settings.method, solver, model, observation, jump=1, repeats=1)
+    with naming(", ".join(f"edit.{key}={settings[key]}" for key in chosen if settings[key] is not None)):
+        solver(model, x, seeds=[0])
 
 
 def edit(editor: Editor, folder: Path) -> None:

@@ -13,6 +13,7 @@ from absl import app, flags
 
 import main
 from errors import UserError
+from files import at_home
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("folder", None, "Folder to write; it is made.")
@@ -28,20 +29,21 @@ def export(overrides: main.Overrides) -> int:
 
         if not FLAGS.folder or not FLAGS.checkpoint:
             raise UserError("give --checkpoint FILE and --folder FOLDER")
-        config, found = runs.configuration_to_use(FLAGS.config, Path(FLAGS.folder), Path(FLAGS.checkpoint), overrides)
+        folder = at_home(FLAGS.folder)
+        config, found = runs.configuration_to_use(FLAGS.config, folder, Path(FLAGS.checkpoint), overrides)
         assert found is not None
         dataset = build.make_dataset(config, files_needed=False)
         model = found.make_model(config, dataset)
         if not isinstance(model, ScoreModel) or not dataset.is_image:
             raise UserError("only score models of images can be pipelines")
-        save_pipeline(model.eval(), FLAGS.folder, dataset.shape[-1])
+        save_pipeline(model.eval(), folder, dataset.shape[-1])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    print(f"written to {FLAGS.folder}: python main.py --mode sample --checkpoint {FLAGS.folder}")
+    print(f"written to {folder}: python main.py --mode sample --checkpoint {folder}")
     return 0
 
 

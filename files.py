@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all; and users' names for them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path in which `~` is the user's own folder, and `~name` another user's.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"there is no folder of the user that {path} begins with: write it out") from error
 
 
 def _umask() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
@@ -17,6 +16,7 @@ import distributed
 from control import ClassifierFreeGuidance, ClassifierGuidance
 from data import Dataset
 from errors import UserError, choose, naming
+from files import at_home
 from models import GaussianMixture, NoisyClassifier
 from models.class_conditional import ClassModel
 from solvers import Model
@@ -104,8 +104,8 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     """
     if config.sampling.classifier is None:
         return None
-    path = Path(config.sampling.classifier).expanduser()
     with naming("sampling.classifier"):
+        path = at_home(config.sampling.classifier)
         found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
     trained_with = configuration.from_dict(found.config or {}, str(found.path))
     if trained_with.model.network != "classifier":

@@ -19,6 +19,7 @@ from pathlib import Path
 from absl import app, flags
 
 from errors import Stopped, UserError, ran_out_of_memory
+from files import at_home
 from interruption import keeping, raise_signals
 
 Overrides = list[tuple[str, str]]
@@ -68,7 +69,10 @@ def parse(argv: list[str]) -> Overrides:
             raise flags.Error(f"unexpected argument {unexpected[0]!r}; flags begin with --")
         if FLAGS.mode is None:
             raise flags.Error(f"give --mode: one of {', '.join(MODES)}")
-    except flags.Error as error:
+        for path in ("config", "workdir", "checkpoint"):
+            if FLAGS[path].value:
+                FLAGS[path].value = str(at_home(FLAGS[path].value))
+    except (flags.Error, UserError) as error:
         sys.exit(_complain(" ".join(str(error).split())))
     return overrides
 
@@ -101,14 +105,10 @@ def _run(overrides: Overrides) -> None:
     import distributed
     import runs
 
-    folder = (
-        Path(FLAGS.workdir).expanduser()
-        if FLAGS.workdir
-        else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
-    )
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
     with distributed.process_group():
         if FLAGS.mode != "train":
-            checkpoint = Path(FLAGS.checkpoint).expanduser() if FLAGS.checkpoint else None
+            checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
             commands.use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
         elif FLAGS.checkpoint:
             raise UserError("--mode train goes on from the newest checkpoint of its --workdir; leave out --checkpoint")

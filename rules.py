@@ -8,6 +8,7 @@ read them.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, get_args
@@ -23,7 +24,7 @@ from control.tasks import METHODS, box_mask
 from data.augment import AUGMENTATIONS
 from data.picture import background
 from data.registry import DAMAGED, DATASETS
-from editing import TASKS
+from editing import NUM_STEPS, TASKS, choose_solver, rehearse
 from errors import UserError, choose, naming
 from evaluation.contenders import StandardNormal, runs_within
 from evaluation.example_bounds import BOUNDS
@@ -401,6 +402,15 @@ def _check_editing(config: ConfigDict, sde: SDE) -> None:
     if edit.task == "inpaint" and edit.mask == "box":
         with naming("edit.box"):
             box_mask(1, 1, edit.box)
+    config = copy.deepcopy(config)
+    choose_solver(config)
+    if edit.task == "sdedit" and edit.solver == "tuned":
+        raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
+    if config.sampling.solver == "tuned" or (config.sampling.num_steps or 0) > _REHEARSED:
+        return
+    with naming("section edit, with the options of section sampling"):
+        solver = build.make_solver(config, NUM_STEPS)
+    rehearse(config, solver, StandardNormal(sde))
 
 
 def _check_comparison(config: ConfigDict, sde: SDE) -> None:

@@ -69,7 +69,7 @@ def changes(memory: Memory, before: Memory, parts: Iterable[Part] = PARTS) -> li
     lines = []
     for part in parts:
         now, then = memory[part], before[part]
-        added, gone = (int((~np.isin(*pair)).sum()) for pair in ((now, then), (then, now)))
+        added, gone = _more_than(now, then), _more_than(then, now)
         if added or gone:
             lines.append(
                 f"the {part} part has changed: {len(then)} examples before, {len(now)} now; {added} are new, {gone} "
@@ -98,6 +98,13 @@ def overlap(memory: Memory, before: Memory | None = None, parts: Iterable[Part] 
 
 def _trained_on(before: Memory | None) -> np.ndarray:
     return np.zeros(0, np.uint64) if before is None else np.union1d(before["train"], before["earlier"])
+
+
+def _more_than(these: np.ndarray, those: np.ndarray) -> int:
+    """How many more there are of these, where copies count."""
+    each, which = np.unique(np.concatenate([these, those]), return_inverse=True)
+    counts = [np.bincount(which[rows], minlength=len(each)) for rows in (slice(len(these)), slice(len(these), None))]
+    return int((counts[0] - counts[1]).clip(0).sum())
 
 
 def _classes_by_example(memory: Memory, part: str) -> dict[int, int]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from data.words import listed
 from errors import UserError
+from files import at_home
 
 # Pillow's modes with more than 8 bits a channel, which it does not convert, but cuts off.
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -147,7 +148,7 @@ def read_picture(path: Path, form: PictureFormat, report: Report) -> Tensor:
     Raises:
         UserError: there is no such file, or it is no picture.
     """
-    path = path.expanduser()
+    path = at_home(path)
     if not path.exists():
         raise UserError(f"there is no picture {path}")
     with library_silenced():

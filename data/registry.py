@@ -18,7 +18,8 @@ from data.photos import load_photos
 from data.picture import background as colour
 from data.split import Parts, split_evenly
 from data.toys import TOYS, load_toy
-from errors import UserError, choose, one_line
+from errors import UserError, choose, naming, one_line
+from files import at_home
 
 # Each takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
@@ -74,11 +75,13 @@ def load_dataset(
         raise UserError(f"data.test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
     if not (0 <= validation < 1 or (math.isfinite(validation) and validation >= 1 and validation == int(validation))):
         raise UserError(f"data.validation={validation:g} is neither a share below 1 nor a number of examples")
+    with naming("data.folder"):
+        files = at_home(folder)
     reading = Reading(
         image_size=image_size,
         num_channels=num_channels,
         levels=levels,
-        cache=Path(folder).expanduser() / "prepared",
+        cache=files / "prepared",
         background=colour(background),
         test_share=test_share,
         split_seed=split_seed,
@@ -87,7 +90,7 @@ def load_dataset(
         skip_damaged=choose("way with damaged images", damaged, DAMAGED),
     )
     if path is None:
-        parts = choose("dataset", name, DATASETS)(Path(folder).expanduser(), reading)
+        parts = choose("dataset", name, DATASETS)(files, reading)
     else:
         name = Path(path).name.split(".")[0] or "data"
         parts = load_path(str(path), reading)

@@ -130,7 +130,9 @@ def write_samples(
     if dataset.is_image:
         save_grid(picture, array[:_NUM_SHOWN], None if columns == 1 else columns)
     elif array.shape[1:] == (2,):
-        save_scatter(picture, array[:_NUM_SHOWN_POINTS], dataset.train[:_NUM_SHOWN_POINTS].numpy())
+        reference = dataset.train[:_NUM_SHOWN_POINTS].numpy()
+        # Samples may be drawn without the data.
+        save_scatter(picture, array[:_NUM_SHOWN_POINTS], reference if len(reference) else None)
     else:
         return [numbers]
     return [numbers, picture]

@@ -245,7 +245,7 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
         one, "--config.edit.method=projection", "--config.edit.solver=unipc"
     )
     assert "no method is called 'pgdm' (did you mean 'pigdm'?)" in line(one, "--config.edit.method=pgdm")
-    assert "DPS divides by the variance" in line(one, "--config.edit.method=dps")
+    assert "give --config.edit.noise_std" in line(one, "--config.edit.method=dps")
     assert "the mask hides nothing" in line(one, "--config.edit.mask=random", "--config.edit.hidden=0")
     assert "a box is (top, left, height, width)" in line(one, "--config.edit.box=0.5,0.5,0.6,0.1")
     assert "8 x 8 cannot be had from smaller ones by edit.factor=3" in line(
@@ -255,6 +255,11 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
     assert "must lie between 0.001 and 1, not 0" in line(one, "--config.edit.task=sdedit", "--config.edit.strength=0")
     assert "--mode edit has a solver of its own: --config.edit.solver" in line(one, "--config.sampling.solver=pc")
     assert "test examples are whole" in line(one, "--config.edit.observed=True")
+    step = "edit.num_steps=1: a grid needs at least 2 steps, not 1"
+    assert line(one, "--config.edit.num_steps=1").endswith(f"edit.method=pigdm, edit.solver=dpmpp_2s_sde, {step}")
+    few = ["--config.edit.task=sdedit", "--config.edit.solver=ddim", "--config.edit.num_steps=1"]
+    assert line(one, *few).endswith(f"error: edit.task=sdedit, edit.solver=ddim, {step}")
+    assert "section edit" in line(one, "--config.edit.task=encode", "--config.sampling.method=rk4")
     for wrong in ("test:5-3", "test:0-360", "test:0-99999999999"):
         assert f"there are no {wrong}: test examples are numbered from 0 to 359" in line(f"--config.edit.input={wrong}")
     assert "there is no test:²" in line("--config.edit.input=test:²")

@@ -164,6 +164,33 @@ def test_a_checkpoint_brings_the_folder_of_its_run_or_one_of_its_own_name(toy, t
     assert capsys.readouterr().err.startswith("note: toy is the run of another model than ")
 
 
+def test_a_folder_of_the_users_own_is_meant_by_a_tilde_wherever_a_path_is_taken(toy, tmp_path, monkeypatch, complaint):
+    home, here = tmp_path / "home", tmp_path / "here"
+    shutil.copytree(toy, home / "toy")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copy(configuration.ROOT / "configs" / "vp" / "eight_gaussians.py", home / "own.py")
+    options = ["--mode=sample", "--config.sampling.num_samples=2", "--config.sampling.num_steps=3"]
+    assert run(*options, "--checkpoint=~/toy/checkpoints/step_0000020.pt", "--config=~/own.py", *TOY[2:], SHORT[2]) == 0
+    assert run(*options, "--workdir=~/toy", "--config.sampling.solver=ddim") == 0
+    assert sorted(path.name for path in (home / "toy" / "samples").glob("*.npz")) == ["ddim.npz", "default.npz"]
+    assert not any(here.iterdir())
+    nobody = "there is no folder of the user that ~nobody-of-this-name/x begins with: write it out"
+    for flag in ("config", "workdir", "checkpoint"):
+        assert complaint("--mode=sample", f"--{flag}=~nobody-of-this-name/x") == f"error: {nobody}"
+    for mode, key in (("likelihood", "data.folder"), ("sample", "sampling.classifier")):
+        line = complaint(f"--mode={mode}", "--workdir", toy, f"--config.{key}=~nobody-of-this-name/x")
+        assert line == f"error: {key}: {nobody}"
+
+
+def test_suffixes_of_checkpoints_may_be_in_capitals(toy, tmp_path):
+    for suffix in (".pt", ".safetensors"):
+        copy = shutil.copy(toy / "checkpoints" / f"step_0000020{suffix}", tmp_path / f"best{suffix.upper()}")
+        drawn = ["--mode=sample", "--config.sampling.num_samples=2", "--config.sampling.num_steps=3"]
+        assert run(*drawn, "--checkpoint", copy, "--workdir", tmp_path / suffix) == 0
+
+
 def test_an_average_is_chosen_by_its_decay(toy, tmp_path, complaint):
     options = ["--config.sampling.solver=ddim", "--config.sampling.num_samples=3"]
     drawn = drawn_points(toy, tmp_path / "main", *options)
@@ -609,13 +636,17 @@ def test_too_few_examples_for_distances_are_refused_before_training(tmp_path, co
 
 def test_a_dozen_vectors_of_ones_own_are_enough(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("vectors.npy", np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32))
+    np.save("vectors.npy", np.random.default_rng(0).standard_normal((12, 2)).astype(np.float32))
     own = ["--config", "configs/vp/vectors.py", "--config.data.path=vectors.npy", "--workdir", "own"]
     small = ["--config.model.width=16", "--config.model.num_blocks=1", "--config.training.num_steps=2"]
     assert run("--mode=train", *own, *small) == 0
     assert run("--mode=sample", *own, *small, "--config.sampling.num_samples=5") == 0
-    assert np.load(tmp_path / "own" / "samples" / "default.npz")["vectors"].shape == (5, 3)
+    assert np.load(tmp_path / "own" / "samples" / "default.npz")["vectors"].shape == (5, 2)
     assert run("--mode=likelihood", *own, *small) == 0
+    # Points in the plane are shown beside those of the data, if these are there.
+    Path("vectors.npy").unlink()
+    assert run("--mode=sample", "--workdir=own", "--config.sampling.num_samples=4") == 0
+    assert np.load(tmp_path / "own" / "samples" / "default.npz")["vectors"].shape == (4, 2)
 
 
 def test_too_little_memory_gets_one_line(tmp_path, complaint, monkeypatch):

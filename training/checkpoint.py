@@ -37,7 +37,7 @@ def path_at(folder: Path, step: int) -> Path:
 
 def run_of(path: Path) -> Path | None:
     """The folder of the run that a checkpoint lies in; None if it lies elsewhere, or is of no run of ours."""
-    ours = path.suffix in (".pt", ".safetensors") and path.parent.name == "checkpoints" and _step(path) >= 0
+    ours = path.suffix.lower() in (".pt", ".safetensors") and path.parent.name == "checkpoints" and _step(path) >= 0
     return path.parent.parent if ours else None
 
 

@@ -11,6 +11,7 @@ FSDP2 takes a second to import, so that only what shards does.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -32,7 +33,10 @@ def replicate(loss: nn.Module) -> nn.Module:
     """The module `loss`, called through this, has its gradients averaged over the processes; itself for one process."""
     if distributed.world_size() == 1:
         return loss
-    return DistributedDataParallel(loss, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # The name of the option that all versions know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(loss, broadcast_buffers=False)
 
 
 def shard(*networks: nn.Module) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from errors import UserError
+from files import at_home
 from models.ema import decay_of_update
 from training import checkpoint
 
@@ -100,7 +101,7 @@ def main() -> int:
     parser.add_argument("--decay", type=float, required=True)
     arguments = parser.parse_args()
     try:
-        path, distance = reconstruct(arguments.workdir, arguments.decay)
+        path, distance = reconstruct(at_home(arguments.workdir), arguments.decay)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -45,6 +45,15 @@ def test_what_was_added_what_is_gone_and_what_was_trained_on(tmp_path):
     assert line.startswith("2 of 3 test examples have been trained on")
 
 
+def test_copies_of_what_was_there_are_counted():
+    """They weigh as much in training as other examples."""
+    first, second = memory_of(dataset([1, 2, 2], [10])), memory_of(dataset([1, 1, 1, 2], [10, 10]))
+    assert changes(second, first) == [
+        "the train part has changed: 3 examples before, 4 now; 2 are new, 1 are gone",
+        "the test part has changed: 1 examples before, 2 now; 1 are new, 0 are gone",
+    ]
+
+
 def test_another_class_is_a_change():
     first, second = memory_of(dataset([1, 2, 3], [], [0, 1, 1])), memory_of(dataset([1, 2, 3], [], [0, 1, 0]))
     assert changes(second, first) == ["1 examples of the train part have another class than before"]
