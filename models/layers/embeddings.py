@@ -21,6 +21,10 @@ from models.layers.derivatives import transforms_active
 
 _LONGEST_PERIOD = 10_000.0
 
+# Standard deviation of class vectors at first: about twice the size of the embedding of time that they are added to.
+# Smaller ones are heard later, larger ones drown the time.
+_CLASS_STD = 0.5
+
 
 class PositionalFeatures(nn.Module):
     """Sinusoidal features of a label counted in steps: `(B,)` to `(B, num_features)`."""
@@ -63,7 +67,7 @@ class NoiseEmbedding(nn.Module):
     Class `num_classes` (one more than the last) means "no class", and so does leaving `classes` out: networks trained
     with some classes dropped serve classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
 
-    Class vectors start apart, drawn from N(0, 1): had they to leave zero first, nothing would tell classes from each
+    Class vectors start apart, drawn from N(0, 1/4): had they to leave zero first, nothing would tell classes from each
     other while the network learns everything else. "No class" starts at zero.
 
     Args:
@@ -82,7 +86,8 @@ class NoiseEmbedding(nn.Module):
         self.num_classes = num_classes
         if num_classes is not None:
             self.class_vectors = nn.Embedding(num_classes + 1, width)
-            nn.init.zeros_(self.class_vectors.weight[num_classes])
+            with torch.no_grad():
+                self.class_vectors.weight.mul_(_CLASS_STD)[num_classes] = 0.0  # they are drawn from N(0, 1)
 
     def forward(self, labels: Tensor, classes: Tensor | None = None) -> Tensor:
         """Embed labels `(B,)` and classes `(B,)`, as `(B, width)`.
