@@ -1,12 +1,14 @@
-"""Files are written whole or not at all; and users' names for them."""
+"""Files are written whole or not at all, and closed when they are read; and users' names for them."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from errors import UserError
 
@@ -58,3 +60,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def open_npz(path: str | os.PathLike[str]) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an `.npz` file by name, each read when it is asked for; the file is closed even if it is damaged.
+
+    Raises:
+        OSError, ValueError, BadZipFile, EOFError: there is none, or it is damaged.
+    """
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+        yield content

@@ -19,7 +19,7 @@ from torch import Tensor
 from data.dataset import Dataset
 from data.words import PARTS, Part
 from errors import UserError
-from files import write_atomically
+from files import open_npz, write_atomically
 
 Memory = dict[str, np.ndarray]
 
@@ -47,8 +47,8 @@ def recall(path: Path) -> Memory | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
+        with open_npz(path) as content:
+            return {name: content[name] for name in content}
     except Exception as error:  # a damaged archive may fail in any way
         raise UserError(f"cannot read {path}: remove it, and changes of the data are no longer told") from error
 

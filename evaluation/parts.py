@@ -22,7 +22,7 @@ from torch import Tensor
 
 import distributed
 from errors import UserError
-from files import write_atomically
+from files import open_npz, write_atomically
 
 Part = dict[str, np.ndarray]
 
@@ -112,7 +112,7 @@ def _path(folder: Path, rows: range) -> Path:
 def _read(path: Path) -> Part | None:
     """A part; None if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -19,6 +19,7 @@ from torch import nn
 
 from configuration import flatten
 from evaluation.parts import digest
+from files import open_npz
 
 _NUM_NAMED = 6
 
@@ -66,7 +67,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     """The settings of a result; None if it says nothing, or is not there."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with open_npz(path) as file:
                 found = json.loads(file["settings"].item())
         else:
             found = json.loads(path.read_text())["settings"]

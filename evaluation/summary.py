@@ -7,9 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
-
 from errors import UserError
+from files import open_npz
 
 # What reading a damaged file may raise.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -36,7 +35,7 @@ def _samples(folder: Path) -> list[tuple[str, str, str]]:
     rows = []
     for path in sorted(folder.glob("samples/*.npz")):
         try:
-            with np.load(path) as drawn:
+            with open_npz(path) as drawn:
                 result = f"{len(drawn['seeds'])} drawn"
                 rows.append((f"samples, {path.stem}", result, _cost(float(drawn["nfe"]), float(drawn["seconds"]))))
         except _DAMAGED as error:
