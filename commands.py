@@ -72,6 +72,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         distributed.say(change)
     dataset = _make_dataset(config)
     model = build.make_model(config, dataset)
+    build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     if config.training.shard and distributed.world_size() == 1:
@@ -244,7 +245,7 @@ def edit_pictures(
     solver = _make_solver(config, dataset, model, folder, found, NUM_STEPS)
     settings = _settings(config, ["edit", "sampling"], model, found) if distributed.rank() == 0 else {}
     with keeping(lambda: _NOTHING_KEPT.format("answers are written")):
-        edit(Editor(config, dataset, models, solver, settings), folder)
+        edit(Editor(config, dataset, models, solver, settings, labels), folder)
 
 
 def _settings(

@@ -156,8 +156,11 @@ def write_likelihoods(
         save_grid(paths[-1], dataset.levels_to_uint8(examples[shown]).numpy(), columns=count)
     if latents:
         paths.append(folder / f"{name}_latents.npz")
+        arrays = {"latents": likelihoods.latents.numpy(), "bits_per_dim": bits.numpy()}
+        if classes is not None:
+            arrays["classes"] = np.array(classes)
         with write_atomically(paths[-1]) as temporary:
-            np.savez_compressed(temporary, latents=likelihoods.latents.numpy(), bits_per_dim=bits.numpy())
+            np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     return paths
 
 
