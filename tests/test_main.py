@@ -219,7 +219,7 @@ def test_inceptions_metrics_of_samples(digits, tmp_path, monkeypatch, complaint,
     # They stay as long as their samples do.
     for more, there in ([], True), (["--config.seed=1"], False):
         capsys.readouterr()
-        assert run(*arguments, *options[:4], *more) == 0
+        assert run(*arguments, *options[:4], "--config.sampling.metrics=", *more) == 0
         assert (tmp_path / "samples" / "ddim_metrics.json").exists() == there
         assert ("ddim_metrics.json removed, since what it belonged to is replaced" in capsys.readouterr().err) != there
     line = complaint(*arguments, "--workdir", toy, "--config.sampling.metrics=fid")
