@@ -129,8 +129,8 @@ def checked_value(what: str, name: str, value: Any, hint: Any, default: Any = No
 
 def _as_tensor(what: str, array: np.ndarray) -> Tensor:
     try:
-        # A copy, since an array may be read-only, or run backwards, as tensors may not.
-        return torch.from_numpy(array.copy())
+        # A copy, since an array may be read-only, run backwards, or be another machine's, as tensors may not.
+        return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
     except TypeError as error:
         raise UserError(f"{what} must be an array of numbers, not of {array.dtype}") from error
 

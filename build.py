@@ -127,6 +127,23 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
 
 
+def check_classes(config: ConfigDict, dataset: Dataset) -> None:
+    """See that there are training examples of every class that other parts have, if the network is told of classes.
+
+    Raises:
+        UserError: of a class, named, there are none.
+    """
+    if dataset.train_classes is None or not knows_classes(config):
+        return
+    held_out = [classes for classes in (dataset.validation_classes, dataset.test_classes) if classes is not None]
+    trained = set(dataset.train_classes.tolist())
+    for k in sorted({k for classes in held_out for k in classes.tolist()} - trained):
+        raise UserError(
+            f"{dataset.name} has no training example of class {dataset.class_names[k]}: add some, take a smaller "
+            "data.test_share and data.validation, or leave out model.class_conditional"
+        )
+
+
 def in_model_units(config: ConfigDict, dataset: Dataset, examples: Tensor) -> Tensor:
     """Examples as the model is to see them: with uniform noise, the same each time, or as points."""
     if config.data.uniform_dequantisation:

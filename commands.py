@@ -30,7 +30,7 @@ from evaluation.generation import as_array, draw_samples, write_samples
 from evaluation.inception import Extractors, inception, measure_images
 from evaluation.parts import digest
 from evaluation.progress import progress_measure
-from evaluation.provenance import settings_of
+from evaluation.provenance import remove_stale, settings_of
 from evaluation.recommendation import recommend
 from evaluation.report import write_report
 from evaluation.watched import Watched
@@ -72,6 +72,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         distributed.say(change)
     dataset = _make_dataset(config)
     model = build.make_model(config, dataset)
+    build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     if config.training.shard and distributed.world_size() == 1:
@@ -215,12 +216,14 @@ def sample(
             paths = write_samples(
                 samples, seeds, dataset, folder / "samples", sampling.solver, labels, columns, settings
             )
+            # Of the samples that were there before; written anew below, if asked for.
+            remove_stale(_metrics_path(config, folder / "samples"), settings)
     if distributed.rank() == 0:
         calls = f"{samples.nfe:g} network calls each, {samples.seconds:.1f} s"
         distributed.say(f"{len(seeds)} samples by {sampling.solver}, {calls}: {', '.join(map(str, paths))}")
         if extractors is not None:
             with keeping(lambda: f"stopped before the metrics of samples, which are kept: {paths[0]}"):
-                _measure_images(config, dataset, samples.x, extractors, folder / "samples")
+                _measure_images(config, dataset, samples.x, extractors, folder / "samples", settings)
 
 
 def edit_pictures(
@@ -244,7 +247,7 @@ def edit_pictures(
     solver = _make_solver(config, dataset, model, folder, found, NUM_STEPS)
     settings = _settings(config, ["edit", "sampling"], model, found) if distributed.rank() == 0 else {}
     with keeping(lambda: _NOTHING_KEPT.format("answers are written")):
-        edit(Editor(config, dataset, models, solver, settings), folder)
+        edit(Editor(config, dataset, models, solver, settings, labels), folder)
 
 
 def _settings(
@@ -281,16 +284,24 @@ def _image_metrics(config: ConfigDict, dataset: Dataset) -> Extractors | None:
     return inception(weights, distributed.device()) if distributed.rank() == 0 else None
 
 
-def _measure_images(config: ConfigDict, dataset: Dataset, x: Tensor, extractors: Extractors, folder: Path) -> None:
-    """Inception's metrics of samples, as the section `sampling` asks for."""
+def _metrics_path(config: ConfigDict, folder: Path) -> Path:
+    """The file of the metrics of samples."""
+    return folder / f"{config.sampling.solver}_metrics.json"
+
+
+def _measure_images(
+    config: ConfigDict, dataset: Dataset, x: Tensor, extractors: Extractors, folder: Path, settings: dict[str, Any]
+) -> None:
+    """Inception's metrics of samples drawn with these settings, as the section `sampling` asks for."""
     sampling = config.sampling
     names = [name.strip() for name in sampling.metrics.split(",")]
     real = dataset.train if dataset.levels == 256 else dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
     statistics = folder / f"fid_statistics_{digest(dataset.train)}.safetensors"
     values = measure_images(names, dataset.to_uint8(x).movedim(-1, 1), real, extractors, statistics)
-    path = folder / f"{sampling.solver}_metrics.json"
+    path = _metrics_path(config, folder)
+    about = {**values, "num_samples": len(x), "num_real": len(real), "settings": settings}
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps({**values, "num_samples": len(x), "num_real": len(real)}, indent=2) + "\n")
+        temporary.write_text(json.dumps(about, indent=2) + "\n")
     distributed.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f": {path}")
 
 

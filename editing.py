@@ -46,6 +46,7 @@ class Editor(NamedTuple):
         guided: the model of the answers with these numbers.
         solver: finds answers.
         settings: what edits are made with, by name.
+        labels: classes of the answers, if any are asked for.
     """
 
     config: ConfigDict
@@ -53,6 +54,7 @@ class Editor(NamedTuple):
     guided: Callable[[slice], Model]
     solver: Solver
     settings: dict[str, Any]
+    labels: Tensor | None = None
 
 
 class Problem(NamedTuple):
@@ -120,7 +122,9 @@ def edit(editor: Editor, folder: Path) -> None:
         return
     done = task(editor)
     about = {**settings.to_dict(), "seed": editor.config.seed, "settings": editor.settings}
-    paths = write_edit(done._replace(numbers=about | done.numbers), dataset, folder / "edit", settings.task)
+    paths = write_edit(
+        done._replace(numbers=about | done.numbers), dataset, folder / "edit", settings.task, editor.labels
+    )
     for name, value in done.numbers.items():
         say(f"{name.replace('_', ' ')}: {value:.4g}")
     say(", ".join(map(str, paths)))

@@ -142,8 +142,8 @@ def compare(
     Raises:
         UserError: a solver or an option does not exist, or cannot meet any budget; there are too few samples.
     """
-    if dataset is not None and min(num_samples, len(dataset.test)) < NUM_FOLDS:
-        raise UserError(f"distances to data need at least {NUM_FOLDS} samples and as many test examples")
+    if dataset is not None and num_samples < NUM_FOLDS:
+        raise UserError(f"num_samples={num_samples} are too few to compare with data: {NUM_FOLDS} or more")
     runs = [run for name, options in contenders for run in runs_within(name, options, budgets, model.sde, shared)]
     num_trajectories = min(num_trajectories, num_samples)
     num_batches = math.ceil(num_samples / batch_size) * len(runs) + math.ceil(num_trajectories / batch_size)

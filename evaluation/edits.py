@@ -1,8 +1,8 @@
 """What `--mode edit` writes down: pictures side by side, arrays, and numbers.
 
 edit/<task>.png     a row for each input: the input, what was observed of it, answers, their spread
-edit/<task>.npz     the same as uint8 images; answers also in model units, float32
-edit/<task>.json    how it was done, and how far answers are from the input and from what was observed
+edit/<task>.npz     the same as uint8 images; answers also in model units, float32; their classes, if they have any
+edit/<task>.json    how it was done, and how far answers are from the input and from what was observed; their classes
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Edit(NamedTuple):
         return self.answers.std(1) if self.answers.shape[1] > 1 else torch.zeros_like(self.inputs)
 
 
-def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str) -> list[Path]:
-    """Write everything; returns the paths.
+def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str, labels: Tensor | None = None) -> list[Path]:
+    """Write everything; returns the paths. `labels` `(M K,)` or more are the classes of answers, if any were asked for.
 
     Raises:
         UserError: a file cannot be written.
@@ -64,8 +64,13 @@ def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str) -> list[Pa
     }
     if edit.observed is not None:
         arrays["observed"] = dataset.to_uint8(edit.observed).numpy()
+    numbers = edit.numbers
+    if labels is not None:
+        of_answers = labels[: edit.answers.shape[0] * edit.answers.shape[1]].unflatten(0, edit.answers.shape[:2])
+        arrays["labels"], arrays["class_names"] = of_answers.numpy(), np.array(dataset.class_names)
+        numbers = numbers | {"classes": [dataset.named(row) for row in of_answers]}
     with write_atomically(paths[1]) as temporary:
         np.savez_compressed(temporary, **arrays)
     with replacing(paths[2], edit.numbers.get("settings", {})), write_atomically(paths[2]) as temporary:
-        temporary.write_text(json.dumps(edit.numbers, indent=2) + "\n")
+        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
     return paths

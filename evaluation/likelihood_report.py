@@ -27,7 +27,7 @@ from evaluation.bits_per_dim import Likelihoods
 from evaluation.measurement import Checked, Measurement
 from evaluation.parts import Part, batches_of, in_parts, rows_done
 from evaluation.plots import save_grid
-from evaluation.provenance import replacing
+from evaluation.provenance import as_text, remove_stale, replacing
 from evaluation.watched import Watched
 from files import write_atomically
 from interruption import keeping
@@ -154,10 +154,16 @@ def write_likelihoods(
         shown = torch.cat([order[:count], order.flip(0)[:count]])
         paths.append(folder / f"{name}_extremes.png")
         save_grid(paths[-1], dataset.levels_to_uint8(examples[shown]).numpy(), columns=count)
-    if latents:
-        paths.append(folder / f"{name}_latents.npz")
-        with write_atomically(paths[-1]) as temporary:
-            np.savez_compressed(temporary, latents=likelihoods.latents.numpy(), bits_per_dim=bits.numpy())
+    ends, settings = folder / f"{name}_latents.npz", summary.get("settings", {})
+    if not latents:
+        remove_stale(ends, settings)
+    else:
+        paths.append(ends)
+        arrays = {"latents": likelihoods.latents.numpy(), "bits_per_dim": bits.numpy(), "settings": as_text(settings)}
+        if classes is not None:
+            arrays["classes"] = np.array(classes)
+        with write_atomically(ends) as temporary:
+            np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     return paths
 
 

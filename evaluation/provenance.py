@@ -53,9 +53,17 @@ def replacing(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Note on stderr, if the block replaces a result at `path` that was made with other settings, what they were."""
     there, before = path.exists(), read_settings(path)
     yield
-    now = json.loads(json.dumps(dict(settings)))
+    now = _as_read(settings)
     if there and before != now:
         print(f"note: {path} replaced ({_differences(before, now)})", file=sys.stderr)
+
+
+def remove_stale(path: Path, settings: Mapping[str, Any]) -> None:
+    """Remove a result at `path` that belongs to one that was made anew with other settings, and note it on stderr."""
+    before, now = read_settings(path), _as_read(settings)
+    if path.exists() and before != now:
+        path.unlink()
+        print(f"note: {path} removed, since what it belonged to is replaced", file=sys.stderr)
 
 
 def as_text(settings: Mapping[str, Any]) -> np.ndarray:
@@ -74,6 +82,13 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read from a file."""
+    found = json.loads(json.dumps(dict(settings)))
+    assert isinstance(found, dict)
+    return found
 
 
 def _differences(before: dict[str, Any] | None, now: dict[str, Any]) -> str:

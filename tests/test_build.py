@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import math
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import build
 from data import Batches, Dataset
+from errors import UserError
 from sde.noise import BatchNoise
 from training.objectives import noise_losses
 
@@ -21,6 +23,17 @@ def model_of(name: str, **values) -> Any:
     config = importlib.import_module(f"configs.vp.{name}").get_config()
     config.model.update(values)
     return build.make_model(config, build.make_dataset(config))
+
+
+def test_a_class_without_training_examples_is_named_where_networks_are_told_classes():
+    config = importlib.import_module("configs.vp.digits").get_config()
+    pictures, classes = torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 2, 2])
+    data = Dataset("photos", pictures, pictures[:1], 17, train_classes=classes, test_classes=torch.tensor([1]))
+    build.check_classes(config, data)
+    config.model.class_conditional = True
+    with pytest.raises(UserError, match="photos has no training example of class 1: add some, take a smaller"):
+        build.check_classes(config, data)
+    build.check_classes(config, dataclasses.replace(data, test_classes=torch.tensor([2])))
 
 
 def digest(weights: dict[str, Tensor]) -> str:

@@ -60,12 +60,15 @@ def test_the_model_is_a_classifier(classes):
     labels = load_dataset("digits").test_classes
     assert labels is not None
     assert [int(row["class"]) for row in rows] == labels[:30].tolist()
-    assert run("--mode=likelihood", "--workdir", classes, *cheap, "--config.likelihood.given=own") == 0
-    own = json.loads((classes / "likelihood" / "test_given_class.json").read_text())
-    assert own["bits_per_dim"] == pytest.approx(summary["given_class"]["bits_per_dim"], abs=1e-9)
+    own = ["--config.likelihood.given=own", "--config.likelihood.save_latents=True"]
+    assert run("--mode=likelihood", "--workdir", classes, *cheap, *own) == 0
+    ends = np.load(classes / "likelihood" / "test_given_class_latents.npz")
+    assert ends["classes"].tolist() == [row["class"] for row in rows]
+    given = json.loads((classes / "likelihood" / "test_given_class.json").read_text())
+    assert given["bits_per_dim"] == pytest.approx(summary["given_class"]["bits_per_dim"], abs=1e-9)
     assert run("--mode=likelihood", "--workdir", classes, *cheap, "--config.likelihood.bounds=") == 0
     plain = json.loads((classes / "likelihood" / "test.json").read_text())
-    assert plain["bits_per_dim"] > own["bits_per_dim"]
+    assert plain["bits_per_dim"] > given["bits_per_dim"]
 
 
 def test_a_classifier_reports_its_accuracy_by_noise_level(classifier):
@@ -224,7 +227,8 @@ def test_edits_follow_their_seeds(digits):
 
 
 def test_edits_of_a_class(classes):
-    arrays, _ = edited(classes, "inpaint", "--config.edit.input=test:0", "--config.sampling.labels=3")
+    arrays, numbers = edited(classes, "inpaint", "--config.edit.input=test:0", "--config.sampling.labels=3")
+    assert arrays["class_names"][arrays["labels"]].tolist() == numbers["classes"] == [["3", "3", "3"]]
     other, _ = edited(classes, "inpaint", "--config.edit.input=test:0", "--config.sampling.labels=1")
     assert np.abs(arrays["answers_in_model_units"] - other["answers_in_model_units"]).max() > 0.1
 

@@ -199,7 +199,7 @@ def test_an_average_is_chosen_by_its_decay(toy, tmp_path, complaint):
     assert "no average with decay 0.5; it has: 0.999" in line
 
 
-def test_inceptions_metrics_of_samples(digits, tmp_path, monkeypatch, complaint, toy):
+def test_inceptions_metrics_of_samples(digits, tmp_path, monkeypatch, complaint, toy, capsys):
     """With a small network in Inception's place; grey digits are shown to it in colour, all levels as 8 bits."""
     extractors = Extractors(*(Linear(scale, 192).requires_grad_(False) for scale in (1.0, 3.0)))
     monkeypatch.setattr(commands, "inception", lambda weights, device: extractors)
@@ -212,9 +212,16 @@ def test_inceptions_metrics_of_samples(digits, tmp_path, monkeypatch, complaint,
     dataset = load_dataset("digits", validation=100)
     real = dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
     expected = measure_images(["fid", "kid", "is"], samples, real, extractors)
+    assert metrics.pop("settings")["sampling.solver"] == "ddim"
     assert metrics == {**{name: pytest.approx(value) for name, value in expected.items()},
                        "num_samples": 20, "num_real": 1337}  # fmt: skip
     assert len(list((tmp_path / "samples").glob("fid_statistics_*.safetensors"))) == 1
+    # They stay as long as their samples do.
+    for more, there in ([], True), (["--config.seed=1"], False):
+        capsys.readouterr()
+        assert run(*arguments, *options[:4], "--config.sampling.metrics=", *more) == 0
+        assert (tmp_path / "samples" / "ddim_metrics.json").exists() == there
+        assert ("ddim_metrics.json removed, since what it belonged to is replaced" in capsys.readouterr().err) != there
     line = complaint(*arguments, "--workdir", toy, "--config.sampling.metrics=fid")
     assert "compares images with training images" in line
 
@@ -599,9 +606,14 @@ def test_results_made_with_other_settings_are_not_replaced_in_silence(toy, tmp_p
 
     measure = ["--mode=likelihood", "--config.likelihood.num_checks=0", "--config.likelihood.bounds="]
     three, two = (f"--config.likelihood.num_examples={count}" for count in (3, 2))
-    assert note(*measure, three) == ""
+    assert note(*measure, three, "--config.likelihood.save_latents=True") == ""
     assert note(*measure, three, "--config.likelihood.batch_size=1") == ""
-    assert "test.json replaced (it had likelihood.num_examples=3, now 2; examples=" in note(*measure, two)
+    ends = tmp_path / "run" / "likelihood" / "test_latents.npz"
+    assert ends.exists()
+    replaced, removed = note(*measure, two).splitlines()
+    assert "test.json replaced (it had likelihood.num_examples=3, now 2; examples=" in replaced
+    assert removed == f"note: {ends} removed, since what it belonged to is replaced"
+    assert not ends.exists()
 
     few = ["solvers=ddim,euler", "budgets=3,5", "repetitions=1", "num_samples=5", "num_trajectories=1"]
     side_by_side = ["--mode=compare", *(f"--config.compare.{value}" for value in few)]

@@ -108,7 +108,10 @@ class Log:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot write {self._folder}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise UserError(
+                f"cannot write {self._folder}: {reason}; free some space or choose another --workdir"
+            ) from error
 
     def _skip_full_disk(self, arguments: threading.ExceptHookArgs) -> None:
         """The writer's thread meets a full disk first, and hands the error over to the next call, which reports it."""

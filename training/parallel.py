@@ -44,6 +44,8 @@ def shard(*networks: nn.Module) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # What a network returns is never changed in place.
+    warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(\w+\) returned a view", UserWarning)
     mesh = init_device_mesh(distributed.device().type, (distributed.world_size(),))
     for network in networks:
         for module in network.modules():

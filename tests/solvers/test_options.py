@@ -168,7 +168,9 @@ def test_arrays_are_taken_as_tensors(name: str) -> None:
     solver, model = get_solver(name, **({} if name == "ode" else {"num_steps": 6})), mixture(VPSDE())
     expected = solver(model, X, seeds=[0, 1]).x
     assert torch.equal(solver(model, X.numpy(), seeds=np.array([0, 1])).x, expected)
-    # Backwards in memory, which tensors cannot be; whole numbers become float32.
+    # Backwards in memory, or in another order of bytes, which tensors cannot be; whole numbers become float32.
+    swapped = X.numpy().astype(X.numpy().dtype.newbyteorder())
+    assert torch.equal(solver(model, swapped, seeds=[0, 1]).x, expected)
     assert torch.equal(solver(model, X.numpy()[::-1], seeds=[1, 0]).x, expected.flip(0))
     whole = torch.tensor([[0, 1], [2, -1]])
     assert torch.equal(solver(model, whole, seeds=[0, 1]).x, solver(model, whole.float(), seeds=[0, 1]).x)
