@@ -84,8 +84,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
             f"processes in {config.training.accumulation} parts each"
         )
     unused = build.unused_attention(config, dataset)
-    if unused and distributed.rank() == 0:
-        print(f"note: {unused}", file=sys.stderr)
+    _note([unused] if unused else [])
     batches = Batches(
         dataset,
         config.training.batch_size,
