@@ -75,7 +75,11 @@ def find(path: Path) -> Found:
 
 def companions(folder: Path, found: Found | None) -> Path:
     """Where what was made for a model lies: beside its checkpoint, or in the folder of the run."""
-    return found.path.with_suffix("") if found is not None and found.path.is_file() else folder / "tuned"
+    if found is None or not found.path.is_file():
+        return folder / "tuned"
+    beside = found.path.with_suffix("")
+    # The name of a file without a suffix is taken, by itself.
+    return found.path.with_suffix(".made") if beside.is_file() else beside
 
 
 def is_strange(path: Path, folder: Path) -> bool:

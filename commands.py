@@ -23,7 +23,7 @@ from data import Batches, Dataset, get_augmentation
 from data.dataset import described
 from data.memory import changes, memory_of, overlap, recall, remember
 from data.words import PARTS
-from editing import BY_FLOW, NUM_STEPS, Editor, choose_solver, edit, num_answers
+from editing import BY_FLOW, NUM_STEPS, Editor, choose_solver, edit, names_test_examples, num_answers
 from errors import UserError, naming
 from evaluation.compare import compare as compare_solvers
 from evaluation.generation import as_array, draw_samples, write_samples
@@ -390,9 +390,10 @@ def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
-    """The data, or, where samples are to be drawn and they are not there, what the checkpoint knows of them."""
+    """The data, or, where no example of them is needed, what the checkpoint knows of them."""
     known = None if found is None else found.data
-    if mode != "sample" or config.sampling.metrics:
+    drawn = mode == "sample" and not config.sampling.metrics
+    if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:
         classes_needed = build.knows_classes(config) or config.sampling.labels is not None

@@ -360,6 +360,11 @@ def input_names(text: str | None, num_test: int) -> list[str]:
     return names
 
 
+def names_test_examples(text: str | None) -> bool:
+    """Whether some of the inputs that `edit.input` names are test examples."""
+    return any(item.strip().startswith(_TEST) for item in (text or "").split(","))
+
+
 def _form(editor: Editor) -> PictureFormat:
     """Size, channels, levels and background of the pictures that the model was trained on."""
     channels, height, _ = editor.dataset.shape

@@ -69,10 +69,10 @@ def parse(argv: list[str]) -> Overrides:
             raise flags.Error(f"unexpected argument {unexpected[0]!r}; flags begin with --")
         if FLAGS.mode is None:
             raise flags.Error(f"give --mode: one of {', '.join(MODES)}")
-        for name in ("config", "workdir", "checkpoint"):
-            path = FLAGS[name].value
+        for flag in ("config", "workdir", "checkpoint"):
+            path = FLAGS[flag].value
             if path:
-                FLAGS[name].value = str(at_home(path))
+                FLAGS[flag].value = str(at_home(path))
     except (flags.Error, UserError) as error:
         sys.exit(_complain(" ".join(str(error).split())))
     return overrides

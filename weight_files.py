@@ -62,6 +62,8 @@ def read_torch(path: Path) -> Any:
         UserError: there is no such file, it is damaged, or it contains more than data.
     """
     with _reading(path):
+        if _begins_like_safetensors(path):
+            raise UserError(f"cannot read the checkpoint {path}: it is a .safetensors file, so call it that")
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
@@ -115,6 +117,13 @@ def _what_it_is(path: Path) -> str | None:
     if beginning.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return "it is not a checkpoint but a web page: download the file itself"
     return None
+
+
+def _begins_like_safetensors(path: Path) -> bool:
+    """Whether there is a length, of eight bytes, and then JSON."""
+    with open(path, "rb") as file:
+        beginning = file.read(9)
+    return beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") < path.stat().st_size
 
 
 def _reason(message: str) -> str:

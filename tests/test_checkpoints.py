@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import build
+import checkpoints
 import configuration
 import main
 import runs
@@ -170,6 +171,13 @@ def test_a_checkpoint_is_known_by_its_contents_too(tmp_path):
     shutil.copy(REFERENCE.with_suffix(".pth"), tmp_path / "checkpoint_8")
     arguments = ["--config=configs/subvp/cifar10_ddpmpp_continuous.py", f"--checkpoint={tmp_path / 'checkpoint_8'}"]
     assert run("--mode=sample", f"--workdir={tmp_path}", *arguments, *flags(GREY | FAST)) == 0
+
+
+@pytest.mark.parametrize(("name", "beside"), [("best.pt", "best"), ("best", "best.made")])
+def test_what_is_made_for_a_model_lies_beside_its_checkpoint(tmp_path, name, beside):
+    (tmp_path / name).touch()
+    found = checkpoints.Found(tmp_path / name, lambda config, dataset: pytest.fail("not asked for"))
+    assert checkpoints.companions(tmp_path / "run", found) == tmp_path / beside
 
 
 def test_what_does_not_fit_is_named(tmp_path, capsys):

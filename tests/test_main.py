@@ -699,6 +699,10 @@ def test_a_run_outlives_its_data_and_says_what_has_changed(tmp_path, monkeypatch
     assert drawn["images"].shape == (2, 4, 4, 1)
     assert [drawn["class_names"][k] for k in drawn["labels"]] == ["dark", "dark"]
     assert "there is no photos" in complaint("--mode=likelihood", "--workdir=runs/photos")
+    edit = ["--mode=edit", "--workdir=runs/photos", "--config.edit.num_samples=2", "--config.edit.num_steps=3"]
+    assert run(*edit, "--config.edit.input=elsewhere/dark/0.png") == 0
+    assert np.load(tmp_path / "runs" / "photos" / "edit" / "inpaint.npz")["answers"].shape == (1, 2, 4, 4, 1)
+    assert "there is no photos" in complaint(*edit, "--config.edit.input=elsewhere/dark/0.png,test:0")
 
     (tmp_path / "elsewhere").rename(tmp_path / "photos")
     add("dark", range(12, 52))

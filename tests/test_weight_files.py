@@ -99,6 +99,7 @@ def test_a_numpy_array_for_a_weight_is_named(tmp_path):
     [
         (b"", "it is truncated, or damaged: the file is empty"),
         (b"\n<!DOCTYPE html><html>", "it is not a checkpoint but a web page: download the file itself"),
+        (b"\x02\0\0\0\0\0\0\0{}", "it is a .safetensors file, so call it that"),
         (b"<html><body>", "it is not a checkpoint but a web page: download the file itself"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
