@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from evaluation.compare import Comparison, Row
+from evaluation.compare import Comparison, Estimate, Row
 from files import write_atomically
 
 _PANELS = {
@@ -62,6 +62,10 @@ def _panel(
     axes.set(xscale="log", yscale="log", xlabel="network calls a sample", title=_PANELS[name])
     if not rows:
         return {}
+    floor = comparison.floor.get(name)
+    ends_of_bars = [end for row in rows for end in _bar(row.measures[name])]
+    axes.set_xlim(*_limits([row.nfe for row in rows]))
+    axes.set_ylim(*_limits(ends_of_bars + ([] if floor is None or floor.mean <= 0 else [floor.mean])))
     front = pareto_front([(row.nfe, row.measures[name].mean) for row in rows])
     axes.plot(*np.transpose(front), color="0.85", linewidth=9, solid_capstyle="round", zorder=1)
     ends = {}
@@ -69,7 +73,6 @@ def _panel(
         own = sorted((row for row in rows if row.run.label == label), key=lambda row: row.nfe)
         if own:
             ends[label] = _line(axes, own, name, colour, set(front))
-    floor = comparison.floor.get(name)
     if floor is not None and floor.mean > 0:
         axes.axhline(floor.mean, color="0.4", linestyle=":", linewidth=1.2, zorder=1)
         axes.annotate(
@@ -95,15 +98,29 @@ def _line(
     """Draw one solver; returns its last point."""
     nfe = [row.nfe for row in rows]
     mean = np.array([row.measures[name].mean for row in rows])
-    error = np.nan_to_num([row.measures[name].standard_error for row in rows])
-    # A bar may reach below zero, where a logarithmic axis has no place: it is cut at a tenth of the value.
-    bars = np.stack([np.minimum(error, 0.9 * mean), error])
+    bars = np.abs(np.transpose([_bar(row.measures[name]) for row in rows]) - mean)
     axes.errorbar(nfe, mean, bars, color=colour, linewidth=1.6, marker="o", markersize=4, capsize=2.5, zorder=2)
     best = [(x, y) for x, y in zip(nfe, mean, strict=True) if (x, y) in front]
     axes.scatter(
         [x for x, _ in best], [y for _, y in best], s=70, color=[colour], edgecolors="black", linewidths=1.4, zorder=3
     )
     return nfe[-1], float(mean[-1])
+
+
+def _bar(measure: Estimate) -> tuple[float, float]:
+    """The ends of an error bar.
+
+    Where it would reach below zero, for which a logarithmic axis has no place, it is cut at a tenth of the value.
+    """
+    error = np.nan_to_num(measure.standard_error)
+    return measure.mean - min(error, 0.9 * measure.mean), measure.mean + error
+
+
+def _limits(values: list[float]) -> tuple[float, float]:
+    """The ends of a logarithmic axis that shows these values, with some room; also of a single one."""
+    low, high = min(values), max(values)
+    room = max(1.2, (high / low) ** 0.05)
+    return low / room, high * room
 
 
 def _name_lines(axes: Axes, ends: dict[str, tuple[float, float]], colours: dict[str, np.ndarray]) -> None:

@@ -109,6 +109,15 @@ def test_results_are_read_back(tmp_path) -> None:
     assert width > height
 
 
+@pytest.mark.parametrize(
+    "rows", [[row("ddim", 5, 5, 0.3, 0.4)], [row("ddim", 5, 5, 0.3, 0.4), row("heun", 5, 5, 0.1, 0.2)], ROWS]
+)
+def test_few_points_make_a_picture_too(rows, tmp_path) -> None:
+    """On logarithmic axes, which have no width around a single value; matplotlib would warn."""
+    paths = write_report(comparison(rows), tmp_path, "digits")
+    assert image(paths[2]).shape[0] == 576
+
+
 def test_table_marks_the_best_of_each_budget_and_says_how_it_was_made() -> None:
     text = markdown(comparison(ROWS, floor=0.8), "digits")
     line = next(line for line in text.splitlines() if "`unipc` (num_steps=10)" in line)
