@@ -51,7 +51,12 @@ def start(mode: str, folder: Path, values: dict[str, str], *more: str) -> subpro
 
 
 def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=200)
+    with process:
+        try:
+            _, errors = process.communicate(timeout=200 + 60 * KILLS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
     assert process.returncode == 0, errors.decode()
 
 
