@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -419,10 +418,9 @@ def _note_changes(dataset: Dataset, run: Path, part: str) -> None:
 
 
 def _note(lines: Iterable[str]) -> None:
-    """Print notes, once for all processes."""
-    if distributed.rank() == 0:
-        for line in lines:
-            print(f"note: {line}", file=sys.stderr)
+    """Print notes."""
+    for line in lines:
+        distributed.note(line)
 
 
 def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:
@@ -431,4 +429,4 @@ def _note_ignored(config: ConfigDict, overrides: runs.Overrides) -> None:
         ignored -= {"data_std"}  # of use in tuning
     for key, _ in overrides:
         if key.removeprefix("sampling.") in ignored and key.startswith("sampling."):
-            print(f"note: solver {config.sampling.solver!r} does not use {key}", file=sys.stderr)
+            distributed.note(f"solver {config.sampling.solver!r} does not use {key}")

@@ -7,6 +7,7 @@ Work is dealt out in chunks of a fixed size, `r, r + W, r + 2W, …` to rank `r`
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,6 +58,12 @@ def say(message: str) -> None:
     """Print a line, once for all processes."""
     if rank() == 0:
         print(message, flush=True)
+
+
+def note(message: str) -> None:
+    """Print a note on stderr, once for all processes."""
+    if rank() == 0:
+        print(f"note: {message}", file=sys.stderr, flush=True)
 
 
 def share(items: Sequence[_T]) -> Sequence[_T]:

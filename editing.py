@@ -5,7 +5,6 @@ Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -333,7 +332,7 @@ def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
 def _note(report: Report, form: PictureFormat) -> None:
     """Say what there is to say of pictures that were read."""
     for note in report.notes(form.background):
-        print(f"note: {note}", file=sys.stderr)
+        distributed.note(note)
 
 
 def num_answers(config: ConfigDict, dataset: Dataset) -> int:

@@ -34,7 +34,7 @@ def memory_of(dataset: Dataset) -> Memory:
     memory = {}
     for part, (examples, classes) in parts.items():
         memory[part] = _fingerprints(examples)
-        memory[f"{part}_classes"] = _of_classes(classes, dataset.class_names, len(examples))
+        memory[f"{part}_classes"] = _of_classes(dataset.named(classes), len(examples))
     return memory
 
 
@@ -116,11 +116,11 @@ def _fingerprints(examples: Tensor) -> np.ndarray:
     return np.array([_hash(np.ascontiguousarray(row).tobytes()) for row in examples.numpy()], dtype=np.uint64)
 
 
-def _of_classes(classes: Tensor | None, names: tuple[str, ...], count: int) -> np.ndarray:
+def _of_classes(names: list[str] | None, count: int) -> np.ndarray:
     """64 bits of the name of each example's class; 0 for none."""
-    if classes is None:
+    if names is None:
         return np.zeros(count, np.uint64)
-    return np.array([_hash((names[k] if names else str(k)).encode()) for k in classes.tolist()], dtype=np.uint64)
+    return np.array([_hash(name.encode()) for name in names], dtype=np.uint64)
 
 
 def _hash(content: bytes) -> int:

@@ -6,7 +6,6 @@ In JSON files and `.npz` archives it is the entry `settings`: values by name, su
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from torch import nn
 
+import distributed
 from configuration import flatten
 from evaluation.parts import digest
 from files import open_npz
@@ -55,7 +55,7 @@ def replacing(path: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     yield
     now = _as_read(settings)
     if there and before != now:
-        print(f"note: {path} replaced ({_differences(before, now)})", file=sys.stderr)
+        distributed.note(f"{path} replaced ({_differences(before, now)})")
 
 
 def remove_stale(path: Path, settings: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ def remove_stale(path: Path, settings: Mapping[str, Any]) -> None:
     before, now = read_settings(path), _as_read(settings)
     if path.exists() and before != now:
         path.unlink()
-        print(f"note: {path} removed, since what it belonged to is replaced", file=sys.stderr)
+        distributed.note(f"{path} removed, since what it belonged to is replaced")
 
 
 def as_text(settings: Mapping[str, Any]) -> np.ndarray:

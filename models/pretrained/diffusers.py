@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,10 +208,9 @@ def _read_unet(source: str | Path, folder: Path, diffusers: ModuleType) -> Any:
     except Exception as error:  # as many as there are layers
         raise UserError(f"{folder / 'config.json'} does not make a {_NEEDED}: {_first_line(error)}") from error
     weights = choose_weights((path.name for path in folder.iterdir() if path.name != "config.json"), str(folder))
-    if weights.variant is not None and distributed.rank() == 0:
-        print(
-            f"note: {source} has only the variant {weights.variant!r} of its weights: they are used (in float32)",
-            file=sys.stderr,
+    if weights.variant is not None:
+        distributed.note(
+            f"{source} has only the variant {weights.variant!r} of its weights: they are used (in float32)"
         )
     load_weights(unet, read_weights(folder, weights), str(folder / weights.name))
     return unet
