@@ -21,7 +21,7 @@ demo: install
 	$(RUN) main.py --mode sample --config.sampling.solver=ode
 	$(RUN) main.py --mode likelihood
 	$(RUN) main.py --mode compare
-	$(RUN) -m evaluation.summary runs/digits
+	$(RUN) -m score_sde.evaluation.summary runs/digits
 
 test: install
 	$(RUN) -m pytest

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import build
-import configuration
+from score_sde.experiment import build, configuration
 
 CONFIGS = (
     "vp/digits",

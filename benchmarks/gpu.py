@@ -29,15 +29,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import build
-import configuration
 from benchmarks.networks import Peer, peak_arithmetic, seconds
 from benchmarks.training import Contest, cifar10_shape
-from data import Dataset
-from models import MLP, DDPM, NCSNpp, ScoreModel
-from sde import VESDE, VPSDE
-from solvers import get_solver, log_likelihood
-from training.optimization import make_optimizer
+from score_sde.data import Dataset
+from score_sde.experiment import build, configuration
+from score_sde.models import DDPM, MLP, NCSNpp, ScoreModel
+from score_sde.sde import VESDE, VPSDE
+from score_sde.solvers import get_solver, log_likelihood
+from score_sde.training.optimization import make_optimizer
 
 CIFAR10 = {
     "DDPM++": "configs/vp/cifar10_ddpmpp_continuous.py",

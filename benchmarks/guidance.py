@@ -4,7 +4,7 @@ Samples of the digits' classes, as many of each as there are test examples, from
 working folder (classifier-free guidance) and from an unconditional one with a classifier of noisy digits (classifier
 guidance). Printed for each scale: how many are recognised as their class by a support vector machine that was trained
 on the training images and saw no model; how far samples of a class are from each other, as a part of that distance in
-the test examples; and the distances to the test examples of `evaluation.data_distances`.
+the test examples; and the distances to the test examples of `evaluation.samples.distances`.
 
     python main.py --mode train --config configs/vp/digits_classes.py
     python main.py --mode train --config configs/vp/digits_classifier.py
@@ -21,13 +21,13 @@ import numpy as np
 from sklearn.svm import SVC
 from torch import Tensor
 
-import runs
 from benchmarks.trained import trained_network
-from control import ClassifierFreeGuidance, ClassifierGuidance
-from data import Dataset
-from evaluation.data_distances import DATA_DISTANCES, DataDistances
-from models import NoisyClassifier
-from solvers import Model, get_solver
+from score_sde.control import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.data import Dataset
+from score_sde.evaluation.samples.distances import DATA_DISTANCES, DataDistances
+from score_sde.experiment import runs
+from score_sde.models import NoisyClassifier
+from score_sde.solvers import Model, get_solver
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 INTERVAL = (0.3, 3.0)

@@ -24,7 +24,7 @@ import numpy as np
 
 import score_sde
 from benchmarks.input_cases import KINDS, Case, Example, Make
-from errors import UserError
+from score_sde.common.errors import UserError
 
 _READ, _REFUSED, _BADLY, _TRACEBACK, _SILENT = VERDICTS = (
     "read rightly",

@@ -32,10 +32,10 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from benchmarks.trained import trained_network
-from sde.noise import SampleNoise
-from solvers import log_likelihood
-from solvers.dequantization import UniformDequantiser
-from solvers.solution import Model
+from score_sde.common.noise import SampleNoise
+from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
+from score_sde.solvers import log_likelihood
+from score_sde.solvers.base import Model
 
 TOLERANCES = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
 STEPS = (16, 20, 24, 28, 32, 40, 48, 64)

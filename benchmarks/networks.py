@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from files import write_atomically
-from models import NCSNpp
-from models.pretrained.diffusers import library
-from training.precision import image_layout
+from score_sde.common.files import write_atomically
+from score_sde.models import NCSNpp
+from score_sde.models.pretrained.diffusers import library
+from score_sde.training.precision import image_layout
 
 WIDTHS = (1, 2, 2, 2)
 NUM_BLOCKS = 4

@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.trained import trained_network
-from files import write_atomically
-from solvers import get_solver
+from score_sde.common.files import write_atomically
+from score_sde.solvers import get_solver
 
 _ROWS = 5
 # Log-SNRs of the columns between the latent and the sample.

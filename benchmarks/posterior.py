@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from control import DPS, Controlled, Masked, Observation, PiGDM, Projection, RePaint
-from evaluation.metrics import wasserstein_1d
-from models import GaussianMixture
-from sde import VPSDE
-from solvers import Model, get_solver
-from solvers.registry import Solver
+from score_sde.control import DPS, Controlled, Masked, Observation, PiGDM, Projection, RePaint
+from score_sde.evaluation.samples.distances import wasserstein_1d
+from score_sde.models import GaussianMixture
+from score_sde.sde import VPSDE
+from score_sde.solvers import Model, get_solver
+from score_sde.solvers.registry import Solver
 
 FLOAT = torch.float64
 NOISE_STD = 0.2

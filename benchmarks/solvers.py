@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.trained import trained_network
-from models import DDPM, GaussianMixture, ScoreModel
-from sde import SDE, VESDE, VPSDE
-from solvers import get_solver
-from solvers.solution import Model
-from solvers.tuning import accurate_solution, tune
+from score_sde.models import DDPM, GaussianMixture, ScoreModel
+from score_sde.sde import SDE, VESDE, VPSDE
+from score_sde.solvers import get_solver
+from score_sde.solvers.base import Model
+from score_sde.solvers.fast.tuning import accurate_solution, tune
 
 BUDGETS = (5, 8, 10, 20, 50)
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-import build
-import runs
-from data import Dataset
-from errors import UserError
-from models import LevelModel, ScoreModel
+from score_sde.common.errors import UserError
+from score_sde.data import Dataset
+from score_sde.experiment import build, runs
+from score_sde.models import LevelModel, ScoreModel
 
 
 class Trained(NamedTuple):

@@ -26,15 +26,14 @@ from statistics import median
 import torch
 from ml_collections import ConfigDict
 
-import build
-import configuration
-import distributed
-from data import Batches, Dataset
-from sde.noise import BatchNoise
-from training.logs import Log
-from training.optimization import make_optimizer
-from training.precision import image_layout, training_precision
-from training.trainer import Trainer
+from score_sde.common import distributed
+from score_sde.common.noise import BatchNoise
+from score_sde.data import Batches, Dataset
+from score_sde.experiment import build, configuration
+from score_sde.training.logs import Log
+from score_sde.training.optimization import make_optimizer
+from score_sde.training.precision import image_layout, training_precision
+from score_sde.training.trainer import Trainer
 
 _WARM_UP = 3
 _NUM_READY = 100

@@ -1,7 +1,7 @@
 """Tuned sampling at 10 network calls beside the predictor-corrector with 1,000: `python -m benchmarks.tuned_vs_pc`.
 
 Both draw from the network of a working folder as many samples as there are test examples, or `--samples`, from five
-seeds; printed are the three distances to the test examples (see `evaluation.data_distances`), their mean, and the
+seeds; printed are the three distances to the test examples (see `evaluation.samples.distances`), their mean, and the
 difference with its standard error over the seeds. The tuned sampler adds noise, `--eta`. The predictor-corrector has
 500 noise levels, at each one prediction and one Langevin step, and ends with the denoised mean, 999 calls. A table that
 was tuned for the newest checkpoint (`python main.py --mode sample --config.sampling.solver=tuned`) is used, or else
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from benchmarks.trained import trained_network
-from evaluation.data_distances import DATA_DISTANCES, DataDistances
-from evaluation.generation import draw_samples
-from solvers import get_solver
-from solvers.registry import Solver
-from solvers.tuned import load_table, table_path
-from solvers.tuning import tune
+from score_sde.evaluation.samples.distances import DATA_DISTANCES, DataDistances
+from score_sde.evaluation.samples.draw import draw_samples
+from score_sde.solvers import get_solver
+from score_sde.solvers.fast.tuned import load_table, table_path
+from score_sde.solvers.fast.tuning import tune
+from score_sde.solvers.registry import Solver
 
 NUM_CALLS = 10
 NUM_LEVELS = 500

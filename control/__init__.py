@@ -1,10 +1,10 @@
 """Control: one model, many questions. Score controls wrap a model; state controls change states between steps."""
 
-from control.guidance import ClassifierFreeGuidance, ClassifierGuidance
-from control.latents import noised, slerp
-from control.operators import LinearOperator, Masked, blurred, grey, shrunk
-from control.posterior import DPS, Observation, PiGDM
-from control.state_control import Controlled, Projection, RePaint
+from score_sde.control.guidance import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.control.latents import noised, slerp
+from score_sde.control.operators import LinearOperator, Masked, blurred, grey, shrunk
+from score_sde.control.posterior import DPS, Observation, PiGDM
+from score_sde.control.projection import Controlled, Projection, RePaint
 
 __all__ = [
     "DPS",

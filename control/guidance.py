@@ -21,12 +21,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from arguments import checked
-from errors import UserError
-from models.class_conditional import ClassModel
-from sde import SDE
-from solvers import Model
-from solvers.divergence import value_and_pull_back
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError
+from score_sde.models.given import ClassModel
+from score_sde.sde import SDE
+from score_sde.solvers import Model
+from score_sde.solvers.density.divergence import value_and_pull_back
 
 # `log p_t(y | x)` of each example, `(B,)`, at states `(B, *dims)` and times `()` or `(B,)`.
 LogProbability = Callable[[Tensor, Tensor], Tensor]

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from arguments import checked
-from sde import SDE
-from sde.truncated import Truncated
-from solvers import Model
-from solvers.options import States, sample_noise
+from score_sde.common.arguments import checked
+from score_sde.sde import SDE
+from score_sde.sde.truncated import Truncated
+from score_sde.solvers import Model
+from score_sde.solvers.base import States, sample_noise
 
 
 @checked

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arguments import checked
-from errors import UserError
-from sde import SDE
-from solvers.divergence import value_and_pull_back
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError
+from score_sde.sde import SDE
+from score_sde.solvers.density.divergence import value_and_pull_back
 
 _MAX_ITERATIONS = 100
 # In pixels.

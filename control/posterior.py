@@ -25,14 +25,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arguments import checked, checked_class
-from control.guidance import tweedie_factor
-from control.operators import LinearOperator
-from errors import UserError
-from sde import SDE
-from solvers import Model
-from solvers.divergence import value_and_pull_back
-from solvers.options import check_at_least, check_positive
+from score_sde.common.arguments import checked, checked_class
+from score_sde.common.errors import UserError
+from score_sde.control.guidance import tweedie_factor
+from score_sde.control.operators import LinearOperator
+from score_sde.sde import SDE
+from score_sde.solvers import Model
+from score_sde.solvers.base import check_at_least, check_positive
+from score_sde.solvers.density.divergence import value_and_pull_back
 
 
 @checked_class

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from errors import choose
-from sde.noise import BatchNoise
+from score_sde.common.errors import choose
+from score_sde.common.noise import BatchNoise
 
 Augmentation = Callable[[Tensor, BatchNoise], Tensor]
 

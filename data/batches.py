@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import Augmentation, distort
-from data.dataset import Dataset
-from data.labels import Labels
-from sde.noise import BatchNoise
+from score_sde.common.noise import BatchNoise
+from score_sde.data.augment import Augmentation, distort
+from score_sde.data.conditions import Labels
+from score_sde.data.dataset import Dataset
 
 # What the numbers drawn from one seed are for.
 _ORDER, _NOISE = 0, 1
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
     Attributes:
         x_0: `(batch_size, *shape)`, in model units.
-        classes: what the network is told of each, `(batch_size,)`, in the numbers of `data.labels`; None for nothing.
+        classes: what the network is told of each, `(batch_size,)`, in the numbers of `data.conditions`; None for nothing.
     """
 
     x_0: Tensor

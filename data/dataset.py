@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errors import UserError
+from score_sde.common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from data.dataset import Dataset
-from data.words import PARTS, Part
-from errors import UserError
-from files import open_npz, write_atomically
+from score_sde.common.errors import UserError
+from score_sde.common.files import open_npz, write_atomically
+from score_sde.data.dataset import Dataset
+from score_sde.data.words import PARTS, Part
 
 Memory = dict[str, np.ndarray]
 

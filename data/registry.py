@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from data.cifar10 import load_cifar10
-from data.dataset import Dataset
-from data.digits import load_digits
-from data.image_folder import SOURCES, load_image_folder
-from data.own import Reading, load_path
-from data.photos import load_photos
-from data.picture import background as colour
-from data.split import Parts, split_evenly
-from data.toys import TOYS, load_toy
-from errors import UserError, choose, naming, one_line
-from files import at_home
+from score_sde.common.errors import UserError, choose, naming, one_line
+from score_sde.common.files import at_home
+from score_sde.data.dataset import Dataset
+from score_sde.data.sources.cifar10 import load_cifar10
+from score_sde.data.sources.digits import load_digits
+from score_sde.data.sources.image_folder import SOURCES, load_image_folder
+from score_sde.data.sources.path import Reading, load_path
+from score_sde.data.sources.photos import load_photos
+from score_sde.data.sources.picture import background as colour
+from score_sde.data.sources.toys import TOYS, load_toy
+from score_sde.data.split import Parts, split_evenly
 
 # Each takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
@@ -54,7 +54,7 @@ def load_dataset(
 
     Args:
         name: a key of `DATASETS`; ignored if there is a path.
-        path: a file, a folder, or `hf:` and a name; see `data.own.load_path`.
+        path: a file, a folder, or `hf:` and a name; see `data.sources.path.load_path`.
         folder: where downloaded files are, and what is kept of prepared pictures.
         image_size: height and width to which pictures are resized.
         num_channels: of a path's pictures: 1, grey, or 3, colour.

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from errors import UserError
+from score_sde.common.errors import UserError
 
 
 class Parts(NamedTuple):

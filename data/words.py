@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeVar
 
-from errors import UserError
+from score_sde.common.errors import UserError
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")

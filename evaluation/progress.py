@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-import distributed
-from data import Dataset
-from evaluation.bits_per_dim import Likelihoods
-from evaluation.data_distances import DataDistances
-from evaluation.generation import draw_samples
-from evaluation.measurement import Measurement
-from solvers import Model
-from solvers.dequantization import Dequantiser, density_time
-from solvers.registry import Solver
+from score_sde.common import distributed
+from score_sde.data import Dataset
+from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods
+from score_sde.evaluation.likelihood.dequantisation import Dequantiser, density_time
+from score_sde.evaluation.likelihood.measurement import Measurement
+from score_sde.evaluation.samples.distances import DataDistances
+from score_sde.evaluation.samples.draw import draw_samples
+from score_sde.solvers import Model
+from score_sde.solvers.registry import Solver
 
 # Cheap ones: this is to see how things go.
 _LIKELIHOOD: dict[str, Any] = {"method": "adams", "num_steps": 24}

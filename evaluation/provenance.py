@@ -16,10 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from torch import nn
 
-import distributed
-from configuration import flatten
-from evaluation.parts import digest
-from files import open_npz
+from score_sde.common import distributed
+from score_sde.common.files import open_npz
+from score_sde.common.resumable import digest
+from score_sde.experiment.configuration import flatten
 
 _NUM_NAMED = 6
 

@@ -1,4 +1,4 @@
-"""What a run's folder holds, as a short table: `python -m evaluation.summary runs/digits`."""
+"""What a run's folder holds, as a short table: `python -m score_sde.evaluation.summary runs/digits`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from errors import UserError
-from files import open_npz
+from score_sde.common.errors import UserError
+from score_sde.common.files import open_npz
 
 # What reading a damaged file may raise.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sde import SDE
+from score_sde.sde import SDE
 
 
 class Watched:

@@ -1,15 +1,15 @@
 """Score models: networks, and distributions whose score is known."""
 
-from models.class_conditional import ClassConditional
-from models.ddpm import DDPM
-from models.ema import EMA
-from models.encoder import Encoder
-from models.gaussian_mixture import GaussianMixture
-from models.level_model import LevelModel
-from models.mlp import MLP
-from models.ncsnpp import NCSNpp
-from models.noisy_classifier import NoisyClassifier
-from models.score_model import ScoreModel
+from score_sde.models.ema import EMA
+from score_sde.models.gaussian_mixture import GaussianMixture
+from score_sde.models.given import ClassConditional
+from score_sde.models.networks.ddpm import DDPM
+from score_sde.models.networks.encoder import Encoder
+from score_sde.models.networks.mlp import MLP
+from score_sde.models.networks.ncsnpp import NCSNpp
+from score_sde.models.noisy_classifier import NoisyClassifier
+from score_sde.models.quantised_model import LevelModel
+from score_sde.models.score_model import ScoreModel
 
 __all__ = [
     "DDPM",

@@ -1,4 +1,4 @@
-r"""A mixture of Gaussians under a forward process: the score and density are known exactly at every time.
+"""A mixture of Gaussians under a forward process: the score and density are known exactly at every time.
 
 Data `p_0 = sum_k w_k N(m_k, C_k)` give
 
@@ -8,19 +8,24 @@ Data `p_0 = sum_k w_k N(m_k, C_k)` give
 
 with `r_k` the posterior probabilities of the components. `C_k = U_k diag(l_k) U_k^T` is diagonalised once; at time
 `t` only its eigenvalues change. This is the ground truth against which solvers and likelihoods are checked.
+
+A Gaussian mixture fitted to data: a model with an exact score that needs no training.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
+from sklearn import mixture
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from arguments import checked
-from errors import UserError
-from models.inputs import states_and_times
-from sde import SDE
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError
+from score_sde.models.inputs import states_and_times
+from score_sde.sde import SDE
 
 # Relative to the largest entry: by how much rounding, to float32 say, may make a covariance asymmetric.
 _ASYMMETRY = 1e-5
@@ -123,3 +128,32 @@ class GaussianMixture(nn.Module):
     def _per_component(value: Tensor, x: Tensor) -> Tensor:
         """A schedule's value of shape `()` or `(B,)`, cast to `x`'s dtype, as `(1, 1, 1)` or `(B, 1, 1)`."""
         return value.to(x.dtype).reshape(-1, 1, 1)
+
+
+def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> GaussianMixture:
+    """Fit by expectation-maximisation, with full covariances, from k-means.
+
+    Args:
+        sde: the forward process.
+        data: examples `(N, *dims)` in model units. Quantised data are dequantised first: levels alone have singular
+            covariances.
+        num_components: number of Gaussians.
+        seed: of the initial k-means.
+
+    Raises:
+        UserError: a component has fewer examples than a covariance takes, as where many are alike.
+    """
+    flat = data.double().flatten(1).cpu().numpy()
+    try:
+        with warnings.catch_warnings():
+            # Where it has not converged, or examples are alike, it is a mixture all the same, and its score exact.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = mixture.GaussianMixture(num_components, random_state=seed).fit(flat)
+    except ValueError as error:
+        raise UserError(
+            f"{num_components} Gaussians cannot be fitted to {len(flat)} examples: take fewer, model.num_components"
+        ) from error
+    weights, means, covariances = (
+        torch.from_numpy(array) for array in (fitted.weights_, fitted.means_, fitted.covariances_)
+    )
+    return GaussianMixture(sde, weights, means, covariances)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from errors import UserError
-from models.layers.derivatives import transforms_active
-from sde import SDE
+from score_sde.common.errors import UserError
+from score_sde.models.layers.basic import transforms_active
+from score_sde.sde import SDE
 
 # By how much a time may lie beyond T, as a part of it, through rounding to float32.
 _ROUNDING = 1e-6

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.conditioning import ConditionedNetwork
-from sde import SDE
+from score_sde.models.preconditioning import ConditionedNetwork
+from score_sde.sde import SDE
 
 
 class NoisyClassifier(nn.Module):

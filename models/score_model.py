@@ -35,11 +35,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from arguments import checked
-from errors import UserError, choose
-from models.conditioning import ConditionedNetwork
-from models.inputs import states_and_times
-from sde import SDE
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError, choose
+from score_sde.models.inputs import states_and_times
+from score_sde.models.preconditioning import ConditionedNetwork
+from score_sde.sde import SDE
 
 # (alpha, sigma, data_std) -> (a, b)
 Prediction = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]

@@ -1,9 +1,86 @@
-"""Score-SDE from Python: the public names.
+"""Score-based generative modelling by stochastic differential equations: the public names.
 
-ds = score_sde.load_dataset(path="photos", image_size=32, num_channels=3)
-ds.train, ds.test, ds.validation        uint8 (N, C, H, W) or float32 vectors (N, d), as training has them
+    import score_sde
+    from score_sde import VPSDE, GaussianMixture, ScoreModel, get_solver, log_likelihood
+
+    ds = score_sde.load_dataset(path="photos", image_size=32, num_channels=3)
+    ds.train, ds.test, ds.validation        uint8 (N, C, H, W) or float32 vectors (N, d), as training has them
+
+A name is imported when it is first asked for, so that none pays for another. Everything else lies in the rooms, such as
+`score_sde.solvers.density.bounds`. In a checkout the rooms lie beside this folder, and are found there all the same.
 """
 
-from data import load_dataset
+from __future__ import annotations
 
-__all__ = ["load_dataset"]
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from score_sde.data import Dataset, load_dataset
+    from score_sde.models import DDPM, EMA, MLP, GaussianMixture, NCSNpp, ScoreModel
+    from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE
+    from score_sde.solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
+
+_ROOM_OF = {
+    "Dataset": "data",
+    "load_dataset": "data",
+    "DDPM": "models",
+    "EMA": "models",
+    "GaussianMixture": "models",
+    "MLP": "models",
+    "NCSNpp": "models",
+    "ScoreModel": "models",
+    "DDPMLadder": "sde",
+    "NCSNLadder": "sde",
+    "SDE": "sde",
+    "SubVPSDE": "sde",
+    "VESDE": "sde",
+    "VPSDE": "sde",
+    "SOLVERS": "solvers",
+    "decode": "solvers",
+    "encode": "solvers",
+    "get_solver": "solvers",
+    "log_likelihood": "solvers",
+    "matched_prior": "solvers",
+}
+
+__all__ = [
+    "DDPM",
+    "EMA",
+    "MLP",
+    "SDE",
+    "SOLVERS",
+    "VESDE",
+    "VPSDE",
+    "DDPMLadder",
+    "Dataset",
+    "GaussianMixture",
+    "NCSNLadder",
+    "NCSNpp",
+    "ScoreModel",
+    "SubVPSDE",
+    "decode",
+    "encode",
+    "get_solver",
+    "load_dataset",
+    "log_likelihood",
+    "matched_prior",
+]
+
+_HERE = Path(__file__).parent
+if not (_HERE / "sde").is_dir():
+    __path__.append(str(_HERE.parent))
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room (PEP 562)."""
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'score_sde' has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"score_sde.{_ROOM_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

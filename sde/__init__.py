@@ -1,10 +1,10 @@
 """Forward processes: two scalar functions of time, and everything that follows from them."""
 
-from sde.base import SDE
-from sde.ladder import DDPMLadder, Ladder, NCSNLadder, cosine_betas, ddpm_betas, geometric_sigmas
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from score_sde.sde.base import SDE
+from score_sde.sde.ladder import DDPMLadder, Ladder, NCSNLadder, cosine_betas, ddpm_betas, geometric_sigmas
+from score_sde.sde.subvp import SubVPSDE
+from score_sde.sde.ve import VESDE
+from score_sde.sde.vp import VPSDE
 
 __all__ = [
     "SDE",

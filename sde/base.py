@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from arguments import checked
-from errors import UserError
-from sde.noise import SampleNoise, seeds_from_generator
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise, seeds_from_generator
 
 # Halving [0, T] this often locates a time to float64's resolution.
 _BISECTION_STEPS = 64

@@ -21,9 +21,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from arguments import checked
-from errors import UserError
-from sde.base import SDE
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError
+from score_sde.sde.base import SDE
 
 _MOST_RUNGS = 1_000_000
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sde.base import SDE
+from score_sde.sde.base import SDE
 
 
 def reverse_drift(sde: SDE, x: Tensor, t: Tensor, score: Tensor, eta: float) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sde.vp import VPSDE
+from score_sde.sde.vp import VPSDE
 
 
 class SubVPSDE(VPSDE):

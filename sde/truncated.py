@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from arguments import checked
-from errors import UserError
-from sde.base import SDE
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError
+from score_sde.sde.base import SDE
 
 
 class Truncated(SDE):

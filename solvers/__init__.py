@@ -1,9 +1,9 @@
 """Solvers: a model in, numbers out. Each knows a model only by `.sde`, `.score(x, t)` and `.denoise(x, t)`."""
 
-from solvers.likelihood import Likelihood, log_likelihood, matched_prior
-from solvers.ode import decode, encode
-from solvers.registry import SOLVERS, get_solver
-from solvers.solution import Model, Solution
+from score_sde.solvers.base import Model, Solution
+from score_sde.solvers.density.likelihood import Likelihood, log_likelihood, matched_prior
+from score_sde.solvers.ode.solver import decode, encode
+from score_sde.solvers.registry import SOLVERS, get_solver
 
 __all__ = [
     "SOLVERS",

@@ -25,10 +25,10 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from errors import UserError
-from sde import SDE
-from solvers.options import last_time, log_snr_range
-from solvers.quadrature import adams_weights
+from score_sde.common.errors import UserError
+from score_sde.sde import SDE
+from score_sde.solvers.base import last_time, log_snr_range
+from score_sde.solvers.quadrature import adams_weights
 
 Grid = str | Sequence[float] | Tensor
 

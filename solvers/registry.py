@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from arguments import check_call, checked
-from errors import choose
-from solvers.adaptive_sde import AdaptiveSDE
-from solvers.named import FAST_SOLVERS
-from solvers.ode import ODE
-from solvers.predictor_corrector import PredictorCorrector
-from solvers.reverse_sde import ReverseSDE
-from solvers.solution import Solution
+from score_sde.common.arguments import check_call, checked
+from score_sde.common.errors import choose
+from score_sde.solvers.base import Solution
+from score_sde.solvers.fast.named import FAST_SOLVERS
+from score_sde.solvers.ode.solver import ODE
+from score_sde.solvers.stochastic.adaptive_sde import AdaptiveSDE
+from score_sde.solvers.stochastic.predictor_corrector import PredictorCorrector
+from score_sde.solvers.stochastic.reverse_sde import ReverseSDE
 
 Solver = Callable[..., Solution]
 

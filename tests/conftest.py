@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde.noise import SampleNoise
+from score_sde.common.noise import SampleNoise
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
     """Work takes no time, as `progress` sees it: what is said does not depend on how busy the machine is."""
-    monkeypatch.setattr("progress._now", lambda: 0.0)
+    monkeypatch.setattr("score_sde.common.progress._now", lambda: 0.0)
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# The repository, with its tests and their data.
+ROOT = Path(__file__).parent.parent
+
 
 def image(path: Path) -> np.ndarray:
     """A picture `(H, W)` or `(H, W, C)`, uint8."""

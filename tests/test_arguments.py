@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import control
-from control import Controlled, Masked, Observation, Projection
-from control.tasks import answer, box_mask, random_mask
-from errors import UserError
-from models import GaussianMixture, LevelModel, ScoreModel
-from sde import (
+from score_sde import control
+from score_sde.common.errors import UserError
+from score_sde.control import Controlled, Masked, Observation, Projection
+from score_sde.control.inverse_problems import answer, box_mask, random_mask
+from score_sde.models import GaussianMixture, LevelModel, ScoreModel
+from score_sde.sde import (
     SDE,
     VESDE,
     VPSDE,
@@ -33,12 +33,11 @@ from sde import (
     ddpm_betas,
     geometric_sigmas,
 )
-from sde.truncated import Truncated
-from solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
-from solvers.bounds import continuous_bound, discrete_bound, score_flow_bound
-from solvers.decoders import gaussian_decoder
-from solvers.recommended import recommended_table, recommended_times
-from solvers.tuning import tune
+from score_sde.sde.truncated import Truncated
+from score_sde.solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
+from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
+from score_sde.solvers.fast.default import recommended_table, recommended_times
+from score_sde.solvers.fast.tuning import tune
 
 FLOAT = torch.float64
 VP = VPSDE()

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import build
-from data import Batches, Dataset
-from errors import UserError
-from sde.noise import BatchNoise
-from training.objectives import noise_losses
+from score_sde.common.errors import UserError
+from score_sde.common.noise import BatchNoise
+from score_sde.data import Batches, Dataset
+from score_sde.experiment import build
+from score_sde.training.objectives import noise_losses
 
 
 def model_of(name: str, **values) -> Any:

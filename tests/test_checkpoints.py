@@ -12,15 +12,12 @@ import torch
 from absl.testing import flagsaver
 from PIL import Image
 
-import build
-import checkpoints
-import configuration
-import main
-import runs
-from configuration import ROOT
-from models.ncsnpp import NCSNpp
-from models.pretrained.score_sde_names import reference_tensors
-from sde import geometric_sigmas
+from score_sde import __main__ as main
+from score_sde.experiment import build, checkpoints, configuration, runs
+from score_sde.models.networks.ncsnpp import NCSNpp
+from score_sde.models.pretrained.score_sde_names import reference_tensors
+from score_sde.sde import geometric_sigmas
+from tests.reading import ROOT
 from training import checkpoint
 
 REFERENCE = ROOT / "tests/models/pretrained/reference/checkpoint_subvp_ddpmpp"
@@ -252,7 +249,7 @@ def test_files_without_a_model_are_named(tmp_path, capsys):
 def test_pipelines(tmp_path, pictures, monkeypatch, capsys):
     """Ours, trained for a step, exported, and used again: the same samples."""
     pytest.importorskip("diffusers")
-    import export
+    from score_sde.modes import export
 
     values = SMALL | {"model.channels": "32", "data.dataset": "images", "data.folder": str(pictures)}
     short = {"training.num_steps": "1", "training.batch_size": "2", "training.sample_every": "0"}
@@ -261,7 +258,9 @@ def test_pipelines(tmp_path, pictures, monkeypatch, capsys):
     checkpoint = tmp_path / "run" / "checkpoints" / "step_0000001.pt"
     with flagsaver.flagsaver():
         assert (
-            export.export(export.parse(["export.py", f"--checkpoint={checkpoint}", f"--folder={tmp_path / 'out'}"]))
+            export.export(
+                export.parse(["modes/export.py", f"--checkpoint={checkpoint}", f"--folder={tmp_path / 'out'}"])
+            )
             == 0
         )
 
@@ -281,10 +280,10 @@ def test_pipelines(tmp_path, pictures, monkeypatch, capsys):
 
 def test_what_cannot_be_exported(tmp_path, capsys):
     pytest.importorskip("diffusers")
-    import export
+    from score_sde.modes import export
 
     arguments = [f"--checkpoint={REFERENCE}.pth", "--config=configs/subvp/cifar10_ddpmpp_continuous.py", *flags(GREY)]
     with flagsaver.flagsaver():
-        assert export.export(export.parse(["export.py", *arguments, f"--folder={tmp_path / 'out'}"])) == 1
+        assert export.export(export.parse(["modes/export.py", *arguments, f"--folder={tmp_path / 'out'}"])) == 1
     assert "error: a pipeline has DDPM's ladder or VE, not SubVPSDE" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-import configuration
-from configs.default import get_config
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.configs.default import get_config
+from score_sde.experiment import configuration
+from tests.reading import ROOT
 
-ALL_FILES = sorted(path.relative_to(configuration.ROOT) for path in configuration.ROOT.glob("configs/*/**/*.py"))
+ALL_FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("configs/*/**/*.py"))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from configuration import ROOT
-from tests.reading import table
+from tests.reading import ROOT, table
 from training import checkpoint
 
 # Arguments: where to train, and a checkpoint to use. Trains replicated, resumes half-way, and in parts; trains sharded
@@ -20,7 +19,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 
-import commands, configuration, distributed
+from score_sde.common import distributed
+from score_sde.experiment import commands, configuration
 
 SHORT = {
     "model.width": 16, "model.num_blocks": 1, "training.num_steps": 10, "training.batch_size": 8,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import load_dataset
+from score_sde.data import load_dataset
 from tests.test_main import DIGITS, SHORT, complaint, run
 
 __all__ = ["complaint"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from errors import UserError
-from files import write_atomically
+from score_sde.common.errors import UserError
+from score_sde.common.files import write_atomically
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import interruption
-from data import load_dataset
-from errors import Stopped
-from interruption import keeping, note_signals, raise_signals
-from progress import Progress
+from score_sde.common import interruption
+from score_sde.common.errors import Stopped
+from score_sde.common.interruption import keeping, note_signals, raise_signals
+from score_sde.common.progress import Progress
+from score_sde.data import load_dataset
 from tests.test_main import run
 
 # Known exactly, and needs no training.
@@ -132,7 +132,7 @@ def test_likelihoods_that_were_measured_are_kept(tmp_path, monkeypatch, capsys):
         assert stop(capsys, *arguments) == (143, [f"stopped after 4 of 6 examples, {end}"])
     assert sorted(path.name for path in folder.iterdir()) == ["0000000.npz", "0000002.npz", "about.json"]
     with monkeypatch.context() as patch:
-        patch.setattr("likelihoods.check_likelihoods", lambda *arguments: send(signal.SIGTERM))
+        patch.setattr("score_sde.experiment.likelihood.check_likelihoods", lambda *arguments: send(signal.SIGTERM))
         assert stop(capsys, *arguments) == (143, [f"stopped after all 6 examples, {end}"])
     assert run(*map(str, arguments)) == 0
     assert not folder.exists()
@@ -178,6 +178,6 @@ def test_pictures_that_are_being_read(tmp_path, monkeypatch, number):
 
 
 def test_before_there_is_anything_to_keep(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("build.make_mixture", lambda *arguments: send(signal.SIGTERM))
+    monkeypatch.setattr("score_sde.experiment.build.make_mixture", lambda *arguments: send(signal.SIGTERM))
     code, lines = stop(capsys, "--mode=sample", *POINTS, "--workdir", tmp_path)
     assert (code, lines) == (143, ["stopped before there was anything to keep; repeat the command"])

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configuration import ROOT
-from tests.reading import table
+from tests.reading import ROOT, table
 from training import checkpoint
 
 KILLS = int(os.environ.get("KILLS", "1"))

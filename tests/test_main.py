@@ -22,17 +22,14 @@ from absl.testing import flagsaver
 from PIL import Image
 from scipy.stats import multivariate_normal
 
-import build
-import commands
-import configuration
-import main
-from configuration import ROOT
-from data import load_dataset
-from evaluation.inception import Extractors, measure_images
-from evaluation.measurement import Measurement
-from solvers import get_solver
+from score_sde import __main__ as main
+from score_sde.data import load_dataset
+from score_sde.evaluation.likelihood.measurement import Measurement
+from score_sde.evaluation.samples.inception import Extractors, measure_images
+from score_sde.experiment import build, commands, configuration
+from score_sde.solvers import get_solver
 from tests.evaluation.test_inception import Linear
-from tests.reading import image
+from tests.reading import ROOT, image
 
 TOY = ["--config", "configs/vp/eight_gaussians.py", "--config.model.width=16", "--config.model.num_blocks=1"]
 SHORT = ["--config.training.num_steps=20", "--config.training.checkpoint_every=10", "--config.data.validation=100"]
@@ -170,7 +167,7 @@ def test_a_folder_of_the_users_own_is_meant_by_a_tilde_wherever_a_path_is_taken(
     here.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(home))
-    shutil.copy(configuration.ROOT / "configs" / "vp" / "eight_gaussians.py", home / "own.py")
+    shutil.copy(ROOT / "configs" / "vp" / "eight_gaussians.py", home / "own.py")
     options = ["--mode=sample", "--config.sampling.num_samples=2", "--config.sampling.num_steps=3"]
     assert run(*options, "--checkpoint=~/toy/checkpoints/step_0000020.pt", "--config=~/own.py", *TOY[2:], SHORT[2]) == 0
     assert run(*options, "--workdir=~/toy", "--config.sampling.solver=ddim") == 0

@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-import progress
-from evaluation.compare import compare
-from evaluation.contenders import count_calls
-from evaluation.generation import draw_samples
-from evaluation.watched import Watched
-from models import ClassConditional, GaussianMixture
-from progress import Progress
-from sde import VPSDE
-from solvers import get_solver, log_likelihood
-from solvers.bounds import continuous_bound, discrete_bound, score_flow_bound
-from solvers.decoders import gaussian_decoder
-from solvers.tuning import tune
+from score_sde.common import progress
+from score_sde.common.progress import Progress
+from score_sde.evaluation.comparison.compare import compare
+from score_sde.evaluation.comparison.contenders import count_calls
+from score_sde.evaluation.samples.draw import draw_samples
+from score_sde.evaluation.watched import Watched
+from score_sde.models import ClassConditional, GaussianMixture
+from score_sde.sde import VPSDE
+from score_sde.solvers import get_solver, log_likelihood
+from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
+from score_sde.solvers.fast.tuning import tune
 
 DOUBLE = torch.float64
 SDE = VPSDE()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from models import GaussianMixture
-from sde import VPSDE
-from solvers import log_likelihood
+from score_sde.models import GaussianMixture
+from score_sde.sde import VPSDE
+from score_sde.solvers import log_likelihood
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import configuration
-import rules
-from configs.default import get_config
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.configs.default import get_config
+from score_sde.experiment import configuration, rules
 from tests.test_main import run
 
 DEFAULTS = get_config()

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from errors import UserError
-from models import DDPM
-from models.pretrained.score_sde import copy_weights, read_checkpoint
-from models.pretrained.score_sde_names import reference_tensors
+from score_sde.common.errors import UserError
+from score_sde.common.weight_files import check_finite, load_weights, read_safetensors, read_torch, unwrapped
+from score_sde.models import DDPM
+from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
+from score_sde.models.pretrained.score_sde_names import reference_tensors
 from training import checkpoint
-from weight_files import check_finite, load_weights, read_safetensors, read_torch, unwrapped
 
 ONLY = (
     "only tensors, NumPy arrays, numbers, words, and lists and dicts of them are read, since anything else could run "

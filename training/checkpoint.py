@@ -20,10 +20,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from errors import UserError
-from evaluation.parts import digest
-from files import write_atomically
-from weight_files import read_safetensors, read_torch, unwrapped
+from score_sde.common.errors import UserError
+from score_sde.common.files import write_atomically
+from score_sde.common.resumable import digest
+from score_sde.common.weight_files import read_safetensors, read_torch, unwrapped
 
 _FORMAT = 1
 # The entry of a safetensors file's metadata that says whose it is.

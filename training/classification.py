@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from errors import UserError
-from models import NoisyClassifier
-from sde.noise import BatchNoise, SampleNoise
-from training.noise_levels import NoiseLevels, UniformLogSNR, sample_times
-from training.objectives import Losses
+from score_sde.common.errors import UserError
+from score_sde.common.noise import BatchNoise, SampleNoise
+from score_sde.models import NoisyClassifier
+from score_sde.sde.times import NoiseLevels, UniformLogSNR, sample_times
+from score_sde.training.objectives import Losses
 
 _NUM_LEVELS = 9
 _BATCH_SIZE = 256

@@ -28,10 +28,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from errors import UserError, choose
-from sde import SDE, Ladder
-from sde.noise import BatchNoise
-from training.noise_levels import NoiseLevels, UniformRung, get_noise_levels, sample_times
+from score_sde.common.errors import UserError, choose
+from score_sde.common.noise import BatchNoise
+from score_sde.sde import SDE, Ladder
+from score_sde.sde.times import NoiseLevels, UniformRung, get_noise_levels, sample_times
 
 
 class NoiseModel(Protocol):

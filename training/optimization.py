@@ -9,7 +9,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from errors import UserError, choose
+from score_sde.common.errors import UserError, choose
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 

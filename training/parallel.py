@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import distributed
-from models.ema import is_divided
-from models.layers.levels import Stage
-from models.mlp import Block
+from score_sde.common import distributed
+from score_sde.models.ema import is_divided
+from score_sde.models.layers.resolutions import Stage
+from score_sde.models.networks.mlp import Block
 
 # What is gathered at a time.
 _UNITS = (Stage, Block)

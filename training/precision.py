@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from errors import choose
+from score_sde.common.errors import choose
 
 PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 

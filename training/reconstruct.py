@@ -1,4 +1,4 @@
-r"""Moving averages of any length, reconstructed after training: `python -m training.reconstruct --decay 0.99`.
+r"""Moving averages of any length, reconstructed after training: `python -m score_sde.training.reconstruct --decay 0.99`.
 
 After `n` updates an average of the weights `theta_1 … theta_n` (and of the initial ones, `theta_0`) is
 
@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from errors import UserError
-from files import at_home
-from models.ema import decay_of_update
+from score_sde.common.errors import UserError
+from score_sde.common.files import at_home
+from score_sde.models.ema import decay_of_update
 from training import checkpoint
 
 # Profiles are compared on so many stretches of training.

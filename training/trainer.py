@@ -25,19 +25,18 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import distributed
-from data import Batches
-from errors import Stopped, UserError
-from interruption import note_signals
-from models import EMA, LevelModel, NoisyClassifier, ScoreModel
-from sde.noise import BatchNoise
+from score_sde.common import distributed
+from score_sde.common.errors import Stopped, UserError
+from score_sde.common.interruption import note_signals
+from score_sde.common.noise import BatchNoise
+from score_sde.common.weight_files import check_weights
+from score_sde.data import Batches
+from score_sde.models import EMA, LevelModel, NoisyClassifier, ScoreModel
+from score_sde.training.logs import LevelLosses, Log
+from score_sde.training.objectives import Losses
+from score_sde.training.optimization import learning_rate, make_optimizer
+from score_sde.training.precision import training_precision
 from training import checkpoint, parallel
-from training.level_losses import LevelLosses
-from training.logs import Log
-from training.objectives import Losses
-from training.optimization import learning_rate, make_optimizer
-from training.precision import training_precision
-from weight_files import check_weights
 
 TrainedModel = ScoreModel | LevelModel | NoisyClassifier
 

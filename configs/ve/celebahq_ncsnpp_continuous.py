@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from score_sde.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.basic import group_norm, linear, residual_sum
-from models.layers.derivatives import transforms_active
+from score_sde.models.layers.basic import group_norm, linear, residual_sum, transforms_active
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

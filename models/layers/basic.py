@@ -2,6 +2,8 @@
 
 Weights are uniform with variance `init_scale * 2 / (fan_in + fan_out)`, biases zero (Ho et al. 2020, arXiv:2006.11239).
 `init_scale=0` stands for a variance of 1e-10: a block that ends in such a layer starts as the identity.
+
+What kind of differentiation is going on around a forward pass.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from __future__ import annotations
 import math
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
-
-from models.layers.derivatives import transforms_active
+from torch.autograd import forward_ad
 
 _LayerT = TypeVar("_LayerT", nn.Conv2d, nn.Linear)
 
@@ -69,3 +71,11 @@ def residual_sum(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
     """
     total = x + branch
     return total.div_(math.sqrt(2)) if rescale else total
+
+
+def transforms_active() -> bool:
+    """Whether forward-mode differentiation or a `torch.func` transform (jvp, grad, vmap, …) is in progress.
+
+    Fused kernels and saved-tensor hooks (which activation checkpointing uses) support neither.
+    """
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()

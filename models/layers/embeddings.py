@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from errors import UserError
-from models.layers.basic import linear
-from models.layers.derivatives import transforms_active
+from score_sde.common.errors import UserError
+from score_sde.models.layers.basic import linear, transforms_active
 
 _LONGEST_PERIOD = 10_000.0
 

@@ -2,6 +2,8 @@
 
 After StyleGAN2's skip and residual architectures (Karras et al. 2020, arXiv:1912.04958), as used by NCSN++ (Song et al.
 2021, arXiv:2011.13456, appendix H). Each takes the features of a level and the pyramid so far, and returns both.
+
+Joining a feature map with an image of the same resolution.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.basic import conv, group_norm, residual_sum
-from models.layers.combine import Combine
-from models.layers.resampling import Downsample, DownsampleConv, Upsample, UpsampleConv
+from score_sde.models.layers.basic import conv, group_norm, residual_sum
+from score_sde.models.layers.resampling import Downsample, DownsampleConv, Upsample, UpsampleConv
 
 
 class InputSkip(nn.Module):
@@ -100,3 +102,21 @@ class OutputResidual(nn.Module):
     def forward(self, features: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         pyramid = residual_sum(self.upsample(pyramid), features, self.skip_rescale)
         return pyramid, pyramid
+
+
+class Combine(nn.Module):
+    """Bring an image to the channels of a feature map and add it (`sum`) or put it in front (`cat`).
+
+    `(B, image_channels, H, W)` and `(B, channels, H, W)` to `(B, out_channels, H, W)`; `out_channels` is `channels`, or
+    twice that for `cat`.
+    """
+
+    def __init__(self, image_channels: int, channels: int, method: Literal["sum", "cat"]) -> None:
+        super().__init__()
+        self.conv = conv(image_channels, channels, 1)
+        self.method = method
+        self.out_channels = channels if method == "sum" else 2 * channels
+
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        image = self.conv(image)
+        return image + features if self.method == "sum" else torch.cat([image, features], dim=1)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import fir
-from models.layers.basic import conv
+from score_sde.models.layers import fir
+from score_sde.models.layers.basic import conv
 
 
 class _Resample(nn.Module):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.basic import conv, group_norm, linear, residual_sum
-from models.layers.resampling import Downsample, Upsample
+from score_sde.models.layers.basic import conv, group_norm, linear, residual_sum
+from score_sde.models.layers.resampling import Downsample, Upsample
 
 
 class ResidualBlock(nn.Module):

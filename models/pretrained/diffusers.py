@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import distributed
-from errors import UserError
-from models.pretrained.diffusers_files import choose_weights, local_folder, read_json, read_weights
-from models.pretrained.diffusers_schedulers import VE, check_class, meaning
-from models.score_model import ScoreModel
-from sde import DDPMLadder
-from weight_files import load_weights
+from score_sde.common import distributed
+from score_sde.common.errors import UserError
+from score_sde.common.weight_files import load_weights
+from score_sde.models.pretrained.diffusers_files import choose_weights, local_folder, read_json, read_weights
+from score_sde.models.pretrained.diffusers_schedulers import VE, check_class, meaning
+from score_sde.models.score_model import ScoreModel
+from score_sde.sde import DDPMLadder
 
 _NEEDED = "UNet2DModel"
 # What the library's own moving average of the weights writes into the network's settings.

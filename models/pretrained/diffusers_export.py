@@ -24,17 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
-from models.layers.attention import SelfAttention
-from models.layers.embeddings import FourierFeatures
-from models.layers.levels import DecoderLevel, EncoderLevel, Stage
-from models.layers.pyramids import Head, InputSkip, OutputSkip
-from models.layers.resampling import DownsampleConv, UpsampleConv
-from models.layers.residual import ResidualBlock
-from models.ncsnpp import NCSNpp
-from models.pretrained.diffusers import library
-from models.score_model import ScoreModel
-from sde import SDE, VESDE, DDPMLadder
+from score_sde.common.errors import UserError
+from score_sde.models.layers.attention import SelfAttention
+from score_sde.models.layers.embeddings import FourierFeatures
+from score_sde.models.layers.pyramids import Head, InputSkip, OutputSkip
+from score_sde.models.layers.resampling import DownsampleConv, UpsampleConv
+from score_sde.models.layers.residual import ResidualBlock
+from score_sde.models.layers.resolutions import DecoderLevel, EncoderLevel, Stage
+from score_sde.models.networks.ncsnpp import NCSNpp
+from score_sde.models.pretrained.diffusers import library
+from score_sde.models.score_model import ScoreModel
+from score_sde.sde import SDE, VESDE, DDPMLadder
 
 Pairs = Iterator[tuple[nn.Module, nn.Module]]
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from errors import UserError
-from weight_files import read_safetensors, read_torch, unwrapped
+from score_sde.common.errors import UserError
+from score_sde.common.weight_files import read_safetensors, read_torch, unwrapped
 
 _STEM = "diffusion_pytorch_model"
 _WHOLE = re.compile(rf"{_STEM}(?:\.(?P<variant>.+))?\.(?P<suffix>safetensors|bin)")

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from errors import UserError, nearest
-from sde import SDE, VESDE, DDPMLadder
+from score_sde.common.errors import UserError, nearest
+from score_sde.sde import SDE, VESDE, DDPMLadder
 
 VE = "ScoreSdeVeScheduler"
 LADDERS = (
@@ -158,7 +158,7 @@ class Meaning(NamedTuple):
     Attributes:
         sde: the process.
         prediction: what the network returns, a key of `models.score_model.PREDICTIONS`.
-        labels: what it is told of the time, a key of `models.conditioning.LABELS`.
+        labels: what it is told of the time, a key of `models.preconditioning.LABELS`.
         low: what stands for black; white is 1.
     """
 

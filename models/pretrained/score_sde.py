@@ -26,12 +26,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from errors import UserError
-from models.ddpm import DDPM
-from models.ncsnpp import Block, Embedding, NCSNpp
-from models.pretrained.score_sde_names import reference_tensors
-from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
-from weight_files import check_finite, read_torch, unwrapped
+from score_sde.common.errors import UserError
+from score_sde.common.weight_files import check_finite, read_torch, unwrapped
+from score_sde.models.networks.ddpm import DDPM
+from score_sde.models.networks.ncsnpp import Block, Embedding, NCSNpp
+from score_sde.models.pretrained.score_sde_names import reference_tensors
+from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
 
 Config = Mapping[str, Mapping[str, Any]]
 

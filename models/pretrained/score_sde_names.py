@@ -11,14 +11,13 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from models.layers.attention import SelfAttention
-from models.layers.combine import Combine
-from models.layers.embeddings import FourierFeatures
-from models.layers.levels import DecoderLevel, EncoderLevel, Stage
-from models.layers.pyramids import InputSkip, OutputResidual
-from models.layers.resampling import DownsampleConv, UpsampleConv
-from models.layers.residual import ResidualBlock
-from models.ncsnpp import Block, NCSNpp
+from score_sde.models.layers.attention import SelfAttention
+from score_sde.models.layers.embeddings import FourierFeatures
+from score_sde.models.layers.pyramids import Combine, InputSkip, OutputResidual
+from score_sde.models.layers.resampling import DownsampleConv, UpsampleConv
+from score_sde.models.layers.residual import ResidualBlock
+from score_sde.models.layers.resolutions import DecoderLevel, EncoderLevel, Stage
+from score_sde.models.networks.ncsnpp import Block, NCSNpp
 
 NamedTensors = Iterator[tuple[str, Tensor]]
 

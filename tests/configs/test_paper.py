@@ -10,11 +10,10 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
-import build
-import configuration
-from configuration import ROOT
-from models.conditioning import LABELS
-from models.pretrained.score_sde import convention, network_arguments
+from score_sde.experiment import build, configuration
+from score_sde.models.preconditioning import LABELS
+from score_sde.models.pretrained.score_sde import convention, network_arguments
+from tests.reading import ROOT
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_configs.json").read_text())
 COUNTS = json.loads((ROOT / "tests/models/pretrained/reference/parameter_counts.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-import main
+from score_sde import __main__ as main
 
 TINY = ["--config.model.channels=8", "--config.model.num_blocks=1", "--config.training.batch_size=2"]
 SHORT = ["--config.training.num_steps=2", "--config.training.sample_every=0"]

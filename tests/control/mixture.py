@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import SDE
+from score_sde.models import GaussianMixture
+from score_sde.sde import SDE
 
 FLOAT = torch.float64
 

@@ -2,7 +2,7 @@
 
 A score control is compared with a model written down by hand from what is known of the mixture: means and covariances
 of `x_0 | x_t` by Bayes' rule, and no automatic derivative. A state control is compared with the equation that the mean
-of a Gaussian follows (see `control.state_control`). Both under seeds, one an example.
+of a Gaussian follows (see `control.projection`). Both under seeds, one an example.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from control import (
+from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise
+from score_sde.control import (
     DPS,
     ClassifierFreeGuidance,
     ClassifierGuidance,
@@ -29,16 +31,14 @@ from control import (
     RePaint,
     noised,
 )
-from errors import UserError
-from models import GaussianMixture
-from sde import SDE, VPSDE
-from sde.noise import SampleNoise
-from sde.truncated import Truncated
-from solvers import Model, get_solver
-from solvers.exponential import method_table
-from solvers.grids import time_grid
-from solvers.methods import adams
-from solvers.table import Table
+from score_sde.models import GaussianMixture
+from score_sde.sde import SDE, VPSDE
+from score_sde.sde.truncated import Truncated
+from score_sde.solvers import Model, get_solver
+from score_sde.solvers.fast.methods import adams
+from score_sde.solvers.fast.recorder import Table
+from score_sde.solvers.fast.table import method_table
+from score_sde.solvers.grids import time_grid
 from tests.control.mixture import FLOAT, MIXTURE, Mixture
 
 SEEDS = [3, 1, 4]

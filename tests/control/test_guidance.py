@@ -9,11 +9,11 @@ import torch
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-from control import ClassifierFreeGuidance, ClassifierGuidance
-from errors import UserError
-from evaluation.metrics import classifier_two_sample_test
-from sde import VPSDE
-from solvers import get_solver, log_likelihood
+from score_sde.common.errors import UserError
+from score_sde.control import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.evaluation.samples.distances import classifier_two_sample_test
+from score_sde.sde import VPSDE
+from score_sde.solvers import get_solver, log_likelihood
 from tests.control.mixture import FLOAT, MIXTURE
 
 VP = VPSDE()

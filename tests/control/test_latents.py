@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from control import noised, slerp
-from errors import UserError
-from models import GaussianMixture
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from sde.truncated import Truncated
-from solvers import encode, get_solver
+from score_sde.common.errors import UserError
+from score_sde.control import noised, slerp
+from score_sde.models import GaussianMixture
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde.truncated import Truncated
+from score_sde.solvers import encode, get_solver
 
 FLOAT = torch.float64
 MEAN, STD = torch.tensor([0.5, -1.0], dtype=FLOAT), torch.tensor([0.3, 1.2], dtype=FLOAT)

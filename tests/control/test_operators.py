@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from control import LinearOperator, Masked, blurred, grey, shrunk
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.control import LinearOperator, Masked, blurred, grey, shrunk
 
 FLOAT = torch.float64
 SHAPE = (3, 4, 6)

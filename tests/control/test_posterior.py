@@ -8,11 +8,11 @@ import pytest
 import torch
 from scipy.special import dawsn
 
-from control import DPS, LinearOperator, Masked, Observation, PiGDM
-from errors import UserError
-from models import GaussianMixture
-from sde import VESDE, VPSDE, SubVPSDE
-from solvers import get_solver, log_likelihood
+from score_sde.common.errors import UserError
+from score_sde.control import DPS, LinearOperator, Masked, Observation, PiGDM
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE, SubVPSDE
+from score_sde.solvers import get_solver, log_likelihood
 
 FLOAT = torch.float64
 MEAN, STD = torch.tensor([0.4, -0.3, 0.1], dtype=FLOAT), 0.7

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data import get_augmentation
-from data.augment import distort, flip, shift
-from errors import UserError
-from sde.noise import BatchNoise
+from score_sde.common.errors import UserError
+from score_sde.common.noise import BatchNoise
+from score_sde.data import get_augmentation
+from score_sde.data.augment import distort, flip, shift
 
 COUNT = 9000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from data import Batches, Dataset, get_augmentation, load_dataset
+from score_sde.data import Batches, Dataset, get_augmentation, load_dataset
 
 
 def numbers(count: int) -> Dataset:

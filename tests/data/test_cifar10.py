@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import load_dataset
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.data import load_dataset
 
 FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 PER_FILE = 3

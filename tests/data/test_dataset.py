@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data import Dataset, load_dataset
+from score_sde.data import Dataset, load_dataset
 
 
 def make_dataset(levels: int, low: float, high: float) -> Dataset:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import load_dataset
-from data.digits import load_digits
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.data import load_dataset
+from score_sde.data.sources.digits import load_digits
 
 
 def fingerprint(examples: Tensor) -> str:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-import configuration
-from configuration import ROOT
-from data import load_dataset
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.data import load_dataset
+from score_sde.experiment import configuration
+from tests.reading import ROOT
 
 
 def save(path, pixels: np.ndarray) -> None:

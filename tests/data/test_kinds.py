@@ -19,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data import Dataset, load_dataset
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.data import Dataset, load_dataset
 
 # Class and seed of the content of each picture, by the user's word for the part.
 Table = Mapping[str, Sequence[tuple[int, int]]]

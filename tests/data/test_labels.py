@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from data import Batches, load_dataset
-from data.dataset import Dataset
-from data.labels import Labels
+from score_sde.data import Batches, load_dataset
+from score_sde.data.conditions import Labels
+from score_sde.data.dataset import Dataset
 
 
 def test_numbers_of_labels():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data import Dataset
-from data.memory import changes, memory_of, overlap, recall, remember
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.data import Dataset
+from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 
 
 def dataset(train: list[int], test: list[int], classes: list[int] | None = None) -> Dataset:

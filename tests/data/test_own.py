@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data import load_dataset
-from data.picture import PictureFormat, convert
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.data import load_dataset
+from score_sde.data.sources.picture import PictureFormat, convert
 from tests.data.test_cifar10 import FILES, PER_FILE, pictures, python_2_pickle
 
 

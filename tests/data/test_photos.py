@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from data.photos import load_photos
+from score_sde.data.sources.photos import load_photos
 
 
 def test_patches_of_photographs():

@@ -9,8 +9,8 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from data import load_dataset
-from data.toys import TOYS, ring_of_gaussians
+from score_sde.data import load_dataset
+from score_sde.data.sources.toys import TOYS, ring_of_gaussians
 
 COUNT = 200_000
 

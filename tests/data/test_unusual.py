@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.input_pictures import BROKEN, UNUSUAL, Form, truth
-from data import load_dataset
-from data.picture import Converted, PictureFormat, library_silenced, read
-from errors import UserError
+from score_sde.common.errors import UserError
+from score_sde.data import load_dataset
+from score_sde.data.sources.picture import Converted, PictureFormat, library_silenced, read
 from tests.data.test_cifar10 import FILES
 from tests.data.test_own import idx
 

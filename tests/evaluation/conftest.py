@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from solvers import Model
+from score_sde.solvers import Model
 
 
 @pytest.fixture

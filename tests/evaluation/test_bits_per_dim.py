@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from evaluation.bits_per_dim import Likelihoods, describe, summarise
-from evaluation.measurement import Checked, Measurement
-from models import GaussianMixture
-from sde import VPSDE
-from solvers.dequantization import UniformDequantiser
+from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, summarise
+from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
+from score_sde.evaluation.likelihood.measurement import Checked, Measurement
+from score_sde.models import GaussianMixture
+from score_sde.sde import VPSDE
 
 FLOAT = torch.float64
 # Of images, of draws and of probes, in bits/dim.

@@ -9,14 +9,13 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from data import Dataset
-from evaluation.compare import Estimate, compare, endpoint_error
-from evaluation.data_distances import DataDistances
-from evaluation.features import random_features
-from evaluation.metrics import frechet_distance, sliced_wasserstein
-from models import GaussianMixture
-from sde import VPSDE
-from solvers import get_solver
+from score_sde.data import Dataset
+from score_sde.evaluation.comparison.compare import Estimate, compare, endpoint_error
+from score_sde.evaluation.samples.distances import DataDistances, frechet_distance, sliced_wasserstein
+from score_sde.evaluation.samples.features import random_features
+from score_sde.models import GaussianMixture
+from score_sde.sde import VPSDE
+from score_sde.solvers import get_solver
 
 SDE = VPSDE()
 

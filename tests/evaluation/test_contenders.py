@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from errors import UserError
-from evaluation.contenders import TOLERANCES, most_steps, runs_within
-from models import GaussianMixture
-from sde import VESDE, VPSDE
-from solvers import get_solver
+from score_sde.common.errors import UserError
+from score_sde.evaluation.comparison.contenders import TOLERANCES, most_steps, runs_within
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE
+from score_sde.solvers import get_solver
 
 
 def mixture(sde) -> GaussianMixture:

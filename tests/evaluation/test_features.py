@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.signal import correlate2d
 
-from evaluation.features import random_features
+from score_sde.evaluation.samples.features import random_features
 
 
 def test_cosine_features_are_those_stated() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import Dataset
-from errors import UserError
-from evaluation.generation import Samples, write_samples
+from score_sde.common.errors import UserError
+from score_sde.data import Dataset
+from score_sde.evaluation.samples.draw import Samples, write_samples
 
 
 def test_samples_that_are_not_finite_are_left_out_and_counted(tmp_path):

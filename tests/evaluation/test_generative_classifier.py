@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from evaluation.generative_classifier import Classified, log_class_shares, write_classified
-from evaluation.measurement import Measurement
-from models import GaussianMixture
-from sde import VPSDE
+from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
+from score_sde.evaluation.likelihood.measurement import Measurement
+from score_sde.models import GaussianMixture
+from score_sde.sde import VPSDE
 
 FLOAT = torch.float64
 MEANS, STD, PRIOR = torch.tensor([-1.0, 1.0], dtype=FLOAT), 0.8, torch.tensor([0.75, 0.25], dtype=FLOAT)

@@ -8,8 +8,8 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from errors import UserError
-from evaluation.inception import Extractors, inception, measure_images
+from score_sde.common.errors import UserError
+from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 
 
 class Linear(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from evaluation.metrics import (
+from score_sde.evaluation.samples.distances import (
     classifier_two_sample_test,
     frechet_distance,
     sliced_wasserstein,

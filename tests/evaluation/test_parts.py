@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.parts import digest, in_parts, remove_parts
+from score_sde.common.resumable import digest, in_parts, remove_parts
 
 
 class Squares:

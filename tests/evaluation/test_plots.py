@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.plots import image_grid, save_grid, save_scatter, scatter_figure
+from score_sde.common.plots import image_grid, save_grid, save_scatter, scatter_figure
 from tests.reading import image
 
 

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from data import load_dataset
-from data.toys import ring_of_gaussians
-from evaluation.data_distances import DataDistances
-from evaluation.progress import progress_measure
-from models import GaussianMixture
-from sde import VPSDE
-from solvers import get_solver
+from score_sde.data import load_dataset
+from score_sde.data.sources.toys import ring_of_gaussians
+from score_sde.evaluation.progress import progress_measure
+from score_sde.evaluation.samples.distances import DataDistances
+from score_sde.models import GaussianMixture
+from score_sde.sde import VPSDE
+from score_sde.solvers import get_solver
 
 
 def test_bits_and_distances_of_a_known_mixture():

@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from errors import UserError
-from evaluation.compare import Comparison, Estimate, Row
-from evaluation.contenders import Run
-from evaluation.pareto import pareto_front, spread
-from evaluation.recommendation import recommend
-from evaluation.report import markdown, number, write_report
+from score_sde.common.errors import UserError
+from score_sde.evaluation.comparison.compare import Comparison, Estimate, Row
+from score_sde.evaluation.comparison.contenders import Run
+from score_sde.evaluation.comparison.pareto import pareto_front, spread
+from score_sde.evaluation.comparison.recommendation import recommend
+from score_sde.evaluation.comparison.report import markdown, number, write_report
 from tests.reading import image
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.summary import main
+from score_sde.evaluation.summary import main
 
 
 def test_the_summary_quotes_the_files(tmp_path, capsys):

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models import ClassConditional, ScoreModel
-from sde import VPSDE
-from solvers import get_solver, log_likelihood
+from score_sde.models import ClassConditional, ScoreModel
+from score_sde.sde import VPSDE
+from score_sde.solvers import get_solver, log_likelihood
 
 FLOAT = torch.float64
 MEANS, STD = torch.tensor([[1.0, 0.0], [-0.5, 0.5]], dtype=FLOAT), 0.3

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from models.dequantisation_flow import DequantisationFlow
+from score_sde.training.dequantisation import DequantisationFlow
 
 FLOAT = torch.float64
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models import EMA
+from score_sde.models import EMA
 
 
 class Counted(nn.Module):

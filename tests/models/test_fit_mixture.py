@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from sklearn import mixture
 
-from models.fit_mixture import fit_mixture
-from sde import VPSDE
+from score_sde.models.gaussian_mixture import fit_mixture
+from score_sde.sde import VPSDE
 
 
 def test_fit_recovers_weights_means_and_covariances() -> None:

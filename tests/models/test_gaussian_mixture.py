@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from scipy.special import logsumexp
 
-from models import GaussianMixture
-from sde import VESDE, VPSDE, SubVPSDE
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE, SubVPSDE
 
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from errors import UserError
-from models import MLP, GaussianMixture, LevelModel, ScoreModel
-from sde import VPSDE
-from solvers import get_solver, log_likelihood
+from score_sde.common.errors import UserError
+from score_sde.models import MLP, GaussianMixture, LevelModel, ScoreModel
+from score_sde.sde import VPSDE
+from score_sde.solvers import get_solver, log_likelihood
 
 VP = VPSDE()
 FLOAT = torch.float64

@@ -9,9 +9,9 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from models import LevelModel
-from models.level_model import truncated_normal
-from sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.models import LevelModel
+from score_sde.models.quantised_model import truncated_normal
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 
 LEVELS = 3
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]

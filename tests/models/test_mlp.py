@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from models import MLP
+from score_sde.models import MLP
 
 
 def make_mlp(dimension: int) -> MLP:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from errors import UserError
-from models import DDPM, NCSNpp
+from score_sde.common.errors import UserError
+from score_sde.models import DDPM, NCSNpp
 
 # A little of everything: filters, attention, an input and an output pyramid, Fourier features, division by sigma.
 OPTIONS: dict[str, Any] = {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
-from models import MLP, GaussianMixture, ScoreModel
-from models.score_model import PREDICTIONS
-from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
+from score_sde.common.errors import UserError
+from score_sde.models import MLP, GaussianMixture, ScoreModel
+from score_sde.models.score_model import PREDICTIONS
+from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 DATA_STD = 0.7

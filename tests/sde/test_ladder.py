@@ -7,16 +7,8 @@ import math
 import pytest
 import torch
 
-from errors import UserError
-from sde import (
-    VESDE,
-    VPSDE,
-    DDPMLadder,
-    NCSNLadder,
-    cosine_betas,
-    ddpm_betas,
-    geometric_sigmas,
-)
+from score_sde.common.errors import UserError
+from score_sde.sde import VESDE, VPSDE, DDPMLadder, NCSNLadder, cosine_betas, ddpm_betas, geometric_sigmas
 
 
 def rungs(count: int) -> torch.Tensor:

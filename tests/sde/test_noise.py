@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sde import VPSDE
-from sde.noise import SampleNoise, seeds_from_generator
+from score_sde.common.noise import SampleNoise, seeds_from_generator
+from score_sde.sde import VPSDE
 
 
 def test_a_sample_depends_on_its_own_seed_alone() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sde import VESDE, VPSDE, SubVPSDE
-from sde.reverse import reverse_diffusion, reverse_drift
+from score_sde.sde import VESDE, VPSDE, SubVPSDE
+from score_sde.sde.reverse import reverse_diffusion, reverse_drift
 
 TIMES = torch.linspace(1e-3, 1.0, 41, dtype=torch.float64)
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), VPSDE(0.3, 12.0), VESDE(0.002, 80.0)]

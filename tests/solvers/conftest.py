@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde.noise import SampleNoise
-from solvers import Model, Solution
+from score_sde.common.noise import SampleNoise
+from score_sde.models import GaussianMixture
+from score_sde.solvers import Model, Solution
 
 FLOAT = torch.float64
 

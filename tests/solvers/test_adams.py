@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from errors import UserError
-from models import GaussianMixture
-from sde import VESDE, VPSDE, SubVPSDE
-from solvers import log_likelihood
-from solvers.adams import integrate_adams
-from solvers.integrator import Integrator
+from score_sde.common.errors import UserError
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE, SubVPSDE
+from score_sde.solvers import log_likelihood
+from score_sde.solvers.ode.adams import integrate_adams
+from score_sde.solvers.ode.integrator import Integrator
 
 FLOAT = torch.float64
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torchdiffeq._impl.odeint import SOLVERS
 
-from solvers.adaptive_runge_kutta import StepFailureError, integrate_per_example
-from solvers.butcher import TABLEAUS
+from score_sde.solvers.ode.runge_kutta import TABLEAUS, StepFailureError, integrate_per_example
 
 FLOAT = torch.float64
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from errors import UserError
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from sde.noise import SampleNoise
-from sde.reverse import reverse_drift
-from solvers import Solution, get_solver
-from solvers.adaptive_sde import improved_euler
-from solvers.brownian_path import BrownianPath
-from solvers.options import sample_noise
+from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde.reverse import reverse_drift
+from score_sde.solvers import Solution, get_solver
+from score_sde.solvers.base import sample_noise
+from score_sde.solvers.stochastic.adaptive_sde import improved_euler
+from score_sde.solvers.stochastic.brownian import BrownianPath
 
 FLOAT = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]

@@ -11,11 +11,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from errors import UserError
-from models import GaussianMixture
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from solvers.bounds import Bound, continuous_bound, discrete_bound, score_flow_bound
-from solvers.decoders import discretised_gaussian_decoder, gaussian_decoder, posterior_decoder
+from score_sde.common.errors import UserError
+from score_sde.models import GaussianMixture
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.solvers.density.bounds import (
+    Bound,
+    continuous_bound,
+    discrete_bound,
+    discretised_gaussian_decoder,
+    gaussian_decoder,
+    posterior_decoder,
+    score_flow_bound,
+)
 
 FLOAT = torch.float64
 SDES = [VPSDE(), SubVPSDE(), VESDE(sigma_min=1e-4)]

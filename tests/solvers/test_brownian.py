@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sde.noise import SampleNoise
-from solvers.brownian import FreshIncrements, StackedIntervals
+from score_sde.common.noise import SampleNoise
+from score_sde.solvers.stochastic.brownian import FreshIncrements, StackedIntervals
 
 FLOAT = torch.float64
 

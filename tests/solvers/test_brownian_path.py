@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde.noise import SampleNoise
-from solvers.brownian_path import BrownianPath
+from score_sde.common.noise import SampleNoise
+from score_sde.solvers.stochastic.brownian import BrownianPath
 
 FLOAT = torch.float64
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from errors import UserError
-from models import GaussianMixture
-from sde import VESDE, VPSDE, SubVPSDE
-from sde.noise import SampleNoise
-from solvers import Solution, get_solver
-from solvers.correctors import (
+from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE, SubVPSDE
+from score_sde.solvers import Solution, get_solver
+from score_sde.solvers.stochastic.correctors import (
     corrector_step_size,
     langevin,
     step_size_annealed,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import SDE
-from solvers import get_solver
+from score_sde.models import GaussianMixture
+from score_sde.sde import SDE
+from score_sde.solvers import get_solver
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde.noise import SampleNoise
-from solvers.divergence import exact_divergence, hutch_plus_plus_divergence, hutchinson_divergence
+from score_sde.common.noise import SampleNoise
+from score_sde.solvers.density.divergence import exact_divergence, hutch_plus_plus_divergence, hutchinson_divergence
 
 FLOAT = torch.float64
 

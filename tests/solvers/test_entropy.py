@@ -15,14 +15,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import GaussianMixture, LevelModel
-from models.level_model import truncated_normal
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from sde.noise import SampleNoise
-from solvers import log_likelihood
-from solvers.bounds import continuous_bound, discrete_bound, score_flow_bound
-from solvers.decoders import discretised_gaussian_decoder, gaussian_decoder, posterior_decoder
-from solvers.dequantization import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser, bound_of_draws
+from score_sde.common.noise import SampleNoise
+from score_sde.evaluation.likelihood.dequantisation import (
+    Dequantiser,
+    TruncatedNormalDequantiser,
+    UniformDequantiser,
+    bound_of_draws,
+)
+from score_sde.models import GaussianMixture, LevelModel
+from score_sde.models.quantised_model import truncated_normal
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.solvers import log_likelihood
+from score_sde.solvers.density.bounds import (
+    continuous_bound,
+    discrete_bound,
+    discretised_gaussian_decoder,
+    gaussian_decoder,
+    posterior_decoder,
+    score_flow_bound,
+)
 
 FLOAT = torch.float64
 SDES = [VPSDE(t_min=1e-5), SubVPSDE(), VESDE(sigma_min=1e-3)]

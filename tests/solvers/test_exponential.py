@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from errors import UserError
-from models import GaussianMixture
-from sde import SDE, VESDE, VPSDE, DDPMLadder, SubVPSDE, ddpm_betas
-from solvers import get_solver
-from solvers.exponential import run_steps, steps_of
-from solvers.named import FAST_SOLVERS
-from solvers.thresholding import dynamic_threshold, static_threshold
+from score_sde.common.errors import UserError
+from score_sde.models import GaussianMixture
+from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, SubVPSDE, ddpm_betas
+from score_sde.solvers import get_solver
+from score_sde.solvers.fast.named import FAST_SOLVERS
+from score_sde.solvers.fast.table import run_steps, steps_of
+from score_sde.solvers.fast.thresholding import dynamic_threshold, static_threshold
 
 DOUBLE = torch.float64
 NAMES = sorted(set(FAST_SOLVERS) - {"tuned"})

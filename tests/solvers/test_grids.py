@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from errors import UserError
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from solvers.grids import GRIDS, time_grid
+from score_sde.common.errors import UserError
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.solvers.grids import GRIDS, time_grid
 
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(0.002, 80.0)]
 
@@ -49,7 +49,7 @@ def test_karras_noise_levels() -> None:
 
 
 def test_optimised_steps_lower_their_bound() -> None:
-    from solvers.grids import _error_bound
+    from score_sde.solvers.grids import _error_bound
 
     sde = VPSDE()
     bound = {name: float(_error_bound(0.5 * sde.log_snr(time_grid(sde, name, 8)))) for name in GRIDS}

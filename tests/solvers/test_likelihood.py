@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from errors import UserError
-from models import GaussianMixture
-from sde import VESDE, VPSDE, SubVPSDE
-from solvers import encode, log_likelihood, matched_prior
+from score_sde.common.errors import UserError
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE, SubVPSDE
+from score_sde.solvers import encode, log_likelihood, matched_prior
 
 FLOAT = torch.float64
 SDES = [VPSDE(), VPSDE(t_min=1e-5), SubVPSDE(), VESDE()]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from errors import UserError
-from models import GaussianMixture
-from sde import VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
-from solvers import encode, get_solver
-from solvers.integrator import ADAMS, METHODS, Integrator
+from score_sde.common.errors import UserError
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
+from score_sde.solvers import encode, get_solver
+from score_sde.solvers.ode.integrator import ADAMS, METHODS, Integrator
 
 FLOAT = torch.float64
 SDES = [VPSDE(), SubVPSDE(), VESDE()]

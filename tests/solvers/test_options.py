@@ -11,16 +11,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from control import Controlled, Masked, Projection, noised
-from errors import UserError
-from models import GaussianMixture
-from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
-from solvers import Model, decode, encode, get_solver, log_likelihood
-from solvers.bounds import continuous_bound, discrete_bound, score_flow_bound
-from solvers.decoders import gaussian_decoder
-from solvers.options import last_time
-from solvers.recommended import recommended_table, recommended_times
-from solvers.tuning import tune
+from score_sde.common.errors import UserError
+from score_sde.control import Controlled, Masked, Projection, noised
+from score_sde.models import GaussianMixture
+from score_sde.sde import (
+    SDE,
+    VESDE,
+    VPSDE,
+    DDPMLadder,
+    NCSNLadder,
+    SubVPSDE,
+    cosine_betas,
+    ddpm_betas,
+    geometric_sigmas,
+)
+from score_sde.solvers import Model, decode, encode, get_solver, log_likelihood
+from score_sde.solvers.base import last_time
+from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
+from score_sde.solvers.fast.default import recommended_table, recommended_times
+from score_sde.solvers.fast.tuning import tune
 
 FLOAT = torch.float64
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import GaussianMixture
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from solvers import get_solver
-from solvers.table import Table
+from score_sde.models import GaussianMixture
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.solvers import get_solver
+from score_sde.solvers.fast.recorder import Table
 
 DOUBLE = torch.float64
 PROCESSES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 50.0)}

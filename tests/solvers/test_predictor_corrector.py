@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from errors import UserError
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from solvers import get_solver
+from score_sde.common.errors import UserError
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.solvers import get_solver
 
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
 PREDICTORS = ["euler_maruyama", "reverse_diffusion", "ancestral"]

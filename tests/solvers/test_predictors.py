@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde import VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
-from solvers.predictors import ancestral, euler_maruyama, reverse_diffusion
+from score_sde.sde import VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
+from score_sde.solvers.stochastic.predictors import ancestral, euler_maruyama, reverse_diffusion
 
 RUNGS = torch.arange(1, 100)
 

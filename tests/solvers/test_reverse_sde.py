@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from errors import UserError
-from sde import SDE, VESDE, VPSDE, SubVPSDE
-from sde.reverse import reverse_diffusion, reverse_drift
-from solvers import get_solver
-from solvers.reverse_sde import NormalisedReverseSDE
+from score_sde.common.errors import UserError
+from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde.reverse import reverse_diffusion, reverse_drift
+from score_sde.solvers import get_solver
+from score_sde.solvers.stochastic.reverse_sde import NormalisedReverseSDE
 
 FLOAT = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from errors import UserError
-from models import GaussianMixture
-from sde import VESDE, VPSDE
-from sde.noise import SampleNoise
-from solvers import get_solver
-from solvers.exponential import integrate
-from solvers.learned_table import LearnedTable, run
-from solvers.recommended import noisy_step, recommended
-from solvers.tuned import _ARRAYS, load_table, save_table, table_path, with_noise
-from solvers.tuning import accurate_solution, tune
+from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise
+from score_sde.models import GaussianMixture
+from score_sde.sde import VESDE, VPSDE
+from score_sde.solvers import get_solver
+from score_sde.solvers.fast.default import noisy_step, recommended
+from score_sde.solvers.fast.learned_table import LearnedTable, run
+from score_sde.solvers.fast.table import integrate
+from score_sde.solvers.fast.tuned import _ARRAYS, load_table, save_table, table_path, with_noise
+from score_sde.solvers.fast.tuning import accurate_solution, tune
 
 DOUBLE = torch.float64
 

@@ -14,11 +14,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from configuration import ROOT
-from errors import UserError
-from evaluation.parts import digest
+from score_sde.common.errors import UserError
+from score_sde.common.resumable import digest
+from score_sde.common.weight_files import load_weights
+from tests.reading import ROOT
 from training import checkpoint
-from weight_files import load_weights
 
 
 def state(value: float = 1.0) -> dict:

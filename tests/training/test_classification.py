@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
-from models import Encoder, NoisyClassifier
-from sde import VPSDE
-from sde.noise import BatchNoise
-from training.classification import Classification, accuracy_by_level
-from training.noise_levels import UniformLogSNR, get_noise_levels, sample_times
+from score_sde.common.errors import UserError
+from score_sde.common.noise import BatchNoise
+from score_sde.models import Encoder, NoisyClassifier
+from score_sde.sde import VPSDE
+from score_sde.sde.times import UniformLogSNR, get_noise_levels, sample_times
+from score_sde.training.classification import Classification, accuracy_by_level
 
 FLOAT = torch.float64
 SDE, MEAN, STD = VPSDE(), 0.8, 0.5

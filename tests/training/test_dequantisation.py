@@ -6,12 +6,11 @@ import math
 
 import torch
 
-from models import GaussianMixture
-from models.dequantisation_flow import DequantisationFlow
-from sde import VPSDE
-from sde.noise import SampleNoise
-from solvers.dequantization import UniformDequantiser, VariationalDequantiser, bound_of_draws
-from training.dequantisation import fit_dequantisation
+from score_sde.common.noise import SampleNoise
+from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser, VariationalDequantiser, bound_of_draws
+from score_sde.models import GaussianMixture
+from score_sde.sde import VPSDE
+from score_sde.training.dequantisation import DequantisationFlow, fit_dequantisation
 
 FLOAT = torch.float64
 

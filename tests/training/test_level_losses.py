@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde import VPSDE
-from training.level_losses import LevelLosses
-from training.objectives import Losses
+from score_sde.sde import VPSDE
+from score_sde.training.logs import LevelLosses
+from score_sde.training.objectives import Losses
 
 
 def test_means_in_equal_intervals_of_log_snr():

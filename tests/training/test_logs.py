@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from errors import UserError
-from evaluation.plots import image_grid
+from score_sde.common.errors import UserError
+from score_sde.common.plots import image_grid
+from score_sde.training.logs import Log
 from tests.reading import image
-from training.logs import Log
 
 
 def events_of(folder) -> EventAccumulator:

@@ -9,10 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from errors import UserError
-from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, ddpm_betas, geometric_sigmas
-from sde.noise import BatchNoise
-from training.noise_levels import (
+from score_sde.common.errors import UserError
+from score_sde.common.noise import BatchNoise
+from score_sde.sde import (
+    SDE,
+    VESDE,
+    VPSDE,
+    DDPMLadder,
+    NCSNLadder,
+    SubVPSDE,
+    cosine_betas,
+    ddpm_betas,
+    geometric_sigmas,
+)
+from score_sde.sde.times import (
     LogNormal,
     NoiseLevels,
     UniformLogSNR,

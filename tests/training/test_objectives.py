@@ -16,11 +16,11 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor, nn
 
-from errors import UserError
-from models import MLP, GaussianMixture, ScoreModel
-from sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, geometric_sigmas
-from sde.noise import BatchNoise
-from training.objectives import get_discrete_objective, get_objective, noise_losses
+from score_sde.common.errors import UserError
+from score_sde.common.noise import BatchNoise
+from score_sde.models import MLP, GaussianMixture, ScoreModel
+from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, geometric_sigmas
+from score_sde.training.objectives import get_discrete_objective, get_objective, noise_losses
 
 VARIANCES = (1.0, 0.09)
 MEAN = (0.3, -0.5)

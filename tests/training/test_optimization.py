@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from configs.default import get_config
-from errors import UserError
-from training.optimization import learning_rate, make_optimizer
+from score_sde.common.errors import UserError
+from score_sde.configs.default import get_config
+from score_sde.training.optimization import learning_rate, make_optimizer
 
 
 def settings(**values):

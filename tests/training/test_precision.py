@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from errors import UserError
-from models import NCSNpp, ScoreModel
-from sde import VPSDE
-from sde.noise import BatchNoise
-from training.objectives import get_objective
-from training.precision import image_layout, training_precision
+from score_sde.common.errors import UserError
+from score_sde.common.noise import BatchNoise
+from score_sde.models import NCSNpp, ScoreModel
+from score_sde.sde import VPSDE
+from score_sde.training.objectives import get_objective
+from score_sde.training.precision import image_layout, training_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from errors import UserError
-from models import EMA
+from score_sde.common.errors import UserError
+from score_sde.models import EMA
+from score_sde.training.reconstruct import coefficients, profile, reconstruct, stretches
 from training import checkpoint
-from training.reconstruct import coefficients, profile, reconstruct, stretches
 
 STEPS = 600
 

@@ -11,16 +11,16 @@ import torch
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import configuration
-from data import Batches, Dataset
-from errors import Stopped, UserError
-from models import MLP, ScoreModel
-from models.ncsnpp import NCSNpp
-from sde import VPSDE
+from score_sde.common.errors import Stopped, UserError
+from score_sde.data import Batches, Dataset
+from score_sde.experiment import configuration
+from score_sde.models import MLP, ScoreModel
+from score_sde.models.networks.ncsnpp import NCSNpp
+from score_sde.sde import VPSDE
+from score_sde.training.objectives import get_objective
+from score_sde.training.trainer import Trainer
 from tests.reading import table
 from training import checkpoint
-from training.objectives import get_objective
-from training.trainer import Trainer
 
 T_MIN = 1e-3
 

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.layers.attention import SelfAttention, attention
+from score_sde.models.layers.attention import SelfAttention, attention
 
 
 class Operations(TorchDispatchMode):

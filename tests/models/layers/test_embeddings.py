@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from errors import UserError
-from models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
+from score_sde.common.errors import UserError
+from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
 
 LABELS = torch.tensor([0.0, 17.0, 640.5], dtype=torch.float64)
 

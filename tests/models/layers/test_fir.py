@@ -5,9 +5,9 @@ import scipy.signal
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from errors import UserError
-from models.layers.fir import downsample, downsample_conv, fir_kernel_2d, upsample, upsample_conv
-from models.layers.resampling import Downsample, Upsample
+from score_sde.common.errors import UserError
+from score_sde.models.layers.fir import downsample, downsample_conv, fir_kernel_2d, upsample, upsample_conv
+from score_sde.models.layers.resampling import Downsample, Upsample
 
 KERNELS = [[1.0], [1, 1], [1, 2, 1], [1, 3, 3, 1], [1, 4, 6, 4, 1], [1, 2, 5, 3, 2, 1]]
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from errors import UserError
-from models import DDPM, NCSNpp, ScoreModel
-from models.pretrained.diffusers import image_units, load_pipeline, rungs, score_model
-from models.pretrained.diffusers_export import save_pipeline, to_unet
-from sde import VESDE, VPSDE, DDPMLadder, cosine_betas
-from solvers import get_solver
-from solvers.likelihood import log_likelihood
+from score_sde.common.errors import UserError
+from score_sde.models import DDPM, NCSNpp, ScoreModel
+from score_sde.models.pretrained.diffusers import image_units, load_pipeline, rungs, score_model
+from score_sde.models.pretrained.diffusers_export import save_pipeline, to_unet
+from score_sde.sde import VESDE, VPSDE, DDPMLadder, cosine_betas
+from score_sde.solvers import get_solver
+from score_sde.solvers.density.likelihood import log_likelihood
 
 diffusers = pytest.importorskip("diffusers")
 

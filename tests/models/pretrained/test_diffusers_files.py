@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from errors import UserError
-from models.pretrained.diffusers import load_pipeline
-from models.pretrained.diffusers_files import Weights, choose_weights, local_folder, read_weights
+from score_sde.common.errors import UserError
+from score_sde.models.pretrained.diffusers import load_pipeline
+from score_sde.models.pretrained.diffusers_files import Weights, choose_weights, local_folder, read_weights
 
 diffusers = pytest.importorskip("diffusers")
 

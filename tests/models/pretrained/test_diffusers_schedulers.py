@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from errors import UserError
-from models.conditioning import LABELS
-from models.pretrained.diffusers_schedulers import LADDERS, VE, Meaning, meaning
-from models.score_model import ScoreModel
-from sde import DDPMLadder
+from score_sde.common.errors import UserError
+from score_sde.models.preconditioning import LABELS
+from score_sde.models.pretrained.diffusers_schedulers import LADDERS, VE, Meaning, meaning
+from score_sde.models.score_model import ScoreModel
+from score_sde.sde import DDPMLadder
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -20,16 +20,16 @@ import pytest
 import torch
 from torch import nn
 
-from errors import UserError
-from models.pretrained.score_sde import (
+from score_sde.common.errors import UserError
+from score_sde.models.pretrained.score_sde import (
     convention,
     from_reference,
     load_reference_checkpoint,
     network_arguments,
     read_checkpoint,
 )
-from models.pretrained.score_sde_names import reference_tensors
-from sde import VPSDE
+from score_sde.models.pretrained.score_sde_names import reference_tensors
+from score_sde.sde import VPSDE
 
 REFERENCE = Path(__file__).parent / "reference"
 CHECKPOINT = REFERENCE / "checkpoint_subvp_ddpmpp.pth"

@@ -1,0 +1,1 @@
+"""The ground: what every room uses, and nothing of the mathematics."""

@@ -1,0 +1,120 @@
+"""Random numbers per sample, and per batch.
+
+Sample `i` depends on its own seed, not on the batch size, the rank, or its neighbours. Each example has its own
+generator, seeded by `(seed, stream)`; streams keep apart the different uses of one seed (the latent `x_T`, the
+solver's noise, dequantisation, …), so that giving the same seeds to two of them does not correlate them.
+
+In training a batch has one generator. Each process draws the numbers of the whole batch and uses its own rows, so that
+all of them together see the batch that one would.
+"""
+
+from __future__ import annotations
+
+import operator
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_sde.common.errors import UserError
+
+Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control"]
+
+
+class SampleNoise:
+    """One random generator for each example of a batch.
+
+    Args:
+        seeds: one non-negative integer an example.
+        stream: what the numbers are for.
+
+    Raises:
+        UserError: a seed is no such number.
+    """
+
+    def __init__(self, seeds: Iterable[int], stream: Stream) -> None:
+        self.seeds = [_as_seed(seed) for seed in seeds]
+        self._generators = [torch.Generator().manual_seed(stream_seed(seed, stream)) for seed in self.seeds]
+
+    def normal(self, like: Tensor) -> Tensor:
+        """The next standard normal numbers, of the shape `(B, *dims)`, dtype and device of `like`.
+
+        Raises:
+            UserError: the batch size is not the number of seeds.
+        """
+        return self._draw(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """The next uniform numbers in [0, 1), of the shape `(B, *dims)`, dtype and device of `like`."""
+        return self._draw(torch.rand, like)
+
+    def rademacher(self, like: Tensor) -> Tensor:
+        """The next random signs, of the shape `(B, *dims)`, dtype and device of `like`; the same for every dtype."""
+        return torch.where(self._draw(torch.rand, like.float()) < 0.5, -1.0, 1.0).to(like.dtype)
+
+    def check_count(self, count: int) -> None:
+        """Raise `UserError` unless there are so many seeds."""
+        if len(self.seeds) != count:
+            raise UserError(f"{len(self.seeds)} seeds for a batch of {count}: give one seed an example")
+
+    def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
+        self.check_count(like.shape[0])
+        rows = [sampler(like.shape[1:], generator=generator, dtype=like.dtype) for generator in self._generators]
+        return torch.stack(rows).to(like.device)
+
+
+class BatchNoise:
+    """One random generator for a batch, of which some rows are at hand.
+
+    Args:
+        count: examples in the whole batch.
+        generator: torch's own if left out.
+        rows: those at hand.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator | None = None, rows: slice = slice(None)) -> None:
+        self.count = count
+        self.rows = rows
+        self._generator = generator
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers of the shape `(B, *dims)`, dtype and device of `like`, one row for each at hand."""
+        return self._draw(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """The same, uniform in [0, 1)."""
+        return self._draw(torch.rand, like)
+
+    def permutation(self, device: torch.device | str = "cpu") -> Tensor:
+        """The places of the rows at hand in a random order of all, `(B,)`."""
+        place = self._generator.device if self._generator is not None else device
+        return torch.randperm(self.count, generator=self._generator, device=place)[self.rows].to(device)
+
+    def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
+        place = self._generator.device if self._generator is not None else like.device
+        shape = (self.count, *like.shape[1:])
+        return sampler(shape, generator=self._generator, dtype=like.dtype, device=place)[self.rows].to(like.device)
+
+
+def _as_seed(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise UserError(f"seeds are whole numbers, not negative, unlike {seed!r}")
+    return number
+
+
+def stream_seed(seed: int, stream: Stream) -> int:
+    """A 63-bit seed made of an example's seed and the purpose of its numbers."""
+    sequence = np.random.SeedSequence(int(seed), spawn_key=(zlib.crc32(stream.encode()),))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seeds_from_generator(count: int, generator: torch.Generator | None = None) -> list[int]:
+    """Draw one seed for each of `count` examples."""
+    return torch.randint(2**62, (count,), generator=generator, device=generator.device if generator else "cpu").tolist()

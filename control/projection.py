@@ -1,0 +1,174 @@
+r"""State controls: what is observed of an image is put into the state between steps of a solver.
+
+    projection    x <- x + A^+ (alpha y + sigma A z - A x)
+                  after each step: the part of the state that is observed becomes what it would be at this noise level,
+                  with fresh noise z; the rest stays        Song et al. 2021, arXiv:2011.13456, appendix I.2
+    RePaint       the same, and stretches of steps are done again, after noise has been added back, so that the rest may
+                  come to fit                               Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1
+
+At `sigma = 0`, where `alpha = 1`, the answer is given what was observed: masked pixels to the last bit, the rest as
+far as `A A^T` can be inverted. Noise of the observation is not taken
+into account.
+
+The score of the rest is that of `p_t(x)`, at one noisy picture of what was observed, and not that of `p_t(x | y)`:
+answers are biased, on a Gaussian by a known amount. With short steps the mean of the rest there follows
+
+    dm/dt = f m - n (1 + eta^2)/2 g^2 s(m, alpha y)
+
+with `s` the score of the rest, and `n` the number of repeats, 1 for projection; the more repeats, the nearer it comes
+to where `s` vanishes, which is right. `docs/control.md` has the bias on a mixture.
+
+A state control needs a solver that can be taken apart into steps (`solvers.base`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise
+from score_sde.control.operators import LinearOperator
+from score_sde.sde import SDE
+from score_sde.solvers.base import MOST_STEPS, Model, Solution, States, Stepwise, check_between, sample_noise
+from score_sde.solvers.registry import Solver
+
+
+class StateControl(Protocol):
+    """What may be done between steps."""
+
+    def change(self, x: Tensor, alpha: Tensor, sigma: Tensor, noise: SampleNoise) -> Tensor:
+        """The state `x` `(B, *dims)` at the end of a step, changed; `alpha` and `sigma` `()` are those there."""
+
+    def path(self, num_steps: int) -> Iterator[int]:
+        """The ends of steps that are gone to, from 0 to `num_steps`; each is one more than the last, or less: back."""
+
+
+class Projection:
+    """The observed part of the state is replaced after each step.
+
+    Args:
+        operator: `A`.
+        y: what was observed, `(B, *observed)`.
+    """
+
+    @checked
+    def __init__(self, operator: LinearOperator, y: Tensor) -> None:
+        self.operator = operator
+        self.y = y
+
+    def change(self, x: Tensor, alpha: Tensor, sigma: Tensor, noise: SampleNoise) -> Tensor:
+        """`x + A^+ (alpha y + sigma A z - A x)`; shape of `x`."""
+        y = self.y.to(x)
+        if sigma == 0:
+            return self.operator.project(x, y)
+        return self.operator.project(x, alpha.to(x) * y + sigma.to(x) * self.operator(noise.normal(x)))
+
+    def path(self, num_steps: int) -> Iterator[int]:
+        """Straight on."""
+        yield from range(1, num_steps + 1)
+
+
+class RePaint(Projection):
+    """Projection with resampling.
+
+    Args:
+        operator: `A`.
+        y: what was observed, `(B, *observed)`.
+        jump: steps that are gone back at once.
+        repeats: how often each stretch of so many steps is done; 1 is `Projection`.
+
+    Raises:
+        UserError: one of them is less than 1.
+    """
+
+    @checked
+    def __init__(self, operator: LinearOperator, y: Tensor, jump: int = 1, repeats: int = 10) -> None:
+        check_between("jump", jump, 1, MOST_STEPS)
+        check_between("repeats", repeats, 1, MOST_STEPS)
+        super().__init__(operator, y)
+        self.jump = jump
+        self.repeats = repeats
+
+    def path(self, num_steps: int) -> Iterator[int]:
+        """Each stretch of `jump` steps `repeats` times, going back in between."""
+        for first in range(0, num_steps, self.jump):
+            last = min(first + self.jump, num_steps)
+            for repeat in range(self.repeats):
+                if repeat:
+                    yield first
+                yield from range(first + 1, last + 1)
+
+
+@runtime_checkable
+class OneStepSolver(Protocol):
+    """A solver that can be taken apart."""
+
+    def stepwise(
+        self,
+        model: Model,
+        x_T: Tensor,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Stepwise:
+        """Its steps."""
+
+
+class Controlled:
+    """A solver with a state control: a solver again, `controlled(model, x_T, seeds=…)`.
+
+    Args:
+        solver: one whose steps remember nothing.
+        control: what is done between them.
+
+    Raises:
+        UserError: when called: the solver's steps cannot be taken apart.
+    """
+
+    @checked
+    def __init__(self, solver: Solver, control: StateControl) -> None:
+        self.solver = solver
+        self.control = control
+
+    @torch.no_grad()
+    @checked
+    def __call__(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Sample from `x_T` `(B, *dims)` at time `T`; the control has noise of its own, also from `seeds`."""
+        if not isinstance(self.solver, OneStepSolver):
+            raise UserError(
+                "this solver has no steps between which states can be changed: take one of single steps, as ddim, "
+                "heun, dpmpp_2s, pc or sde"
+            )
+        noise = sample_noise(x_T, seeds, generator, stream="control")
+        steps = self.solver.stepwise(model, x_T, seeds=noise.seeds)
+        alpha, sigma = steps.ends
+        x, here, nfe = self.control.change(x_T, alpha[0], sigma[0], noise), 0, 0
+        for end in self.control.path(len(steps.calls)):
+            if end > here:
+                x, nfe = steps.step(here, x), nfe + steps.calls[here]
+                x = self.control.change(x, alpha[end], sigma[end], noise)
+            else:
+                x = forward(x, alpha[here], sigma[here], alpha[end], sigma[end], noise)
+            here = end
+        return Solution(x, nfe)
+
+
+def forward(
+    x: Tensor, alpha_s: Tensor, sigma_s: Tensor, alpha_t: Tensor, sigma_t: Tensor, noise: SampleNoise
+) -> Tensor:
+    """A draw of `x_t | x_s`, `s < t`: `N(alpha_ts x, sigma_t^2 - alpha_ts^2 sigma_s^2)`; shape of `x`."""
+    scale = alpha_t / alpha_s
+    std = (sigma_t**2 - (scale * sigma_s) ** 2).clamp(min=0).sqrt()
+    return SDE.expand(scale, x) * x + SDE.expand(std, x) * noise.normal(x)

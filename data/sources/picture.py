@@ -1,0 +1,260 @@
+r"""One picture, as a file has it, made into an array of levels.
+
+It is turned upright, cropped to the largest square in its middle, laid on a background where it is transparent,
+
+    colour = a c + (1 - a) b,           a its opacity, c its colour, b the background's
+
+made grey or coloured, resized, and brought to the number of levels asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from score_sde.common.errors import UserError
+from score_sde.common.files import at_home
+from score_sde.data.words import listed
+
+# Pillow's modes with more than 8 bits a channel, which it does not convert, but cuts off.
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_MODES = {1: "L", 3: "RGB"}
+WHITE = (255, 255, 255)
+# What decompresses to more, in pixels, or in bytes of a member of an archive, is taken for an attack or a mistake.
+MAX_PIXELS = 89_478_485
+MAX_BYTES = 2**30
+# Photographs of these formats have previews and depths in further frames.
+_ONE_PICTURE = ("MPO", "ICO", "ICNS")
+
+
+class Unreadable(ValueError):  # noqa: N818
+    """What is wrong with a picture, in a few words."""
+
+
+class PictureFormat(NamedTuple):
+    """What pictures are made into.
+
+    Attributes:
+        size: height and width.
+        channels: 1, grey, or 3, colour.
+        levels: of brightness, at most 256.
+        background: red, green and blue behind what is transparent, 0 to 255.
+        crop: side of the square that is cut out of the middle; the largest possible if None.
+    """
+
+    size: int
+    channels: int = 3
+    levels: int = 256
+    background: tuple[int, int, int] = WHITE
+    crop: int | None = None
+
+    def check(self) -> None:
+        """Raise UserError if there are no such pictures."""
+        if self.channels not in _MODES:
+            raise UserError(f"pictures have 1 channel or 3, not data.num_channels={self.channels}")
+        if not 2 <= self.levels <= 256:
+            raise UserError(f"pictures have 2 to 256 levels, not data.levels={self.levels}")
+        if self.size < 1:
+            raise UserError(f"pictures have a size of at least 1, not data.image_size={self.size}")
+
+
+class Converted(NamedTuple):
+    """A picture that was read.
+
+    Attributes:
+        levels: `(C, H, W)` uint8.
+        transparent: whether it was, anywhere.
+        more_frames: whether the file has further frames, which are not read.
+    """
+
+    levels: np.ndarray
+    transparent: bool
+    more_frames: bool
+
+
+def read(opener: Callable[[], Image.Image], form: PictureFormat) -> Converted | str:
+    """Open and convert a picture; what is wrong with it if that fails. Called within `library_silenced`."""
+    try:
+        with opener() as picture:
+            return convert(picture, form)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        return "not a picture"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"it has more than {MAX_PIXELS:,} pixels"
+    except Exception as error:  # damaged pictures fail in many ways
+        return _reason(error)
+
+
+class Report:
+    """What is noticed of pictures while they are read, each with its place.
+
+    Attributes:
+        damaged: what is wrong with those that cannot be read.
+        transparent: those that were laid on the background in places.
+        more_frames: those with further frames, which are not read.
+    """
+
+    def __init__(self) -> None:
+        self.damaged: dict[str, str] = {}
+        self.transparent: list[str] = []
+        self.more_frames: list[str] = []
+
+    def add(self, place: str, picture: Converted | str) -> None:
+        """Note what there is to say of one."""
+        if isinstance(picture, str):
+            self.damaged[place] = picture
+            return
+        if picture.transparent:
+            self.transparent.append(place)
+        if picture.more_frames:
+            self.more_frames.append(place)
+
+    def notes(self, background: tuple[int, int, int]) -> list[str]:
+        """A line for each kind of thing that was noticed."""
+        notes = []
+        if self.damaged:
+            notes.append(f"skipped {len(self.damaged)} pictures that cannot be read: {self.reasons()}")
+        if self.transparent:
+            colour = "#{:02x}{:02x}{:02x}".format(*background)
+            notes.append(
+                f"{len(self.transparent)} pictures are transparent in places, and were laid on {colour} "
+                f"(data.background): {listed(self.transparent)}"
+            )
+        if self.more_frames:
+            notes.append(
+                f"{len(self.more_frames)} files have several frames, of which the first was read: "
+                f"{listed(self.more_frames)}"
+            )
+        return notes
+
+    def reasons(self) -> str:
+        """The damaged pictures, with what is wrong with them."""
+        return listed(f"{place} ({reason})" for place, reason in self.damaged.items())
+
+
+def read_picture(path: Path, form: PictureFormat, report: Report) -> Tensor:
+    """One picture from a file, `(C, H, W)` levels, uint8; what there is to say of it goes to the report.
+
+    Raises:
+        UserError: there is no such file, or it is no picture.
+    """
+    path = at_home(path)
+    if not path.exists():
+        raise UserError(f"there is no picture {path}")
+    with library_silenced():
+        found = read(lambda: Image.open(path), form)
+    if isinstance(found, str):
+        raise UserError(f"{path} cannot be read: {found}; give a PNG or JPEG")
+    report.add(str(path), found)
+    return torch.from_numpy(found.levels.copy())
+
+
+@contextmanager
+def library_silenced() -> Iterator[None]:
+    """Pillow's warnings are not shown; that of a picture of too many pixels is an error, in all threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def convert(picture: Image.Image, form: PictureFormat) -> Converted:
+    """One picture as levels.
+
+    Raises:
+        Unreadable: it has more than 8 bits a channel, or too many pixels.
+    """
+    if picture.width * picture.height > MAX_PIXELS:
+        raise Unreadable(f"it has more than {MAX_PIXELS:,} pixels")
+    if _is_deep(picture):
+        raise Unreadable("it has more than 8 bits a channel")
+    more_frames = picture.format not in _ONE_PICTURE and getattr(picture, "n_frames", 1) > 1
+    upright = ImageOps.exif_transpose(picture)
+    width, height = upright.size
+    side = min(width, height, form.crop or max(width, height))
+    left, top = (width - side) // 2, (height - side) // 2
+    transparent = upright.has_transparency_data and _opacity(upright).min() < 255
+    square = upright.crop((left, top, left + side, top + side))
+    if transparent:
+        square = _on_background(square, form.background)
+    square = square.convert(_MODES[form.channels])
+    if side != form.size:
+        square = square.resize((form.size, form.size), Image.Resampling.LANCZOS)
+    array = np.asarray(square).reshape(form.size, form.size, form.channels).transpose(2, 0, 1)
+    if form.levels != 256:
+        array = (array.astype(np.uint16) * form.levels // 256).astype(np.uint8)
+    return Converted(array, bool(transparent), more_frames)
+
+
+def background(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour: a name such as white, or `#ffffff`.
+
+    Raises:
+        UserError: there is no such colour.
+    """
+    try:
+        colour = ImageColor.getrgb(name)
+    except ValueError:
+        raise UserError(f"a background is a colour such as white, grey or #ffffff, not {name!r}") from None
+    if len(colour) != 3:
+        raise UserError(f"a background cannot be transparent itself, as {name!r} is")
+    return colour
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether channels have more than 8 bits; of those of coloured pictures Pillow would drop some without a word."""
+    if picture.format == "JPEG2000":
+        return _jpeg_2000_bits(picture) > 8
+    stored = [tile[3] for tile in getattr(picture, "tile", []) if len(tile) > 3]
+    if picture.format == "PPM" and any(isinstance(how, tuple) and how[-1] > 255 for how in stored):
+        return True
+    # The 16 bits of BGR;16 are those of all three channels.
+    deep = any(bits in str(how) for how in stored for bits in (";16", ";32") if "BGR;16" not in str(how))
+    return picture.mode in _DEEP_MODES or deep
+
+
+def _jpeg_2000_bits(picture: Image.Image) -> int:
+    """Bits of the deepest channel, as the head of its code says (ISO 15444-1, A.5.1); 0 if there is none."""
+    file = getattr(picture, "fp", None)
+    if file is None:
+        return 0
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    # Start of code, and of its sizes; then 36 bytes of sizes, and how many channels there are, of 3 bytes each.
+    start = content.find(b"\xff\x4f\xff\x51") + 4
+    count = int.from_bytes(content[start + 36 : start + 38], "big")
+    depths = content[start + 38 : start + 38 + 3 * count : 3]
+    return max(((depth & 127) + 1 for depth in depths), default=0)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a picture; where the library speaks of its inside, that it is damaged."""
+    if isinstance(error, Unreadable):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or " ".join(str(error).split()) or "it is damaged"
+    return "it is damaged"
+
+
+def _opacity(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGBA").getchannel("A"))
+
+
+def _on_background(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    pixels = np.asarray(picture.convert("RGBA")).astype(np.uint32)
+    opacity = pixels[..., 3:]
+    # Rounded to the nearest.
+    mixed = (pixels[..., :3] * opacity + np.array(colour, np.uint32) * (255 - opacity) + 127) // 255
+    return Image.fromarray(mixed.astype(np.uint8))

@@ -1,0 +1,152 @@
+"""Pictures that are read once, and kept as arrays that are mapped into memory: a dataset may be larger than that.
+
+<cache>/train.npy, validation.npy, test.npy     (N, C, H, W) uint8
+<cache>/about.json                              the rows that were kept, and notes; written last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from score_sde.common.errors import UserError
+from score_sde.common.files import write_atomically
+from score_sde.common.interruption import keeping
+from score_sde.common.progress import Progress
+from score_sde.data.sources.found import Pictures
+from score_sde.data.sources.picture import Converted, PictureFormat, Report, library_silenced, read
+from score_sde.data.words import Part
+
+# Read at once.
+_CHUNK = 512
+# Of how pictures are made into arrays: arrays made otherwise are not found.
+_VERSION = 2
+
+
+class Prepared(NamedTuple):
+    """Pictures as arrays.
+
+    Attributes:
+        examples: of each part, `(N, C, H, W)` uint8.
+        rows: the rows of its pictures that these are; others were damaged.
+        notes: what the user should know, a line each.
+    """
+
+    examples: dict[Part, Tensor]
+    rows: dict[Part, list[int]]
+    notes: tuple[str, ...]
+
+
+def prepare(
+    chosen: Mapping[Part, tuple[Pictures, Sequence[int]]],
+    form: PictureFormat,
+    cache: Path,
+    skip_damaged: bool = False,
+) -> Prepared:
+    """Read pictures, or find them as they were read before.
+
+    Args:
+        chosen: for each part, pictures, and which rows of them belong to it.
+        form: what they are made into.
+        cache: folder of all that was prepared.
+        skip_damaged: leave out pictures that cannot be read, instead of refusing.
+
+    Raises:
+        UserError: pictures cannot be read, or the arrays cannot be written.
+    """
+    form.check()
+    rows = [[part, pictures.version, list(numbers)] for part, (pictures, numbers) in chosen.items()]
+    identity = json.dumps([_VERSION, rows, *form, skip_damaged])
+    folder = cache / sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    if not (folder / "about.json").exists():
+        kept = "stopped while reading pictures: none are kept; repeat the command to read them"
+        with library_silenced(), keeping(lambda: kept):
+            _prepare(chosen, form, folder, skip_damaged)
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        examples = {part: torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c")) for part in chosen}
+        return Prepared(examples, {part: about["rows"][part] for part in chosen}, tuple(about["notes"]))
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {folder}, where pictures were kept: remove it, and it is made again") from error
+
+
+def _prepare(
+    chosen: Mapping[Part, tuple[Pictures, Sequence[int]]], form: PictureFormat, folder: Path, skip_damaged: bool
+) -> None:
+    report, kept = Report(), {}
+    for part, (pictures, rows) in chosen.items():
+        kept[part] = _write(pictures, rows, form, folder / f"{part}.npy", part, report, skip_damaged)
+        if part == "train" and not kept[part]:
+            raise UserError(f"none of the {len(rows)} training pictures can be read; {report.reasons()}")
+    with write_atomically(folder / "about.json") as temporary:
+        temporary.write_text(json.dumps({"rows": kept, "notes": report.notes(form.background)}))
+
+
+def _write(
+    pictures: Pictures,
+    rows: Sequence[int],
+    form: PictureFormat,
+    path: Path,
+    part: Part,
+    report: Report,
+    skip_damaged: bool,
+) -> list[int]:
+    """Write the array of these pictures; returns the rows that could be read, and reports on them."""
+    kept: list[int] = []
+    with write_atomically(path) as temporary:
+        shape = (len(rows), form.channels, form.size, form.size)
+        # Nothing cannot be mapped.
+        array = open_memmap(temporary, "w+", np.uint8, shape) if rows else np.empty(shape, np.uint8)
+        _reserve(temporary)
+        # Closed at once, should a signal come: its threads and its bar end before anything is said.
+        with closing(_read_all(pictures, rows, form, part)) as found:
+            for row, picture in found:
+                report.add(pictures.places[row], picture)
+                if isinstance(picture, Converted):
+                    array[len(kept)] = picture.levels
+                    kept.append(row)
+        if report.damaged and not skip_damaged:
+            raise UserError(
+                f"{len(report.damaged)} of {len(rows)} {part} pictures cannot be read: {report.reasons()}; remove "
+                "them, or leave them out: --config.data.damaged=skip"
+            )
+        if len(kept) < len(rows) or not rows:
+            np.save(temporary, array[: len(kept)].copy())
+        elif isinstance(array, np.memmap):
+            array.flush()
+    return kept
+
+
+def _reserve(path: Path) -> None:
+    """See that there is room for all of a file: a full disk, met in mapped memory, would kill the process."""
+    if hasattr(os, "posix_fallocate") and path.stat().st_size:
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _read_all(
+    pictures: Pictures, rows: Sequence[int], form: PictureFormat, part: Part
+) -> Generator[tuple[int, Converted | str], None, None]:
+    """Each row, with its picture or what is wrong with it."""
+
+    def read_row(row: int) -> Converted | str:
+        return read(partial(pictures.open, row), form)
+
+    with ThreadPoolExecutor() as pool, Progress(f"reading {part} pictures", len(rows), "picture") as bar:
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            for found in zip(chunk, pool.map(read_row, chunk), strict=True):
+                yield found
+                bar.update()

@@ -1,0 +1,1 @@
+"""Likelihoods of examples: bits/dim, their errors, and bounds."""

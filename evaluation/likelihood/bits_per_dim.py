@@ -1,0 +1,152 @@
+r"""From log-densities to bits per dimension, with the errors that they have.
+
+Levels have probabilities, of which the density of dequantised levels gives a bound (see `evaluation.likelihood.dequantisation`):
+
+    -log2 P(k) / d <= E[log q(x | k) - log p(x)] / (d log 2)
+
+Vectors have densities of their own: nothing is subtracted, and the numbers may be negative.
+
+The standard error is that of the mean over examples. Its sources, as standard deviations of one number:
+
+    images     of an example's expected bits/dim, between examples
+    draws      between draws of the dequantisation noise
+    probes     between probes of the divergence
+
+The last two are means of squared differences between examples measured twice; the first is what remains. Examples
+solved again, tightly, tell what error the solver makes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from score_sde.evaluation.likelihood.dequantisation import bound_of_draws
+from score_sde.evaluation.likelihood.measurement import Checked
+
+
+class Likelihoods(NamedTuple):
+    """What was measured of `N` examples; float64.
+
+    Attributes:
+        log_prob: log-density of each draw in model units, `(N, K)`, in nats.
+        log_q: of its noise, likewise.
+        bounds: for each bound, its three terms `(N, 3)`, in nats.
+        latents: of first draws, `(N, *dims)`; float32.
+        nfe: network calls of a solution; the mean over batches.
+        seconds: all batches together, those of an earlier run that were found included.
+    """
+
+    log_prob: Tensor
+    log_q: Tensor
+    bounds: dict[str, Tensor]
+    latents: Tensor
+    nfe: float
+    seconds: float
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in an example."""
+        return self.latents[0].numel()
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """Of each example, the mean over draws, `(N,)`."""
+        return self.to_bits((self.log_prob - self.log_q).mean(1))
+
+    def to_bits(self, log_prob: Tensor) -> Tensor:
+        """Bits per dimension from nats."""
+        return -log_prob / (self.dimension * math.log(2))
+
+
+def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool) -> dict[str, Any]:
+    """Plain numbers for a report.
+
+    Args:
+        likelihoods: what was measured.
+        checked: examples measured again, if any were.
+        exact: whether divergences are exact; several draws are then also averaged inside the logarithm.
+    """
+    bits = likelihoods.bits_per_dim
+    summary: dict[str, Any] = {
+        **mean_and_error("bits_per_dim", bits),
+        "nats_per_dim": bits.mean().item() * math.log(2),
+        "log_prob": likelihoods.log_prob.mean().item(),
+        "num_examples": len(bits),
+        "nfe": likelihoods.nfe,
+        "seconds": likelihoods.seconds,
+    }
+    log_weights = likelihoods.log_prob - likelihoods.log_q
+    if exact and log_weights.shape[1] > 1:
+        weighted = likelihoods.to_bits(bound_of_draws(log_weights))
+        summary["importance_weighted"] = mean_and_error("bits_per_dim", weighted)
+    summary["bounds"] = {
+        name: mean_and_error("bits_per_dim", likelihoods.to_bits(-terms.sum(1)))
+        | {
+            what: likelihoods.to_bits(-terms[:, term]).mean().item()
+            for term, what in enumerate(("prior", "diffusion", "reconstruction"))
+        }
+        for name, terms in likelihoods.bounds.items()
+    }
+    if checked is not None and len(bits) > 1:
+        summary |= _sources(likelihoods, Checked(*(likelihoods.to_bits(value) for value in checked)))
+    return summary
+
+
+def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
+    """The mean of `values` `(N,)`, called `name`, and its standard error."""
+    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+    return {name: values.mean().item(), "standard_error": error}
+
+
+def _sources(likelihoods: Likelihoods, checked: Checked) -> dict[str, Any]:
+    """Deviations by their source, and the solver's error, from examples measured again, in bits/dim."""
+    of_probes = (checked.first - checked.other_probes).square().mean().item() / 2
+    of_draws = max(0.0, (checked.other_probes - checked.other_draw).square().mean().item() / 2 - of_probes)
+    num_draws = likelihoods.log_prob.shape[1]
+    of_images = max(0.0, likelihoods.bits_per_dim.var().item() - (of_draws + of_probes) / num_draws)
+    error = checked.first - checked.tight
+    return {
+        "standard_deviations": {
+            "images": math.sqrt(of_images),
+            "draws": math.sqrt(of_draws),
+            "probes": math.sqrt(of_probes),
+        },
+        "solver_error": {
+            **mean_and_error("mean", error),
+            "mean_absolute": error.abs().mean().item(),
+            "num_examples": len(error),
+        },
+    }
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """Lines for people."""
+    what = f"{summary['num_examples']} {summary['split']} examples"
+    how = f"{summary['nfe']:.0f} network calls, {summary['seconds']:.1f} s"
+    lines = [f"{_number(summary)} bits/dim of {what}; {how}"]
+    if "importance_weighted" in summary:
+        lines.append(f"{_number(summary['importance_weighted'])} with {summary['num_draws']} draws importance-weighted")
+    bounds = [f"{name} {_number(bound)}" for name, bound in summary["bounds"].items()]
+    if bounds:
+        lines.append(f"bounds for the reverse SDE: {', '.join(bounds)}")
+    if "solver_error" in summary:
+        deviations = [f"{source} {value:.3f}" for source, value in summary["standard_deviations"].items()]
+        error, count = summary["solver_error"], summary["solver_error"]["num_examples"]
+        lines.append(
+            f"deviations by source: {', '.join(deviations)}; the solver's own error is {error['mean']:+.4f}"
+            f"{_plus_minus(error)} (of {count} example{'s' * (count > 1)})"
+        )
+    return lines
+
+
+def _number(value: dict[str, Any]) -> str:
+    return f"{value['bits_per_dim']:.4f}{_plus_minus(value)}"
+
+
+def _plus_minus(value: dict[str, Any]) -> str:
+    """The standard error, which one example has none of."""
+    error = value["standard_error"]
+    return "" if error is None else f" ± {error:.4f}"

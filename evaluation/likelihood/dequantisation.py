@@ -1,0 +1,156 @@
+r"""Dequantisation: a density for data that are levels.
+
+Levels `k` have probabilities `P(k)`; a model has a density `p(x)` at time `t_min`. With a distribution `q(x | k)` of
+noisy levels, on regions that do not overlap, the model's `P(k)` is the integral of `p` over the region of `k`, and
+
+    log P(k) >= E log 1/K sum_j p(x_j) / q(x_j | k)      K draws: Burda et al. 2016, arXiv:1509.00519
+             >= E[log p(x) - log q(x | k)]               one: Theis et al. 2016, arXiv:1511.01844
+
+The first grows tight as K grows. The choices of `q`:
+
+    uniform            on the bin `[low + w k, low + w (k + 1))`: for models of dequantised data
+    truncated normal   `x = alpha c_k + sigma u`, `u` standard normal within `±tau`, at the time at which neighbouring
+                       levels are `2 tau sigma / alpha` apart: for models of the levels themselves, at `c_k`, whose
+                       `p_t` is just this (Zheng et al. 2023, arXiv:2305.03935, section 3.2)
+    variational        learned, for models of dequantised data whose density within a bin is not uniform
+
+A dequantiser draws `x` and says `log q`. Bits per dimension are
+
+    -log2 P(k) / d <= (log q - log p) / (d log 2).
+
+With K draws the average inside the logarithm needs the densities themselves: an unbiased estimate of `log p`, as
+Hutchinson's, makes `E log mean exp` larger, and the result might be better than the truth. So it is used with exact
+divergences only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from score_sde.common.noise import SampleNoise
+from score_sde.sde import SDE
+from score_sde.solvers.base import check_positive
+
+
+class Dequantised(NamedTuple):
+    """What a dequantiser gives back.
+
+    Attributes:
+        x: levels with noise, in model units, at the dequantiser's `t_min`, shape of the levels.
+        log_q: its log-density given the levels, `(B,)`, in nats; float64.
+    """
+
+    x: Tensor
+    log_q: Tensor
+
+
+class Dequantiser(Protocol):
+    """Called with levels `(B, *dims)` and their noise; each call draws anew.
+
+    Attributes:
+        t_min: the time whose density is to be evaluated; None if any small one will do.
+    """
+
+    @property
+    def t_min(self) -> float | None:
+        """See above."""
+
+    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Levels as points of the data space."""
+
+
+class UniformDequantiser:
+    """Uniform noise: level `k` becomes `low + bin_width (k + u)`.
+
+    Args:
+        low: lower edge of level 0, in model units.
+        bin_width: of each level, likewise.
+    """
+
+    t_min = None
+
+    def __init__(self, low: float, bin_width: float) -> None:
+        check_positive("bin_width", bin_width)
+        self.low = low
+        self.bin_width = bin_width
+
+    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Levels `(B, *dims)` with noise."""
+        levels = as_numbers(levels)
+        log_q = torch.full((len(levels),), -levels[0].numel() * math.log(self.bin_width), dtype=torch.float64)
+        return Dequantised(self.low + self.bin_width * (levels + noise.uniform(levels)), log_q)
+
+
+class TruncatedNormalDequantiser:
+    """Noise as the forward process has it, cut off half-way between levels.
+
+    Args:
+        sde: the forward process.
+        low: where level 0 is, in model units.
+        spacing: distance of neighbouring levels, likewise.
+        cutoff: `tau`, how many deviations half the spacing is.
+
+    Attributes:
+        t_min: the time at which that is so, or the nearest to it that the process has.
+
+    Raises:
+        UserError: `spacing` or `cutoff` is not positive.
+    """
+
+    def __init__(self, sde: SDE, low: float, spacing: float, cutoff: float = 3.0) -> None:
+        check_positive("spacing", spacing)
+        check_positive("cutoff", cutoff)
+        self.low = low
+        self.spacing = spacing
+        self.t_min = float(sde.time_at_log_snr(torch.tensor(2 * math.log(2 * cutoff / spacing))))
+        time = torch.tensor(self.t_min, dtype=torch.float64)
+        self.alpha, self.sigma = float(sde.alpha(time)), float(sde.sigma(time))
+
+    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Levels `(B, *dims)` with noise."""
+        levels = as_numbers(levels)
+        cutoff = self.spacing * self.alpha / (2 * self.sigma)
+        inside = math.erf(cutoff / math.sqrt(2))
+        u = math.sqrt(2) * torch.erfinv(inside * (2 * noise.uniform(levels).double() - 1))
+        log_density = -0.5 * u**2 - math.log(math.sqrt(2 * math.pi) * inside * self.sigma)
+        x = self.alpha * (self.low + self.spacing * levels) + self.sigma * u
+        return Dequantised(x.to(levels.dtype), log_density.flatten(1).sum(1))
+
+
+class VariationalDequantiser:
+    """Noise whose distribution was learned (Ho et al. 2019, arXiv:1902.00275).
+
+    Args:
+        flow: takes levels `(B, *dims)` and uniform noise; returns `x` and `log q` as above.
+            `training.dequantisation` has one.
+    """
+
+    t_min = None
+
+    def __init__(self, flow: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.flow = flow
+
+    @torch.no_grad()
+    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Levels `(B, *dims)` with noise."""
+        return Dequantised(*self.flow(levels, noise.uniform(as_numbers(levels))))
+
+
+def density_time(dequantiser: Dequantiser | None, t_min: float | None) -> float | None:
+    """The time of the density: the dequantiser's, if it has one, or else `t_min`."""
+    return t_min if dequantiser is None or dequantiser.t_min is None else dequantiser.t_min
+
+
+def as_numbers(levels: Tensor) -> Tensor:
+    """Levels to count with: whole numbers as float32, others as they are."""
+    return levels if levels.is_floating_point() else levels.float()
+
+
+def bound_of_draws(log_weights: Tensor) -> Tensor:
+    """`log 1/K sum_j exp(log_weights_j)` `(B,)` of `log p - log q` for `K` draws `(B, K)`: a bound on `log P(k)`."""
+    return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])

@@ -1,0 +1,132 @@
+"""What is measured of an example's likelihood: its density for each draw of dequantisation noise, and bounds.
+
+Everything about an example follows from its seed, so that it does not matter which others it is measured with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from score_sde.common.noise import SampleNoise
+from score_sde.evaluation.likelihood.bounds import ExampleBound
+from score_sde.evaluation.likelihood.dequantisation import Dequantised, Dequantiser
+from score_sde.models import ClassConditional
+from score_sde.solvers import Model, log_likelihood
+
+# Of a second solution, by which the first is judged.
+_TIGHT: dict[str, Any] = {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5}
+_SOLVER_OPTIONS = ("method", "options", "num_steps", "grid", "rtol", "atol")
+# Added to an example's seed for probes of its own.
+_OTHER_PROBES = 2**40
+
+
+class Measured(NamedTuple):
+    """What is known of a batch of examples; tensors on the CPU, float64.
+
+    Attributes:
+        log_prob: log-density of each draw at `t_min`, in model units, `(B, K)`, in nats.
+        log_q: log-density of its noise, likewise; 0 for vectors.
+        latents: where the first draw ends at `T`, `(B, *dims)`, float32.
+        bounds: for each, its three terms `(B, 3)`, in nats, on `-log P(k)` (or, of vectors, `-log p(x)`).
+        nfe: network calls of one solution.
+        seconds: of everything.
+    """
+
+    log_prob: Tensor
+    log_q: Tensor
+    latents: Tensor
+    bounds: dict[str, Tensor]
+    nfe: float
+    seconds: float
+
+
+class Checked(NamedTuple):
+    """Examples measured again with one thing changed; `log p - log q` of each, `(B,)`, in nats, float64.
+
+    Attributes:
+        first: of the first draw, as it was measured.
+        tight: the same, solved at tight tolerances.
+        other_probes: the same, with other probes.
+        other_draw: with other probes and other noise.
+    """
+
+    first: Tensor
+    tight: Tensor
+    other_probes: Tensor
+    other_draw: Tensor
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How likelihoods are measured.
+
+    Args:
+        model: the model.
+        dequantiser: for levels; None for vectors.
+        options: of `log_likelihood`.
+        num_draws: draws of noise an example.
+        bounds: variational bounds by name.
+        device: where the model is.
+    """
+
+    model: Model
+    dequantiser: Dequantiser | None
+    options: Mapping[str, Any]
+    num_draws: int = 1
+    bounds: Mapping[str, ExampleBound] = field(default_factory=dict)
+    device: torch.device | str = "cpu"
+
+    def __call__(self, examples: Tensor, seeds: list[int], classes: Tensor | None = None) -> Measured:
+        """Measure levels or vectors `(B, *shape)`; `seeds[i]` decides all noise of example `i`.
+
+        With `classes` `(B,)`, of a model that knows any, it is the density given the class.
+        """
+        started = time.perf_counter()
+        draws = self._draws(examples, seeds, self.num_draws)
+        solutions = [self._solve(draw.x, seeds, self.options, classes) for draw in draws]
+        terms = {name: self._terms(bound, examples, draws[0], seeds) for name, bound in self.bounds.items()}
+        return Measured(
+            torch.stack([log_prob for log_prob, _, _ in solutions], dim=1),
+            torch.stack([draw.log_q for draw in draws], dim=1),
+            solutions[0][1],
+            terms,
+            sum(nfe for _, _, nfe in solutions) / len(solutions),
+            time.perf_counter() - started,
+        )
+
+    def check(self, examples: Tensor, seeds: list[int], first: Tensor, classes: Tensor | None = None) -> Checked:
+        """Measure examples again, of which the first draw gave `log p - log q` `first` `(B,)`."""
+        draw, other = self._draws(examples, seeds, 2)
+        changed = [[seed + place * _OTHER_PROBES for seed in seeds] for place in (1, 2)]
+        tight = {name: value for name, value in self.options.items() if name not in _SOLVER_OPTIONS} | _TIGHT
+        return Checked(
+            first,
+            self._solve(draw.x, seeds, tight, classes)[0] - draw.log_q,
+            self._solve(draw.x, changed[0], self.options, classes)[0] - draw.log_q,
+            self._solve(other.x, changed[1], self.options, classes)[0] - other.log_q,
+        )
+
+    def _draws(self, examples: Tensor, seeds: list[int], count: int) -> list[Dequantised]:
+        if self.dequantiser is None:
+            return [Dequantised(examples, torch.zeros(len(examples), dtype=torch.float64))] * count
+        noise = SampleNoise(seeds, stream="dequantisation")
+        return [self.dequantiser(examples, noise) for _ in range(count)]
+
+    def _solve(
+        self, x: Tensor, seeds: list[int], options: Mapping[str, Any], classes: Tensor | None
+    ) -> tuple[Tensor, Tensor, int]:
+        model: Model = self.model
+        if classes is not None:
+            model = ClassConditional(self.model, classes.to(self.device))  # type: ignore[arg-type]
+        result = log_likelihood(model, x.to(self.device), seeds=seeds, **options)
+        return result.log_prob.double().cpu(), result.latents.float().cpu(), result.nfe
+
+    def _terms(self, bound: ExampleBound, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Tensor:
+        result = bound(self.model, examples.to(self.device), Dequantised(draw.x.to(self.device), draw.log_q), seeds)
+        return torch.stack([result.prior, result.diffusion, result.reconstruction], dim=1).double().cpu()

@@ -1,0 +1,187 @@
+"""Measuring the likelihoods of many examples, and writing them down.
+
+likelihood/<split>.json           bits_per_dim, standard_error, num_examples, nfe, …, and how they were computed
+likelihood/<split>.csv            example, bits_per_dim, log_prob, each bound, class; one row an example
+likelihood/<split>.png            their histogram
+likelihood/<split>_extremes.png   the most likely images, and below them the least likely
+likelihood/<split>_latents.npz    where the trajectories end, if asked for
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from score_sde.common import distributed
+from score_sde.common.files import write_atomically
+from score_sde.common.interruption import keeping
+from score_sde.common.plots import save_grid
+from score_sde.common.progress import Progress
+from score_sde.common.resumable import Part, batches_of, in_parts, rows_done
+from score_sde.data import Dataset
+from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods
+from score_sde.evaluation.likelihood.measurement import Checked, Measurement
+from score_sde.evaluation.provenance import as_text, remove_stale, replacing
+from score_sde.evaluation.watched import Watched
+
+_NUM_EXTREMES = 10
+
+
+def measure_likelihoods(
+    measurement: Measurement,
+    examples: Tensor,
+    seeds: list[int],
+    batch_size: int,
+    folder: Path,
+    about: dict[str, Any],
+    classes: Tensor | None = None,
+) -> Likelihoods:
+    """Measure `examples` `(N, *shape)` in batches; those that an earlier run left in `folder` are not done again.
+
+    With `classes` `(N,)`, their densities given the class.
+
+    Raises:
+        UserError: a trajectory cannot be followed, or a file cannot be written.
+        Stopped: a signal came.
+    """
+
+    def work(rows: range) -> Part:
+        given = None if classes is None else classes[rows.start : rows.stop]
+        measured = watched(examples[rows.start : rows.stop], [seeds[row] for row in rows], given)
+        bounds = {f"bound {name}": terms.numpy() for name, terms in measured.bounds.items()}
+        arrays = measured._asdict() | bounds
+        del arrays["bounds"]
+        return {name: np.asarray(value) for name, value in arrays.items()}
+
+    def report(part: Part, found: bool) -> None:
+        log_weights = part["log_prob"] - part["log_q"]
+        bits.extend((-log_weights.mean(1) / (examples[0].numel() * math.log(2))).tolist())
+        error = f" ± {np.std(bits, ddof=1) / math.sqrt(len(bits)):.4f}" if len(bits) > 1 else ""
+        bar.update(len(log_weights), f"{np.mean(bits):.4f}{error} bits/dim", found)
+
+    def kept() -> str:
+        done = rows_done(folder, len(examples), batch_size)
+        return (
+            f"stopped after {done} of {len(examples)} examples, which are kept in {folder}; repeat the command to go on"
+        )
+
+    bits: list[float] = []
+    share = sum(map(len, distributed.share(batches_of(len(examples), batch_size))))
+    with keeping(kept), Progress("likelihood", share, "example") as bar:
+        watched = replace(measurement, model=Watched(measurement.model, bar.call))
+        parts = in_parts(folder, about, len(examples), batch_size, work, report)
+    joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in _arrays(parts[0])}
+    sizes = [len(part["log_prob"]) for part in parts]
+    return Likelihoods(
+        joined["log_prob"],
+        joined["log_q"],
+        {name.removeprefix("bound "): terms for name, terms in joined.items() if name.startswith("bound ")},
+        joined["latents"],
+        float(np.average([part["nfe"] for part in parts], weights=sizes)),
+        float(sum(part["seconds"] for part in parts)),
+    )
+
+
+def check_likelihoods(
+    measurement: Measurement,
+    likelihoods: Likelihoods,
+    examples: Tensor,
+    seeds: list[int],
+    count: int,
+    classes: Tensor | None = None,
+) -> Checked | None:
+    """Measure the first `count` examples again; None for 0."""
+    if count == 0:
+        return None
+    first = (likelihoods.log_prob - likelihoods.log_q)[:count, 0]
+    with Progress("checks of the likelihood") as bar:
+        watched = replace(measurement, model=Watched(measurement.model, bar.call))
+        return watched.check(examples[:count], seeds[:count], first, None if classes is None else classes[:count])
+
+
+def write_likelihoods(
+    likelihoods: Likelihoods,
+    summary: dict[str, Any],
+    dataset: Dataset,
+    examples: Tensor,
+    folder: Path,
+    name: str,
+    latents: bool,
+    classes: list[str] | None = None,
+) -> list[Path]:
+    """Write everything; returns the paths.
+
+    Args:
+        likelihoods: what was measured.
+        summary: of them, and how they were computed: plain values for the JSON file; `settings` are all of them.
+        dataset: knows how examples look.
+        examples: levels or vectors `(N, *shape)`.
+        folder: where the files go.
+        name: of the part of the data.
+        latents: whether to write the latents, too.
+        classes: what the class of each example is called, if they have any.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    bits = likelihoods.bits_per_dim
+    paths = [folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"]
+    with replacing(paths[0], summary.get("settings", {})), write_atomically(paths[0]) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
+    table: dict[str, Any] = {"example": range(len(bits)), "bits_per_dim": bits.tolist()}
+    table |= {"log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
+    if classes is not None:
+        table["class"] = classes
+    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
+    with write_atomically(paths[2]) as temporary:
+        histogram(likelihoods, f"{dataset.name}, {name}").savefig(temporary, format="png")
+    if dataset.is_image:
+        order = bits.argsort()
+        count = min(_NUM_EXTREMES, len(order))
+        shown = torch.cat([order[:count], order.flip(0)[:count]])
+        paths.append(folder / f"{name}_extremes.png")
+        save_grid(paths[-1], dataset.levels_to_uint8(examples[shown]).numpy(), columns=count)
+    ends, settings = folder / f"{name}_latents.npz", summary.get("settings", {})
+    if not latents:
+        remove_stale(ends, settings)
+    else:
+        paths.append(ends)
+        arrays = {"latents": likelihoods.latents.numpy(), "bits_per_dim": bits.numpy(), "settings": as_text(settings)}
+        if classes is not None:
+            arrays["classes"] = np.array(classes)
+        with write_atomically(ends) as temporary:
+            np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    return paths
+
+
+def histogram(likelihoods: Likelihoods, title: str) -> Figure:
+    """How bits per dimension are spread over examples, with the means of the bounds."""
+    bits = likelihoods.bits_per_dim
+    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(bits.numpy(), bins="auto", color="#0b6aa2", alpha=0.7)
+    axes.axvline(bits.mean().item(), color="black", label=f"mean {bits.mean():.3f}")
+    for index, (name, terms) in enumerate(likelihoods.bounds.items()):
+        mean = likelihoods.to_bits(-terms.sum(1)).mean().item()
+        axes.axvline(mean, color=f"C{index + 1}", linestyle="--", label=f"{name} bound {mean:.3f}")
+    axes.set(xlabel="bits per dimension", ylabel="examples", title=title)
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _arrays(part: Part) -> list[str]:
+    return [name for name in part if name not in ("nfe", "seconds")]

@@ -1,0 +1,1 @@
+"""Samples: drawing them, and how far they are from the data."""

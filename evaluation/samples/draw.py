@@ -1,0 +1,138 @@
+"""Drawing samples in batches, and writing them down.
+
+samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds;  labels and
+                       class_names, if classes were asked for; settings, JSON: what they were drawn with
+samples/<solver>.png:  the first of them, to look at
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError
+from score_sde.common.files import write_atomically
+from score_sde.common.plots import save_grid, save_scatter
+from score_sde.common.progress import Progress
+from score_sde.data import Dataset
+from score_sde.evaluation.comparison.contenders import count_calls
+from score_sde.evaluation.provenance import as_text, replacing
+from score_sde.evaluation.watched import Watched
+from score_sde.solvers import Model
+from score_sde.solvers.registry import Solver
+
+_NUM_SHOWN = 100
+_NUM_SHOWN_POINTS = 5000
+
+
+class Samples(NamedTuple):
+    """What `draw_samples` gives back.
+
+    Attributes:
+        x: samples `(N, *dims)` in model units, on the CPU.
+        nfe: network calls a sample; the mean over batches, which differ for adaptive steps only.
+        seconds: time a sample was waited for, all batches together; the longest of several processes.
+    """
+
+    x: Tensor
+    nfe: float
+    seconds: float
+
+
+def draw_samples(
+    model: Model,
+    solver: Solver,
+    shape: tuple[int, ...],
+    seeds: list[int],
+    batch_size: int,
+    progress: bool = True,
+    control: Callable[[slice], Model] | None = None,
+) -> Samples:
+    """Draw one sample of this shape for each seed, from latents of the prior; several processes divide the work.
+
+    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same. With `control`, the model
+    of the samples with these numbers is `control(numbers)`.
+    """
+    device = distributed.device()
+    batches = [slice(first, min(first + batch_size, len(seeds))) for first in range(0, len(seeds), batch_size)]
+    share = distributed.share(batches)
+    calls = count_calls(solver, model.sde) if progress else None
+    own, started = [], time.perf_counter()
+    with Progress("samples", len(share), "batch", calls, shown=progress) as bar:
+        for rows in share:
+            batch = seeds[rows]
+            latents = model.sde.prior_sample((len(batch), *shape), seeds=batch, device=device)
+            watched = Watched(model if control is None else control(rows), bar.call)
+            solution = solver(watched, latents, seeds=batch)
+            own.append((solution.x.cpu(), solution.nfe))
+            bar.update()
+    seconds = max(distributed.gather([time.perf_counter() - started]))
+    drawn = distributed.gather(own)
+    x = torch.cat([x for x, _ in drawn])
+    return Samples(x, sum(nfe * len(part) for part, nfe in drawn) / len(x), seconds)
+
+
+def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
+    """Samples `(N, *dims)` in model units as one writes them down: uint8 images `(N, H, W, C)`, or float32 vectors.
+
+    Raises:
+        UserError: samples are not finite.
+    """
+    broken = int((~x.flatten(1).isfinite().all(1)).sum())
+    if broken:
+        raise UserError(f"{broken} of {len(x)} samples are not finite: take more steps, or another solver or t_min")
+    return dataset.to_uint8(x).numpy() if dataset.is_image else x.float().numpy()
+
+
+def write_samples(
+    samples: Samples,
+    seeds: list[int],
+    dataset: Dataset,
+    folder: Path,
+    name: str,
+    labels: Tensor | None = None,
+    columns: int | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Path]:
+    """Write `name.npz`, and `name.png` if samples are images or points in the plane; returns the paths.
+
+    `labels` `(N,)` are the classes that were asked for, if any were; the picture has so many `columns`, if more than
+    one. The `settings` that samples were drawn with are kept beside them.
+
+    Raises:
+        UserError: samples are not finite (the others are written first), or a file cannot be written.
+    """
+    finite = samples.x.flatten(1).isfinite().all(1)
+    if not finite.all() and finite.any():
+        rest = [seed for seed, kept in zip(seeds, finite.tolist(), strict=True) if kept]
+        kept_labels = None if labels is None else labels[finite]
+        finite_samples = samples._replace(x=samples.x[finite])
+        paths = write_samples(finite_samples, rest, dataset, folder, name, kept_labels, settings=settings)
+        broken = f"{int((~finite).sum())} of {len(finite)} samples are not finite and left out of {paths[0]}"
+        raise UserError(f"{broken}: take more steps, or another solver or t_min")
+    array = as_array(samples.x, dataset)
+    numbers, picture = folder / f"{name}.npz", folder / f"{name}.png"
+    nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe
+    arrays: dict[str, Any] = {"images" if dataset.is_image else "vectors": array, "seeds": np.array(seeds)}
+    arrays["settings"] = as_text(settings)
+    if labels is not None:
+        arrays["labels"], arrays["class_names"] = labels.numpy(), np.array(dataset.class_names)
+    with replacing(numbers, settings), write_atomically(numbers) as temporary:
+        np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
+    if dataset.is_image:
+        save_grid(picture, array[:_NUM_SHOWN], None if columns == 1 else columns)
+    elif array.shape[1:] == (2,):
+        reference = dataset.train[:_NUM_SHOWN_POINTS].numpy()
+        # Samples may be drawn without the data.
+        save_scatter(picture, array[:_NUM_SHOWN_POINTS], reference if len(reference) else None)
+    else:
+        return [numbers]
+    return [numbers, picture]

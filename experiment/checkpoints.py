@@ -1,0 +1,184 @@
+"""What `--checkpoint` takes: our own checkpoints, those of the published Score-SDE code, and pipelines of diffusers.
+
+    runs/digits/checkpoints/step_0002000.pt     our own; knows its configuration; also as .safetensors
+    checkpoint_8.pth                            published; fits the configuration of the same name
+    exported/, google/ddpm-cifar10-32           a folder with model_index.json, or a name on the hub: knows its network,
+                                                process and image size
+
+All are read without running any code in them. Of the first two the moving average of the weights is used.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+
+from score_sde.common.errors import UserError
+from score_sde.common.weight_files import load_weights
+from score_sde.data import Dataset
+from score_sde.experiment import build
+from score_sde.models.networks.ncsnpp import Block, NCSNpp
+from score_sde.models.pretrained.diffusers import image_units, load_pipeline
+from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
+from score_sde.sde import geometric_sigmas
+from training import checkpoint
+
+# Says of a configuration's network and process that a pipeline decides them.
+PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint to be used.
+
+    Attributes:
+        path: of the file or folder, or the name on the hub.
+        make_model: the model, from the configuration that it is used with and the data.
+        config: the configuration that it was trained with, as nested values, if it knows.
+        values: dotted keys and values of a configuration that it decides.
+        self_sufficient: whether no configuration need be given.
+        data: what the data were that it was trained on, if it knows; see `data.dataset.described`.
+    """
+
+    path: Path
+    make_model: Callable[[ConfigDict, Dataset], build.Trained]
+    config: dict[str, Any] | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    self_sufficient: bool = True
+    data: dict[str, Any] | None = None
+
+
+def find(path: Path) -> Found:
+    """The checkpoint at `path`.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is of no known kind.
+    """
+    if is_pipeline(path):
+        return _pipeline(path)
+    if path.suffix.lower() == ".safetensors":
+        weights, config, data = checkpoint.load_weights_file(path)
+        return _own(path, {None: weights}, config, data)
+    if _is_published(path):
+        return _published(path)
+    state = checkpoint.load(path)
+    if not {"config", "ema"} <= state.keys():
+        raise UserError(f"{path} is not a model's checkpoint: it has no configuration, or no average of the weights")
+    return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"], state.get("data"))
+
+
+def companions(folder: Path, found: Found | None) -> Path:
+    """Where what was made for a model lies: beside its checkpoint, or in the folder of the run."""
+    if found is None or not found.path.is_file():
+        return folder / "tuned"
+    beside = found.path.with_suffix("")
+    # The name of a file without a suffix is taken, by itself.
+    return found.path.with_suffix(".made") if beside.is_file() else beside
+
+
+def is_strange(path: Path, folder: Path) -> bool:
+    """Whether the run in `folder` has checkpoints, and this is none of them."""
+    own = folder / "checkpoints"
+    return checkpoint.latest(own) is not None and path.resolve().parent != own.resolve()
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether this is a folder, or can only be a name on the hub: `owner/model`, without a checkpoint's suffix."""
+    named = not path.exists() and len(path.parts) == 2 and path.suffix.lower() not in (".pt", ".pth", ".safetensors")
+    return path.is_dir() or (named and not path.parent.is_dir())
+
+
+def _own(
+    path: Path,
+    averages: dict[float | None, dict[str, torch.Tensor]],
+    trained_with: dict[str, Any],
+    data: dict[str, Any] | None,
+) -> Found:
+    """`averages` of the weights, by their decay."""
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        if data is not None:
+            dataset.check_like(data, build.knows_classes(config), str(path))
+        model = build.make_model(config, dataset)
+        if config.average not in averages:
+            decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
+            raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")
+        load_weights(model.network, averages[config.average], str(path))
+        return model
+
+    return Found(path, make_model, trained_with, data=data)
+
+
+def _is_published(path: Path) -> bool:
+    """By its suffix, or else by what the published code calls the average of the weights."""
+    named_so = path.suffix.lower() == ".pth"
+    if named_so or not zipfile.is_zipfile(path):
+        return named_so
+    try:
+        with zipfile.ZipFile(path) as archive:
+            structure = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return any(b"shadow_params" in archive.read(name) for name in structure)
+    except Exception as error:  # a damaged archive may fail in any way
+        raise UserError(f"cannot read the checkpoint {path}: it is damaged") from error
+
+
+def _published(path: Path) -> Found:
+    _, average = read_checkpoint(path)
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        model = build.make_model(config, dataset)
+        if not isinstance(model.network, NCSNpp):
+            raise UserError(f"{path} holds an NCSN++ or DDPM, not model.network={config.model.network}")
+        _check_levels(config, average.get("sigmas"), path)
+        block: Block = "ddpm" if config.model.network == "ddpm" else config.model.block
+        try:
+            copy_weights(model.network, average, block, config.model.embedding)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        return model
+
+    return Found(path, make_model, self_sufficient=False)
+
+
+def _check_levels(config: ConfigDict, sigmas: torch.Tensor | None, path: Path) -> None:
+    """The published code saves a table of noise levels with every network; it counts for VE only."""
+    sde = config.sde
+    if sigmas is None or sde.name not in ("ve", "ncsn"):
+        return
+    expected = geometric_sigmas(sde.num_rungs, sde.sigma_min, sde.sigma_max).flip(0)
+    if sigmas.shape != expected.shape or not torch.allclose(sigmas.double(), expected, rtol=1e-3):
+        raise UserError(
+            f"{path} was trained with {len(sigmas)} noise levels from {float(sigmas[-1]):.4g} to "
+            f"{float(sigmas[0]):.4g}, but the configuration has sde.num_rungs={sde.num_rungs}, "
+            f"sde.sigma_min={sde.sigma_min:g}, sde.sigma_max={sde.sigma_max:g}"
+        )
+
+
+def _pipeline(path: Path) -> Found:
+    model = load_pipeline(path)
+    shape, low, high = image_units(model)
+    channels, height, width = shape
+    if height != width:
+        raise UserError(f"{path} makes images of {height} x {width}; only square ones are supported")
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        if dataset.shape != shape:
+            raise UserError(f"{path} is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
+        return model
+
+    values = {
+        "data.image_size": height,
+        "data.num_channels": channels,
+        "data.low": low,
+        "data.high": high,
+        "sde.name": PIPELINE,
+        "model.network": PIPELINE,
+        "sampling.data_std": (1.0 - low) / 4,  # as of most photographs
+    }
+    return Found(path, make_model, values=values)

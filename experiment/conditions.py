@@ -1,0 +1,117 @@
+"""Classes and guidance, as the section `sampling` has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError, choose, naming
+from score_sde.common.files import at_home
+from score_sde.control import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.data import Dataset
+from score_sde.experiment import build, checkpoints, configuration
+from score_sde.models import GaussianMixture, NoisyClassifier
+from score_sde.models.given import ClassModel
+from score_sde.solvers import Model
+from training import checkpoint
+
+
+def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | None:
+    """The classes that the section `sampling` asks `count` samples to have, `(count,)`, int64; None if any will do.
+
+    Fewer are taken in turn.
+
+    Raises:
+        UserError: there are no classes, or none of this name or number, or `count` is no multiple of theirs.
+    """
+    text = config.sampling.labels
+    if text is None:
+        return None
+    if not dataset.num_classes:
+        raise UserError(f"{dataset.name} has no classes: leave out --config.sampling.labels")
+    numbers = {name: k for k, name in enumerate(dataset.class_names)}
+    if not any(name.isdecimal() for name in numbers):
+        # Nobody takes a number for a name.
+        numbers |= {str(k): k for k in range(dataset.num_classes)}
+    chosen = [
+        choose(f"class of {dataset.name}", item.strip(" '\""), numbers) for item in text.strip("()[] ").split(",")
+    ]
+    if count % len(chosen):
+        raise UserError(f"sampling.labels has {len(chosen)} classes, which cannot be shared evenly by {count} samples")
+    return torch.tensor(chosen).repeat(count // len(chosen))
+
+
+def make_guidance(
+    config: ConfigDict, model: build.AnyModel, labels: Tensor | None, classifier: NoisyClassifier | None
+) -> Callable[[slice], Model]:
+    """The model, guided as the section `sampling` has it, of the samples with these numbers.
+
+    Args:
+        config: the configuration.
+        model: the score model.
+        labels: classes of all samples `(N,)`, or None.
+        classifier: guides towards them, if given; otherwise the model does.
+
+    Raises:
+        UserError: there is nothing to guide to, or nothing to guide with.
+    """
+    sampling = config.sampling
+    interval = sampling.guidance_interval or (0.0, math.inf)
+    if labels is None:
+        if sampling.guidance != 1 or classifier is not None:
+            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…")
+        return lambda rows: model
+    if classifier is not None:
+        if sampling.guidance_interval:
+            raise UserError("sampling.guidance_interval is for guidance without a classifier")
+
+        def log_prob(rows: slice) -> Callable[[Tensor, Tensor], Tensor]:
+            chosen = labels[rows, None].to(distributed.device())
+            return lambda x, t: classifier.log_probs(x, t).gather(1, chosen)[:, 0]
+
+        return lambda rows: ClassifierGuidance(model, log_prob(rows), sampling.guidance)
+    if isinstance(model, GaussianMixture) or not is_class_conditional(config):
+        raise UserError(
+            "this model knows no classes: train one with --config.model.class_conditional=True, or give "
+            "--config.sampling.classifier"
+        )
+    if len(interval) != 2:
+        raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
+
+    def given(rows: slice, model: ClassModel = model) -> Model:
+        return ClassifierFreeGuidance(model, labels[rows].to(distributed.device()), sampling.guidance, interval)
+
+    return given
+
+
+def is_class_conditional(config: ConfigDict) -> bool:
+    """Whether the model knows `p(x | y)`."""
+    return config.model.class_conditional and config.model.network not in ("mixture", checkpoints.PIPELINE)
+
+
+def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:
+    """The classifier that the section `sampling` names, for such data.
+
+    Raises:
+        UserError: there is none there, or it is for other data or another process.
+    """
+    if config.sampling.classifier is None:
+        return None
+    with naming("sampling.classifier"):
+        path = at_home(config.sampling.classifier)
+        found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
+    trained_with = configuration.from_dict(found.config or {}, str(found.path))
+    if trained_with.model.network != "classifier":
+        raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
+    decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size")
+    for key in configuration.differences(config, trained_with, ("data", "sde")):
+        if key in decisive or key.startswith("sde."):
+            raise UserError(f"the classifier {found.path} is for another {key}: train one for this model")
+    classifier = found.make_model(trained_with, dataset)
+    assert isinstance(classifier, NoisyClassifier)
+    return classifier.to(distributed.device()).eval().requires_grad_(False)

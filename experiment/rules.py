@@ -1,0 +1,437 @@
+"""What each key of a configuration may be, in one table; and what is checked before any work is done.
+
+Types are those of `configs/default.py`, which every way in checks (see `configuration`). The table says the rest:
+ranges, and names that are known. What depends on other keys is below it: the process, its times, and solvers, which are
+rehearsed on a standard normal in one dimension. Only what depends on the data or the checkpoint is left to those who
+read them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+import torch
+from ml_collections import ConfigDict
+
+from score_sde.common.errors import UserError, choose, naming
+from score_sde.control.inverse_problems import METHODS, box_mask
+from score_sde.control.operators import LARGEST_BLUR
+from score_sde.data.augment import AUGMENTATIONS
+from score_sde.data.registry import DAMAGED, DATASETS
+from score_sde.data.sources.picture import background
+from score_sde.evaluation.comparison.contenders import StandardNormal, runs_within
+from score_sde.evaluation.likelihood.bounds import BOUNDS
+from score_sde.evaluation.samples.distances import NUM_FOLDS
+from score_sde.evaluation.samples.inception import METRICS
+from score_sde.experiment import build, checkpoints, configuration
+from score_sde.experiment.editing import NUM_STEPS, TASKS, choose_solver, rehearse
+from score_sde.experiment.likelihood import CONDITIONS, SPLITS
+from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
+from score_sde.models.preconditioning import LABELS
+from score_sde.models.score_model import PREDICTIONS
+from score_sde.sde import SDE
+from score_sde.sde.times import NOISE_LEVELS, log_snr_range
+from score_sde.solvers import SOLVERS, log_likelihood
+from score_sde.solvers.base import last_time
+from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
+from score_sde.solvers.fast.methods import Variable, Variant
+from score_sde.solvers.grids import GRIDS
+from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
+from score_sde.solvers.stochastic.correctors import CORRECTORS, LANGEVIN_STEP_SIZES
+from score_sde.solvers.stochastic.predictors import PREDICTORS
+from score_sde.solvers.stochastic.reverse_sde import METHODS as SDE_METHODS
+from score_sde.training.objectives import WEIGHTINGS
+from score_sde.training.optimization import OPTIMIZERS, SCHEDULES
+from score_sde.training.precision import PRECISIONS
+
+# Called with a key and a value that has its type; raises UserError if the value will not do.
+Rule = Callable[[str, Any], None]
+
+# No key has a use for more; memory ends long before.
+_MANY = 10**9
+_LARGEST_SEED = 2**32 - 1  # what all users of a seed can take
+_NUM_PIXELS = 2**14  # of a picture's side
+_LARGEST_LOG_SNR = 80.0  # noise of 4e-18; float32 cannot follow much less
+_LONGEST_NAME = 255  # bytes of a file's name
+_BATCH = 10**6
+_TABLE = 10**4  # steps of a solver, whose coefficients are as many squared
+# Of numbers that multiply the data or the loss, in float32.
+_LARGE, _SMALL = 1e6, 1e-12
+_LARGEST_BETA = 100.0  # more leave less of the data than float32 can hold
+
+
+def number(low: float = -_LARGE, high: float = _LARGE) -> Rule:
+    """A number within these limits, both included."""
+
+    def rule(key: str, value: float) -> None:
+        if not low <= value <= high:
+            raise UserError(f"{key} must lie between {low:g} and {high:g}, not {value:g}")
+
+    return rule
+
+
+def whole(low: int, high: int = _MANY) -> Rule:
+    """A whole number within these limits."""
+
+    def rule(key: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"{key} takes whole numbers, not {value}")
+        if value < low:
+            raise UserError(f"{key} must be at least {low}, not {value}")
+        if value > high:
+            raise UserError(f"{key} must be at most {high}, not {value}")
+
+    return rule
+
+
+def positive(high: float = _LARGE, least: float = _SMALL) -> Rule:
+    """A number above 0."""
+
+    def rule(key: str, value: float) -> None:
+        if not value > 0:
+            raise UserError(f"{key} must be positive, not {value:g}")
+        if not least <= value <= high:
+            which = f"at least {least:g}" if value < least else f"at most {high:g}"
+            raise UserError(f"{key} must be {which}, not {value:g}")
+
+    return rule
+
+
+def below_one(key: str, value: float) -> None:
+    """A share, but not all."""
+    if not 0 <= value < 1:
+        raise UserError(f"{key} must be at least 0 and below 1, not {value:g}")
+
+
+def one_of(kind: str, names: Iterable[str]) -> Rule:
+    """One of these names of something of this kind."""
+    known = dict.fromkeys(names)
+    return reads(lambda name: choose(kind, name, known))
+
+
+def listed(rule: Rule, least: int = 1, most: int = 1000) -> Rule:
+    """A list of so many items that keep to the rule."""
+
+    def of_all(key: str, values: tuple[Any, ...]) -> None:
+        for value in values:
+            rule(key, value)
+        if len(values) < least:
+            raise UserError(f"{key} must have at least {least} item{'s' * (least > 1)}, not {len(values)}")
+        if len(values) > most:
+            raise UserError(f"{key} must have at most {most} items, not {len(values)}")
+
+    return of_all
+
+
+def words(rule: Rule) -> Rule:
+    """Words that keep to the rule, comma-separated; none at all will do."""
+    return lambda key, text: listed(rule, least=0)(key, tuple(word.strip() for word in text.split(",") if text))
+
+
+def reads(read: Callable[[str], Any]) -> Rule:
+    """A text that can be read."""
+
+    def rule(key: str, text: str) -> None:
+        with naming(key):
+            read(text)
+
+    return rule
+
+
+def name(key: str, text: str) -> None:
+    """The name of a file, or the like."""
+    if not text.strip() or "\0" in text:
+        raise UserError(f"{key} must not be empty")
+    if any(len(part.encode()) > _LONGEST_NAME for part in text.split("/")):
+        raise UserError(f"{key} is longer than the name of a file can be: {text[:20]}…")
+
+
+def names(key: str, text: str) -> None:
+    """Such names, comma-separated."""
+    for part in text.split(","):
+        name(key, part)
+
+
+def _grid(key: str, text: str) -> None:
+    if text[:1].isalpha():
+        one_of("grid", GRIDS)(key, text)
+    else:
+        reads(build.read_grid)(key, text)
+
+
+_SHARE = number(0, 1)
+_EVERY = whole(0)
+_TOLERANCE = positive(high=1e3)
+_TIME = number(0, 1)
+
+# Every key but those that are true or false. None, where it may stand, always fits.
+RULES: dict[str, Rule] = {
+    "seed": whole(0, _LARGEST_SEED),
+    "average": _SHARE,
+    "data.dataset": one_of("dataset", DATASETS),
+    "data.path": name,
+    "data.folder": name,
+    "data.image_size": whole(1, _NUM_PIXELS),
+    "data.num_channels": whole(1, 3),
+    "data.levels": whole(2, 256),
+    "data.background": reads(background),
+    "data.damaged": one_of("way with damaged images", DAMAGED),
+    "data.test_share": below_one,
+    "data.split_seed": whole(0, _LARGEST_SEED),
+    "data.low": number(),
+    "data.high": number(),
+    "data.augment": words(one_of("augmentation", AUGMENTATIONS)),
+    "data.distortion": _SHARE,
+    "data.validation": number(0, _MANY),
+    "data.fold": whole(0, _LARGEST_SEED),
+    "sde.name": one_of("SDE", [*build.SDES, checkpoints.PIPELINE]),
+    "sde.beta_min": number(0, _LARGEST_BETA),
+    "sde.beta_max": number(0, _LARGEST_BETA),
+    "sde.sigma_min": positive(least=1e-9),
+    "sde.sigma_max": positive(least=1e-9),
+    "sde.num_rungs": whole(1, 10**6),
+    "model.network": one_of("network", [*build.NETWORKS, "mixture", checkpoints.PIPELINE]),
+    "model.prediction": one_of("prediction", [*PREDICTIONS, "levels"]),
+    "model.labels": one_of("label", LABELS),
+    "model.data_std": positive(least=1e-6),
+    "model.num_blocks": whole(1, 1000),
+    "model.channels": whole(1, 10**4),
+    "model.channel_multipliers": listed(whole(1, 1000), most=15),
+    "model.dropout": _SHARE,
+    "model.attention_resolutions": listed(whole(1, _NUM_PIXELS), least=0),
+    "model.embedding": one_of("embedding", get_args(Embedding)),
+    "model.fourier_scale": positive(least=1e-6),
+    "model.block": one_of("block", get_args(Block)),
+    "model.fir_kernel": listed(number(), most=64),
+    "model.progressive": one_of("output pyramid", get_args(Progressive)),
+    "model.progressive_input": one_of("input pyramid", get_args(ProgressiveInput)),
+    "model.combine": one_of("way to combine", get_args(CombineMethod)),
+    "model.init_scale": number(0, 1e3),
+    "model.channels_per_group": whole(1, 10**4),
+    "model.width": whole(1, 10**5),
+    "model.num_components": whole(1, 10**5),
+    "training.num_steps": whole(1),
+    "training.batch_size": whole(1, _BATCH),
+    "training.objective": one_of("objective", build.OBJECTIVES),
+    "training.label_dropout": _SHARE,
+    "training.weighting": one_of("weighting", WEIGHTINGS),
+    "training.noise_levels": one_of("distribution of noise levels", NOISE_LEVELS),
+    "training.t_min": number(0, 1),
+    "training.edm_mean": number(-20, 20),
+    "training.edm_std": positive(least=1e-3, high=100),
+    "training.optimizer": one_of("optimizer", OPTIMIZERS),
+    "training.learning_rate": positive(high=1e38),
+    "training.schedule": one_of("schedule", SCHEDULES),
+    "training.warmup_steps": whole(0),
+    "training.adam_beta1": below_one,
+    "training.adam_beta2": below_one,
+    "training.adam_eps": positive(high=1, least=1e-30),
+    "training.weight_decay": number(0, 1e3),
+    "training.max_grad_norm": number(0, _LARGE),
+    "training.ema_decay": _SHARE,
+    "training.more_ema_decays": listed(_SHARE, least=0, most=20),
+    "training.precision": one_of("precision", PRECISIONS),
+    "training.accumulation": whole(1, _BATCH),
+    "training.log_every": _EVERY,
+    "training.evaluate_every": _EVERY,
+    "training.sample_every": _EVERY,
+    "training.measure_every": _EVERY,
+    "training.num_measured": whole(1, _BATCH),
+    "training.checkpoint_every": _EVERY,
+    "training.keep_checkpoints": whole(1),
+    "training.keep_every": _EVERY,
+    "sampling.solver": one_of("solver", SOLVERS),
+    "sampling.num_samples": whole(1, 10**7),
+    "sampling.batch_size": whole(1, _BATCH),
+    "sampling.labels": name,
+    "sampling.guidance": number(-1e3, 1e3),
+    "sampling.guidance_interval": listed(number(0, math.inf), least=0, most=2),
+    "sampling.classifier": name,
+    "sampling.metrics": words(one_of("metric", METRICS)),
+    "sampling.inception": name,
+    "sampling.num_steps": whole(1, _TABLE),
+    "sampling.t_min": _TIME,
+    "sampling.grid": _grid,
+    "sampling.data_std": positive(least=1e-6),
+    "sampling.order": whole(1, 20),
+    "sampling.variant": one_of("variant", get_args(Variant)),
+    "sampling.variable": one_of("variable", get_args(Variable)),
+    "sampling.threshold": one_of("threshold", build.THRESHOLDS),
+    "sampling.s_churn": number(0, _LARGE),
+    "sampling.s_min": number(0, _LARGE),
+    "sampling.s_max": number(0, math.inf),
+    "sampling.s_noise": number(0, 100),
+    "sampling.eta": number(0, 100),
+    "sampling.predictor": one_of("predictor", PREDICTORS),
+    "sampling.corrector": one_of("corrector", CORRECTORS),
+    "sampling.snr": positive(high=100),
+    "sampling.corrector_steps": whole(0, 1000),
+    "sampling.step_size": one_of("Langevin step size", LANGEVIN_STEP_SIZES),
+    "sampling.method": one_of("method", [*ODE_METHODS, *SDE_METHODS]),
+    "sampling.options": reads(build.read_options),
+    "sampling.rtol": _TOLERANCE,
+    "sampling.atol": _TOLERANCE,
+    "sampling.first_step": positive(high=1),
+    "likelihood.split": one_of("split", SPLITS),
+    "likelihood.num_examples": whole(1),
+    "likelihood.batch_size": whole(1, _BATCH),
+    "likelihood.given": one_of("condition", CONDITIONS),
+    "likelihood.dequantisation": one_of("dequantisation", build.DEQUANTISATIONS),
+    "likelihood.flow_steps": whole(1),
+    "likelihood.num_draws": whole(1, 10**4),
+    "likelihood.bounds": listed(one_of("bound", BOUNDS), least=0),
+    "likelihood.bound_calls": whole(1, 10**6),
+    "likelihood.num_rungs": whole(2, 10**6),
+    "likelihood.num_checks": whole(0),
+    "likelihood.prior": one_of("prior", build.PRIORS),
+    "likelihood.divergence": one_of("divergence", DIVERGENCES),
+    "likelihood.num_probes": whole(1, 10**4),
+    "likelihood.probe": one_of("probe", PROBES),
+    "likelihood.t_min": _TIME,
+    "likelihood.method": one_of("ODE method", ODE_METHODS),
+    "likelihood.options": reads(build.read_options),
+    "likelihood.num_steps": whole(1, _TABLE),
+    "likelihood.grid": _grid,
+    "likelihood.rtol": _TOLERANCE,
+    "likelihood.atol": _TOLERANCE,
+    "edit.task": one_of("task", TASKS),
+    "edit.input": names,
+    "edit.num_samples": whole(1, 10**4),
+    "edit.solver": one_of("solver", SOLVERS),
+    "edit.num_steps": whole(1, _TABLE),
+    "edit.method": one_of("method", METHODS),
+    "edit.noise_std": number(0, 1e3),
+    "edit.scale": number(0, 1e3),
+    "edit.jump": whole(1, _TABLE),
+    "edit.repeats": whole(1, _TABLE),
+    "edit.mask": name,
+    "edit.box": listed(_SHARE, least=4, most=4),
+    "edit.hidden": _SHARE,
+    "edit.factor": whole(2, _NUM_PIXELS),
+    "edit.blur": positive(high=LARGEST_BLUR),
+    "edit.strength": _SHARE,
+    "edit.temperature": number(0, 1e3),
+    "compare.solvers": listed(one_of("solver", SOLVERS)),
+    "compare.budgets": listed(whole(1, _TABLE)),
+    "compare.repetitions": whole(1, 10**4),
+    "compare.num_samples": whole(NUM_FOLDS, 10**7),
+    "compare.num_trajectories": whole(0, 10**7),
+    "compare.batch_size": whole(1, _BATCH),
+}
+
+
+# Solvers with more steps are not rehearsed.
+_REHEARSED = 1000
+
+
+def check_values(config: ConfigDict) -> None:
+    """See that each value is one that its key may have.
+
+    Raises:
+        UserError: one is not.
+    """
+    for key, value in configuration.flatten(config):
+        if value is not None and key in RULES:
+            RULES[key](key, value)
+    if not config.data.low < config.data.high:
+        raise UserError(f"data.low={config.data.low:g} must lie below data.high={config.data.high:g}")
+
+
+def check(config: ConfigDict, mode: str) -> None:
+    """See that a configuration can be used for a mode of `main.py`, as far as can be known without data.
+
+    Raises:
+        UserError: it cannot; the line names the key.
+    """
+    check_values(config)
+    if config.sde.name == checkpoints.PIPELINE:
+        return
+    sde = build.make_sde(config)
+    log_snr_range(sde, config.training.t_min)
+    for section in ("training", "sampling", "likelihood"):
+        with naming(f"{section}.t_min"):
+            t_min = last_time(sde, config[section].t_min)
+            if not sde.log_snr(torch.tensor(t_min, dtype=torch.float64)).item() <= _LARGEST_LOG_SNR:
+                raise UserError(
+                    f"the log-SNR at {t_min:g} is above {_LARGEST_LOG_SNR:g}, or not finite: t_min must lie where "
+                    "there is some noise"
+                )
+    _CHECKS[mode](config, sde)
+
+
+def _check_training(config: ConfigDict, sde: SDE) -> None:
+    training = config.training
+    if config.model.network == "mixture":
+        raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
+    build.make_objective(config, sde)
+    if not training.measure_every or config.model.network == "classifier":
+        return
+    if training.num_measured < NUM_FOLDS:
+        raise UserError(
+            f"training.num_measured={training.num_measured} is too few to compare with data: {NUM_FOLDS} or more, or "
+            "--config.training.measure_every=0"
+        )
+    if config.sampling.solver == "tuned":
+        raise UserError("training.measure_every draws samples by sampling.solver, and tuned is for trained models")
+    _rehearse_sampling(config, sde)
+
+
+def _check_sampling(config: ConfigDict, sde: SDE) -> None:
+    if config.sampling.solver != "tuned":
+        _rehearse_sampling(config, sde)
+
+
+def _check_likelihood(config: ConfigDict, sde: SDE) -> None:
+    options = build.given_likelihood_options(config)
+    if options.get("num_steps", 0) > _REHEARSED:
+        return
+    x = torch.ones(1, 2, dtype=torch.float64)
+    with naming("section likelihood"):
+        log_likelihood(StandardNormal(sde), x, seeds=[0], **options)
+
+
+def _check_editing(config: ConfigDict, sde: SDE) -> None:
+    edit = config.edit
+    if edit.input is None:
+        raise UserError("give a picture: --config.edit.input=FILE, or test:0 for a test example")
+    if edit.task == "inpaint" and edit.mask == "box":
+        with naming("edit.box"):
+            box_mask(1, 1, edit.box)
+    config = copy.deepcopy(config)
+    choose_solver(config)
+    if edit.task == "sdedit" and edit.solver == "tuned":
+        raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
+    if config.sampling.solver == "tuned" or (config.sampling.num_steps or 0) > _REHEARSED:
+        return
+    with naming("section edit, with the options of section sampling"):
+        solver = build.make_solver(config, NUM_STEPS)
+    rehearse(config, solver, StandardNormal(sde))
+
+
+def _check_comparison(config: ConfigDict, sde: SDE) -> None:
+    for solver in set(config.compare.solvers) - {"tuned"}:
+        with naming("compare.budgets"):
+            runs_within(solver, {}, config.compare.budgets, sde, build.shared_options(config.sampling))
+
+
+_CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
+    "train": _check_training,
+    "sample": _check_sampling,
+    "likelihood": _check_likelihood,
+    "edit": _check_editing,
+    "compare": _check_comparison,
+}
+
+
+def _rehearse_sampling(config: ConfigDict, sde: SDE) -> None:
+    """Draw a sample of a standard normal by the solver asked for, which complains of what does not fit together."""
+    with naming(f"section sampling, solver {config.sampling.solver}"):
+        solver = build.make_solver(config)
+        if (config.sampling.num_steps or 0) > _REHEARSED:
+            return
+        x_T = torch.full((1, 1), sde.prior_std, dtype=torch.float64)
+        if not bool(solver(StandardNormal(sde), x_T, seeds=[0]).x.isfinite().all()):
+            raise UserError("with these options it gives numbers that are not finite")

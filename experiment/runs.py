@@ -1,0 +1,143 @@
+"""Which configuration rules: that of a file, or that of a run; and where they may not differ.
+
+A run's folder remembers its configuration in `config.json`, and so does each of its checkpoints. What decides the
+weights (data, process, network) may not change between the beginning of a run and its continuation or its use; the rest
+may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from score_sde.common.errors import UserError
+from score_sde.experiment import checkpoints, configuration, rules
+from training import checkpoint
+
+DEFAULT_CONFIG = "configs/vp/digits.py"
+# For data of one's own.
+OWN_CONFIG = "configs/vp/own.py"
+DEFAULT_WORKDIR = Path("runs/digits")
+
+# As the command line has them: ("training.num_steps", "1000").
+Overrides = Sequence[tuple[str, str]]
+
+
+def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
+    """The folder that is meant when none is given.
+
+    That of the run, for a checkpoint of a run; `runs/ve_digits` for `configs/ve/digits.py`, and so on; without a
+    configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32` and `runs/best` for `best.pt`; for
+    data of one's own, `runs/photos` for `photos.zip`, or `runs/ve_digits_photos`.
+    """
+    if checkpoint_path is not None:
+        run = checkpoint.run_of(Path(checkpoint_path))
+        if run is not None:
+            return run
+        if config_path is None:
+            path = Path(checkpoint_path)
+            return Path("runs", path.resolve().name if checkpoints.is_pipeline(path) else path.stem)
+    data = dict(overrides).get("data.path")
+    own = [Path(data).name.split(".")[0] or "data"] if data else []
+    if config_path is None or Path(config_path) == Path(OWN_CONFIG if own else DEFAULT_CONFIG):
+        return Path("runs", *own) if own else DEFAULT_WORKDIR
+    parts = Path(config_path).with_suffix("").parts
+    below_configs = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+    return Path("runs", "_".join([*below_configs, *own]))
+
+
+def configuration_to_train(config_path: str | None, folder: Path, overrides: Overrides) -> ConfigDict:
+    """The configuration for training in `folder`.
+
+    That of the file, or else of the run that is there already, or else the default one; with overrides.
+
+    Raises:
+        UserError: it is faulty, or the run that is there already was begun with other data, process, network or seed.
+    """
+    remembered = folder / "config.json"
+    begun = configuration.load_json(remembered) if checkpoint.latest(folder / "checkpoints") else None
+    if config_path is None and begun is not None:
+        config = configuration.load_json(remembered)
+    else:
+        own = any(key == "data.path" for key, _ in overrides)
+        config = configuration.load_file(config_path or (OWN_CONFIG if own else DEFAULT_CONFIG))
+    _override(config, overrides)
+    if begun is not None:
+        _check_agreement(config, begun, ("seed", "data", "sde", "model"), f"the run in {folder} was begun")
+    return config
+
+
+def changes(config: ConfigDict, folder: Path) -> list[str]:
+    """What a run in `folder` will do otherwise than so far, a line each; nothing if it has not begun."""
+    if not checkpoint.latest(folder / "checkpoints"):
+        return []
+    begun = configuration.load_json(folder / "config.json")
+    here, there = (dict(configuration.flatten(one)) for one in (config, begun))
+    keys = configuration.differences(config, begun, ("training",))
+    return [f"from now on {key}={here[key]} instead of {there[key]}" for key in keys]
+
+
+def configuration_to_use(
+    config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: Overrides
+) -> tuple[ConfigDict, checkpoints.Found | None]:
+    """The configuration with which a checkpoint is to be used, and the checkpoint; None for a mixture, which has none.
+
+    The checkpoint is the given one, or the newest in `folder`. The configuration is that of the file, or else of the
+    folder, or else the one in the checkpoint; with overrides.
+
+    Raises:
+        UserError: any of them is missing or faulty, or the checkpoint was trained with other data, process or network.
+    """
+    remembered = folder / "config.json"
+    config = None
+    if config_path is not None:
+        config = configuration.load_file(config_path)
+    elif remembered.is_file():
+        config = configuration.load_json(remembered)
+    if config is not None:
+        _override(config, overrides)
+        if config.model.network == "mixture" and checkpoint_path is None:
+            return config, None
+    found = _find(folder, checkpoint_path)
+    if config is None:
+        if not found.self_sufficient:
+            raise UserError(f"{found.path} does not say what it was trained with: give its --config FILE")
+        # A pipeline knows all but its data.
+        config = configuration.from_dict(found.config or {"data.dataset": "images"}, str(found.path))
+    # Those of the checkpoint go before the file's, and the user's before both.
+    configuration.from_dict(found.values, str(found.path), config)
+    _override(config, overrides)
+    if found.config is not None:
+        begun = configuration.from_dict(found.config, str(found.path))
+        # Other data of the same kind will do; whether it is told of distortion is the network's own.
+        asked_for = {key for key, _ in overrides if key.startswith("data.") and key != "data.distortion"}
+        _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
+    return config, found
+
+
+def _find(folder: Path, checkpoint_path: Path | None) -> checkpoints.Found:
+    if checkpoint_path is None:
+        if not folder.is_dir():
+            raise UserError(f"there is no workdir {folder}; first: python main.py --mode train --workdir {folder}")
+        checkpoint_path = checkpoint.latest(folder / "checkpoints")
+        if checkpoint_path is None:
+            raise UserError(f"there is no checkpoint in {folder}; train there first, or give --checkpoint FILE")
+    return checkpoints.find(checkpoint_path)
+
+
+def _override(config: ConfigDict, overrides: Overrides) -> None:
+    configuration.override(config, overrides)
+    rules.check_values(config)
+
+
+def _check_agreement(
+    config: ConfigDict, began: ConfigDict, sections: tuple[str, ...], what: str, except_for: set[str] | None = None
+) -> None:
+    """Raise UserError if the two differ in these sections, but for where the files of the data are and `except_for`."""
+    keys = configuration.differences(config, began, sections, {"data.folder", *(except_for or ())})
+    if keys:
+        here, there = (dict(configuration.flatten(one)) for one in (config, began))
+        all_of_them = ", ".join(f"{key}={there[key]}, not {here[key]}" for key in keys)
+        raise UserError(f"{what} with {all_of_them}: give the same, or another --workdir")

@@ -1,0 +1,80 @@
+"""What a U-Net does at one resolution: residual blocks, attention, and the steps to the next resolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from score_sde.models.layers.attention import SelfAttention
+from score_sde.models.layers.basic import transforms_active
+from score_sde.models.layers.pyramids import InputResidual, InputSkip, OutputResidual, OutputResidualStart, OutputSkip
+from score_sde.models.layers.residual import ResidualBlock
+
+OutputPyramid = OutputSkip | OutputResidualStart | OutputResidual
+
+
+class Stage(nn.Module):
+    """A residual block, and self-attention after it where there is any; activations kept or recomputed."""
+
+    def __init__(self, residual: ResidualBlock, attention: SelfAttention | None, recompute: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = attention
+        self.recompute = recompute
+
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled() and not transforms_active():
+            return checkpoint(self._evaluate, x, embedding, use_reentrant=False)
+        return self._evaluate(x, embedding)
+
+    def _evaluate(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        h = self.residual(x, embedding)
+        return h if self.attention is None else self.attention(h)
+
+
+class EncoderLevel(nn.Module):
+    """One resolution on the way down: blocks, then (but at the last level) a step to the next, where the input may
+    join.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, down: nn.Module | None, inject: InputSkip | InputResidual | None) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.down = down
+        self.inject = inject
+
+    def forward(self, h: Tensor, pyramid: Tensor, embedding: Tensor | None) -> tuple[list[Tensor], Tensor]:
+        """All feature maps made here, in order, and the input pyramid."""
+        features = []
+        for block in self.blocks:
+            h = block(h, embedding)
+            features.append(h)
+        if self.down is not None:
+            h = self.down(h, embedding)
+            if self.inject is not None:
+                h, pyramid = self.inject(h, pyramid)
+            features.append(h)
+        return features, pyramid
+
+
+class DecoderLevel(nn.Module):
+    """One resolution on the way up: blocks, each fed one feature map of the encoder; the output pyramid; a step to the
+    next level.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, emit: OutputPyramid | None, up: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.emit = emit
+        self.up = up
+
+    def forward(
+        self, h: Tensor, skips: list[Tensor], output: Tensor | None, embedding: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features for the next level, and the output pyramid; takes what it needs from the end of `skips`."""
+        for block in self.blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+        if self.emit is not None:
+            h, output = self.emit(h, output)
+        return (h if self.up is None else self.up(h, embedding)), output

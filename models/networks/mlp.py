@@ -1,0 +1,57 @@
+"""A residual network for vectors, told the noise level by sinusoidal features."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from score_sde.common.errors import UserError
+from score_sde.models.layers.basic import linear
+from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
+
+_NUM_TIME_FEATURES = 64
+
+
+class MLP(nn.Module):
+    """A residual multilayer perceptron; the noise level shifts the features of every block.
+
+    Call it as `network(x, labels)`, with states `x` `(B, *dims)`, flattened within, and labels `(B,)` that count in
+    steps ("log_snr" or "time" of `ScoreModel`). Its output starts at zero.
+
+    Args:
+        dimension: numbers in one example.
+        width: features of the hidden layers.
+        num_blocks: residual blocks, of two layers each.
+        num_classes: number of class labels, for `network(x, labels, classes)`; see `NoiseEmbedding`.
+    """
+
+    def __init__(self, dimension: int, width: int = 128, num_blocks: int = 3, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, num_classes)
+        # Variance 1 / dimension: features of unit variance. Smaller ones hide the state behind the time for thousands
+        # of steps of training.
+        self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(num_blocks))
+        self.output = linear(width, dimension, init_scale=0.0)
+
+    def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
+        if x.flatten(1).shape[1] != self.input.in_features:
+            raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")
+        embedding = self.embedding(labels, classes)
+        h = self.input(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.output(F.silu(h)).reshape(x.shape)
+
+
+class Block(nn.Module):
+    """`h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = linear(width, width)
+        self.modulation = linear(width, width)
+        self.second = linear(width, width)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return h + self.second(F.silu(self.first(F.silu(h)) + self.modulation(embedding)))

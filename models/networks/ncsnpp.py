@@ -1,0 +1,280 @@
+"""NCSN++ and its relatives: the U-Nets of the Score-SDE paper (Song et al. 2021, arXiv:2011.13456, section 4.1 and
+appendix H).
+
+    image -> encoder (levels of halving resolution) -> bottleneck -> decoder (levels of doubling resolution) -> image
+
+Every encoder feature map is concatenated to the decoder's at the same depth. On the way the noise level modulates each
+residual block; the input image may be shown again at every level (`progressive_input`), and the output may be a sum
+over levels (`progressive`). DDPM++ is NCSN++ without FIR filters, Fourier features and pyramids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.common.errors import UserError, choose
+from score_sde.models.layers.attention import SelfAttention
+from score_sde.models.layers.basic import conv
+from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
+from score_sde.models.layers.pyramids import (
+    Head,
+    InputResidual,
+    InputSkip,
+    OutputResidual,
+    OutputResidualStart,
+    OutputSkip,
+)
+from score_sde.models.layers.resampling import Downsample, DownsampleConv, Upsample, UpsampleConv
+from score_sde.models.layers.residual import ResidualBlock
+from score_sde.models.layers.resolutions import DecoderLevel, EncoderLevel, OutputPyramid, Stage
+
+Embedding = Literal["positional", "fourier"]
+Block = Literal["biggan", "ddpm"]
+Progressive = Literal["none", "output_skip", "residual"]
+ProgressiveInput = Literal["none", "input_skip", "residual"]
+CombineMethod = Literal["sum", "cat"]
+
+
+class NCSNpp(nn.Module):
+    """The noise-conditional U-Net NCSN++, with every switch of the published configurations.
+
+    Call it as `network(x, labels)`, with images `x` `(B, in_channels, H, W)` and labels `(B,)`; it returns `(B,
+    out_channels, H, W)`. With Fourier embeddings a label is the noise's standard deviation sigma, with positional ones
+    a time in steps (999 t, or a rung of a ladder).
+
+    Args:
+        image_size: height and width of the images the attention resolutions refer to; a multiple of `2^(levels - 1)`.
+        in_channels: channels of the input.
+        out_channels: channels of the output; as many as the input's if left out.
+        channels: width of the first level (`nf` in the paper's configurations).
+        channel_multipliers: width of each level in units of `channels`, from the highest resolution down.
+        num_blocks: residual blocks per level of the encoder; the decoder has one more.
+        attention_resolutions: image sizes at which blocks are followed by self-attention.
+        dropout: probability of dropping an activation.
+        embedding: how the noise level is embedded.
+        fourier_scale: standard deviation of the Fourier frequencies.
+        block: `biggan` changes resolution inside residual blocks, `ddpm` between them.
+        fir: filter with `fir_kernel` when changing resolution.
+        resample_with_conv: with `ddpm` blocks, convolve when changing resolution.
+        skip_rescale: divide sums of two branches by sqrt(2).
+        progressive: kind of output pyramid.
+        progressive_input: kind of input pyramid.
+        combine: how an `input_skip` pyramid joins the features.
+        conditional: whether blocks are told the noise level at all.
+        init_scale: scale of the initial weights of layers that end a branch; 0 makes every block start as the identity.
+        num_classes: number of class labels, for `network(x, labels, classes)`; see `NoiseEmbedding`.
+        centered: whether images come in [-1, 1]; if not, they come in [0, 1] and are centred first.
+        scale_by_sigma: divide the output by sigma: the label itself for Fourier embeddings; for positional ones
+            `sigmas` at the label (rounded down).
+        sigmas: noise levels `(N,)` in the order of the labels, for `scale_by_sigma` with a positional embedding.
+        channels_per_group: least number of channels in a GroupNorm group.
+        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+
+    Raises:
+        UserError: arguments that do not fit together.
+    """
+
+    sigmas: Tensor | None
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        out_channels: int | None = None,
+        *,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        num_blocks: int = 4,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        embedding: Embedding = "positional",
+        fourier_scale: float = 16.0,
+        block: Block = "biggan",
+        fir: bool = False,
+        fir_kernel: Sequence[float] = (1, 3, 3, 1),
+        resample_with_conv: bool = True,
+        skip_rescale: bool = True,
+        progressive: Progressive = "none",
+        progressive_input: ProgressiveInput = "none",
+        combine: CombineMethod = "sum",
+        conditional: bool = True,
+        init_scale: float = 0.0,
+        num_classes: int | None = None,
+        centered: bool = True,
+        scale_by_sigma: bool = False,
+        sigmas: Sequence[float] | Tensor | None = None,
+        channels_per_group: int = 4,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        choose("embedding", embedding, dict.fromkeys(get_args(Embedding)))
+        choose("block", block, dict.fromkeys(get_args(Block)))
+        choose("progressive", progressive, dict.fromkeys(get_args(Progressive)))
+        choose("progressive_input", progressive_input, dict.fromkeys(get_args(ProgressiveInput)))
+        choose("combine", combine, dict.fromkeys(get_args(CombineMethod)))
+        if num_blocks < 1:
+            raise UserError(f"num_blocks must be at least 1, not {num_blocks}")
+        if num_classes is not None and not conditional:
+            raise UserError("num_classes needs a conditional network: set conditional to True")
+        if scale_by_sigma and embedding == "positional" and sigmas is None:
+            raise UserError(
+                "scale_by_sigma with a positional embedding needs the table of sigmas that labels point into"
+            )
+
+        self.in_channels = in_channels
+        self.out_channels = in_channels if out_channels is None else out_channels
+        self.size_multiple = 2 ** (len(channel_multipliers) - 1)
+        self.centered = centered
+        self.scale_by_sigma = scale_by_sigma
+        self._check_size(image_size, image_size)
+        table = sigmas if scale_by_sigma and embedding == "positional" else None
+        self.register_buffer(
+            "sigmas", None if table is None else torch.as_tensor(table, dtype=torch.get_default_dtype())
+        )
+
+        features = FourierFeatures(channels, fourier_scale) if embedding == "fourier" else PositionalFeatures(channels)
+        self.embedding = NoiseEmbedding(features, 4 * channels, num_classes) if conditional else None
+
+        kernel = fir_kernel if fir else None
+        attends = [image_size // 2**level in attention_resolutions for level in range(len(channel_multipliers))]
+
+        def stage(
+            in_width: int, out_width: int, resample: Downsample | Upsample | None = None, attend: bool = False
+        ) -> Stage:
+            residual = ResidualBlock(
+                in_width,
+                out_width,
+                4 * channels if conditional else None,
+                resample=resample,
+                dropout=dropout,
+                channels_per_group=channels_per_group,
+                init_scale=init_scale,
+                shortcut_init_scale=1.0 if block == "biggan" else 0.1,
+                skip_rescale=skip_rescale,
+            )
+            attention = None
+            if attend:
+                attention = SelfAttention(
+                    out_width, channels_per_group=channels_per_group, init_scale=init_scale, skip_rescale=skip_rescale
+                )
+            return Stage(residual, attention, activation_checkpointing)
+
+        def step_down(width: int) -> nn.Module:
+            if block == "biggan":
+                return stage(width, width, Downsample(kernel))
+            return DownsampleConv(width, width, kernel) if resample_with_conv else Downsample(kernel)
+
+        def step_up(width: int) -> nn.Module:
+            if block == "biggan":
+                return stage(width, width, Upsample(kernel))
+            return UpsampleConv(width, width, kernel) if resample_with_conv else Upsample(kernel)
+
+        def input_pyramid(pyramid_width: int, width: int) -> InputSkip | InputResidual | None:
+            if progressive_input == "input_skip":
+                return InputSkip(in_channels, width, combine, kernel)
+            if progressive_input == "residual":
+                return InputResidual(pyramid_width, width, skip_rescale, kernel)
+            return None
+
+        def output_pyramid(pyramid_width: int | None, width: int) -> OutputPyramid | None:
+            if progressive == "output_skip":
+                return OutputSkip(Head(width, self.out_channels, channels_per_group, init_scale), kernel)
+            if progressive == "none":
+                return None
+            if pyramid_width is None:
+                return OutputResidualStart(Head(width, width, channels_per_group))
+            return OutputResidual(pyramid_width, width, skip_rescale, kernel)
+
+        # Encoder. `skips` are the widths of the feature maps the decoder will ask for.
+        self.conv_in = conv(in_channels, channels)
+        here, skips, pyramid = channels, [channels], in_channels
+        self.encoder = nn.ModuleList()
+        for level, multiplier in enumerate(channel_multipliers):
+            blocks = nn.ModuleList()
+            for _ in range(num_blocks):
+                blocks.append(stage(here, channels * multiplier, attend=attends[level]))
+                here = channels * multiplier
+                skips.append(here)
+            if level == len(channel_multipliers) - 1:
+                self.encoder.append(EncoderLevel(blocks, None, None))
+                break
+            down, inject = step_down(here), input_pyramid(pyramid, here)
+            if inject is not None:
+                here = pyramid = inject.out_channels
+            skips.append(here)
+            self.encoder.append(EncoderLevel(blocks, down, inject))
+
+        self.bottleneck = nn.ModuleList([stage(here, here, attend=True), stage(here, here)])
+
+        self.decoder = nn.ModuleList()
+        output_width = None
+        for level, multiplier in reversed(list(enumerate(channel_multipliers))):
+            blocks = nn.ModuleList()
+            for remaining in reversed(range(num_blocks + 1)):
+                attend = attends[level] and remaining == 0
+                blocks.append(stage(here + skips.pop(), channels * multiplier, attend=attend))
+                here = channels * multiplier
+            emit = output_pyramid(output_width, here)
+            output_width = here
+            self.decoder.append(DecoderLevel(blocks, emit, step_up(here) if level > 0 else None))
+
+        # An output_skip pyramid is the output already.
+        self.head = None
+        if progressive != "output_skip":
+            self.head = Head(here, self.out_channels, channels_per_group, init_scale)
+
+    def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
+        """The network's output `(B, out_channels, H, W)`.
+
+        Args:
+            x: images, `(B, in_channels, H, W)`.
+            labels: noise levels, `(B,)`.
+            classes: class labels, integers, `(B,)`, if the network has classes.
+
+        Raises:
+            UserError: `x` has the wrong number of channels or a size that cannot be halved evenly; classes are given to
+                a network without any.
+        """
+        self._check_input(x)
+        embedding = None if self.embedding is None else self.embedding(labels, classes)
+        image = x if self.centered else 2 * x - 1
+
+        h, pyramid = self.conv_in(image), image
+        skips = [h]
+        for level in self.encoder:
+            features, pyramid = level(h, pyramid, embedding)
+            skips += features
+            h = features[-1]
+
+        for block in self.bottleneck:
+            h = block(h, embedding)
+
+        output: Any = None
+        for level in self.decoder:
+            h, output = level(h, skips, output, embedding)
+
+        if self.head is not None:
+            output = self.head(h)
+        return output / self._sigma(labels, output) if self.scale_by_sigma else output
+
+    def _sigma(self, labels: Tensor, like: Tensor) -> Tensor:
+        """The noise level that labels `(B,)` stand for, shaped to divide `like` `(B, C, H, W)`; at least in float32."""
+        sigma = labels if self.sigmas is None else self.sigmas[labels.long()]
+        return sigma.to(torch.promote_types(like.dtype, torch.float32))[:, None, None, None]
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise UserError(f"this network takes images (B, {self.in_channels}, H, W), not {tuple(x.shape)}")
+        self._check_size(*x.shape[2:])
+
+    def _check_size(self, height: int, width: int) -> None:
+        multiple = self.size_multiple
+        if height % multiple or width % multiple:
+            raise UserError(
+                f"images of {height} x {width} cannot be halved evenly at every level of this network: "
+                f"pad them to multiples of {multiple}, or use fewer channel_multipliers"
+            )

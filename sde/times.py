@@ -1,0 +1,164 @@
+r"""Which noise levels to train on: distributions of t.
+
+A loss `∫ w(t) loss(t) dt` is estimated without bias from times of any density `p(t)`, as the mean of `w/p loss(t)`;
+the choice of `p` only changes its variance. Three distributions on `[t_min, T]`, with `lambda = log_snr(t)` and
+`rho = sigma / alpha = exp(-lambda / 2)`:
+
+    uniform in t           p(t) = 1 / (T - t_min)
+    uniform in log-SNR     p(t) = |lambda'(t)| / (lambda(t_min) - lambda(T))
+    log-normal in rho      p(t) = |lambda'(t)| / 2 · N(log rho; mean, std^2) / Z    Karras et al. 2022, arXiv:2206.00364
+
+The second is Song et al.'s importance sampling for the likelihood weighting `g^2 / sigma^2` of the noise error (2021,
+arXiv:2101.09258, section 4.3), for every process: with `f = (log alpha)'` and `g^2 = (sigma^2)' - 2 f sigma^2`,
+
+    -lambda' = 2 (sigma' / sigma - f) = ((sigma^2)' - 2 f sigma^2) / sigma^2 = g^2 / sigma^2
+
+so the density proportional to `g^2 / sigma^2` is the uniform one in lambda, its normaliser is a difference of two
+log-SNRs, and `w / p` is constant.
+
+Discrete ladders have a fourth: each of the N rungs with probability 1/N.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from score_sde.common.errors import UserError, choose
+from score_sde.common.noise import BatchNoise
+from score_sde.sde import SDE, Ladder
+
+
+class NoiseLevels(Protocol):
+    """A distribution of times, given by its quantile function and its density (or, on a ladder, probability)."""
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The time at each `u` `(B,)` in [0, 1); float64, shape of `u`."""
+
+    def density(self, t: Tensor) -> Tensor:
+        """The density at times `t` `(B,)` within the distribution's range; float64, shape of `t`."""
+
+
+class UniformTime:
+    """Uniform in t on `[t_min, T]`."""
+
+    def __init__(self, sde: SDE, t_min: float) -> None:
+        self.t_min, self.length = t_min, sde.T - t_min
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.t_min + self.length * u.double()
+
+    def density(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, 1 / self.length, dtype=torch.float64)
+
+
+class UniformLogSNR:
+    """Uniform in log-SNR between its values at `t_min` and `T`: importance sampling for the likelihood weighting."""
+
+    def __init__(self, sde: SDE, t_min: float) -> None:
+        self.sde, self.t_min = sde, t_min
+        self.high, self.low = log_snr_range(sde, t_min)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.sde.time_at_log_snr(self.low + (self.high - self.low) * u.double()).clamp(min=self.t_min)
+
+    def density(self, t: Tensor) -> Tensor:
+        return log_snr_rate(self.sde, t) / (self.high - self.low)
+
+
+class LogNormal:
+    """EDM's: `log rho ~ N(mean, std^2)`, `rho = sigma / alpha`, cut off at the values of `t_min` and `T`.
+
+    The published `mean, std` are -1.2, 1.2, for data with standard deviation 0.5.
+    """
+
+    def __init__(self, sde: SDE, t_min: float, mean: float, std: float) -> None:
+        self.sde, self.t_min, self.mean, self.std = sde, t_min, mean, std
+        high, low = log_snr_range(sde, t_min)
+        ends = (torch.tensor([-high / 2, -low / 2], dtype=torch.float64) - mean) / std
+        self.cdf_low, self.cdf_high = torch.special.ndtr(ends).tolist()
+
+    def quantile(self, u: Tensor) -> Tensor:
+        normal = torch.special.ndtri(self.cdf_low + (self.cdf_high - self.cdf_low) * u.double())
+        return self.sde.time_at_log_snr(-2 * (self.mean + self.std * normal)).clamp(min=self.t_min)
+
+    def density(self, t: Tensor) -> Tensor:
+        z = (-self.sde.log_snr(t) / 2 - self.mean) / self.std
+        normal = torch.exp(-0.5 * z**2) / (self.std * math.sqrt(2 * math.pi) * (self.cdf_high - self.cdf_low))
+        return normal * log_snr_rate(self.sde, t) / 2
+
+
+class UniformRung:
+    """Each rung of a ladder with the same probability."""
+
+    def __init__(self, ladder: Ladder) -> None:
+        self.ladder = ladder
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.ladder.time((u.double() * self.ladder.num_rungs).floor().clamp(max=self.ladder.num_rungs - 1))
+
+    def density(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, 1 / self.ladder.num_rungs, dtype=torch.float64)
+
+
+NOISE_LEVELS: dict[str, Callable[[SDE, float, float, float], NoiseLevels]] = {
+    "uniform": lambda sde, t_min, mean, std: UniformTime(sde, t_min),
+    "log_snr": lambda sde, t_min, mean, std: UniformLogSNR(sde, t_min),
+    "edm": LogNormal,
+}
+
+
+def get_noise_levels(
+    name: str, sde: SDE, t_min: float = 1e-5, edm_mean: float = -1.2, edm_std: float = 1.2
+) -> NoiseLevels:
+    """The distribution "uniform" (in t), "log_snr" (uniform in it) or "edm" (log-normal).
+
+    Args:
+        name: of the distribution.
+        sde: the forward process.
+        t_min: smallest time.
+        edm_mean: mean of `log(sigma / alpha)`, for "edm".
+        edm_std: its standard deviation.
+
+    Raises:
+        UserError: there is no such distribution, or `t_min` is out of range.
+    """
+    return choose("distribution of noise levels", name, NOISE_LEVELS)(sde, t_min, edm_mean, edm_std)
+
+
+def log_snr_range(sde: SDE, t_min: float) -> tuple[float, float]:
+    """The log-SNR at `t_min` and at `T`, the highest and the lowest.
+
+    Raises:
+        UserError: `t_min` is not before `T`, or the data there have no noise at all.
+    """
+    high, low = sde.log_snr(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
+    if not (0 <= t_min < sde.T and math.isfinite(high)):
+        raise UserError(f"training.t_min={t_min} must lie between 0 and {sde.T}, where there is some noise")
+    return high, low
+
+
+def log_snr_rate(sde: SDE, t: Tensor) -> Tensor:
+    """`|d log_snr / dt| = g^2 / sigma^2`; float64, shape of `t`."""
+    with torch.enable_grad():
+        t = t.detach().double().requires_grad_()
+        (slope,) = torch.autograd.grad(sde.log_snr(t).sum(), t)
+    return -slope
+
+
+def sample_times(
+    levels: NoiseLevels, noise: BatchNoise, stratified: bool = True, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw a time for each row of a batch; float64, `(B,)`.
+
+    Stratified, the quantiles are one from each of as many equal intervals, in random order: each time still has the
+    distribution `levels`, and the mean over the batch a smaller variance.
+    """
+    u = noise.uniform(torch.empty(1, dtype=torch.float64, device=device))
+    if stratified:
+        u = (noise.permutation(device) + u) / noise.count
+    return levels.quantile(u)

@@ -1,0 +1,1 @@
+"""Log-densities: by the probability flow, and bounds."""

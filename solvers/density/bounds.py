@@ -1,0 +1,295 @@
+"""The last term of variational bounds: data from the least noise, `-log p(x_0 | x_t)`.
+
+Variational bounds on the log-likelihood, term by term.
+
+Noising and its reversal are a deep latent-variable model, whose evidence lower bound needs no ODE (Ho et al. 2020,
+arXiv:2006.11239, equation 5). With times `t_min = t_1 < … < t_N = T`, prior `pi` and `lambda = log_snr`,
+
+    -log p(x_0) <= L_T + sum_{i=2}^N L_{i-1} + L_0
+
+    L_T      KL( q(x_T | x_0) || pi )                                                          "prior"
+    L_{i-1}  KL( q(x_s | x_t, x_0) || q(x_s | x_t, D(x_t)) ),    s = t_{i-1}, t = t_i          "diffusion"
+             = (exp(lambda_s - lambda_t) - 1) / 2 E||eps - eps_hat||^2
+    L_0      -E log p(x_0 | x_{t_1})                                                           "reconstruction"
+
+(the variance of `p(x_s | x_t)` is that of `q(x_s | x_t, x_0)`: DDPM's smaller choice.) As N grows the sum becomes an
+integral (Kingma et al. 2021, arXiv:2107.00630, equation 15)
+
+    1/2 ∫ E||eps - eps_hat||^2 dlambda        from lambda_T to lambda_{t_min}
+
+estimated at `num_calls` log-SNRs, one at random in each of as many equal intervals.
+
+Without `x_0` and its reconstruction, the density at `t_min` itself is bounded by (Song et al. 2021, arXiv:2101.09258,
+theorem 3; `g^2 dt = sigma^2 dlambda`)
+
+    -log p_{t_min}(x) <= 1/2 ∫ E[ ||eps_hat||^2 + 2 sigma^2 div score ] dlambda - E log pi(x_T) - d log(alpha_T / alpha)
+
+with `x_t` noised from `x` at `t_min`, and the divergence by Hutchinson's estimate.
+
+All bound the density of the *reverse SDE*. Where the score is exact, that is the density of the ODE, and the last two
+are equalities up to the prior's mismatch; for a trained network the two densities differ, and a bound may lie on either
+side of the ODE's likelihood.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.special import log_ndtr
+
+from score_sde.common.arguments import checked
+from score_sde.common.noise import SampleNoise
+from score_sde.sde import SDE
+from score_sde.solvers.base import (
+    MOST_STEPS,
+    Model,
+    States,
+    check_at_least,
+    check_between,
+    last_time,
+    log_snr_range,
+    sample_noise,
+)
+from score_sde.solvers.density.divergence import hutchinson_divergence
+from score_sde.solvers.grids import Grid, time_grid
+
+# Called with `x_t` and `D(x_t)`, `(B, *dims)`, and `alpha` and `sigma` there; returns nats, `(B,)`.
+Decoder = Callable[[Tensor, Tensor, float, float], Tensor]
+
+
+def gaussian_decoder(x_0: Tensor) -> Decoder:
+    """For data `x_0` with a density: `N(D(x_t), (sigma / alpha)^2 I)` (Song et al. 2021, arXiv:2101.09258)."""
+
+    def decoder(x_t: Tensor, denoised: Tensor, alpha: float, sigma: float) -> Tensor:
+        deviation = ((x_0 - denoised) * (alpha / sigma)).double().flatten(1)
+        return (0.5 * deviation**2 + 0.5 * math.log(2 * math.pi) + math.log(sigma / alpha)).sum(1)
+
+    return decoder
+
+
+def discretised_gaussian_decoder(levels: Tensor, low: float, spacing: float, num_levels: int) -> Decoder:
+    """For levels `(B, *dims)` at `low + spacing k`: the mass that `N(D(x_t), (sigma / alpha)^2)` has nearest to each.
+
+    Those of the first and of the last reach to infinity (Ho et al. 2020, arXiv:2006.11239, equation 13).
+    """
+
+    def decoder(x_t: Tensor, denoised: Tensor, alpha: float, sigma: float) -> Tensor:
+        lower = (low + spacing * (levels.double() - 0.5) - denoised.double()) * (alpha / sigma)
+        upper = lower + spacing * alpha / sigma
+        lower = torch.where(levels == 0, -math.inf, lower)
+        upper = torch.where(levels == num_levels - 1, math.inf, upper)
+        # Of two tails the one that does not cancel.
+        flip = lower > 0
+        lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+        log_mass = log_ndtr(upper) + torch.log1p(-torch.exp(log_ndtr(lower) - log_ndtr(upper)))
+        return -log_mass.flatten(1).sum(1)
+
+    return decoder
+
+
+def posterior_decoder(levels: Tensor, low: float, spacing: float, num_levels: int) -> Decoder:
+    """For levels `(B, *dims)` at `low + spacing k`: `P(k | x_t)` from each number by itself, levels equally likely.
+
+    (Kingma et al. 2021, arXiv:2107.00630, appendix; no network.)
+    """
+
+    def decoder(x_t: Tensor, denoised: Tensor, alpha: float, sigma: float) -> Tensor:
+        places = low + spacing * torch.arange(num_levels, dtype=torch.float64, device=x_t.device)
+        logits = -0.5 * ((x_t.double().unsqueeze(-1) - alpha * places) / sigma) ** 2
+        chosen = torch.log_softmax(logits, dim=-1).gather(-1, levels.long().unsqueeze(-1).to(x_t.device))
+        return -chosen.flatten(1).sum(1)
+
+    return decoder
+
+
+class Bound(NamedTuple):
+    """A bound on `-log p`, in nats, as the sum of three terms `(B,)`; float64.
+
+    Attributes:
+        prior: how far the noised data are from the prior.
+        diffusion: the steps between.
+        reconstruction: the data from the least noise.
+        nfe: batched network calls.
+    """
+
+    prior: Tensor
+    diffusion: Tensor
+    reconstruction: Tensor
+    nfe: int
+
+    @property
+    def log_prob(self) -> Tensor:
+        """The lower bound on `log p`, `(B,)`."""
+        return -(self.prior + self.diffusion + self.reconstruction)
+
+
+@torch.no_grad()
+@checked
+def discrete_bound(
+    model: Model,
+    x_0: States,
+    decoder: Decoder,
+    *,
+    num_steps: int = 1000,
+    grid: Grid = "uniform_log_snr",
+    num_calls: int | None = None,
+    t_min: float | None = None,
+    seeds: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Bound:
+    """DDPM's bound for a ladder of any length.
+
+    Args:
+        model: gives the score.
+        x_0: data `(B, *dims)` in model units.
+        decoder: the last term; see below.
+        num_steps: length N of the ladder, which has as many times.
+        grid: the times; see `time_grid`.
+        num_calls: how many of the N - 1 steps are evaluated, drawn at random; all if left out or no less.
+        t_min: first time; the process's own if left out.
+        seeds: one an example, for its noise; drawn from `generator` if left out.
+        generator: source of seeds.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+    sde, noise, ends = _prepare(model, x_0, t_min, seeds, generator)
+    check_between("num_steps", num_steps, 2, MOST_STEPS)
+    times = time_grid(sde, grid, num_steps, float(ends[1]))
+    log_snr = sde.log_snr(times)
+    lengths = log_snr[1:] - log_snr[:-1]
+    calls = len(lengths) if num_calls is None else min(num_calls, len(lengths))
+    check_at_least("num_calls", calls, 1)
+    everything = calls == len(lengths)
+    probabilities = lengths / lengths.sum()
+    total = torch.zeros(len(x_0), dtype=torch.float64)
+    place = noise.uniform(x_0.new_empty(len(x_0), 1, dtype=torch.float64)).cpu()[:, 0]
+    for call in range(calls):
+        if everything:
+            steps = torch.full((len(x_0),), call)
+        else:
+            steps = torch.searchsorted(probabilities.cumsum(0), (call + place) / calls).clamp(max=len(lengths) - 1)
+        error = _noise_error(model, x_0, times[steps].to(x_0.device), noise)
+        weight = torch.expm1(lengths[steps]) / 2
+        total += (weight if everything else weight / (calls * probabilities[steps])) * error
+    return Bound(_prior_kl(sde, x_0), total, _reconstruct(model, x_0, ends[1], decoder, noise), calls + 1)
+
+
+@torch.no_grad()
+@checked
+def continuous_bound(
+    model: Model,
+    x_0: States,
+    decoder: Decoder,
+    *,
+    num_calls: int = 32,
+    t_min: float | None = None,
+    seeds: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Bound:
+    """The variational bound in continuous time; arguments as of `discrete_bound`."""
+    sde, noise, ends = _prepare(model, x_0, t_min, seeds, generator)
+    total = torch.zeros(len(x_0), dtype=torch.float64)
+    for log_snr, length in _log_snrs(sde, ends, num_calls, x_0, noise):
+        time = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), sde.T)
+        total += length / 2 * _noise_error(model, x_0, time, noise)
+    return Bound(_prior_kl(sde, x_0), total, _reconstruct(model, x_0, ends[1], decoder, noise), num_calls + 1)
+
+
+@torch.no_grad()
+@checked
+def score_flow_bound(
+    model: Model,
+    x: States,
+    *,
+    num_calls: int = 32,
+    t_min: float | None = None,
+    seeds: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Bound:
+    """The bound on the density at `t_min`, for `x` `(B, *dims)` there; other arguments as of `discrete_bound`."""
+    sde, noise, ends = _prepare(model, x, t_min, seeds, generator)
+    start = ends[1].to(x.device)
+    total = torch.zeros(len(x), dtype=torch.float64)
+
+    def noised(t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        scale, variance = sde.transition(start, t)
+        std = variance.clamp(min=0).sqrt()
+        return sde.expand(scale, x) * x + sde.expand(std, x) * eps, std
+
+    for log_snr, length in _log_snrs(sde, ends, num_calls, x, noise):
+        t = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), sde.T)
+        sigma = sde.sigma(t)
+        divergence = hutchinson_divergence(noise.rademacher(x.flatten(1))[None])
+
+        def score(rows: Tensor, t: Tensor = t) -> Tensor:
+            return model.score(rows.reshape(x.shape), t).flatten(1)
+
+        eps = noise.normal(x)
+        x_t, std = noised(t, eps)
+        value, trace = divergence(score, x_t.flatten(1))
+        square = sigma**2 * (value.double().square().sum(1) + 2 * trace[:, 0].double())
+        gain = (1 - _share_of_noise(sde, x, t)) * std / sigma
+        total += length / 2 * (square - gain**2 * _excess(eps)).cpu()
+    alphas = sde.log_alpha(ends)
+    x_T, _ = noised(ends[0].to(x.device), noise.normal(x))
+    prior = -sde.prior_log_prob(x_T).double().cpu()
+    return Bound(prior, total - x[0].numel() * (alphas[0] - alphas[1]), torch.zeros_like(total), num_calls)
+
+
+def _prepare(
+    model: Model, x: Tensor, t_min: float | None, seeds: Iterable[int] | None, generator: torch.Generator | None
+) -> tuple[SDE, SampleNoise, Tensor]:
+    """The process, a source of noise, and the times `T, t_min`."""
+    ends = torch.tensor([model.sde.T, last_time(model.sde, t_min)], dtype=torch.float64)
+    log_snr_range(model.sde, float(ends[1]))
+    return model.sde, sample_noise(x, seeds, generator, stream="bound"), ends
+
+
+def _log_snrs(sde: SDE, ends: Tensor, num_calls: int, x: Tensor, noise: SampleNoise) -> Iterable[tuple[Tensor, float]]:
+    """Log-SNRs `(B,)`, one in each of `num_calls` equal intervals, and their length."""
+    check_between("num_calls", num_calls, 1, MOST_STEPS)
+    low, high = sde.log_snr(ends).tolist()
+    place = noise.uniform(x.new_empty(len(x), 1, dtype=torch.float64))[:, 0]
+    length = (high - low) / num_calls
+    return [(low + (call + place) * length, length) for call in range(num_calls)]
+
+
+def _noise_error(model: Model, x_0: Tensor, t: Tensor, noise: SampleNoise) -> Tensor:
+    """An unbiased estimate of `E||eps - eps_hat||^2` `(B,)`, on the CPU, at times `t` `(B,)`, with fresh noise.
+
+    Were data normal, `eps - eps_hat` would be `k eps` and something independent. So `k^2 (||eps||^2 - d)`, whose mean
+    is 0, is taken off: at little noise hardly any variance is left. (ScoreFlow's bound is treated alike.)
+    """
+    eps, sde = noise.normal(x_0), model.sde
+    score = model.score(sde.perturb(x_0, eps, t), t)
+    square = (eps + sde.expand(sde.sigma(t), x_0) * score).double().flatten(1).square().sum(1)
+    return (square - _share_of_noise(sde, x_0, t) ** 2 * _excess(eps)).cpu()
+
+
+def _share_of_noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    """`k = s^2 / (s^2 + rho^2)` `(B,)`, with `s^2` the mean square of each example."""
+    variance = x.double().flatten(1).square().mean(1)
+    return variance / (variance + torch.exp(-sde.log_snr(t)))
+
+
+def _excess(eps: Tensor) -> Tensor:
+    """`||eps||^2 - d` `(B,)`."""
+    return eps.double().flatten(1).square().sum(1) - eps[0].numel()
+
+
+def _prior_kl(sde: SDE, x_0: Tensor) -> Tensor:
+    T = torch.tensor(sde.T, dtype=torch.float64)
+    mean = float(sde.alpha(T)) / sde.prior_std * x_0.double().flatten(1)
+    ratio = (float(sde.sigma(T)) / sde.prior_std) ** 2
+    return 0.5 * (mean**2 + ratio - 1 - math.log(ratio)).sum(1).cpu()
+
+
+def _reconstruct(model: Model, x_0: Tensor, t: Tensor, decoder: Decoder, noise: SampleNoise) -> Tensor:
+    time = t.to(x_0.device)
+    x_t = model.sde.perturb(x_0, noise.normal(x_0), time)
+    return decoder(x_t, model.denoise(x_t, time), float(model.sde.alpha(t)), float(model.sde.sigma(t))).cpu()

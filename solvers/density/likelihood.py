@@ -1,0 +1,192 @@
+r"""Log-likelihood by the probability flow ODE (Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2).
+
+Along a solution `z(s)` of `dz/ds = F(s, z)` the density changes by `d log p / ds = -div F`, so that
+
+    log p_{t_min}(x) = log p_T(x_T) + ∫ div F ds + d log( r(T) / r(t_min) )
+
+with the integral from `t_min` to `T`, and `z = x / r` the state of `solvers.ode.flow`. The integral, divided by
+`d`, is followed beside the state and controlled with it: an example's error is the larger of the state's root mean
+square and the integral's, so tolerances hold for nats per dimension. With several probes there are as many integrals,
+and their mean is what is controlled.
+
+Derivatives of the log-likelihood come from the adjoint equation (Chen et al. 2018, arXiv:1806.07366), solved back from
+`T`: no trajectory is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError, choose
+from score_sde.common.noise import SampleNoise
+from score_sde.sde import SDE
+from score_sde.solvers.base import MOST_STEPS, Model, States, check_between, check_density, last_time, sample_noise
+from score_sde.solvers.density.divergence import (
+    Divergence,
+    exact_divergence,
+    hutch_plus_plus_divergence,
+    hutchinson_divergence,
+)
+from score_sde.solvers.grids import Grid
+from score_sde.solvers.ode.flow import ProbabilityFlow
+from score_sde.solvers.ode.integrator import Integrator
+from score_sde.solvers.ode.runge_kutta import root_mean_square
+from score_sde.solvers.ode.solver import check_fixed_steps, integration_nodes
+
+# A log-density at T: `(B, *dims)` to `(B,)`, in nats.
+LogDensity = Callable[[Tensor], Tensor]
+
+PROBES: dict[str, Callable[[SampleNoise, Tensor], Tensor]] = {
+    "rademacher": SampleNoise.rademacher,
+    "gaussian": SampleNoise.normal,
+}
+DIVERGENCES = ("exact", "hutchinson", "hutch++")
+
+
+class Likelihood(NamedTuple):
+    """The result of `log_likelihood`.
+
+    Attributes:
+        log_prob: log-density of each example under `p_{t_min}`, `(B,)`, in nats.
+        nfe: batched network calls; a Jacobian product belongs to its call.
+        latents: where each example's trajectory ends at `T`, shape of the examples.
+        by_probe: `log_prob` as each of Hutchinson's probes alone has it, `(B, num_probes)`; otherwise `(B, 1)`.
+    """
+
+    log_prob: Tensor
+    nfe: int
+    latents: Tensor
+    by_probe: Tensor
+
+
+@checked
+def log_likelihood(
+    model: Model,
+    x: States,
+    *,
+    divergence: str = "hutchinson",
+    num_probes: int = 1,
+    probe: str = "rademacher",
+    prior: LogDensity | None = None,
+    t_min: float | None = None,
+    seeds: Iterable[int] | None = None,
+    generator: torch.Generator | None = None,
+    method: str = "dopri5",
+    rtol: float | None = None,
+    atol: float | None = None,
+    num_steps: int | None = None,
+    grid: Grid | None = None,
+    options: Mapping[str, Any] | None = None,
+    per_example: bool = True,
+    differentiable: bool = False,
+) -> Likelihood:
+    """Log-density of `x` `(B, *dims)` under the model's `p_{t_min}`.
+
+    Args:
+        model: gives the score.
+        x: examples at `t_min`.
+        divergence: `exact` (d Jacobian products a call), `hutchinson` (one a probe; unbiased in `log_prob`) or
+            `hutch++` (three a probe; unbiased).
+        num_probes: random vectors an example; the same ones along the whole trajectory.
+        probe: `rademacher` (random signs) or `gaussian`.
+        prior: log-density at `T`; the process's standard prior if left out. See also `matched_prior`.
+        t_min: where the trajectory begins; the process's own if left out.
+        seeds: one an example, for its probes; drawn from `generator` if left out.
+        generator: source of seeds.
+        method: as for `ODE`, like the following.
+        rtol: relative tolerance; 1e-7 for float64, 1e-3 for float32.
+        atol: absolute tolerance, in nats per dimension and in the normalised state; likewise.
+        num_steps: number of steps, for methods with fixed ones.
+        grid: their ends.
+        options: further options of the method.
+        per_example: whether adaptive Runge-Kutta methods take steps of their own for each example.
+        differentiable: whether `log_prob` can be differentiated, by `x` and by the parameters of `model`, if it is a
+            module; steps are then chosen for the batch. `nfe` does not count calls of the way back.
+
+    Raises:
+        UserError: an option is unknown or out of range, the trajectory cannot be followed, or the model's score is not
+            that of a diffused density (`check_density`).
+    """
+    check_density(model)
+    integrator = Integrator(method, rtol, atol, options or {}, per_example)
+    flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min), integrator.resolution)
+    check_fixed_steps(integrator, num_steps, grid)
+    nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid, x.device)
+    with torch.set_grad_enabled(differentiable):
+        z = flow.normalise(x, start)
+        estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)
+        dimension = z.shape[1]
+
+        def derivative(s: Tensor, state: Tensor) -> Tensor:
+            slope, traces = estimator(lambda z: flow(s, z), state[:, :dimension])
+            return torch.cat([slope, traces / dimension], dim=1)
+
+        def error_norm(error: Tensor) -> Tensor:
+            return torch.maximum(root_mean_square(error[:, :dimension]), error[:, dimension:].mean(1).abs())
+
+        integrals = z.new_zeros(len(z), num_probes if divergence == "hutchinson" else 1)
+        parameters = _parameters(model) if differentiable else None
+        state = torch.cat([z, integrals], dim=1)
+        state = integrator(flow, derivative, state, nodes.flip(0), norm=error_norm, adjoint_parameters=parameters)
+        nfe, latents = flow.nfe, flow.denormalise(state[:, :dimension], end)
+        at_end = model.sde.prior_log_prob(latents) if prior is None else prior(latents)
+        per_dimension = state[:, dimension:] + (flow.log_norm(end) - flow.log_norm(start)).to(state.dtype)
+        by_probe = at_end[:, None] + dimension * per_dimension
+        return Likelihood(by_probe.mean(1), nfe, latents, by_probe)
+
+
+@checked
+def matched_prior(sde: SDE, mean: Tensor, variance: Tensor) -> LogDensity:
+    """A prior with the mean and variance that the data have at `T`: `N(alpha_T mean, alpha_T^2 variance + sigma_T^2)`.
+
+    Args:
+        sde: the forward process.
+        mean: of the data, shape `dims`, or one that broadcasts to it.
+        variance: of the data, for each dimension; likewise.
+
+    Returns:
+        The log-density, in nats, as a function of `x` `(B, *dims)`.
+    """
+    T = torch.tensor(sde.T, dtype=torch.float64)
+    alpha, sigma = sde.alpha(T), sde.sigma(T)
+    mean, variance = alpha * mean.double().cpu(), alpha**2 * variance.double().cpu() + sigma**2
+
+    def log_prob(x: Tensor) -> Tensor:
+        deviation = (x - mean.to(x)) / variance.sqrt().to(x)
+        log_density = -0.5 * (deviation**2 + torch.log(2 * math.pi * variance).to(x))
+        return log_density.flatten(1).sum(1)
+
+    return log_prob
+
+
+def _divergence(
+    name: str,
+    z: Tensor,
+    num_probes: int,
+    probe: str,
+    seeds: Iterable[int] | None,
+    generator: torch.Generator | None,
+) -> Divergence:
+    if name not in DIVERGENCES:
+        raise UserError(f"no divergence is called {name!r}; there are: {', '.join(DIVERGENCES)}")
+    draw = choose("probe", probe, PROBES)
+    check_between("num_probes", num_probes, 1, MOST_STEPS)
+    if name == "exact":
+        return exact_divergence
+    noise = sample_noise(z, seeds, generator, stream="probe")
+    probes = torch.stack([draw(noise, z) for _ in range(num_probes)])
+    if name == "hutchinson":
+        return hutchinson_divergence(probes)
+    sketch = [draw(noise, z) for _ in range(min(num_probes, z.shape[1]))]
+    return hutch_plus_plus_divergence(torch.stack(sketch), probes)
+
+
+def _parameters(model: Model) -> tuple[Tensor, ...]:
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return tuple(parameter for parameter in parameters if parameter.requires_grad)

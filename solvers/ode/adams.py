@@ -1,0 +1,44 @@
+r"""Adams methods on nodes of any spacing, with one call a step.
+
+The solution of `dy/ds = F(s, y)` goes on from `s_i` by the polynomial through the last `k` slopes, which predicts where
+to ask for the next; with that slope among them, it is done again:
+
+    predicted = y_i + sum_{j <= i} w_j F_j,   F_{i+1} = F(s_{i+1}, predicted),   y_{i+1} = y_i + sum_{j <= i+1} w'_j F_j
+
+(Adams-Bashforth predictor, Adams-Moulton corrector, no second evaluation: "PEC"; Hairer, Nørsett & Wanner, Solving
+Ordinary Differential Equations I, section III.1). The order is `k + 1`. The first steps have fewer slopes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from score_sde.solvers.ode.runge_kutta import Field
+from score_sde.solvers.quadrature import adams_weights
+
+MAX_ORDER = 4
+
+
+def integrate_adams(field: Field, y: Tensor, nodes: Tensor, max_order: int = MAX_ORDER) -> Tensor:
+    """The solution at the last of the `nodes`, from `y` `(B, n)` at the first; `len(nodes)` calls.
+
+    Args:
+        field: right-hand side; called with `s` `()`.
+        y: state at the first node.
+        nodes: rising or falling, float64.
+        max_order: `k`, the number of slopes the predictor uses.
+    """
+    slopes = [field(nodes[0], y)]
+    places = nodes.cpu()
+    for i in range(len(nodes) - 1):
+        first = max(0, i + 1 - max_order)
+        start, end = places[i], places[i + 1]
+        predicted = _advance(y, adams_weights(places[first : i + 1], start, end, rate=0.0), slopes)
+        slopes.append(field(nodes[i + 1], predicted))
+        y = _advance(y, adams_weights(places[first : i + 2], start, end, rate=0.0), slopes)
+        slopes = slopes[-max_order:]
+    return y
+
+
+def _advance(y: Tensor, weights: Tensor, slopes: list[Tensor]) -> Tensor:
+    return y + sum(weight * slope for weight, slope in zip(weights.tolist(), slopes[-len(weights) :], strict=True))

@@ -1,0 +1,194 @@
+r"""Sampling and encoding by the probability flow ODE (Song et al. 2021, arXiv:2011.13456, section 4.3).
+
+The equation is solved in the coordinates of `solvers.ode.flow`, from `T` down to `t_min` (sampling) or up
+(encoding: each example's latent, from which sampling returns to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from score_sde.common.arguments import checked, checked_class
+from score_sde.common.errors import UserError
+from score_sde.solvers.base import MOST_STEPS, Ends, Model, Solution, States, Stepwise, check_between, last_time
+from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.ode.flow import ProbabilityFlow
+from score_sde.solvers.ode.integrator import ADAMS, ADAMS_ON_NODES, Integrator, default_tolerance
+
+_ROUND_TRIP_TOLERANCE = 1e-6
+# Calls a step of torchdiffeq's Runge-Kutta methods with fixed ones.
+_STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
+
+
+@checked_class
+@dataclass(frozen=True)
+class ODE:
+    """Solver `ode`: the probability flow ODE by any method of torchdiffeq.
+
+    Adaptive Runge-Kutta methods take steps of their own for each example; see `Integrator`.
+
+    Args:
+        method: a method of torchdiffeq: `dopri5`, `dopri8`, `bosh3`, `adaptive_heun`, `fehlberg2`, `scipy_solver`
+            (adaptive); `euler`, `midpoint`, `heun2`, `heun3`, `rk4`, `explicit_adams`, `implicit_adams` (fixed steps);
+            or `adams`, ours, with fixed steps of one call each.
+        rtol: relative tolerance of adaptive steps, in the normalised state; 1e-7 for float64, 1e-3 for float32.
+        atol: absolute tolerance of adaptive steps; likewise.
+        num_steps: methods with fixed steps: their number. The denoising step is one of them.
+        grid: methods with fixed steps: their ends, `uniform_log_snr` (`adams`: `log_angle`) if left out; see
+            `time_grid`. torchdiffeq's Adams methods need equal steps and have their own.
+        options: further options of the method, with torchdiffeq's names.
+        t_min: last time; the process's own if left out.
+        denoise: end with the denoised mean, at `sigma = 0`; otherwise stop at `t_min`.
+        per_example: False leaves adaptive Runge-Kutta methods to torchdiffeq, with one step size for the whole batch.
+
+    Raises:
+        UserError: an option is unknown or out of range; when called: the solution cannot be followed.
+    """
+
+    method: str = "dopri5"
+    rtol: float | None = None
+    atol: float | None = None
+    num_steps: int | None = None
+    grid: Grid | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    t_min: float | None = None
+    denoise: bool = True
+    per_example: bool = True
+
+    def __post_init__(self) -> None:
+        check_fixed_steps(self.integrator, self.num_steps, self.grid)
+        if self.num_steps is not None:
+            check_between("num_steps", self.num_steps, 2 if self.denoise else 1, MOST_STEPS)
+
+    @property
+    def integrator(self) -> Integrator:
+        """How the equation is solved."""
+        return Integrator(self.method, self.rtol, self.atol, self.options, self.per_example)
+
+    @torch.no_grad()
+    @checked
+    def __call__(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Sample from `x_T` `(B, *dims)` at time `T`. There is no noise; `seeds` and `generator` are not used."""
+        flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
+        num_steps = None if self.num_steps is None else self.num_steps - self.denoise
+        nodes, ends = integration_nodes(flow, self.integrator, num_steps, self.grid, x_T.device)
+        z = self.integrator(flow, flow, flow.normalise(x_T, ends[0]), nodes)
+        x = flow.denormalise(z, ends[1])
+        if self.denoise:
+            return Solution(model.denoise(x, ends[1]), flow.nfe + 1)
+        return Solution(x, flow.nfe)
+
+    @checked
+    def stepwise(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Stepwise:
+        """The steps of a Runge-Kutta method with fixed ones, and the denoising; arguments as of a call.
+
+        Raises:
+            UserError: the method chooses its steps, or remembers earlier slopes.
+        """
+        integrator = self.integrator
+        if not integrator.takes_fixed_steps or integrator.method in (*ADAMS, ADAMS_ON_NODES):
+            raise UserError(
+                f"ODE method {self.method!r} has no steps between which states can be changed: take one such as rk4"
+            )
+        assert self.num_steps is not None
+        flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), integrator.resolution)
+        nodes, _ = integration_nodes(flow, integrator, self.num_steps - self.denoise, self.grid, x_T.device)
+        times = flow.time(nodes)
+        times[0], times[-1] = model.sde.T, flow.t_min
+        last = len(nodes) - 1
+
+        def step(k: int, x: Tensor) -> Tensor:
+            if k == last:
+                return model.denoise(x, times[-1])
+            z = integrator(flow, flow, flow.normalise(x, times[k]), nodes[k : k + 2])
+            return flow.denormalise(z, times[k + 1])
+
+        calls = [_STAGES[self.method]] * last + [1] * self.denoise
+        return Stepwise(Ends.at_times(model.sde, times, self.denoise), calls, step)
+
+    @torch.no_grad()
+    @checked
+    def encode(self, model: Model, x: States) -> Solution:
+        """The latents at `T`, shape of `x`, of examples `x` `(B, *dims)` at `t_min`."""
+        flow = ProbabilityFlow(model, x.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
+        nodes, ends = integration_nodes(flow, self.integrator, self.num_steps, self.grid, x.device)
+        z = self.integrator(flow, flow, flow.normalise(x, ends[1]), nodes.flip(0))
+        return Solution(flow.denormalise(z, ends[0]), flow.nfe)
+
+
+@checked
+def encode(model: Model, x: States, **options: Any) -> Solution:
+    """Latents of data: the probability flow ODE from `t_min` to `T`; `decode` returns from there to `x`.
+
+    Where a trajectory passes between two outcomes, small errors grow: tolerances are tighter than for sampling
+    (`docs/control.md` has the errors of 360 digits).
+
+    Args:
+        model: gives the score.
+        x: examples at `t_min`, shape `(B, *dims)`.
+        options: as of `ODE`; `rtol` and `atol` are 1e-6, or 1e-7 for float64, unless given; `denoise` has no effect.
+
+    Returns:
+        `Solution(x, nfe)` with the latents, shape of `x`.
+
+    Raises:
+        UserError: as `ODE`.
+    """
+    return _there_and_back(x, options).encode(model, x)
+
+
+@checked
+def decode(model: Model, latents: States, **options: Any) -> Solution:
+    """Data at `t_min` of latents at `T`, shape `(B, *dims)` both; arguments as of `encode`, whose inverse it is."""
+    return _there_and_back(latents, options)(model, latents)
+
+
+def _there_and_back(x: Tensor, options: dict[str, Any]) -> ODE:
+    method = Integrator(options.get("method", "dopri5"))
+    tolerance = min(default_tolerance(x.dtype), _ROUND_TRIP_TOLERANCE)
+    tolerances = {} if method.takes_fixed_steps else {"rtol": tolerance, "atol": tolerance}
+    return ODE(**{**tolerances, **options, "denoise": False})
+
+
+def check_fixed_steps(integrator: Integrator, num_steps: int | None, grid: Grid | None) -> None:
+    """Raise `UserError` unless the number of steps and their grid are given where the method takes them, only there."""
+    method = f"ODE method {integrator.method!r}"
+    if not integrator.takes_fixed_steps and (num_steps is not None or grid is not None):
+        raise UserError(f"{method} chooses its steps: leave num_steps and grid out, or take a method such as rk4")
+    if integrator.takes_fixed_steps and num_steps is None:
+        raise UserError(f"{method} takes fixed steps: give num_steps")
+    if integrator.method in ADAMS and grid is not None:
+        raise UserError(f"{method} has a grid of its own: leave grid out")
+
+
+def integration_nodes(
+    flow: ProbabilityFlow, integrator: Integrator, num_steps: int | None, grid: Grid | None, device: torch.device
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Positions from `T` to the last time, `(num_steps + 1,)` or `(2,)`, and these two times, `()`; float64."""
+    times = torch.tensor([flow.sde.T, flow.t_min], dtype=torch.float64)
+    if integrator.takes_fixed_steps and num_steps is not None and integrator.method not in ADAMS:
+        times = time_grid(flow.sde, integrator.default_grid if grid is None else grid, num_steps + 1, flow.t_min)
+    nodes = flow.position(times)
+    if integrator.method in ADAMS and num_steps is not None:
+        nodes = torch.linspace(float(nodes[0]), float(nodes[-1]), num_steps + 1, dtype=torch.float64)
+    times = times.to(device)
+    return nodes.to(device), (times[0], times[-1])

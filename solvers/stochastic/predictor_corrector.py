@@ -1,0 +1,131 @@
+r"""Predictor-corrector sampling (Song et al. 2021, arXiv:2011.13456, Algorithm 1).
+
+    x ~ p_T
+    for each step t -> s of the grid T = t_0 > … > t_{N-1} = t_min:
+        x <- predict(x, t, s)
+        x <- correct(x, s)                          corrector_steps times
+    x <- E[x_0 | x_{t_min} = x]                     the final denoising step
+
+Predicting comes first and correcting second, as in the paper; its published code has them the other way round.
+Without a corrector N steps cost N network calls, the denoising among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from score_sde.common.arguments import checked
+from score_sde.common.errors import choose
+from score_sde.solvers.base import (
+    MOST_STEPS,
+    Ends,
+    Model,
+    Solution,
+    States,
+    Stepwise,
+    check_between,
+    check_positive,
+    sample_noise,
+)
+from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.stochastic.correctors import corrector_step_size, langevin
+from score_sde.solvers.stochastic.predictors import PREDICTORS
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    """Solver `pc`: `num_steps` noise levels, at each one prediction and `corrector_steps` Langevin steps.
+
+    Args:
+        predictor: `euler_maruyama`, `reverse_diffusion`, `ancestral` or `none`.
+        corrector: `langevin`, `ald` or `none`.
+        num_steps: length of the grid, at least 2.
+        grid: a name from `solvers.grids.GRIDS`, or the times as a list.
+        t_min: last time; the process's own if left out.
+        snr: signal-to-noise ratio `r` of the corrector's step size.
+        corrector_steps: Langevin steps after each prediction.
+        step_size: `time`, or `published` for the norm-based rule of the paper (biased, see `step_size_published`).
+        denoise: end with the denoised mean, at `sigma = 0`; otherwise stop at `t_min`.
+
+    Raises:
+        UserError: an option is out of range or unknown.
+    """
+
+    predictor: str = "reverse_diffusion"
+    corrector: str = "langevin"
+    num_steps: int = 1000
+    grid: Grid = "uniform_t"
+    t_min: float | None = None
+    snr: float = 0.16
+    corrector_steps: int = 1
+    step_size: str = "time"
+    denoise: bool = True
+
+    def __post_init__(self) -> None:
+        choose("predictor", self.predictor, PREDICTORS)
+        corrector_step_size(self.corrector, self.step_size)
+        check_between("num_steps", self.num_steps, 2, MOST_STEPS)
+        check_between("corrector_steps", self.corrector_steps, 0, MOST_STEPS)
+        check_positive("snr", self.snr)
+        # A step of 2 sigma^2 on N(0, sigma^2 I): longer ones go astray.
+        check_between("snr", self.snr, 0, 1)
+
+    @torch.no_grad()
+    @checked
+    def __call__(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Sample from `x_T` `(B, *dims)` at time `T`.
+
+        Example `i` takes its noise from `seeds[i]` alone; without seeds, they are drawn from `generator`.
+        """
+        return self.stepwise(model, x_T, seeds=seeds, generator=generator).run(x_T)
+
+    @checked
+    def stepwise(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Stepwise:
+        """Predictions, corrections and the denoising, as steps of their own; arguments as of a call."""
+        sde, noise = model.sde, sample_noise(x_T, seeds, generator)
+        times = time_grid(sde, self.grid, self.num_steps, self.t_min).to(x_T.device)
+        predict, step_size = PREDICTORS[self.predictor], corrector_step_size(self.corrector, self.step_size)
+        coefficients = predict(sde, times[:-1], times[1:]) if predict is not None else None
+
+        def prediction(i: int, x: Tensor) -> Tensor:
+            assert coefficients is not None
+            a, b, c = (sde.expand(coefficient[i], x) for coefficient in coefficients)
+            return a * x + b * model.score(x, times[i]) + c * noise.normal(x)
+
+        def correction(i: int, x: Tensor) -> Tensor:
+            assert step_size is not None
+            return langevin(model, x, times[i + 1], noise, step_size, self.snr, self.corrector_steps)
+
+        def denoising(i: int, x: Tensor) -> Tensor:
+            return model.denoise(x, times[-1])
+
+        kinds = [(prediction, 1)] if coefficients is not None else []
+        kinds += [(correction, self.corrector_steps)] if step_size is not None else []
+        steps = [(i, *kind) for i in range(self.num_steps - 1) for kind in kinds]
+        ends = torch.stack([times[0], *(times[i + 1] for i, _, _ in steps)])
+        if self.denoise:
+            steps.append((self.num_steps - 1, denoising, 1))
+
+        def step(k: int, x: Tensor) -> Tensor:
+            i, move, _ = steps[k]
+            return move(i, x)
+
+        return Stepwise(Ends.at_times(sde, ends, self.denoise), [calls for _, _, calls in steps], step)

@@ -1,0 +1,252 @@
+r"""The reverse SDE through torchsde, in coordinates where it is the same gentle equation for every process.
+
+In `dx = [f x - (1 + eta^2)/2 g^2 score] dt + eta g dw̄` (see `sde.reverse`) take half the log-SNR as time and normalise
+the state,
+
+    lambda = log(alpha / sigma),      u = x / sqrt(alpha^2 + sigma^2),      s = sigma / sqrt(alpha^2 + sigma^2).
+
+    du = [s^2 u + (1 + eta^2) s sigma score(x, t)] dlambda + eta sqrt(2) s dw
+
+Nothing is stiff (`g^2 / sigma^2` blows up as `t -> 0`, this does not), VP, sub-VP and VE differ only in the range of
+`lambda`, and the noise is additive, for which torchsde's `srk` (SRA1 of Rössler 2010) has strong order 1.5 and weak
+order 2; `euler` and `milstein` coincide. torchsde's time counts steps, uniform in `lambda` from `T` to `t_min`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torchsde
+from torch import Tensor
+
+from score_sde.common.arguments import checked
+from score_sde.common.errors import UserError, choose
+from score_sde.common.noise import SampleNoise
+from score_sde.sde import SDE
+from score_sde.solvers.base import (
+    MOST_STEPS,
+    Ends,
+    Model,
+    Solution,
+    States,
+    Stepwise,
+    check_at_least,
+    check_between,
+    check_tolerance,
+    last_time,
+    log_snr_range,
+    sample_noise,
+)
+from score_sde.solvers.stochastic.brownian import FreshIncrements, StackedIntervals
+
+# Network calls a step.
+METHODS = {"euler": 1, "milstein": 1, "srk": 2}
+# Adaptive steps below this part of the way are a failure.
+_SMALLEST_STEP = 1e-4
+
+
+@dataclass(frozen=True)
+class ReverseSDE:
+    """Solver `sde`: torchsde's methods on the reverse SDE.
+
+    With fixed steps, an example depends on its own seed alone. torchsde's adaptive steps are taken from the error of
+    the whole batch, so there an example has its own Brownian path but not its own steps; `adaptive_sde` has both.
+
+    Args:
+        method: `euler` (one call a step), `milstein` (the same here) or `srk` (two calls a step).
+        num_steps: noise levels, at least 2, the denoising's among them; with `adaptive`, sets the first step only.
+        t_min: last time; the process's own if left out.
+        eta: amount of noise; 1 is the reverse SDE, 0 the probability flow ODE.
+        adaptive: choose steps from the difference between one step and two halves.
+        rtol: relative tolerance of adaptive steps, in the normalised state.
+        atol: absolute tolerance of adaptive steps, in the normalised state.
+        denoise: end with the denoised mean, at `sigma = 0`; otherwise stop at `t_min`.
+
+    Raises:
+        UserError: an option is out of range or unknown; when called: adaptive steps fail.
+    """
+
+    method: str = "srk"
+    num_steps: int = 100
+    t_min: float | None = None
+    eta: float = 1.0
+    adaptive: bool = False
+    rtol: float = 1e-2
+    atol: float = 1e-2
+    denoise: bool = True
+
+    def __post_init__(self) -> None:
+        choose("method of solver 'sde'", self.method, METHODS)
+        check_between("num_steps", self.num_steps, 2, MOST_STEPS)
+        check_at_least("eta", self.eta, 0)
+        check_tolerance("rtol", self.rtol)
+        check_tolerance("atol", self.atol)
+
+    @torch.no_grad()
+    @checked
+    def __call__(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Sample from `x_T` `(B, *dims)` at time `T`.
+
+        Example `i` takes its noise from `seeds[i]` alone; without seeds, they are drawn from `generator`.
+        """
+        problem, brownian = self._problem(model, x_T, seeds, generator)
+        x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1)
+        if self.denoise:
+            return Solution(problem.denoise(x), problem.nfe + 1)
+        return Solution(x, problem.nfe)
+
+    @checked
+    def stepwise(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Stepwise:
+        """The steps between noise levels, and the denoising; arguments as of a call.
+
+        Raises:
+            UserError: steps are adaptive.
+        """
+        if self.adaptive:
+            raise UserError(
+                "solver 'sde' with adaptive steps has none between which states can be changed: take fixed ones"
+            )
+        problem, brownian = self._problem(model, x_T, seeds, generator)
+        last = self.num_steps - 1
+
+        def step(k: int, x: Tensor) -> Tensor:
+            return problem.denoise(x) if k == last else self._solve(problem, brownian, x, k, k + 1)
+
+        ends = Ends.at_times(model.sde, problem.times(torch.arange(self.num_steps)), self.denoise)
+        return Stepwise(ends, [METHODS[self.method]] * last + [1] * self.denoise, step)
+
+    def _problem(
+        self, model: Model, x_T: Tensor, seeds: Iterable[int] | None, generator: torch.Generator | None
+    ) -> tuple[NormalisedReverseSDE, FreshIncrements | StackedIntervals]:
+        t_min = last_time(model.sde, self.t_min)
+        problem = NormalisedReverseSDE(model, x_T.shape, t_min, self.num_steps - 1, self.eta)
+        # Where there is nothing but noise, an explicit step multiplies the state by 1 - eta^2 times its length.
+        needed = math.ceil(self.eta**2 * float(problem.rate) * (self.num_steps - 1) / 2) + 1
+        if self.eta > 1 and self.num_steps < needed and not self.adaptive:
+            raise UserError(
+                f"eta={self.eta:g} needs at least {needed:g} steps, not {self.num_steps}, or it grows without end"
+            )
+        noise = sample_noise(x_T, seeds, generator, stream="brownian")
+        return problem, self._brownian(x_T.flatten(1), noise)
+
+    def _solve(
+        self,
+        problem: NormalisedReverseSDE,
+        brownian: FreshIncrements | StackedIntervals,
+        x: Tensor,
+        first: int,
+        last: int,
+    ) -> Tensor:
+        """The state after step `last`, from `x` after step `first`."""
+        steps = torch.tensor([first, last], dtype=torch.float64)
+        t_min, u = problem.t_min, problem.normalise(x, first)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Hitting minimum allowed step size")
+            try:
+                path = torchsde.sdeint(
+                    problem,
+                    u,
+                    steps,
+                    bm=brownian,
+                    method=self.method,
+                    dt=1.0,
+                    adaptive=self.adaptive,
+                    rtol=self.rtol,
+                    atol=self.atol,
+                    dt_min=_SMALLEST_STEP * (self.num_steps - 1),
+                )
+            except (AssertionError, UserWarning) as error:
+                raise UserError(
+                    f"the adaptive steps of solver 'sde' failed near t = {problem.last_t:.3g}: the error stays above "
+                    f"rtol={self.rtol:g}, atol={self.atol:g} or is not finite; loosen these, raise t_min={t_min:g}, "
+                    "or use fixed steps"
+                ) from error
+        return problem.denormalise(path[-1], last)
+
+    def _brownian(self, u: Tensor, noise: SampleNoise) -> FreshIncrements | StackedIntervals:
+        if self.adaptive:
+            return StackedIntervals(u, noise, end=self.num_steps - 1, space_time=self.method == "srk")
+        return FreshIncrements(u, noise)
+
+
+class NormalisedReverseSDE:
+    """The SDE of the module's docstring as torchsde wants it: `f` and `g_prod` on states of shape `(B, d)`.
+
+    Attributes:
+        nfe: network calls so far.
+        last_t: the time of the last one.
+    """
+
+    noise_type = "additive"
+    sde_type = "ito"
+
+    def __init__(self, model: Model, shape: torch.Size, t_min: float, num_intervals: int, eta: float) -> None:
+        self.model, self.shape, self.t_min, self.eta = model, shape, t_min, eta
+        start, end = (0.5 * log_snr_range(model.sde, t_min)).unbind()
+        self.start, self.rate = start, (end - start) / num_intervals
+        self.nfe, self.last_t = 0, model.sde.T
+        # torchsde asks again at places it has just been to; two of them are remembered.
+        self._recent: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=2)
+
+    def f(self, step: Tensor, u: Tensor) -> Tensor:
+        """Drift `[s^2 u + (1 + eta^2) s sigma score] dlambda/dstep` at `u` `(B, d)`; shape of `u`."""
+        for known_step, known_u, drift in self._recent:
+            if known_u is u and known_step == float(step):
+                return drift
+        t, sde = self.times(step), self.model.sde
+        sigma, power = sde.sigma(t), _power(sde, t)
+        x = sde.expand(power, u) * u
+        score = self.model.score(x.reshape(self.shape), t.to(u.device)).reshape(u.shape)
+        weight = (1 + self.eta**2) * sigma**2 / power
+        drift = self.rate * (sde.expand((sigma / power) ** 2, u) * u + sde.expand(weight, u) * score)
+        self.nfe, self.last_t = self.nfe + 1, float(t)
+        self._recent.append((float(step), u, drift))
+        return drift
+
+    def g_prod(self, step: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Diffusion times `v` `(B, d)`: `eta sqrt(2 dlambda/dstep) s v`; shape of `u`."""
+        t, sde = self.times(step), self.model.sde
+        return sde.expand(self.eta * (2 * self.rate).sqrt() * sde.sigma(t) / _power(sde, t), u) * v
+
+    def normalise(self, x: Tensor, step: int) -> Tensor:
+        """`u` `(B, d)` from `x` `(B, *dims)` after so many steps."""
+        return x.flatten(1) / self._norm(step)
+
+    def denormalise(self, u: Tensor, step: int) -> Tensor:
+        """`x` `(B, *dims)` from `u` `(B, d)` after so many steps."""
+        return u.reshape(self.shape) * self._norm(step)
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """The denoised mean of `x` `(B, *dims)` at `t_min`."""
+        return self.model.denoise(x, x.new_tensor(self.t_min, dtype=torch.float64))
+
+    def _norm(self, step: int) -> float:
+        return float(_power(self.model.sde, self.times(torch.tensor(step))))
+
+    def times(self, step: Tensor) -> Tensor:
+        """The times in `[t_min, T]` after so many steps; float64, on the CPU."""
+        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.model.sde.T)
+
+
+def _power(sde: SDE, t: Tensor) -> Tensor:
+    """`sqrt(alpha^2 + sigma^2)`."""
+    return (sde.alpha(t) ** 2 + sde.sigma(t) ** 2).sqrt()
