@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import Peer, peak_arithmetic, seconds
 from benchmarks.training import Contest, cifar10_shape
-from score_sde.data import Dataset
+from score_sde.data import Bins, Dataset
 from score_sde.experiment import build, configuration
 from score_sde.models import DDPM, MLP, NCSNpp, ScoreModel
 from score_sde.sde import VESDE, VPSDE
@@ -223,7 +223,7 @@ def cifar10_networks(width: int) -> dict[str, Callable[[], nn.Module]]:
         config = configuration.load_file(file)
         config.model.channels = width
         empty = torch.empty(0, 3, 32, 32, dtype=torch.uint8)
-        return build.make_model(config, Dataset("random pictures", empty, empty, 256)).network
+        return build.make_model(config, Dataset("random pictures", empty, empty, Bins(256))).network
 
     return {
         "UNet2DModel": lambda: Peer(width),

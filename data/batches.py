@@ -42,7 +42,6 @@ class Batches:
         seed: of the order, the augmentation and the dequantisation.
         augment: a random change of a batch of raw examples.
         distortion: probability that a picture is distorted (see `data.augment`), of which the network is told.
-        uniform_noise: whether levels are dequantised with uniform noise, or taken as they are.
         rows: those of each batch that this process has.
         device: where batches are made.
         labelled: whether the network is told the classes of the dataset, which has some then.
@@ -59,7 +58,6 @@ class Batches:
         seed: int,
         augment: Augmentation | None = None,
         distortion: float = 0.0,
-        uniform_noise: bool = True,
         rows: slice = slice(None),
         device: torch.device | str = "cpu",
         labelled: bool = False,
@@ -70,7 +68,6 @@ class Batches:
         self.seed = seed
         self.augment = augment
         self.distortion = distortion
-        self.uniform_noise = uniform_noise
         self.rows = rows
         self.device = torch.device(device)
         self.label_dropout = label_dropout
@@ -92,7 +89,7 @@ class Batches:
         if self.distortion > 0:
             distorted = self._happens(self.distortion, examples, noise)
             examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self._in_model_units(examples, noise)
+        x_0 = self.dataset.units.encode(examples, noise)
         if not self.labels.none:
             return Batch(x_0, None)
         return Batch(x_0, self.labels.of(self._classes(indices, x_0, noise), distorted))
@@ -111,13 +108,6 @@ class Batches:
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
         """For each example, whether something of this probability happens."""
         return noise.uniform(torch.empty(len(examples), device=self.device)) < probability
-
-    def _in_model_units(self, examples: Tensor, noise: BatchNoise) -> Tensor:
-        if self.dataset.levels is None:
-            return examples
-        if not self.uniform_noise:
-            return self.dataset.stretch(examples)
-        return self.dataset.scale(examples + noise.uniform(examples.float()))
 
     def _indices(self, step: int) -> Tensor:
         """Rows of the training part that make batch `step`, `(batch_size,)`."""

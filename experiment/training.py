@@ -51,13 +51,12 @@ def make_trainer(experiment: Experiment) -> Trainer:
         config.seed,
         get_augmentation(config.data.augment),
         config.data.distortion,
-        config.data.uniform_dequantisation,
         distributed.rows(),
         distributed.device(),
         labelled=build.knows_classes(config),
         label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
     )
-    held_out = build.in_model_units(config, dataset, dataset.validation)
+    held_out = dataset.encode(dataset.validation, config.seed)
     held_out_classes = dataset.validation_classes if build.knows_classes(config) else None
     objective = build.make_objective(config, model.sde)
     if dataset.is_image:
@@ -101,11 +100,11 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
         if dataset.test_classes is None or not len(dataset.test):
             return None
         count = config.training.num_measured
-        x_0 = build.in_model_units(config, dataset, dataset.test[:count])
+        x_0 = dataset.encode(dataset.test[:count], config.seed)
         return accuracy_by_level(x_0, dataset.test_classes[:count], config.training.t_min, config.seed)
 
     def uniform() -> UniformDequantiser:
-        return UniformDequantiser(dataset.low, dataset.bin_width)
+        return UniformDequantiser(dataset.units.bins)
 
     dequantiser = make_dequantiser(config, sde, dataset, learn=uniform)
     solver, count = make_solver(config), config.training.num_measured

@@ -1,6 +1,6 @@
 r"""A score model for quantised data: the network predicts levels, and what follows from a level is computed exactly.
 
-Dequantised data lie in bins: level `k` is uniform on `[a_k, a_k + w)` (see `data.dataset`). The noise of `x_t = alpha
+Dequantised data lie in bins: level `k` is uniform on `[a_k, a_k + w)` (see `data.units`). The noise of `x_t = alpha
 x_0 + sigma eps` is independent between pixels, so that, once a pixel's level is known, its noise depends on its own
 noisy value alone: `x_0 | x_t, k` is a normal distribution with mean `y = x_t / alpha` and deviation `rho = sigma /
 alpha`, truncated to the bin. With `z_k = (a_k - y) / rho` and `Z_k` a standard normal variable truncated to `[z_k,
@@ -14,7 +14,7 @@ only what the other pixels say. Nothing needs to be learnt about the edges of th
 noise, and at low noise the model is exact whatever the network.
 
 Data that are not dequantised are points, level `k` at `c_k`: the first at `low`, the last at `high` (see
-`Dataset.stretch`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the log-density of `x_t`
+`data.units.Points`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the log-density of `x_t`
 given the point, `-((x_t - alpha c_k) / sigma)^2 / 2`; the rest is the same.
 
 The noise error is measured from `E[eps | x_t, k]`, with `k` the true level, rather than from `eps`: its mean square is

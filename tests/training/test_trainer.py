@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from score_sde.common.errors import Stopped, UserError
-from score_sde.data import Batches, Dataset
+from score_sde.data import Batches, Bins, Dataset
 from score_sde.experiment import configuration
 from score_sde.models import MLP, ScoreModel
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.sde import VPSDE
+from score_sde.training import checkpoint
 from score_sde.training.objectives import get_objective
 from score_sde.training.trainer import Trainer
 from tests.reading import table
-from training import checkpoint
 
 T_MIN = 1e-3
 
@@ -43,12 +43,12 @@ def image_trainer(folder, loss=objective, **values) -> Trainer:
     """A small U-Net with dropout on random pictures."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(4, (50, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    dataset = Dataset("pictures", pictures[:40], pictures[40:], levels=4)
+    dataset = Dataset("pictures", pictures[:40], pictures[40:], Bins(4))
     torch.manual_seed(0)
     network = NCSNpp(4, 1, channels=8, channel_multipliers=(1, 2), num_blocks=1, dropout=0.2)
     config = settings(**values)
     batches = Batches(dataset, config.training.batch_size, config.seed)
-    held_out = dataset.dequantise(dataset.test, torch.Generator().manual_seed(1))
+    held_out = dataset.encode(dataset.test, seed=1)
     return Trainer(ScoreModel(network, VPSDE()), loss, batches, held_out, config, folder)
 
 
