@@ -27,7 +27,7 @@ from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
-from training import checkpoint
+from score_sde.training import checkpoint
 
 # Says of a configuration's network and process that a pipeline decides them.
 PIPELINE = "pipeline"

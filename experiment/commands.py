@@ -48,10 +48,10 @@ from score_sde.solvers import get_solver
 from score_sde.solvers.fast.tuned import save_table, table_path
 from score_sde.solvers.fast.tuning import tune
 from score_sde.solvers.registry import Solver
+from score_sde.training import checkpoint
 from score_sde.training.classification import accuracy_by_level
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
-from training import checkpoint
 
 # What a run remembers of its data.
 _MEMORY = "data.npz"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from score_sde.training import checkpoint
 from tests.reading import ROOT, table
-from training import checkpoint
 
 # Arguments: where to train, and a checkpoint to use. Trains replicated, resumes half-way, and in parts; trains sharded
 # if it can; then draws 5 samples in batches of 2 with a solver that draws noise, and measures 5 likelihoods.

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from score_sde.training import checkpoint
 from tests.reading import ROOT, table
-from training import checkpoint
 
 KILLS = int(os.environ.get("KILLS", "1"))
 # Long enough to be killed so often.

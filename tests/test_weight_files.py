@@ -19,7 +19,7 @@ from score_sde.common.weight_files import check_finite, load_weights, read_safet
 from score_sde.models import DDPM
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.models.pretrained.score_sde_names import reference_tensors
-from training import checkpoint
+from score_sde.training import checkpoint
 
 ONLY = (
     "only tensors, NumPy arrays, numbers, words, and lists and dicts of them are read, since anything else could run "

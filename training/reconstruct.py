@@ -24,7 +24,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.files import at_home
 from score_sde.models.ema import decay_of_update
-from training import checkpoint
+from score_sde.training import checkpoint
 
 # Profiles are compared on so many stretches of training.
 _STRETCHES = 4000

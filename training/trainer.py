@@ -32,11 +32,11 @@ from score_sde.common.noise import BatchNoise
 from score_sde.common.weight_files import check_weights
 from score_sde.data import Batches
 from score_sde.models import EMA, LevelModel, NoisyClassifier, ScoreModel
+from score_sde.training import checkpoint, parallel
 from score_sde.training.logs import LevelLosses, Log
 from score_sde.training.objectives import Losses
 from score_sde.training.optimization import learning_rate, make_optimizer
 from score_sde.training.precision import training_precision
-from training import checkpoint, parallel
 
 TrainedModel = ScoreModel | LevelModel | NoisyClassifier
 

@@ -17,8 +17,8 @@ from torch import nn
 from score_sde.common.errors import UserError
 from score_sde.common.resumable import digest
 from score_sde.common.weight_files import load_weights
+from score_sde.training import checkpoint
 from tests.reading import ROOT
-from training import checkpoint
 
 
 def state(value: float = 1.0) -> dict:
@@ -80,7 +80,7 @@ def test_weights_alone_come_back_and_mistakes_are_noticed(tmp_path):
 
 _SAVE = """
 import sys, pathlib, torch
-from training import checkpoint
+from score_sde.training import checkpoint
 weights = {name: torch.ones(3) for name in ("b", "a", "c")}
 checkpoint.save_weights(weights, {"seed": 3, "model": {"width": 4}}, pathlib.Path(sys.argv[1]))
 """

@@ -17,10 +17,10 @@ from score_sde.experiment import configuration
 from score_sde.models import MLP, ScoreModel
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.sde import VPSDE
+from score_sde.training import checkpoint
 from score_sde.training.objectives import get_objective
 from score_sde.training.trainer import Trainer
 from tests.reading import table
-from training import checkpoint
 
 T_MIN = 1e-3
 
