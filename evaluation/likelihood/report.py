@@ -14,11 +14,10 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -32,6 +31,9 @@ from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods
 from score_sde.evaluation.likelihood.measurement import Checked, Measurement
 from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.watched import Watched
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NUM_EXTREMES = 10
 
@@ -169,6 +171,8 @@ def write_likelihoods(
 
 def histogram(likelihoods: Likelihoods, title: str) -> Figure:
     """How bits per dimension are spread over examples, with the means of the bounds."""
+    from matplotlib.figure import Figure
+
     bits = likelihoods.bits_per_dim
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
