@@ -303,7 +303,7 @@ def _measure_images(
     path = _metrics_path(config, folder)
     about = {**values, "num_samples": len(x), "num_real": len(real), "settings": settings}
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n")
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     distributed.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f": {path}")
 
 

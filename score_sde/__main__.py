@@ -12,6 +12,7 @@ Repeating --mode train goes on from the newest checkpoint. Several processes: to
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -131,6 +132,10 @@ def _complain(message: str) -> int:
 
 def run() -> None:
     """Read the command line, do what it says, and exit with a code."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a console has no letter for is shown as in Python.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # --help speaks of the script that was started, whichever it was.
     sys.modules["__main__"].__doc__ = __doc__
     for name in ("mode", "config", "workdir", "checkpoint", "device"):

@@ -96,7 +96,7 @@ class Log:
             self._writer.flush()
         if self._rows:
             names = list(dict.fromkeys(name for values in self._rows.values() for name in values))
-            with write_atomically(self._table) as temporary, open(temporary, "w", newline="") as file:
+            with write_atomically(self._table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, ["step", *names])
                 writer.writeheader()
                 writer.writerows({"step": step, **values} for step, values in sorted(self._rows.items()))
@@ -141,7 +141,7 @@ class Log:
 def _read(path: Path) -> dict[int, dict[str, str]]:
     """The rows of a table by step; empty if there is none, or none that can be read."""
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             return {
                 int(row["step"]): {name: value for name, value in row.items() if name != "step" and value}
                 for row in csv.DictReader(file)

@@ -138,13 +138,13 @@ def write_likelihoods(
     bits = likelihoods.bits_per_dim
     paths = [folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"]
     with replacing(paths[0], summary.get("settings", {})), write_atomically(paths[0]) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
     table: dict[str, Any] = {"example": range(len(bits)), "bits_per_dim": bits.tolist()}
     table |= {"log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
     if classes is not None:
         table["class"] = classes
-    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
+    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))
