@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from score_sde.common.errors import UserError, nearest
+from score_sde.common.errors import UserError
 
 _T = TypeVar("_T")
 
@@ -86,7 +86,7 @@ def use_device(name: str | None) -> None:
     global _chosen
     there = devices()
     if name is not None and name not in there:
-        raise UserError(f"there is no device {name!r}{nearest(name, there)}; there are: {', '.join(there)}")
+        raise UserError(f"there is no device {name!r}; there are: {', '.join(there)}")
     if name is not None and ":" in name and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"several processes cannot share {name}: take {name.partition(':')[0]}, of which each has its own"

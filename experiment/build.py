@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset, load_dataset
 from score_sde.data.conditions import Labels
-from score_sde.evaluation.likelihood.bounds import ExampleBound, bounds_of_points, bounds_with_noise
-from score_sde.evaluation.likelihood.dequantisation import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser
 from score_sde.models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.embeddings import NoiseEmbedding
@@ -30,10 +28,6 @@ from score_sde.sde import (
     geometric_sigmas,
 )
 from score_sde.sde.times import get_noise_levels
-from score_sde.solvers import SOLVERS, get_solver
-from score_sde.solvers.density.likelihood import log_likelihood, matched_prior
-from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
-from score_sde.solvers.registry import Solver
 from score_sde.training.classification import Classification
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
 
@@ -49,30 +43,6 @@ SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "ncsn": lambda c: NCSNLadder(geometric_sigmas(c.num_rungs, c.sigma_min, c.sigma_max)),
 }
 NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP, "classifier": Encoder}
-
-THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
-
-PRIORS: dict[str, Callable[[SDE, Dataset], Any]] = {
-    "standard": lambda sde, dataset: None,
-    "data": lambda sde, dataset: matched_prior(sde, *dataset.mean_and_variance()),
-}
-DEQUANTISATIONS = ("uniform", "truncated_normal", "variational")
-
-# Of the options of solvers, those that are about the model.
-_SHARED_OPTIONS = ("t_min", "data_std")
-
-# Of the section `sampling`, what is not an option of the solver.
-_NOT_OPTIONS = (
-    "solver",
-    "num_samples",
-    "batch_size",
-    "labels",
-    "guidance",
-    "guidance_interval",
-    "classifier",
-    "metrics",
-    "inception",
-)
 
 
 def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
@@ -236,105 +206,6 @@ OBJECTIVES: dict[str, Callable[[ConfigDict, SDE], Objective]] = {
 }
 
 
-def make_solver(config: ConfigDict, default_steps: int = 20, **more: Any) -> Solver:
-    """The solver of the section `sampling`, with those options that are given and that it has, and `more`.
-
-    Those that need a number of steps have `default_steps`, unless it is given.
-    """
-    sampling = config.sampling
-    ignored = ignored_options(config)
-    options = {name: value for name, value in solver_options(config).items() if name not in ignored}
-    known = inspect.signature(SOLVERS[sampling.solver]).parameters
-    if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
-        options.setdefault("num_steps", default_steps)
-    return get_solver(sampling.solver, **options, **more)
-
-
-def ignored_options(config: ConfigDict) -> set[str]:
-    """Those options given in the section `sampling` that its solver does not have."""
-    known = inspect.signature(choose("solver", config.sampling.solver, SOLVERS)).parameters
-    return set(solver_options(config)) - set(known)
-
-
-def solver_options(config: ConfigDict) -> dict[str, Any]:
-    """The options for solvers that the section `sampling` gives."""
-    given = {name: value for name, value in config.sampling.items() if name not in _NOT_OPTIONS and value is not None}
-    options = _read_texts(given)
-    if "threshold" in options:
-        threshold = choose("threshold", options["threshold"], THRESHOLDS)
-        options["threshold"] = threshold(config.data.low, config.data.high)
-    return options
-
-
-def shared_options(sampling: ConfigDict) -> dict[str, Any]:
-    """Those options given in the section `sampling` that are about the model, not about one solver."""
-    return {name: sampling[name] for name in _SHARED_OPTIONS if sampling[name] is not None}
-
-
-def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[str, Any]:
-    """The options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
-    prior = choose("prior", config.likelihood.prior, PRIORS)(sde, dataset)
-    return given_likelihood_options(config) | {"prior": prior}
-
-
-def given_likelihood_options(config: ConfigDict) -> dict[str, Any]:
-    """The same, but for the prior, which takes the data."""
-    known = set(inspect.signature(log_likelihood).parameters) - {"prior"}
-    given = {name: value for name, value in config.likelihood.items() if name in known and value is not None}
-    return _read_texts(given)
-
-
-def make_dequantiser(
-    config: ConfigDict, sde: SDE, dataset: Dataset, learn: Callable[[], Dequantiser]
-) -> Dequantiser | None:
-    """How the section `likelihood` gives levels a density; None for vectors, which have one.
-
-    `learn` is called for variational dequantisation.
-
-    Raises:
-        UserError: the model is one of levels as points, and its density is asked for on bins. (Others, as the published
-            ones of 256 levels, may be trained on points and measured on bins.)
-    """
-    if dataset.levels is None:
-        return None
-    name = config.likelihood.dequantisation
-    of_points = config.model.prediction == "levels" and not config.data.uniform_dequantisation
-    if of_points and name in ("uniform", "variational"):
-        raise UserError(
-            f"likelihood.dequantisation={name} is for models of dequantised data, and data.uniform_dequantisation is "
-            "False: use truncated_normal"
-        )
-    place, spacing = _places(config, dataset)
-    kinds: dict[str, Callable[[], Dequantiser]] = {
-        "uniform": lambda: UniformDequantiser(dataset.low, dataset.bin_width),
-        "truncated_normal": lambda: TruncatedNormalDequantiser(sde, place, spacing),
-        "variational": learn,
-    }
-    return choose("dequantisation", name, kinds)()
-
-
-def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> dict[str, ExampleBound]:
-    """The variational bounds that the section `likelihood` asks for.
-
-    They are on what the density is one of: levels with noise; or, where truncated normal noise stands for the
-    process's own, the levels themselves.
-    """
-    settings = config.likelihood
-    calls, rungs = settings.bound_calls, settings.num_rungs
-    if dataset.levels is not None and settings.dequantisation == "truncated_normal":
-        known = bounds_of_points(*_places(config, dataset), dataset.levels, calls, rungs, t_min)
-    else:
-        known = bounds_with_noise(calls, rungs, t_min)
-    return {name: choose("bound", name, known) for name in settings.bounds}
-
-
-def _places(config: ConfigDict, dataset: Dataset) -> tuple[float, float]:
-    """Where the model has level 0, and how far from it level 1: points, or the middles of bins."""
-    if config.data.uniform_dequantisation or dataset.levels is None:
-        return dataset.low + dataset.bin_width / 2, dataset.bin_width
-    return dataset.low, (dataset.high - dataset.low) / (dataset.levels - 1)
-
-
 def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:
     """The network of the section `model`, for examples of this shape; `more` arguments for it.
 
@@ -395,33 +266,3 @@ def _make_told_network(config: ConfigDict, shape: tuple[int, ...], labels: Label
     with torch.no_grad():
         vectors.copy_(vectors[labels.undistorted])
     return network
-
-
-def _read_texts(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of solvers, with those that are written as text read: a list of times, and torchdiffeq's `options`."""
-    readers: dict[str, Callable[[str], Any]] = {"grid": read_grid, "options": read_options}
-    return {name: readers[name](value) if name in readers else value for name, value in options.items()}
-
-
-def read_grid(text: str) -> str | list[float]:
-    """A grid's name, or its times."""
-    if text[:1].isalpha():
-        return text
-    try:
-        return [float(time) for time in text.strip("[]() ").split(",")]
-    except ValueError:
-        raise UserError(f"a grid is a name or a list of times such as 1.0,0.5,0.001, not {text!r}") from None
-
-
-def read_options(text: str) -> dict[str, str | float]:
-    """`first_step=0.01,solver=LSODA` as a dictionary; numbers are read."""
-    options: dict[str, str | float] = {}
-    for item in text.split(","):
-        name, equals, value = (part.strip() for part in item.partition("="))
-        if not (name and equals and value):
-            raise UserError(f"options are written NAME=VALUE,NAME=VALUE, such as first_step=0.01, not {text!r}")
-        try:
-            options[name] = int(value) if value.isdigit() else float(value)
-        except ValueError:
-            options[name] = value
-    return options

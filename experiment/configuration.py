@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, nearest
 from score_sde.common.files import write_atomically
+
+# Values set by hand, as the command line has them: ("training.num_steps", "1000").
+Overrides = Sequence[tuple[str, str]]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -1,4 +1,4 @@
-"""Mode `edit`: pictures completed, coloured, enlarged, sharpened, redrawn, blended, or taken to their latents and back.
+"""Editing: pictures completed, coloured, enlarged, sharpened, redrawn, blended, or taken to their latents and back.
 
 Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends on it alone.
 """
@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.distributed import say
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.progress import Progress
 from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
@@ -25,6 +24,10 @@ from score_sde.data.sources.picture import PictureFormat, Report, background, re
 from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.samples.edits import Edit, write_edit
 from score_sde.evaluation.watched import Watched
+from score_sde.experiment import conditions
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.settings import settings_for
+from score_sde.experiment.solver import solver_for
 from score_sde.solvers import Model, Solution, decode, encode
 from score_sde.solvers.ode.solver import ODE
 from score_sde.solvers.registry import Solver
@@ -105,8 +108,38 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
         solver(model, x, seeds=[0])
 
 
-def edit(editor: Editor, folder: Path) -> None:
-    """Do what the section `edit` asks for; on one process.
+def prepare(experiment: Experiment) -> None:
+    """See that a solver of edits was asked for, not one of samples, and put it where those of samples are, in place.
+
+    Raises:
+        UserError: a solver of samples was asked for.
+    """
+    for key in ("solver", "num_steps"):
+        if experiment.config.edit.task not in BY_FLOW and any(
+            name == f"sampling.{key}" for name, _ in experiment.overrides
+        ):
+            raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
+    choose_solver(experiment.config)
+
+
+def make_editor(experiment: Experiment) -> Editor:
+    """Make what the section `edit` asks for: the model, guided, and the solver, of a prepared experiment.
+
+    Raises:
+        UserError: classes are asked for that there are not, or pictures of several are to be blended.
+    """
+    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
+    if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
+        raise UserError("pictures are interpolated within one class: give one in sampling.labels")
+    models = conditions.make_guidance(config, model, labels, conditions.find_classifier(config, dataset))
+    solver = solver_for(experiment, NUM_STEPS)
+    settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
+    return Editor(config, dataset, models, solver, settings, labels)
+
+
+def edit(editor: Editor) -> Edit | None:
+    """Do what the section `edit` asks for, on one process; None on the others.
 
     Raises:
         UserError: an input is missing or does not fit, or an option is out of range.
@@ -117,16 +150,19 @@ def edit(editor: Editor, folder: Path) -> None:
         raise UserError(f"--mode edit is for pictures, not {dataset.name}")
     if settings.input is None:
         raise UserError(f"give a picture: --config.edit.input=FILE, or {_TEST}0 for a test example")
-    if distributed.rank() > 0:
-        return
-    done = task(editor)
+    return task(editor) if distributed.rank() == 0 else None
+
+
+def write(editor: Editor, done: Edit, folder: Path) -> list[Path]:
+    """Write an edit below the folder of a run; returns the paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    settings = editor.config.edit
     about = {**settings.to_dict(), "seed": editor.config.seed, "settings": editor.settings}
-    paths = write_edit(
-        done._replace(numbers=about | done.numbers), dataset, folder / "edit", settings.task, editor.labels
-    )
-    for name, value in done.numbers.items():
-        say(f"{name.replace('_', ' ')}: {value:.4g}")
-    say(", ".join(map(str, paths)))
+    numbers = about | done.numbers
+    return write_edit(done._replace(numbers=numbers), editor.dataset, folder / "edit", settings.task, editor.labels)
 
 
 def _solve(editor: Editor, problem: Problem) -> Edit:

@@ -22,9 +22,9 @@ from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, 
 from score_sde.evaluation.likelihood.dequantisation import VariationalDequantiser, density_time
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.likelihood.report import check_likelihoods, measure_likelihoods, write_likelihoods
-from score_sde.evaluation.provenance import settings_of
-from score_sde.experiment import build, checkpoints
+from score_sde.experiment import build, checkpoints, density
 from score_sde.experiment.conditions import is_class_conditional
+from score_sde.experiment.settings import settings_of
 from score_sde.training import checkpoint
 from score_sde.training.dequantisation import DequantisationFlow, fit_dequantisation
 
@@ -77,7 +77,7 @@ def likelihood(
     config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> None:
     """The likelihood of examples, as the section `likelihood` has it."""
-    settings, options = config.likelihood, build.likelihood_options(config, model.sde, dataset)
+    settings, options = config.likelihood, density.likelihood_options(config, model.sde, dataset)
     parts = {
         "test": (dataset.test, dataset.test_classes),
         "validation": (dataset.validation, dataset.validation_classes),
@@ -91,13 +91,13 @@ def likelihood(
     if settings.given != "none" and not (is_class_conditional(config) and classes is not None):
         raise UserError(f"likelihood.given={settings.given} needs a model that knows classes: model.class_conditional")
 
-    dequantiser = build.make_dequantiser(
+    dequantiser = density.make_dequantiser(
         config, model.sde, dataset, lambda: _learned_dequantiser(config, dataset, model, folder, found)
     )
     t_min = density_time(dequantiser, settings.t_min)
     options["t_min"] = t_min
     # They are on p(x).
-    bounds = build.make_bounds(config, dataset, t_min) if settings.given == "none" else {}
+    bounds = density.make_bounds(config, dataset, t_min) if settings.given == "none" else {}
     about = {
         **settings.to_dict(),
         "dataset": dataset.name,

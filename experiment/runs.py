@@ -7,22 +7,19 @@ may.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
 from score_sde.experiment import checkpoints, configuration, rules
+from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
 
 DEFAULT_CONFIG = "configs/vp/digits.py"
 # For data of one's own.
 OWN_CONFIG = "configs/vp/own.py"
 DEFAULT_WORKDIR = Path("runs/digits")
-
-# As the command line has them: ("training.num_steps", "1000").
-Overrides = Sequence[tuple[str, str]]
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:

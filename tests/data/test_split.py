@@ -26,7 +26,7 @@ def test_even_splits_are_those_of_scikit_learn():
             rest, taken = train_test_split(np.arange(count), test_size=wanted, random_state=seed, stratify=stratify)
         except ValueError:
             refused += 1
-            with pytest.raises(UserError, match="cannot take data.validation"):
+            with pytest.raises(UserError, match=r"cannot take data\.validation"):
                 split_evenly(count, size, seed, classes, "data.validation")
             continue
         ours = split_evenly(count, size, seed, classes, "data.validation")

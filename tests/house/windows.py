@@ -1,9 +1,9 @@
-"""Every mode, as far as Windows can be had on another system: `python windows.py FOLDER MODE…`, a line of modes and flags.
+"""Every mode, as far as Windows can be had on another system: `python windows.py FILE`, the file a line of flags a run.
 
-Run by test_machines.py in a process of its own. What is run sees Python as Windows has it: modules and functions that
-only Unix has do not exist for the project's own modules (libraries have branches of their own for Windows, which are
-not those of this machine). Text files without a named encoding are ASCII, and the console knows Windows's letters only:
-both come from the environment of this process.
+Run by test_machines.py in a process of its own. The project's own modules see Python as Windows has it: modules and
+functions that only Unix has do not exist for them (libraries have branches of their own for Windows, which are not
+those of this machine). Text files without a named encoding are ASCII, and the console knows only Windows's letters:
+both come from the environment of the process.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import builtins
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from types import ModuleType
 
-MODULES = ("crypt", "curses", "fcntl", "grp", "nis", "ossaudiodev", "posix", "pty", "pwd", "readline", "resource", "spwd")
-MODULES += ("syslog", "termios", "tty")
+MODULES = (
+    *("crypt", "curses", "fcntl", "grp", "nis", "ossaudiodev", "posix", "pty", "pwd", "readline", "resource", "spwd"),
+    *("syslog", "termios", "tty"),
+)
 # What their documentation calls "Availability: Unix".
 ABSENT = {
     "os": (
@@ -46,7 +50,7 @@ class Without(ModuleType):
 def as_on_windows() -> None:
     """Let the project's modules import what Windows has, and nothing else."""
     ordinary = builtins.__import__
-    replaced = {name: Without(sys.modules[name], absent) for name, absent in ABSENT.items()}
+    replaced = {module.__name__: Without(module, ABSENT[module.__name__]) for module in (os, signal, time)}
 
     def imported(name, globals=None, locals=None, fromlist=(), level=0):  # type: ignore[no-untyped-def]
         if (globals or {}).get("__name__", "").startswith(("score_sde", "__main__")):
@@ -60,23 +64,17 @@ def as_on_windows() -> None:
 
 
 def main() -> None:
-    import time  # so that it is there to be replaced
-
-    assert all(hasattr(module, "__name__") for module in (os, signal, time))
     as_on_windows()
-    from absl import flags
+    from absl.testing import flagsaver
 
-    from score_sde.__main__ import main as run
-    from score_sde.__main__ import parse
+    from score_sde import __main__ as program
 
-    for line in sys.stdin.read().splitlines():
-        flags.FLAGS.unparse_flags()
-        for name in ("config", "checkpoint", "workdir", "device"):
-            flags.FLAGS[name].value = None
-        print("mode", line)
-        code = run(parse(["main.py", *line.split()]))
+    for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():
+        print("main.py", line, flush=True)
+        with flagsaver.flagsaver():
+            code = program.main(program.parse(["main.py", *line.split()]))
         if code:
-            sys.exit(f"{line}: exit code {code}")
+            sys.exit(f"main.py {line}: exit code {code}")
 
 
 if __name__ == "__main__":
