@@ -120,8 +120,8 @@ def seconds(work: Callable[[], object], repeats: int = 30) -> float:
 
 def synchronise() -> None:
     """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
             with open_npz(path) as file:
                 found = json.loads(file["settings"].item())
         else:
-            found = json.loads(path.read_text())["settings"]
+            found = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return found if isinstance(found, dict) else None

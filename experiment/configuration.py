@@ -79,7 +79,7 @@ def save(config: ConfigDict, path: Path) -> None:
         UserError: the file cannot be written.
     """
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> ConfigDict:
@@ -89,7 +89,7 @@ def load_json(path: Path) -> ConfigDict:
         UserError: the file is missing, is not JSON, or does not fit the keys of `configs/default.py`.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the configuration {path}: {_one_line(error)}") from error
     if not isinstance(values, dict):

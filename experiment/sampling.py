@@ -92,7 +92,7 @@ def measure(experiment: Experiment, drawn: Drawn, extractors: Extractors) -> tup
     settings = settings_for(experiment, ["sampling"])
     about: dict[str, Any] = {**values, "num_samples": len(x), "num_real": len(real), "settings": settings}
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n")
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return values, path
 
 

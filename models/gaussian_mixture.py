@@ -18,8 +18,6 @@ import math
 import warnings
 
 import torch
-from sklearn import mixture
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from score_sde.common.arguments import checked
@@ -143,6 +141,9 @@ def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> G
     Raises:
         UserError: a component has fewer examples than a covariance takes, as where many are alike.
     """
+    from sklearn import mixture
+    from sklearn.exceptions import ConvergenceWarning
+
     flat = data.double().flatten(1).cpu().numpy()
     try:
         with warnings.catch_warnings():

@@ -13,6 +13,7 @@ Repeating --mode train goes on from the newest checkpoint. Several processes: to
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from score_sde.common.errors import Stopped, UserError, ran_out_of_memory
+from score_sde.common.errors import Stopped, UserError, naming, ran_out_of_memory
 from score_sde.common.files import at_home
 from score_sde.common.interruption import keeping, raise_signals
 
@@ -49,6 +50,12 @@ flags.DEFINE_string(
     "What to sample from or to evaluate: a checkpoint of ours (.pt, .safetensors) or of the published Score-SDE code "
     "(.pth, with its --config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). Left "
     "out: the newest of the workdir.",
+)
+flags.DEFINE_string(
+    "device",
+    None,
+    "Where to compute: cpu, cuda (under torchrun each process's own GPU), cuda:1, or mps, Apple's. Left out: cuda if "
+    "there is one, else cpu.",
 )
 flags.DEFINE_string("folder", None, "Folder that --mode export writes; it is made.")
 
@@ -115,6 +122,8 @@ def _run(overrides: Overrides) -> None:
     from score_sde.experiment import load, runs
 
     folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
+    with naming("--device"):
+        distributed.use_device(FLAGS.device)
     mode = import_module(f"score_sde.modes.{FLAGS.mode}")
     with distributed.process_group():
         if FLAGS.mode == "train":
@@ -136,9 +145,13 @@ def _complain(message: str) -> int:
 
 def run() -> None:
     """Read the command line, do what it says, and exit with a code."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a console has no letter for is shown as in Python.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # --help speaks of the script that was started, whichever it was.
     sys.modules["__main__"].__doc__ = __doc__
-    for name in ("mode", "config", "workdir", "checkpoint", "folder"):
+    for name in ("mode", "config", "workdir", "checkpoint", "device", "folder"):
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
     app.run(main, flags_parser=parse)
 

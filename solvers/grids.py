@@ -22,7 +22,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from score_sde.common.errors import UserError
@@ -123,6 +122,8 @@ def _optimised(sde: SDE, num_steps: int, t_min: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _optimised_lambdas(start: float, end: float, num_steps: int) -> list[float]:
+    from scipy.optimize import minimize
+
     def half_log_snr(logits: Tensor) -> Tensor:
         return start + (end - start) * torch.cat([logits.new_zeros(1), torch.softmax(logits, 0).cumsum(0)])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-import resource
 import signal
 import sys
 import time
@@ -364,4 +363,8 @@ def peak_memory() -> float:
     """The most memory this process has used so far, of its GPU if it has one, in GB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9

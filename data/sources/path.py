@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from score_sde.common.errors import UserError
@@ -24,6 +24,9 @@ from score_sde.data.sources.picture import WHITE, PictureFormat
 from score_sde.data.sources.pictures import prepare
 from score_sde.data.split import Parts, split_by_name
 from score_sde.data.words import PARTS, Part, listed
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _NUMPY = (".npy", ".npz")
 # A part of arrays with fewer of the levels that it may have has, probably, fewer.
@@ -164,6 +167,7 @@ def _load_arrays(found: Found, path: Path, reading: Reading) -> Parts:
 
 def _as_pictures(array: Arrays, version: object) -> Pictures:
     """Pictures that are in memory, to be treated like files."""
+    from PIL import Image
 
     def picture(row: int) -> Image.Image:
         pixels = array.examples[row].transpose(1, 2, 0)

@@ -14,11 +14,10 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -32,6 +31,9 @@ from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods
 from score_sde.evaluation.likelihood.measurement import Checked, Measurement
 from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.watched import Watched
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NUM_EXTREMES = 10
 
@@ -136,13 +138,13 @@ def write_likelihoods(
     bits = likelihoods.bits_per_dim
     paths = [folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"]
     with replacing(paths[0], summary.get("settings", {})), write_atomically(paths[0]) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
     table: dict[str, Any] = {"example": range(len(bits)), "bits_per_dim": bits.tolist()}
     table |= {"log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
     if classes is not None:
         table["class"] = classes
-    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
+    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))
@@ -169,6 +171,8 @@ def write_likelihoods(
 
 def histogram(likelihoods: Likelihoods, title: str) -> Figure:
     """How bits per dimension are spread over examples, with the means of the bounds."""
+    from matplotlib.figure import Figure
+
     bits = likelihoods.bits_per_dim
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()

@@ -19,10 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from score_sde.common.errors import UserError
@@ -89,6 +85,11 @@ def classifier_two_sample_test(x: np.ndarray, y: np.ndarray, seed: int = 0) -> A
     taken. The standard error is the binomial one, `(a (1 - a) / n)^{1/2}` with `n` predictions. It neglects that folds
     share their training data: on equal distributions, accuracies scatter around 0.5 by up to 1.5 times as much.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     generator = np.random.RandomState(seed)
     size = min(len(x), len(y))
     x, y = (z[generator.permutation(len(z))[:size]] for z in (x, y))

@@ -72,5 +72,5 @@ def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str, labels: Te
     with write_atomically(paths[1]) as temporary:
         np.savez_compressed(temporary, **arrays)
     with replacing(paths[2], edit.numbers.get("settings", {})), write_atomically(paths[2]) as temporary:
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
+        temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return paths

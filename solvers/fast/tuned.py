@@ -94,7 +94,7 @@ def save_table(path: str | Path, table: Table, sde: SDE) -> None:
     content = {name: getattr(table, name).tolist() for name in _ARRAYS}
     content |= {"prediction": table.prediction, "log_snr": sde.log_snr(table.times).tolist()}
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def load_table(path: str | Path) -> Table:
@@ -112,7 +112,7 @@ def _read(path: Path, num_steps: int | None) -> tuple[Table, torch.Tensor]:
             raise UserError(f"{path} is a folder: say for which num_steps the tuned table is wanted")
         path = table_path(path, num_steps)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         arrays = {name: torch.tensor(content[name], dtype=torch.float64) for name in _ARRAYS}
         table = Table(prediction=content["prediction"], **arrays)
         log_snr = torch.tensor(content["log_snr"], dtype=torch.float64)

@@ -10,9 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint, odeint_adjoint
-from torchdiffeq._impl.odeint import SOLVERS
-from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from score_sde.common.arguments import checked_class, checked_value
 from score_sde.common.errors import UserError, choose, nearest
@@ -33,7 +30,9 @@ ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
 
 # Our own, for nodes of any spacing.
 ADAMS_ON_NODES = "adams"
-METHODS = (*SOLVERS, ADAMS_ON_NODES)
+# torchdiffeq's methods by name; itself it is imported by those who take one that is not ours.
+_FIXED_STEPS = ("euler", "midpoint", "heun2", "heun3", "rk4", *ADAMS)
+METHODS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", *_FIXED_STEPS, "scipy_solver", ADAMS_ON_NODES)
 
 _OWN_OPTIONS = ("first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
 _SCIPY_SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
@@ -107,7 +106,7 @@ class Integrator:
     @property
     def takes_fixed_steps(self) -> bool:
         """Whether the method steps through given nodes, rather than choosing its own."""
-        return self._is_adams or issubclass(SOLVERS[self.method], FixedGridODESolver)
+        return self._is_adams or self.method in _FIXED_STEPS
 
     @property
     def default_grid(self) -> str:
@@ -178,6 +177,8 @@ class Integrator:
 
     @property
     def _torchdiffeq_options(self) -> tuple[str, ...]:
+        from torchdiffeq._impl.odeint import SOLVERS
+
         classes = [SOLVERS[self.method], *([SOLVERS["fixed_adams"]] if self.method in ADAMS else [])]
         names = [name for solver in classes for name in inspect.signature(solver.__init__).parameters] + ["norm"]
         return tuple(name for name in dict.fromkeys(names) if name not in _NOT_OPTIONS)
@@ -208,6 +209,8 @@ class Integrator:
         atol: float,
         adjoint_parameters: tuple[Tensor, ...] | None,
     ) -> Tensor:
+        from torchdiffeq import odeint, odeint_adjoint
+
         place = nodes[0]
 
         def remembering(s: Tensor, y: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchsde import BrownianInterval
 
 from score_sde.common.noise import SampleNoise, stream_seed
 
@@ -52,6 +51,8 @@ class StackedIntervals:
     """Increments for adaptive steps: one `BrownianInterval` an example, which can be asked again after a rejection."""
 
     def __init__(self, like: Tensor, noise: SampleNoise, end: float, space_time: bool) -> None:
+        from torchsde import BrownianInterval
+
         self.shape = like.shape
         self.levy_area_approximation = SPACE_TIME if space_time else "none"
         self._intervals = [

@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torchsde
 from torch import Tensor
 
 from score_sde.common.arguments import checked
@@ -157,12 +156,14 @@ class ReverseSDE:
         last: int,
     ) -> Tensor:
         """The state after step `last`, from `x` after step `first`."""
+        from torchsde import sdeint
+
         steps = torch.tensor([first, last], dtype=torch.float64)
         t_min, u = problem.t_min, problem.normalise(x, first)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Hitting minimum allowed step size")
             try:
-                path = torchsde.sdeint(
+                path = sdeint(
                     problem,
                     u,
                     steps,
