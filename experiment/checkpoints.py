@@ -27,7 +27,7 @@ from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
-from training import checkpoint
+from score_sde.training import checkpoint
 
 # Says of a configuration's network and process that a pipeline decides them.
 PIPELINE = "pipeline"
@@ -109,7 +109,7 @@ def _own(
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
             raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")
-        load_weights(model.network, averages[config.average], str(path))
+        load_weights(model, averages[config.average], str(path))
         return model
 
     return Found(path, make_model, trained_with, data=data)

@@ -17,7 +17,7 @@ from score_sde.common.files import at_home, write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
 from score_sde.common.resumable import digest
-from score_sde.data import Batches, Dataset, get_augmentation
+from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 from score_sde.data.words import PARTS
@@ -48,10 +48,11 @@ from score_sde.solvers import get_solver
 from score_sde.solvers.fast.tuned import save_table, table_path
 from score_sde.solvers.fast.tuning import tune
 from score_sde.solvers.registry import Solver
+from score_sde.training import checkpoint
 from score_sde.training.classification import accuracy_by_level
+from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
-from training import checkpoint
 
 # What a run remembers of its data.
 _MEMORY = "data.npz"
@@ -100,8 +101,8 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         labelled=build.knows_classes(config),
         label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
     )
-    held_out = build.in_model_units(config, dataset, dataset.validation)
     held_out_classes = dataset.validation_classes if build.knows_classes(config) else None
+    held_out = Batch(build.in_model_units(config, dataset, dataset.validation), held_out_classes)
     objective = build.make_objective(config, model.sde)
     preview = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
 
@@ -117,7 +118,22 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
     measure = _measure(config, dataset, model.sde)
     drawn = None if isinstance(model, NoisyClassifier) else draw
-    trainer = Trainer(model, objective, batches, held_out, config, folder, drawn, measure, held_out_classes)
+    if config.training.compile:
+        model.network.compile()
+    trainer = Trainer(
+        model,
+        objective,
+        batches,
+        held_out,
+        config,
+        folder,
+        by_noise=LossByNoise(model.sde, config.training.t_min),
+        draw=drawn,
+        measure=measure,
+        data=dataset.description,
+        check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
+        unit="images" if dataset.is_image else "points",
+    )
     if trainer.step >= config.training.num_steps:
         distributed.say(
             f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}"
@@ -140,7 +156,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         )
 
     with keeping(kept):
-        trainer.run()
+        trainer.train()
     distributed.say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
 
 

@@ -18,7 +18,7 @@ from score_sde.experiment import build, checkpoints, configuration
 from score_sde.models import GaussianMixture, NoisyClassifier
 from score_sde.models.given import ClassModel
 from score_sde.solvers import Model
-from training import checkpoint
+from score_sde.training import checkpoint
 
 
 def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | None:

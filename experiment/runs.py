@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
 from score_sde.experiment import checkpoints, configuration, rules
-from training import checkpoint
+from score_sde.training import checkpoint
 
 DEFAULT_CONFIG = "configs/vp/digits.py"
 # For data of one's own.

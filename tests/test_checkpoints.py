@@ -17,8 +17,8 @@ from score_sde.experiment import build, checkpoints, configuration, runs
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.models.pretrained.score_sde_names import reference_tensors
 from score_sde.sde import geometric_sigmas
+from score_sde.training import checkpoint
 from tests.reading import ROOT
-from training import checkpoint
 
 REFERENCE = ROOT / "tests/models/pretrained/reference/checkpoint_subvp_ddpmpp"
 

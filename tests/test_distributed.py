@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from score_sde.training import checkpoint
 from tests.reading import ROOT, table
-from training import checkpoint
 
 # Arguments: where to train, and a checkpoint to use. Trains replicated, resumes half-way, and in parts; trains sharded
 # if it can; then draws 5 samples in batches of 2 with a solver that draws noise, and measures 5 likelihoods.
@@ -84,7 +84,7 @@ def test_they_train_alike(folders, single, double):
     """Weights, averages, moments and losses; the losses of ten steps, and the optimiser's state by its own numbers."""
     one, two = folders[0] / single, folders[1] / double
     mine, theirs = final(one), final(two)
-    for part in ("network", "ema"):
+    for part in ("model", "ema"):
         assert mine[part].keys() == theirs[part].keys()
         for name, tensor in mine[part].items():
             torch.testing.assert_close(theirs[part][name], tensor, rtol=1e-4, atol=1e-6)

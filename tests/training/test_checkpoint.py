@@ -17,12 +17,12 @@ from torch import nn
 from score_sde.common.errors import UserError
 from score_sde.common.resumable import digest
 from score_sde.common.weight_files import load_weights
+from score_sde.training import checkpoint
 from tests.reading import ROOT
-from training import checkpoint
 
 
 def state(value: float = 1.0) -> dict:
-    return {"step": 3, "network": {"weight": torch.full((1000,), value)}, "config": {"seed": 0, "list": (1, None, "a")}}
+    return {"step": 3, "model": {"weight": torch.full((1000,), value)}, "config": {"seed": 0, "list": (1, None, "a")}}
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -31,7 +31,7 @@ def test_what_was_saved_comes_back(tmp_path):
     found = checkpoint.load(path)
     assert found["step"] == 3
     assert found["config"] == {"seed": 0, "list": (1, None, "a")}
-    assert torch.equal(found["network"]["weight"], torch.ones(1000))
+    assert torch.equal(found["model"]["weight"], torch.ones(1000))
 
 
 def test_a_file_cut_off_anywhere_is_a_user_error(tmp_path):
@@ -80,7 +80,7 @@ def test_weights_alone_come_back_and_mistakes_are_noticed(tmp_path):
 
 _SAVE = """
 import sys, pathlib, torch
-from training import checkpoint
+from score_sde.training import checkpoint
 weights = {name: torch.ones(3) for name in ("b", "a", "c")}
 checkpoint.save_weights(weights, {"seed": 3, "model": {"width": 4}}, pathlib.Path(sys.argv[1]))
 """
@@ -142,7 +142,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
             checkpoint.save(state(2.0), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert torch.equal(checkpoint.load(path)["network"]["weight"], torch.ones(1000))
+    assert torch.equal(checkpoint.load(path)["model"]["weight"], torch.ones(1000))
     assert [child.name for child in tmp_path.iterdir()] == [path.name]
 
 

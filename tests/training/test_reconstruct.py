@@ -9,8 +9,8 @@ from torch import nn
 
 from score_sde.common.errors import UserError
 from score_sde.models import EMA
+from score_sde.training import checkpoint
 from score_sde.training.reconstruct import coefficients, profile, reconstruct, stretches
-from training import checkpoint
 
 STEPS = 600
 
