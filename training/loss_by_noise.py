@@ -42,8 +42,8 @@ class LossByNoise:
         place = ((log_snr - self._low) / self._width).long().clamp(0, _NUM_INTERVALS - 1).numpy()
         values = losses.values.detach().cpu()
         # NumPy has no bfloat16.
-        values = values.to(torch.promote_types(values.dtype, torch.float32)).numpy()
-        np.add.at(self._sums[0], place, values)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        np.add.at(self._sums[0], place, values.numpy())
         np.add.at(self._sums[1], place, 1.0)
 
     def sums(self) -> Tensor:

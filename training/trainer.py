@@ -123,7 +123,8 @@ class Trainer(Generic[_Model]):
         self.ema = self.averages[0]
         self._loss: nn.Module = parallel.LossOf(self.model, objective)
         if self._config.shard:
-            for module in (self._loss, *(average.model for average in self.averages)):
+            modules: list[nn.Module] = [self._loss, *(average.model for average in self.averages)]
+            for module in modules:
                 parallel.shard(module, self._device)
                 module.to(self._device)
         else:
