@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,16 +17,29 @@ from score_sde.data.dataset import Dataset
 _ORDER, _NOISE = 0, 1
 
 
-class Batch(NamedTuple):
-    """Training examples.
+@dataclass(frozen=True)
+class Batch:
+    """Examples, with what a model is told of each.
 
     Attributes:
-        x_0: `(batch_size, *shape)`, in model units.
-        classes: what the network is told of each, `(batch_size,)`, in the numbers of `data.conditions`; None for nothing.
+        x_0: the examples `(B, *shape)`, in model units.
+        classes: what the network is told of each `(B,)`, in the numbers of `data.conditions`; None for nothing.
     """
 
     x_0: Tensor
-    classes: Tensor | None
+    classes: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Count the examples."""
+        return len(self.x_0)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Take some of the examples, with all that belongs to them."""
+        return Batch(self.x_0[rows], None if self.classes is None else self.classes[rows])
+
+    def to(self, device: torch.device) -> Batch:
+        """Move the examples, with all that belongs to them, to a device."""
+        return Batch(moved(self.x_0, device), None if self.classes is None else moved(self.classes, device))
 
 
 class Batches:
@@ -81,7 +94,7 @@ class Batches:
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
         indices = self._indices(self.step)[self.rows]
-        examples = self.dataset.train[indices].to(self.device)
+        examples = moved(self.dataset.train[indices], self.device)
         self.step += 1
         if self.augment is not None:
             examples = self.augment(examples, noise)
@@ -100,7 +113,7 @@ class Batches:
         if not self.labels.num_classes:
             return none
         assert self.dataset.train_classes is not None
-        classes = self.dataset.train_classes[indices].to(self.device)
+        classes = moved(self.dataset.train_classes[indices], self.device)
         if not self.label_dropout:
             return classes
         return torch.where(self._happens(self.label_dropout, x_0, noise), none, classes)
@@ -131,3 +144,11 @@ class Batches:
     def _generator(self, purpose: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
         seed = np.random.SeedSequence([self.seed, purpose, number]).generate_state(1, np.uint64)[0]
         return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, which takes it when it comes to it: nothing waits for a GPU."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    # Only from memory that stays where it is are copies not waited for.
+    return tensor.pin_memory().to(device, non_blocking=True)

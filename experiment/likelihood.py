@@ -25,8 +25,9 @@ from score_sde.evaluation.likelihood.report import check_likelihoods, measure_li
 from score_sde.experiment import build, checkpoints, density
 from score_sde.experiment.conditions import is_class_conditional
 from score_sde.experiment.settings import settings_of
+from score_sde.models.dequantisation_flow import DequantisationFlow
 from score_sde.training import checkpoint
-from score_sde.training.dequantisation import DequantisationFlow, fit_dequantisation
+from score_sde.training.dequantisation import fit_dequantisation
 
 # What a density is conditioned on, and what is added to the names of its files.
 CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}

@@ -33,7 +33,7 @@ from torch.special import log_ndtr
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.models.inputs import states_and_times
-from score_sde.models.preconditioning import ConditionedNetwork
+from score_sde.models.preconditioning import Preconditioning
 from score_sde.sde import SDE
 
 
@@ -50,7 +50,7 @@ class LevelModel(nn.Module):
         levels: number of levels.
         low: lower edge of the first bin, in model units.
         high: upper edge of the last bin.
-        labels: what the network is told of the time; see `ConditionedNetwork`, as for the rest.
+        labels: what the network is told of the time; see `Preconditioning`, as for the rest.
         data_std: standard deviation of the data.
         scale_input: whether to divide the network's input by its standard deviation.
         dequantised: whether levels are bins, in which data are uniform, or points.
@@ -84,12 +84,8 @@ class LevelModel(nn.Module):
         self.levels = levels
         self.low = low
         self.high = high
-        self.conditioned = ConditionedNetwork(network, sde, labels, data_std, scale_input)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network itself."""
-        return self.conditioned.network
+        self.network = network
+        self.preconditioning = Preconditioning(sde, labels, data_std, scale_input)
 
     def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
@@ -122,7 +118,7 @@ class LevelModel(nn.Module):
         In float64, since an edge of a bin may be thousands of deviations away.
         """
         t = t.double()
-        logits = self.conditioned(x, t, classes)
+        logits = self.preconditioning(self.network, x, t, classes)
         expected = (len(x), self.levels * x.shape[1], *x.shape[2:])
         if logits.shape != expected:
             raise UserError(

@@ -1,1 +1,1 @@
-"""Training: steps of an optimiser on batches of a loss, and what a long run needs around them."""
+"""Training: any module, by any objective, with averages, checkpoints and several processes."""

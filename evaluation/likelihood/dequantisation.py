@@ -117,7 +117,7 @@ class VariationalDequantiser:
 
     Args:
         flow: takes levels `(B, *dims)` and uniform noise; returns `x` and `log q` as above.
-            `training.dequantisation` has one.
+            `models.dequantisation_flow` has one.
     """
 
     t_min = None

@@ -72,8 +72,8 @@ def test_distorted_pictures_are_labelled_and_the_others_are_as_they_were() -> No
     dataset = load_dataset("digits", uniform_dequantisation=False)
     count = len(dataset.train)
     plain = next(Batches(dataset, count, seed=4)).x_0
-    x_0, classes = next(Batches(dataset, count, seed=4, distortion=0.3))
-    assert classes is not None
-    same = (x_0 == plain).flatten(1).all(1)
-    assert torch.equal(same, classes == 1)
-    assert abs(float((classes == 0).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5
+    batch = next(Batches(dataset, count, seed=4, distortion=0.3))
+    assert batch.classes is not None
+    same = (batch.x_0 == plain).flatten(1).all(1)
+    assert torch.equal(same, batch.classes == 1)
+    assert abs(float((batch.classes == 0).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5

@@ -7,7 +7,7 @@ import math
 import torch
 
 from score_sde.data import Bins
-from score_sde.training.dequantisation import DequantisationFlow
+from score_sde.models.dequantisation_flow import DequantisationFlow
 
 FLOAT = torch.float64
 

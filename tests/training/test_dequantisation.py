@@ -10,8 +10,9 @@ from score_sde.common.noise import SampleNoise
 from score_sde.data import Bins
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser, VariationalDequantiser, bound_of_draws
 from score_sde.models import GaussianMixture
+from score_sde.models.dequantisation_flow import DequantisationFlow
 from score_sde.sde import VPSDE
-from score_sde.training.dequantisation import DequantisationFlow, fit_dequantisation
+from score_sde.training.dequantisation import fit_dequantisation
 
 FLOAT = torch.float64
 
