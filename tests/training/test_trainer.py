@@ -241,7 +241,7 @@ def test_old_checkpoints_are_deleted(tmp_path):
 
 def test_a_checkpoint_of_another_network_or_other_data_is_a_user_error(tmp_path):
     """The trainer compares weights itself; of data it keeps a description, and hands that over to be compared."""
-    pictures = Dataset("pictures", torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.zeros(0), levels=4)
+    pictures = Dataset("pictures", torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.zeros(0), Bins(4))
     points = Dataset("points", torch.zeros(40, 16), torch.zeros(0, 16))
 
     def trainer(network, dataset):
