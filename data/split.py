@@ -59,7 +59,7 @@ class Split(NamedTuple):
 
 
 def split_by_name(
-    names: Sequence[str], size: float, seed: int, classes: Sequence[str] | None, purpose: str, key: str, where: str
+    names: Sequence[str], size: float, seed: int, groups: Sequence[str] | None, purpose: str, key: str, where: str
 ) -> Split:
     """Take examples by the hash of their names; see above.
 
@@ -67,7 +67,7 @@ def split_by_name(
         names: of all examples, each its own.
         size: share of the examples, below 1, or their number.
         seed: of the choice.
-        classes: of the examples, if they have any.
+        groups: the class of each example, if they have any.
         purpose: what they are taken for; another one is another choice.
         key: the configuration's name for `size`.
         where: the examples are, for complaints.
@@ -83,13 +83,13 @@ def split_by_name(
             f"less (--config.{key}=0 takes none)"
         )
     places = [_place(name, seed, purpose) for name in names]
-    left = Counter(classes or [""] * len(names))
+    left = Counter(groups or [""] * len(names))
     taken: list[int] = []
     by_place = np.argsort(places, kind="stable").tolist()
     for row in by_place:
         if (places[row] >= size) if size < 1 else (len(taken) >= size):
             break
-        kind = classes[row] if classes else ""
+        kind = groups[row] if groups else ""
         if left[kind] > 1:
             left[kind] -= 1
             taken.append(row)
@@ -103,8 +103,8 @@ def split_by_name(
     return Split(torch.from_numpy(rest), torch.tensor(taken, dtype=torch.int64))
 
 
-def split_evenly(count: int, size: float, seed: int, classes: Tensor | None, key: str) -> Split:
-    """Take `size` of `count` examples (below 1: their share) by chance; every class has the same share of both.
+def split_evenly(count: int, size: float, seed: int, groups: Tensor | None, key: str) -> Split:
+    """Take `size` of `count` examples (below 1: their share) by chance; every group has the same share of both.
 
     Raises:
         UserError: there are too few examples; the line names the configuration's `key`.
@@ -113,7 +113,7 @@ def split_evenly(count: int, size: float, seed: int, classes: Tensor | None, key
 
     if size == 0:
         return Split(torch.arange(count), torch.arange(0))
-    stratify = None if classes is None else classes.numpy()
+    stratify = None if groups is None else groups.numpy()
     wanted = size if size < 1 else int(size)
     try:
         rest, taken = train_test_split(np.arange(count), test_size=wanted, random_state=seed, stratify=stratify)

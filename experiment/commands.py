@@ -12,12 +12,14 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
 from score_sde.common.resumable import digest
 from score_sde.data import Batches, Dataset, get_augmentation
+from score_sde.data.conditions import of_classes
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 from score_sde.data.words import PARTS
@@ -101,7 +103,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
     )
     held_out = build.in_model_units(config, dataset, dataset.validation)
-    held_out_classes = dataset.validation_classes if build.knows_classes(config) else None
+    held_out_condition = of_classes(dataset.validation_classes) if build.knows_classes(config) else None
     objective = build.make_objective(config, model.sde)
     preview = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
 
@@ -117,7 +119,7 @@ def train(config_path: str | None, folder: Path, overrides: runs.Overrides) -> N
         model = model.to(memory_format=layout)  # type: ignore[call-overload]
     measure = _measure(config, dataset, model.sde)
     drawn = None if isinstance(model, NoisyClassifier) else draw
-    trainer = Trainer(model, objective, batches, held_out, config, folder, drawn, measure, held_out_classes)
+    trainer = Trainer(model, objective, batches, held_out, config, folder, drawn, measure, held_out_condition)
     if trainer.step >= config.training.num_steps:
         distributed.say(
             f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}"
@@ -153,7 +155,8 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             return None
         count = config.training.num_measured
         x_0 = build.in_model_units(config, dataset, dataset.test[:count])
-        return accuracy_by_level(x_0, dataset.test_classes[:count], config.training.t_min, config.seed)
+        true = Condition({"class": dataset.test_classes[:count]})
+        return accuracy_by_level(x_0, true, config.training.t_min, config.seed)
 
     def uniform() -> UniformDequantiser:
         return UniformDequantiser(dataset.low, dataset.bin_width)
@@ -207,12 +210,12 @@ def sample(
     sampling = config.sampling
     extractors = _image_metrics(config, dataset) if sampling.metrics else None
     labels = guided.sample_labels(config, dataset, sampling.num_samples)
-    control = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
+    of_samples = guided.make_guidance(config, model, of_classes(labels), guided.find_classifier(config, dataset))
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = _make_solver(config, dataset, model, folder, found)
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
     with keeping(lambda: _NOTHING_KEPT.format("samples are written")):
-        samples = draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control)
+        samples = draw_samples(of_samples, solver, dataset.shape, seeds, sampling.batch_size)
         if distributed.rank() == 0:
             settings = _settings(config, ["sampling"], model, found)
             paths = write_samples(
@@ -245,11 +248,11 @@ def edit_pictures(
     labels = guided.sample_labels(config, dataset, num_answers(config, dataset))
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
         raise UserError("pictures are interpolated within one class: give one in sampling.labels")
-    models = guided.make_guidance(config, model, labels, guided.find_classifier(config, dataset))
+    of_answers = guided.make_guidance(config, model, of_classes(labels), guided.find_classifier(config, dataset))
     solver = _make_solver(config, dataset, model, folder, found, NUM_STEPS)
     settings = _settings(config, ["edit", "sampling"], model, found) if distributed.rank() == 0 else {}
     with keeping(lambda: _NOTHING_KEPT.format("answers are written")):
-        edit(Editor(config, dataset, models, solver, settings, labels), folder)
+        edit(Editor(config, dataset, of_answers, solver, settings, labels), folder)
 
 
 def _settings(

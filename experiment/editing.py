@@ -25,6 +25,7 @@ from score_sde.data.sources.picture import PictureFormat, Report, background, re
 from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.samples.edits import Edit, write_edit
 from score_sde.evaluation.watched import Watched
+from score_sde.models import rows_of
 from score_sde.solvers import Model, Solution, decode, encode
 from score_sde.solvers.ode.solver import ODE
 from score_sde.solvers.registry import Solver
@@ -42,7 +43,7 @@ class Editor(NamedTuple):
     Attributes:
         config: the configuration.
         dataset: of the model.
-        guided: the model of the answers with these numbers.
+        model: of all answers.
         solver: finds answers.
         settings: what edits are made with, by name.
         labels: classes of the answers, if any are asked for.
@@ -50,7 +51,7 @@ class Editor(NamedTuple):
 
     config: ConfigDict
     dataset: Dataset
-    guided: Callable[[slice], Model]
+    model: Model
     solver: Solver
     settings: dict[str, Any]
     labels: Tensor | None = None
@@ -256,11 +257,11 @@ def _there_and_back(editor: Editor, inputs: Tensor, change: Callable[[Tensor], T
     """The latents of the inputs, and what these decode to when they are changed."""
     options = _flow_options(editor)
     with Progress(editor.config.edit.task, 2, "way") as bar:
-        model = Watched(editor.guided(slice(0, len(inputs))), bar.call)
+        model = Watched(rows_of(editor.model, slice(len(inputs))), bar.call)
         latents = encode(model, inputs.to(distributed.device()), **options)
         bar.update()
         changed = change(latents.x)
-        decoded = decode(Watched(editor.guided(slice(0, len(changed))), bar.call), changed, **options)
+        decoded = decode(Watched(rows_of(editor.model, slice(len(changed))), bar.call), changed, **options)
         bar.update()
     return latents, decoded
 
@@ -279,7 +280,7 @@ def _answers(
     with Progress(settings.task, len(batches), "batch", _calls(editor)) as bar:
         for rows in batches:
             numbers = torch.arange(rows.start, rows.stop)
-            model = Watched(editor.guided(rows), bar.call)
+            model = Watched(rows_of(editor.model, rows), bar.call)
             solution = solve(model, numbers // count, (editor.config.seed + numbers).tolist())
             found.append(solution.x.cpu())
             calls += solution.nfe * len(numbers)
@@ -295,7 +296,7 @@ def _calls(editor: Editor) -> int | None:
     settings = editor.config.edit
     if settings.task != "sdedit" and settings.method == "repaint":
         return None
-    return count_calls(editor.solver, editor.guided(slice(0, 1)).sde)
+    return count_calls(editor.solver, editor.model.sde)
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:

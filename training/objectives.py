@@ -28,22 +28,24 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import BatchNoise
+from score_sde.models import Given
 from score_sde.sde import SDE, Ladder
 from score_sde.sde.times import NoiseLevels, UniformRung, get_noise_levels, sample_times
 
 
 class NoiseModel(Protocol):
-    """What an objective asks of a model; `models.ScoreModel` is one."""
+    """What an objective asks of a model; `models.ScoreModel` is one, and so is `models.Given`."""
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """`eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
 
 
-def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """`||eps_hat - eps||^2 / d` of each example, `(B,)`, for `x_0` and `noise` `(B, *dims)` at times `t` `(B,)`."""
-    return model.noise_error(x_0, noise, t, classes).square().flatten(1).mean(1)
+    return model.noise_error(x_0, noise, t).square().flatten(1).mean(1)
 
 
 class Losses(NamedTuple):
@@ -93,7 +95,7 @@ class Objective:
         model: NoiseModel,
         x_0: Tensor,
         noise: BatchNoise | None = None,
-        classes: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Losses:
         """Losses for data `x_0` `(B, *dims)` in model units; their mean estimates the loss.
 
@@ -101,11 +103,11 @@ class Objective:
             model: what is trained.
             x_0: the data.
             noise: source of times and noise; torch's own generator if left out.
-            classes: what the network is told, `(B,)`, if it has any classes.
+            condition: what the network is told, if it is of any.
         """
         source = noise or BatchNoise(len(x_0))
         t = sample_times(self.levels, source, self.stratified, x_0.device)
-        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, source.normal(x_0), t, classes)
+        losses = self.weight(t).to(x_0.dtype) * noise_losses(Given(model, condition), x_0, source.normal(x_0), t)
         return Losses(losses if self.reduce_mean else losses * (x_0[0].numel() / 2), t)
 
     def weight(self, t: Tensor) -> Tensor:

@@ -26,22 +26,23 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from score_sde.common import distributed
+from score_sde.common.condition import Condition
 from score_sde.common.errors import Stopped, UserError
 from score_sde.common.interruption import note_signals
 from score_sde.common.noise import BatchNoise
 from score_sde.common.weight_files import check_weights
 from score_sde.data import Batches
-from score_sde.models import EMA, LevelModel, NoisyClassifier, ScoreModel
+from score_sde.models import EMA, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.training.logs import LevelLosses, Log
 from score_sde.training.objectives import Losses
 from score_sde.training.optimization import learning_rate, make_optimizer
 from score_sde.training.precision import training_precision
 from training import checkpoint, parallel
 
-TrainedModel = ScoreModel | LevelModel | NoisyClassifier
+TrainedModel = ScoreModel | QuantisedModel | NoisyClassifier
 
-# Called as objective(model, x_0, noise, classes), with data `(B, *dims)` in model units.
-Objective = Callable[[Any, Tensor, BatchNoise, Tensor | None], Losses]
+# Called as objective(model, x_0, noise, condition), with data `(B, *dims)` in model units.
+Objective = Callable[[Any, Tensor, BatchNoise, Condition | None], Losses]
 
 # The held-out loss is the mean over this many draws of noise, the same each time.
 _HELD_OUT_REPEATS = 4
@@ -58,8 +59,8 @@ class LossOf(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, x_0: Tensor, noise: BatchNoise, classes: Tensor | None) -> Losses:
-        return self.objective(self.model, x_0, noise, classes)
+    def forward(self, x_0: Tensor, noise: BatchNoise, condition: Condition | None) -> Losses:
+        return self.objective(self.model, x_0, noise, condition)
 
 
 class Trainer:
@@ -76,7 +77,7 @@ class Trainer:
         folder: of the run.
         draw: draws samples from a model for the log, to be looked at (see `Log.samples`); none are drawn if left out.
         measure: measures a model for the log, numbers by name; nothing is measured if left out.
-        held_out_classes: what the network is told of the held-out examples, `(N,)`; nothing if left out.
+        held_out_condition: what the network is told of the held-out examples; nothing if left out.
 
     Attributes:
         step: training steps done.
@@ -95,7 +96,7 @@ class Trainer:
         folder: Path,
         draw: Callable[[Any], np.ndarray] | None = None,
         measure: Callable[[Any], dict[str, float]] | None = None,
-        held_out_classes: Tensor | None = None,
+        held_out_condition: Condition | None = None,
     ) -> None:
         self.step = 0
         self._whole_config = config
@@ -118,7 +119,7 @@ class Trainer:
         self.optimizer = make_optimizer(self._parameters, config.training)
         self._batches = batches
         self._held_out = held_out.to(distributed.device())
-        self._held_out_classes = None if held_out_classes is None else held_out_classes.to(distributed.device())
+        self._held_out_condition = None if held_out_condition is None else held_out_condition.to(distributed.device())
         self._precision = training_precision(self._config.precision, distributed.device())
         # Of the steps since the last line of the log.
         self._losses: list[float] = []
@@ -164,8 +165,8 @@ class Trainer:
         with torch.no_grad(), self._autocast():
             for _ in range(_HELD_OUT_REPEATS):
                 for rows in torch.arange(len(self._held_out)).split(self._config.batch_size):
-                    classes = None if self._held_out_classes is None else self._held_out_classes[rows]
-                    losses = self._objective(model, self._held_out[rows], BatchNoise(len(rows), generator), classes)
+                    condition = None if self._held_out_condition is None else self._held_out_condition[rows]
+                    losses = self._objective(model, self._held_out[rows], BatchNoise(len(rows), generator), condition)
                     total += losses.values.double().sum().item()
         return total / (_HELD_OUT_REPEATS * len(self._held_out))
 
@@ -244,10 +245,10 @@ class Trainer:
             own = slice(part, None, parts)
             generator = self._generator("training", self.step)
             noise = BatchNoise(self._config.batch_size, generator, distributed.rows(part, parts))
-            classes = None if batch.classes is None else batch.classes[own]
+            condition = None if batch.condition is None else batch.condition[own]
             with parallel.unsynchronised(self._loss, self.model.network, last=part + 1 == parts):
                 with self._autocast():
-                    losses = self._loss(batch.x_0[own], noise, classes)
+                    losses = self._loss(batch.x_0[own], noise, condition)
                     share = losses.values.mean() / parts
                 share.backward()
             loss += share.detach()
@@ -294,7 +295,7 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any], where: str) -> None:
         if state.get("data"):
-            self._batches.dataset.check_like(state["data"], self._batches.labels.num_classes > 0, where)
+            self._batches.dataset.check_like(state["data"], "class" in self._batches.conditions, where)
         saved, more = [state["network"], state["ema"]], state.get("more_ema", {})
         for average in self.averages[1:]:
             if average.decay not in more:
