@@ -82,10 +82,10 @@ class Contest:
         """Steps of the plain loop."""
         for _ in range(steps):
             self.optimizer.zero_grad()
-            x_0, classes = next(self.ready)
+            x_0, condition = next(self.ready)
             reduced = self.precision != torch.float32
             with torch.autocast(x_0.device.type, self.precision if reduced else None, enabled=reduced):
-                loss = self.objective(self.model, x_0, BatchNoise(len(x_0)), classes).values.mean()
+                loss = self.objective(self.model, x_0, BatchNoise(len(x_0)), condition).values.mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm)
             self.optimizer.step()

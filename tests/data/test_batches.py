@@ -71,8 +71,9 @@ def test_distorted_pictures_are_labelled_and_the_others_are_as_they_were() -> No
     dataset = load_dataset("digits")
     count = len(dataset.train)
     plain = next(Batches(dataset, count, seed=4, uniform_noise=False)).x_0
-    x_0, classes = next(Batches(dataset, count, seed=4, distortion=0.3, uniform_noise=False))
-    assert classes is not None
-    same = (x_0 == plain).flatten(1).all(1)
-    assert torch.equal(same, classes == 1)
-    assert abs(float((classes == 0).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5
+    x_0, condition = next(Batches(dataset, count, seed=4, distortion=0.3, uniform_noise=False))
+    assert condition is not None
+    assert not condition.values["distorted"].any()
+    same, hidden = (x_0 == plain).flatten(1).all(1), condition.hidden_rows["distorted"]
+    assert torch.equal(same, hidden)
+    assert abs(float((~hidden).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5
