@@ -62,9 +62,9 @@ class Dataset:
         """Number of classes; 0 if there are none."""
         return len(self.class_names)
 
-    def named(self, classes: Tensor | None) -> list[str] | None:
+    def named(self, numbers: Tensor | None) -> list[str] | None:
         """What classes `(N,)` are called; None for None."""
-        return None if classes is None else [self.class_names[k] for k in classes.tolist()]
+        return None if numbers is None else [self.class_names[k] for k in numbers.tolist()]
 
     @property
     def description(self) -> dict[str, Any]:
@@ -81,12 +81,12 @@ class Dataset:
         """Whether examples are pictures `(channels, height, width)` of levels."""
         return self.levels is not None and len(self.shape) == 3
 
-    def check_like(self, description: Mapping[str, Any], classes: bool, where: str) -> None:
+    def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
 
         Args:
             description: of the data that it was trained on.
-            classes: whether the model knows classes, so that their numbers must mean the same.
+            knows_classes: whether the model does, so that their numbers must mean the same.
             where: the model, for the complaint.
 
         Raises:
@@ -94,7 +94,7 @@ class Dataset:
         """
         here, there = self.description, dict(description)
         for key, what in {"shape": "examples of shape", "levels": "levels", "class_names": "classes"}.items():
-            if here[key] != there[key] and (classes or key != "class_names"):
+            if here[key] != there[key] and (knows_classes or key != "class_names"):
                 raise UserError(
                     f"{self.name} has {what} {_plain(here[key])}, but {where} was trained on {_plain(there[key])}: "
                     "give it the same data, or train another model in another --workdir"

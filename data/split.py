@@ -60,7 +60,7 @@ class Split(NamedTuple):
 
 
 def split_by_name(
-    names: Sequence[str], size: float, seed: int, classes: Sequence[str] | None, purpose: str, key: str, where: str
+    names: Sequence[str], size: float, seed: int, groups: Sequence[str] | None, purpose: str, key: str, where: str
 ) -> Split:
     """Take examples by the hash of their names; see above.
 
@@ -68,7 +68,7 @@ def split_by_name(
         names: of all examples, each its own.
         size: share of the examples, below 1, or their number.
         seed: of the choice.
-        classes: of the examples, if they have any.
+        groups: the class of each example, if they have any.
         purpose: what they are taken for; another one is another choice.
         key: the configuration's name for `size`.
         where: the examples are, for complaints.
@@ -84,13 +84,13 @@ def split_by_name(
             f"less (--config.{key}=0 takes none)"
         )
     places = [_place(name, seed, purpose) for name in names]
-    left = Counter(classes or [""] * len(names))
+    left = Counter(groups or [""] * len(names))
     taken: list[int] = []
     by_place = np.argsort(places, kind="stable").tolist()
     for row in by_place:
         if (places[row] >= size) if size < 1 else (len(taken) >= size):
             break
-        kind = classes[row] if classes else ""
+        kind = groups[row] if groups else ""
         if left[kind] > 1:
             left[kind] -= 1
             taken.append(row)
@@ -104,8 +104,8 @@ def split_by_name(
     return Split(torch.from_numpy(rest), torch.tensor(taken, dtype=torch.int64))
 
 
-def split_evenly(count: int, size: float, seed: int, classes: Tensor | None, key: str) -> Split:
-    """Take `size` of `count` examples (below 1: their share) by chance; every class has the same share of both.
+def split_evenly(count: int, size: float, seed: int, groups: Tensor | None, key: str) -> Split:
+    """Take `size` of `count` examples (below 1: their share) by chance; every group has the same share of both.
 
     The same as by `train_test_split` of scikit-learn, which takes a second to import.
 
@@ -115,14 +115,14 @@ def split_evenly(count: int, size: float, seed: int, classes: Tensor | None, key
     if size == 0:
         return Split(torch.arange(count), torch.arange(0))
     wanted = math.ceil(size * count) if size < 1 else int(size)
-    kinds = np.zeros(count) if classes is None else classes.numpy()
+    kinds = np.zeros(count) if groups is None else groups.numpy()
     members = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
     least = min(map(len, members), default=0)
     if not len(members) <= wanted <= count - len(members) or least < 2:
-        num_classes = "" if classes is None else f" of {len(members)} classes"
+        num_classes = "" if groups is None else f" of {len(members)} classes"
         raise UserError(f"cannot take {key}={size:g} of {count} examples{num_classes}: take less, or more")
     generator = np.random.RandomState(seed)
-    if classes is None:
+    if groups is None:
         order = generator.permutation(count)
         return Split(torch.from_numpy(order[wanted:]), torch.from_numpy(order[:wanted]))
     sizes = np.array([len(rows) for rows in members])

@@ -12,11 +12,10 @@ from torch import nn
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset, load_dataset
-from score_sde.data.conditions import Labels
+from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
-from score_sde.models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
+from score_sde.models import DDPM, MLP, Encoder, GaussianMixture, NCSNpp, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
-from score_sde.models.layers.embeddings import NoiseEmbedding
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -32,8 +31,8 @@ from score_sde.sde.times import get_noise_levels
 from score_sde.training.classification import Classification
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
 
-AnyModel = ScoreModel | LevelModel | GaussianMixture
-Trained = ScoreModel | LevelModel | NoisyClassifier
+AnyModel = ScoreModel | QuantisedModel | GaussianMixture
+Trained = ScoreModel | QuantisedModel | NoisyClassifier
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -94,18 +93,19 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     of_levels = model.prediction == "levels" and model.network != "classifier"
     if of_levels and not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
-    labels = make_labels(config, dataset)
+    conditions = make_conditions(config, dataset)
     torch.manual_seed(config.seed)
     if model.network == "classifier":
-        classifier = make_network(config, dataset.shape, num_outputs=labels.num_classes)
-        return NoisyClassifier(classifier, sde, model.labels, model.data_std, model.scale_input)
+        classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
+        return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
+    told: dict[str, Any] = {"conditions": conditions} if conditions else {}
     if not of_levels:
-        network = _make_told_network(config, dataset.shape, labels)
-        return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
+        network = make_network(config, dataset.shape, **told)
+        return ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
     assert dataset.levels is not None
-    network = _make_told_network(config, dataset.shape, labels, out_channels=dataset.levels * dataset.shape[0])
-    options = (model.labels, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
-    return LevelModel(network, sde, dataset.levels, dataset.units.low, dataset.units.high, *options)
+    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
+    options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
+    return QuantisedModel(network, sde, dataset.levels, dataset.units.low, dataset.units.high, *options)
 
 
 def check_classes(config: ConfigDict, dataset: Dataset) -> None:
@@ -133,8 +133,8 @@ def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 
-def make_labels(config: ConfigDict, dataset: Dataset) -> Labels:
-    """What the network is told of an example, or, if it is a classifier, is to tell.
+def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
+    """What the network is told of an example, or, if it is a classifier, is to tell: the number of values by name.
 
     Raises:
         UserError: classes are wanted of data without, or distortion of vectors.
@@ -142,7 +142,7 @@ def make_labels(config: ConfigDict, dataset: Dataset) -> Labels:
     if config.data.distortion > 0 and not dataset.is_image:
         raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
     if not knows_classes(config):
-        return Labels(0, config.data.distortion > 0)
+        return conditions_of(0, config.data.distortion > 0)
     if config.model.network == "classifier" and (config.data.distortion > 0 or config.model.class_conditional):
         raise UserError(
             "a classifier is told nothing: --config.data.distortion=0 (--config.data.augment=distort distorts all the "
@@ -152,7 +152,7 @@ def make_labels(config: ConfigDict, dataset: Dataset) -> Labels:
         raise UserError(
             f"{dataset.name} has no classes: leave out --config.model.class_conditional, or take other data"
         )
-    return Labels(dataset.num_classes, config.data.distortion > 0)
+    return conditions_of(dataset.num_classes, config.data.distortion > 0)
 
 
 def knows_classes(config: ConfigDict) -> bool:
@@ -224,13 +224,15 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
             f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config "
             "configs/vp/vectors.py, or --config.model.network=mlp"
         )
-    if options.get("embedding") == "fourier" and model.labels in ("log_snr", "edm"):
-        raise UserError(f"a Fourier embedding takes a label's logarithm, not model.labels={model.labels}: use rho")
+    if options.get("embedding") == "fourier" and model.noise_label in ("log_snr", "edm"):
+        raise UserError(
+            f"a Fourier embedding takes a label's logarithm, not model.noise_label={model.noise_label}: use rho"
+        )
     channels, height, width = shape
     if height != width:
         raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
-    if model.scale_by_sigma and model.labels == "level":
-        # Labels count from the noisiest level.
+    if model.scale_by_sigma and model.noise_label == "rung_from_noisiest":
+        # Labels count from the noisiest rung.
         options["sigmas"] = geometric_sigmas(config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max).flip(0)
     with naming("section model"):
         return network(height, channels, **options)
@@ -244,19 +246,3 @@ def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
     sizes = [size // 2**level for level in range(len(model.channel_multipliers))]
     unused = [str(asked) for asked in model.attention_resolutions if asked not in sizes]
     return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {sizes}" if unused else ""
-
-
-def _make_told_network(config: ConfigDict, shape: tuple[int, ...], labels: Labels, **more: Any) -> nn.Module:
-    """The network of the section `model` with a vector for each of these labels, if they say anything.
-
-    A distorted class starts with the vector of its class, and so distortion without a class with that of neither, zero:
-    what a distorted picture tells of its class counts for others from the start.
-    """
-    if not labels.none:
-        return make_network(config, shape, **more)
-    network = make_network(config, shape, num_classes=labels.none, **more)
-    assert isinstance(network.embedding, NoiseEmbedding)
-    vectors = network.embedding.class_vectors.weight
-    with torch.no_grad():
-        vectors.copy_(vectors[labels.undistorted])
-    return network

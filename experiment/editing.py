@@ -20,6 +20,7 @@ from score_sde.common.progress import Progress
 from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data import Dataset
+from score_sde.data.conditions import of_classes
 from score_sde.data.sources.picture import PictureFormat, Report, background, read_picture
 from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.samples.edits import Edit, write_edit
@@ -28,6 +29,7 @@ from score_sde.experiment import conditions
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.solver import solver_for
+from score_sde.models import rows_of
 from score_sde.solvers import Model, Solution, decode, encode
 from score_sde.solvers.ode.solver import ODE
 from score_sde.solvers.registry import Solver
@@ -45,7 +47,7 @@ class Editor(NamedTuple):
     Attributes:
         config: the configuration.
         dataset: of the model.
-        guided: the model of the answers with these numbers.
+        model: of all answers.
         solver: finds answers.
         settings: what edits are made with, by name.
         labels: classes of the answers, if any are asked for.
@@ -53,7 +55,7 @@ class Editor(NamedTuple):
 
     config: ConfigDict
     dataset: Dataset
-    guided: Callable[[slice], Model]
+    model: Model
     solver: Solver
     settings: dict[str, Any]
     labels: Tensor | None = None
@@ -132,7 +134,7 @@ def make_editor(experiment: Experiment) -> Editor:
     labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
         raise UserError("pictures are interpolated within one class: give one in sampling.labels")
-    models = conditions.make_guidance(config, model, labels, conditions.find_classifier(config, dataset))
+    models = conditions.make_guidance(config, model, of_classes(labels), conditions.find_classifier(config, dataset))
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
     return Editor(config, dataset, models, solver, settings, labels)
@@ -292,11 +294,11 @@ def _there_and_back(editor: Editor, inputs: Tensor, change: Callable[[Tensor], T
     """The latents of the inputs, and what these decode to when they are changed."""
     options = _flow_options(editor)
     with Progress(editor.config.edit.task, 2, "way") as bar:
-        model = Watched(editor.guided(slice(0, len(inputs))), bar.call)
+        model = Watched(rows_of(editor.model, slice(len(inputs))), bar.call)
         latents = encode(model, inputs.to(distributed.device()), **options)
         bar.update()
         changed = change(latents.x)
-        decoded = decode(Watched(editor.guided(slice(0, len(changed))), bar.call), changed, **options)
+        decoded = decode(Watched(rows_of(editor.model, slice(len(changed))), bar.call), changed, **options)
         bar.update()
     return latents, decoded
 
@@ -315,7 +317,7 @@ def _answers(
     with Progress(settings.task, len(batches), "batch", _calls(editor)) as bar:
         for rows in batches:
             numbers = torch.arange(rows.start, rows.stop)
-            model = Watched(editor.guided(rows), bar.call)
+            model = Watched(rows_of(editor.model, rows), bar.call)
             solution = solve(model, numbers // count, (editor.config.seed + numbers).tolist())
             found.append(solution.x.cpu())
             calls += solution.nfe * len(numbers)
@@ -331,7 +333,7 @@ def _calls(editor: Editor) -> int | None:
     settings = editor.config.edit
     if settings.task != "sdedit" and settings.method == "repaint":
         return None
-    return count_calls(editor.solver, editor.guided(slice(0, 1)).sde)
+    return count_calls(editor.solver, editor.model.sde)
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:

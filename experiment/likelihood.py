@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from score_sde.common.progress import Progress
 from score_sde.common.resumable import digest, remove_parts
 from score_sde.common.weight_files import load_weights
 from score_sde.data import Dataset
+from score_sde.data.conditions import of_classes
 from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
 from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, summarise
 from score_sde.evaluation.likelihood.dequantisation import VariationalDequantiser, density_time
@@ -25,6 +27,7 @@ from score_sde.evaluation.likelihood.report import check_likelihoods, measure_li
 from score_sde.experiment import build, checkpoints, density
 from score_sde.experiment.conditions import is_class_conditional
 from score_sde.experiment.settings import settings_of
+from score_sde.models import Given
 from score_sde.models.dequantisation_flow import DequantisationFlow
 from score_sde.training import checkpoint
 from score_sde.training.dequantisation import fit_dequantisation
@@ -42,7 +45,7 @@ SPLITS = ("test", "validation", "train")
 class _Job(NamedTuple):
     """What is to be measured, where it goes, and what decides it.
 
-    `classes` are those that densities are given, `called` what the examples' own are called, if they have any.
+    `classes` are the examples' own, `called` what they are called, if they have any.
     """
 
     measurement: Measurement
@@ -54,12 +57,20 @@ class _Job(NamedTuple):
     folder: Path
     name: str
 
-    def measure(self, classes: Tensor | None, unfinished: Path) -> Likelihoods:
-        """The densities, given these classes; parts are kept in `unfinished` until all are there."""
+    def given(self, numbers: Tensor | None) -> _Job:
+        """Return the same of densities given these classes `(N,)`; or given nothing, for None."""
+        condition = of_classes(numbers)
+        if condition is None:
+            return self
+        model = Given(self.measurement.model, condition.to(self.measurement.device))
+        return self._replace(measurement=replace(self.measurement, model=model))
+
+    def measure(self, unfinished: Path) -> Likelihoods:
+        """The densities; parts are kept in `unfinished` until all are there."""
         decisive = {key: value for key, value in self.about.items() if key != "settings"}
         decisive |= {name: self.about["settings"][name] for name in ("examples", "weights")}
         size = self.about["batch_size"]
-        return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive, classes)
+        return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive)
 
     def kept(self) -> str:
         """What to say of a signal that comes when all is measured, but not yet written."""
@@ -129,12 +140,11 @@ def likelihood(
 
 def _measure(job: _Job, dataset: Dataset) -> None:
     """`p(x)`, or `p(x | y)` of each example's own class."""
-    measured, settings = job.measure(job.classes, job.unfinished), job.about
+    job = job.given(job.classes)
+    measured, settings = job.measure(job.unfinished), job.about
     if distributed.rank() == 0:
         with keeping(job.kept):
-            checked = check_likelihoods(
-                job.measurement, measured, job.examples, job.seeds, settings["num_checks"], job.classes
-            )
+            checked = check_likelihoods(job.measurement, measured, job.examples, job.seeds, settings["num_checks"])
             summary = {**job.about, **summarise(measured, checked, settings["divergence"] == "exact")}
             paths = write_likelihoods(
                 measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"], job.called
@@ -151,7 +161,7 @@ def _classify(job: _Job, dataset: Dataset) -> None:
     by_class = []
     for k in range(dataset.num_classes):
         say(f"class {dataset.class_names[k]}, {k + 1} of {dataset.num_classes}")
-        measured = job.measure(torch.full_like(job.classes, k), job.unfinished / str(k))
+        measured = job.given(torch.full_like(job.classes, k)).measure(job.unfinished / str(k))
         by_class.append((measured.log_prob - measured.log_q).mean(1))
     if distributed.rank() == 0:
         log_prior = log_class_shares(dataset.train_classes, dataset.num_classes)

@@ -31,8 +31,8 @@ from score_sde.experiment.editing import NUM_STEPS, TASKS, choose_solver, rehear
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
 from score_sde.experiment.solver import THRESHOLDS, make_solver, shared_options
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
-from score_sde.models.preconditioning import LABELS
-from score_sde.models.score_model import PREDICTIONS
+from score_sde.models.preconditioning import NOISE_LABELS
+from score_sde.models.score_model import PARAMETRISATIONS
 from score_sde.sde import SDE
 from score_sde.sde.times import NOISE_LEVELS, log_snr_range
 from score_sde.solvers import SOLVERS, log_likelihood
@@ -195,8 +195,8 @@ RULES: dict[str, Rule] = {
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
     "model.network": one_of("network", [*build.NETWORKS, "mixture", checkpoints.PIPELINE]),
-    "model.prediction": one_of("prediction", [*PREDICTIONS, "levels"]),
-    "model.labels": one_of("label", LABELS),
+    "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
+    "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),

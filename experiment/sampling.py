@@ -12,6 +12,7 @@ from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
+from score_sde.data.conditions import of_classes
 from score_sde.evaluation.provenance import remove_stale
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
@@ -37,13 +38,14 @@ class Drawn(NamedTuple):
 
 def sample(experiment: Experiment) -> Drawn:
     """Draw the samples that the section `sampling` asks for."""
-    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    config, dataset = experiment.config, experiment.dataset
     sampling = config.sampling
     labels = conditions.sample_labels(config, dataset, sampling.num_samples)
-    control = conditions.make_guidance(config, model, labels, conditions.find_classifier(config, dataset))
+    classifier = conditions.find_classifier(config, dataset)
+    asked = conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = solver_for(experiment)
-    return Drawn(draw_samples(model, solver, dataset.shape, seeds, sampling.batch_size, control=control), seeds, labels)
+    return Drawn(draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size), seeds, labels)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:

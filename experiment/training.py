@@ -9,8 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
+from score_sde.data.conditions import of_classes
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
@@ -57,8 +59,8 @@ def make_trainer(experiment: Experiment) -> Trainer:
         labelled=build.knows_classes(config),
         label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
     )
-    held_out_classes = dataset.validation_classes if build.knows_classes(config) else None
-    held_out = Batch(dataset.encode(dataset.validation, config.seed), held_out_classes)
+    told = of_classes(dataset.validation_classes) if build.knows_classes(config) else None
+    held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
     objective = build.make_objective(config, model.sde)
     if dataset.is_image:
         device = distributed.device()
@@ -115,7 +117,9 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             return None
         count = config.training.num_measured
         x_0 = dataset.encode(dataset.test[:count], config.seed)
-        return accuracy_by_level(x_0, dataset.test_classes[:count], config.training.t_min, config.seed)
+        return accuracy_by_level(
+            x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
+        )
 
     def uniform() -> UniformDequantiser:
         return UniformDequantiser(dataset.units.bins)

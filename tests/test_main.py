@@ -308,11 +308,11 @@ def test_likelihoods_go_on_where_they_were_interrupted(digits, tmp_path, monkeyp
     assert run(*arguments, "--workdir", tmp_path / "whole") == 0
     measured: list[list[int]] = []
 
-    def measure(self, examples, seeds, classes=None, fails=True):
+    def measure(self, examples, seeds, fails=True):
         if fails and len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(seeds)
-        return whole(self, examples, seeds, classes)
+        return whole(self, examples, seeds)
 
     whole = Measurement.__call__
     monkeypatch.setattr(Measurement, "__call__", measure)
@@ -435,7 +435,7 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.training.more_ema_decays=0.5,2"], "must lie between 0 and 1"),
         (["--mode=train", "--config.data.path=nowhere"], "there is no nowhere, which data.path names"),
         (["--mode=train", "--config.data.low=1"], "data.low=1 must lie below data.high=1"),
-        (["--mode=train", "--config.model.embedding=fourier"], "not model.labels=log_snr: use rho"),
+        (["--mode=train", "--config.model.embedding=fourier"], "not model.noise_label=log_snr: use rho"),
         (["--mode=train", "--config.data.augment=flop"], "did you mean 'flip'?"),
         (["--mode=train", "--config.sde.name=vpp"], "no SDE is called 'vpp' (did you mean 'vp'?)"),
         (["--mode=train", "--config.model.network=mlpp"], "did you mean 'mlp'?"),

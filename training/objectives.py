@@ -31,20 +31,21 @@ from torch import Tensor
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
+from score_sde.models import Given
 from score_sde.sde import SDE, Ladder
 from score_sde.sde.times import NoiseLevels, UniformRung, get_noise_levels, sample_times
 
 
 class NoiseModel(Protocol):
-    """A model of which an objective asks the error of its noise; `models.ScoreModel` is one."""
+    """A model of which an objective asks the error of its noise; `models.ScoreModel` is one, and so is `models.Given`."""
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return `eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
 
 
-def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return `||eps_hat - eps||^2 / d` of each example `(B,)`; `x_0` and `noise` are `(B, *dims)`, times `t` `(B,)`."""
-    return model.noise_error(x_0, noise, t, classes).square().flatten(1).mean(1)
+    return model.noise_error(x_0, noise, t).square().flatten(1).mean(1)
 
 
 class Losses(NamedTuple):
@@ -99,7 +100,8 @@ class Objective:
         """
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
         t = sample_times(self.levels, source, self.stratified, x_0.device)
-        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, source.normal(x_0), t, batch.classes)
+        given = Given(model, batch.condition)
+        losses = self.weight(t).to(x_0.dtype) * noise_losses(given, x_0, source.normal(x_0), t)
         return Losses(losses if self.reduce_mean else losses * (x_0[0].numel() / 2), t)
 
     def weight(self, t: Tensor) -> Tensor:

@@ -77,9 +77,9 @@ class Classified(NamedTuple):
         ]
 
 
-def log_class_shares(classes: Tensor, count: int) -> Tensor:
-    """`log p(y)`, the shares of classes among training examples `(N,)`; `(count,)`, float64."""
-    return (torch.bincount(classes, minlength=count).double() / len(classes)).log()
+def log_class_shares(numbers: Tensor, count: int) -> Tensor:
+    """`log p(y)`, the shares of so many classes among those of training examples, `(N,)`; `(count,)`, float64."""
+    return (torch.bincount(numbers, minlength=count).double() / len(numbers)).log()
 
 
 def write_classified(classified: Classified, about: dict[str, Any], folder: Path, name: str) -> list[Path]:

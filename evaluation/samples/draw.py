@@ -8,7 +8,7 @@ samples/<solver>.png:  the first of them, to look at
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from score_sde.data import Dataset
 from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.provenance import as_text, replacing
 from score_sde.evaluation.watched import Watched
+from score_sde.models import rows_of
 from score_sde.solvers import Model
 from score_sde.solvers.registry import Solver
 
@@ -54,12 +55,11 @@ def draw_samples(
     seeds: list[int],
     batch_size: int,
     progress: bool = True,
-    control: Callable[[slice], Model] | None = None,
 ) -> Samples:
     """Draw one sample of this shape for each seed, from latents of the prior; several processes divide the work.
 
-    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same. With `control`, the model
-    of the samples with these numbers is `control(numbers)`.
+    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same. A model that is bound to
+    conditions has those of all samples, in the order of `seeds`.
     """
     device = distributed.device()
     batches = [slice(first, min(first + batch_size, len(seeds))) for first in range(0, len(seeds), batch_size)]
@@ -70,7 +70,7 @@ def draw_samples(
         for rows in share:
             batch = seeds[rows]
             latents = model.sde.prior_sample((len(batch), *shape), seeds=batch, device=device)
-            watched = Watched(model if control is None else control(rows), bar.call)
+            watched = Watched(rows_of(model, rows), bar.call)
             solution = solver(watched, latents, seeds=batch)
             own.append((solution.x.cpu(), solution.nfe))
             bar.update()

@@ -73,7 +73,9 @@ def test_distorted_pictures_are_labelled_and_the_others_are_as_they_were() -> No
     count = len(dataset.train)
     plain = next(Batches(dataset, count, seed=4)).x_0
     batch = next(Batches(dataset, count, seed=4, distortion=0.3))
-    assert batch.classes is not None
-    same = (batch.x_0 == plain).flatten(1).all(1)
-    assert torch.equal(same, batch.classes == 1)
-    assert abs(float((batch.classes == 0).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5
+    x_0, condition = batch.x_0, batch.condition
+    assert condition is not None
+    assert not condition.values["distorted"].any()
+    same, hidden = (x_0 == plain).flatten(1).all(1), condition.hidden_rows["distorted"]
+    assert torch.equal(same, hidden)
+    assert abs(float((~hidden).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5

@@ -2,8 +2,8 @@
 
 Gaussian mixtures in two and in eight dimensions are quantised to 4, 17 and 256 levels. Their bins' probabilities are
 differences of normal distribution functions. In two dimensions the entropy is a sum over all bins; the eight dimensions
-are independent, so it is a sum over them. Two kinds of exact model are measured: of the levels (a `LevelModel` with the
-best logits), and of the mixture before it was quantised.
+are independent, so it is a sum over them. Two kinds of exact model are measured: of the levels (a `QuantisedModel` with
+the best logits), and of the mixture before it was quantised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from score_sde.evaluation.likelihood.dequantisation import (
     UniformDequantiser,
     bound_of_draws,
 )
-from score_sde.models import GaussianMixture, LevelModel
+from score_sde.models import GaussianMixture, QuantisedModel
 from score_sde.models.quantised_model import truncated_normal
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import log_likelihood
@@ -91,12 +91,12 @@ class Quantised:
     def bits(self, log_bound: Tensor) -> Tensor:
         return -log_bound / (self.dimension * math.log(2))
 
-    def model_of_levels(self, sde: SDE, dequantised: bool = True) -> LevelModel:
-        return LevelModel(
+    def model_of_levels(self, sde: SDE, dequantised: bool = True) -> QuantisedModel:
+        return QuantisedModel(
             BestLogits(self, sde, dequantised),
             sde,
             self.levels,
-            labels=lambda t: t,
+            noise_label=lambda t: t,
             scale_input=False,
             dequantised=dequantised,
         )

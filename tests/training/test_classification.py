@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
@@ -47,7 +48,8 @@ def test_the_loss_is_the_cross_entropy():
     """`-log p(y | x_t) = log(1 + exp(-2 half))` for the right sign of `half`."""
     x_0, classes = examples(50)
     levels = get_noise_levels("log_snr", SDE, 1e-3)
-    losses = Classification(levels)(MODEL, Batch(x_0, classes), BatchNoise(50, torch.Generator().manual_seed(1)))
+    noise = BatchNoise(50, torch.Generator().manual_seed(1))
+    losses = Classification(levels)(MODEL, Batch(x_0, Condition({"class": classes})), noise)
     noise = BatchNoise(50, torch.Generator().manual_seed(1))
     t = sample_times(levels, noise)
     x = SDE.perturb(x_0, noise.normal(x_0), t)[:, 0]
@@ -63,7 +65,7 @@ def test_accuracy_by_noise_level():
     """The best there is: `Phi(alpha m / sqrt(alpha^2 s^2 + sigma^2))`."""
     count = 4000
     x_0, classes = examples(count)
-    found = accuracy_by_level(x_0, classes, 1e-3, seed=0)(MODEL)
+    found = accuracy_by_level(x_0, Condition({"class": classes}), 1e-3, seed=0)(MODEL)
     assert len(found) == 9
     t = UniformLogSNR(SDE, 1e-3).quantile(torch.linspace(0, 1, 9, dtype=FLOAT))
     alpha, sigma = SDE.alpha(t), SDE.sigma(t)
@@ -86,11 +88,11 @@ def test_an_encoder_learns_what_it_is_shown():
     x_0[classes == 0, :, :, :2] = 1
     x_0[classes == 1, :, :, 2:] = 1
     for _ in range(100):
-        loss = Classification(levels)(model, Batch(x_0, classes)).values.mean()
+        loss = Classification(levels)(model, Batch(x_0, Condition({"class": classes}))).values.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = accuracy_by_level(x_0, classes, 1e-3, seed=0)(model.eval())
+    found = accuracy_by_level(x_0, Condition({"class": classes}), 1e-3, seed=0)(model.eval())
     # At log-SNR 0 the two are sqrt(32) deviations apart; at -10 hardly 0.04.
     assert [value for name, value in found.items() if float(name.split("/")[1]) > 0] == [1.0] * 4
     with pytest.raises(UserError, match="6 x 6 cannot be halved"):

@@ -37,7 +37,7 @@ class Exact:
         covariance = torch.diag(torch.tensor(VARIANCES, dtype=torch.float64))[None]
         self.mixture = GaussianMixture(sde, torch.ones(1), torch.tensor([MEAN], dtype=torch.float64), covariance)
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         sde = self.mixture.sde
         return -SDE.expand(sde.sigma(t), x_0) * self.mixture.score(sde.perturb(x_0, noise, t), t) - noise
 
@@ -121,7 +121,7 @@ def test_loss_of_the_exact_network(name: str, weighting: str, noise_levels: str)
 @pytest.mark.parametrize("weighting", ["sigma2", "likelihood"])
 def test_predicting_nothing_has_loss_one(weighting: str) -> None:
     class Nothing:
-        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
             return -noise
 
     for sde in SDES.values():
@@ -141,7 +141,7 @@ def test_importance_sampling_has_the_same_gradient_with_less_variance(name: str)
         return weighted(sde, "likelihood", t) * 2 * (theta * variance - sigma)
 
     class Linear:
-        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
             return theta_each[:, None] * sde.perturb(x_0, noise, t) - noise
 
     variances = {}
@@ -161,7 +161,7 @@ def test_stratification_reduces_the_variance_of_the_loss_as_computed() -> None:
     sde, size, count = VPSDE(), 16, 2000
 
     class Known:
-        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
             return SDE.expand(sde.alpha(t), x_0).expand(x_0.shape)
 
     u = (torch.arange(size * 1000, dtype=torch.float64) + 0.5) / (size * 1000)

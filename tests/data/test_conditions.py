@@ -1,4 +1,4 @@
-"""What a network is told: classes and distortion as one number, hidden as often as asked."""
+"""What a network is told: classes and distortion, hidden as often as asked."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import math
 import torch
 
 from score_sde.data import Batches, Bins, load_dataset
-from score_sde.data.conditions import Labels
+from score_sde.data.conditions import conditions_of, of_classes, told
 from score_sde.data.dataset import Dataset
 
 
-def test_numbers_of_labels():
-    classes = torch.tensor([0, 1, 2, 3])  # 3 of 3 classes: none
-    distorted = torch.tensor([False, True, True, False])
-    assert Labels(3).of(classes).tolist() == [0, 1, 2, 3]
-    assert Labels(3).none == 3
-    assert Labels(3, True).of(classes, distorted).tolist() == [0, 4, 5, 7]
-    assert Labels(3, True).of(classes, ~distorted).tolist() == [3, 1, 2, 6]
-    assert Labels(3, True).none == 7
-    # As without classes.
-    assert Labels(0, True).of(torch.zeros(2, dtype=torch.long), torch.tensor([True, False])).tolist() == [0, 1]
-    assert Labels(0).none == 0
+def test_names_and_numbers_of_values():
+    assert conditions_of() == {}
+    assert conditions_of(3) == {"class": 3}
+    assert conditions_of(3, True) == {"class": 3, "distorted": 1}
+    assert conditions_of(0, True) == {"distorted": 1}
+    assert of_classes(None) is None
+    assert told(None, None, None) is None
 
 
 def numbered() -> Dataset:
@@ -34,9 +30,10 @@ def numbered() -> Dataset:
 def test_batches_have_the_classes_of_their_examples():
     dataset = numbered()
     batch = next(Batches(dataset, 64, seed=3, labelled=True))
-    assert batch.classes is not None
-    assert torch.equal(batch.classes, dataset.units.decode(batch.x_0)[:, 0, 0, 0].long() % 5)
-    assert next(Batches(dataset, 64, seed=3)).classes is None
+    assert batch.condition is not None
+    assert torch.equal(batch.condition.values["class"], dataset.units.decode(batch.x_0)[:, 0, 0, 0].long() % 5)
+    assert not batch.condition.hidden_rows
+    assert next(Batches(dataset, 64, seed=3)).condition is None
 
 
 def test_classes_are_hidden_as_often_as_asked():
@@ -46,24 +43,23 @@ def test_classes_are_hidden_as_often_as_asked():
     hidden = 0
     for _ in range(count):
         batch = next(batches)
-        assert batch.classes is not None
+        assert batch.condition is not None
         # Examples and their noise are the same, whether they are labelled or not.
         assert torch.equal(batch.x_0, next(plain).x_0)
-        known = batch.classes < 5
-        assert torch.equal(batch.classes[known], dataset.units.decode(batch.x_0[known])[:, 0, 0, 0].long() % 5)
-        assert bool((batch.classes[~known] == 5).all())
-        hidden += int((~known).sum())
+        assert torch.equal(batch.condition.values["class"], dataset.units.decode(batch.x_0)[:, 0, 0, 0].long() % 5)
+        hidden += int(batch.condition.hidden_rows["class"].sum())
     total = 64 * count
     assert abs(hidden / total - dropout) < 4 * math.sqrt(dropout * (1 - dropout) / total)
 
 
-def test_distortion_and_classes_are_told_together():
+def test_distortion_and_classes_are_told_independently():
     dataset = load_dataset("digits")
     batch = next(Batches(dataset, 400, seed=5, distortion=0.4, labelled=True, label_dropout=0.2))
-    assert batch.classes is not None
-    kinds = torch.bucketize(batch.classes, torch.tensor([9, 19, 20]))  # a class; distorted; distorted, hidden; neither
-    shares = torch.bincount(kinds, minlength=4) / 400
-    expected = torch.tensor([0.6 * 0.8, 0.4 * 0.8, 0.4 * 0.2, 0.6 * 0.2])
+    assert batch.condition is not None
+    assert not batch.condition.values["distorted"].any()
+    hidden, plain = batch.condition.hidden_rows["class"], batch.condition.hidden_rows["distorted"]
+    shares = torch.bincount(2 * hidden + plain, minlength=4) / 400
+    expected = torch.tensor([0.8 * 0.4, 0.8 * 0.6, 0.2 * 0.4, 0.2 * 0.6])
     assert float(((shares - expected) / (expected * (1 - expected) / 400).sqrt()).abs().max()) < 4
 
 
