@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
+from score_sde.common.posterior import Posterior
 from score_sde.models.inputs import states_and_times
 from score_sde.sde import SDE
 
@@ -105,6 +106,23 @@ class GaussianMixture(nn.Module):
         gain = self._per_component(self.sde.alpha(t), x) * self.eigenvalues.to(x.dtype) / variance
         shift = torch.einsum("bkj,kij->bi", posterior.unsqueeze(-1) * gain * whitened, self.basis.to(x.dtype))
         return (posterior @ self.means.to(x.dtype) + shift).reshape(x.shape)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return the mean and the variance of `x_0 | x_t = x`, which is a mixture again, of the same components.
+
+        That of component `k` has mean `m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha m_k)` and covariance
+        `sigma^2 C_k (alpha^2 C_k + sigma^2 I)^{-1}`; what their means differ by is added to the mean of the variances.
+        """
+        x, t = states_and_times(self.sde, x, t)
+        log_joint, whitened, variance = self._components(x, t)
+        share, basis = torch.softmax(log_joint, dim=1).unsqueeze(-1), self.basis.to(x.dtype)
+        alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)
+        spread = self.eigenvalues.to(x.dtype) / variance
+        means = self.means.to(x.dtype) + torch.einsum("bkj,kij->bki", alpha * spread * whitened, basis)
+        variances = torch.einsum("bkj,kij->bki", sigma**2 * spread, basis**2)
+        mean = self.denoise(x, t)
+        deviations = means - mean.flatten(1).unsqueeze(1)
+        return Posterior(mean, (share * (variances + deviations**2)).sum(1).reshape(x.shape))
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint `(B, K)`; in each component's eigenbasis residuals `(B, K, d)` and variances `(B or 1, K, d)`."""

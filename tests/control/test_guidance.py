@@ -132,7 +132,7 @@ def test_the_second_model_is_asked_where_it_is_needed():
         (2.0, (0.0, 1e-3), (1, 0)),
     ):
         models = Counted(), Counted()
-        Guided(*models, scale, interval).score(x, t)
+        Guided(models[0], models[1], scale, interval).score(x, t)  # type: ignore[arg-type]
         assert tuple(model.calls for model in models) == expected
 
 

@@ -1,6 +1,7 @@
 """Embeddings of noise labels and conditions against their formulas."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_features_keep_float32_under_half_precision_weights():
 
 def test_conditions_add_vectors_and_hidden_is_one_of_them():
     torch.manual_seed(0)
-    embedding = NoiseEmbedding(PositionalFeatures(8), 16, {"class": 10, "distorted": 1}).double()
+    embedding: Any = NoiseEmbedding(PositionalFeatures(8), 16, {"class": 10, "distorted": 1}).double()
     without = NoiseEmbedding(PositionalFeatures(8), 16).double()
     without.load_state_dict(embedding.state_dict(), strict=False)
     condition = Condition({"class": torch.tensor([0, 3, 7]), "distorted": torch.tensor([0, 0, 0])})
