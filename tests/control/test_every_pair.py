@@ -162,7 +162,7 @@ SCORE_CONTROLS: dict[str, Case] = {
     ),
     "PiGDM of classifier-free guidance": Case(
         lambda rows: PiGDM(
-            ClassifierFreeGuidance(Classes(VP), CLASSES[rows]),  # type: ignore[arg-type]
+            ClassifierFreeGuidance(Classes(VP), CLASSES[rows]),
             observation(rows),
             data_std=DATA_STD,
         ),

@@ -66,10 +66,10 @@ def test_nothing_that_only_unix_has_is_imported_at_the_top_or_asked_for_by_name(
     wrong = []
     for path in files():
         source = path.read_text(encoding="utf-8")
-        for node in tree(path).body:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            wrong += [f"{place(path, node.lineno)} imports {name}" for name in names if name in MODULES]
+        for statement in tree(path).body:
+            names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            names += [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
+            wrong += [f"{place(path, statement.lineno)} imports {name}" for name in names if name in MODULES]
         for node in ast.walk(tree(path)):
             if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
                 continue
@@ -99,7 +99,7 @@ def test_text_files_name_their_encoding():
 @pytest.fixture
 def two_gpus(monkeypatch):
     """A machine with two GPUs, as far as it is asked about them; what it chose is forgotten."""
-    chosen = []
+    chosen: list[torch.device] = []
     monkeypatch.setattr(distributed, "_chosen", None)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
