@@ -67,7 +67,7 @@ def main() -> None:
                 seeds = range(seed * len(classes), (seed + 1) * len(classes))
                 x_T = model.sde.prior_sample((len(classes), *dataset.shape), seeds=seeds)
                 x = solver(guided(scale), x_T, seeds=seeds).x
-                levels = dataset.quantise(x)
+                levels = dataset.units.decode(x)
                 spread = spread_within(levels, classes) / spread_within(dataset.test, classes)
                 rows.append([judge.accuracy(levels, classes), spread, *distances(x).values()])
             means = " | ".join(f"{value:.4f}" for value in np.mean(rows, axis=0))

@@ -28,9 +28,10 @@ from ml_collections import ConfigDict
 
 from score_sde.common import distributed
 from score_sde.common.noise import BatchNoise
-from score_sde.data import Batches, Dataset
+from score_sde.data import Batches, Bins, Dataset
 from score_sde.experiment import build, configuration
 from score_sde.training.logs import Log
+from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.optimization import make_optimizer
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
@@ -51,7 +52,7 @@ def cifar10_shape(channels: int, batch_size: int) -> tuple[ConfigDict, Dataset]:
     config.model.channels = channels
     config.training.batch_size = batch_size
     pictures = torch.randint(256, (2000, 3, 32, 32), dtype=torch.uint8)
-    return config, Dataset("random pictures", pictures, pictures[:0], 256)
+    return config, Dataset("random pictures", pictures, pictures[:0], Bins(256))
 
 
 class Contest:
@@ -68,24 +69,26 @@ class Contest:
         self.batches = Batches(dataset, config.training.batch_size, 0, None, config.data.distortion, device=device)
         model = build.make_model(config, dataset).to(memory_format=layout)  # type: ignore[call-overload]
         self.objective = build.make_objective(config, model.sde)
-        self.trainer = Trainer(model, self.objective, self.batches, dataset.test[:0].float(), config, folder)
+        if config.training.compile:
+            model.network.compile()
+        by_noise = LossByNoise(model.sde, config.training.t_min)
+        self.trainer = Trainer(model, self.objective, self.batches, None, config, folder, by_noise=by_noise)
         self.model = build.make_model(config, dataset).to(device, memory_format=layout)  # type: ignore[call-overload]
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.parameters, config.training)
         self.ready = cycle([next(self.batches) for _ in range(_NUM_READY)])
-        for model_ in (self.model, self.trainer.model):
-            model_.train()
-            if config.training.compile:
-                model_.network.compile()
+        self.model.train()
+        if config.training.compile:
+            self.model.network.compile()
 
     def plain(self, steps: int) -> None:
         """Steps of the plain loop."""
         for _ in range(steps):
             self.optimizer.zero_grad()
-            x_0, classes = next(self.ready)
+            batch = next(self.ready)
             reduced = self.precision != torch.float32
-            with torch.autocast(x_0.device.type, self.precision if reduced else None, enabled=reduced):
-                loss = self.objective(self.model, x_0, BatchNoise(len(x_0)), classes).values.mean()
+            with torch.autocast(batch.x_0.device.type, self.precision if reduced else None, enabled=reduced):
+                loss = self.objective(self.model, batch, BatchNoise(len(batch))).values.mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.training.max_grad_norm)
             self.optimizer.step()
@@ -93,9 +96,9 @@ class Contest:
     def train(self, steps: int) -> None:
         """Steps of the trainer, without what it does once, at the end: a checkpoint and a picture of the curves."""
         self.trainer._config.num_steps = self.trainer.step + steps
-        self.trainer._save = lambda log: None  # type: ignore[method-assign]
+        self.trainer._save = lambda: None  # type: ignore[method-assign]
         Log._draw_curves = lambda self: None  # type: ignore[method-assign]
-        self.trainer.run()
+        self.trainer.train()
 
     def parts(self) -> dict[str, float]:
         """Seconds that parts of a trainer's step take alone."""

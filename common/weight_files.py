@@ -141,6 +141,19 @@ def _reason(message: str) -> str:
     return _UNREADABLE
 
 
+def check_named(weights: Any, where: str) -> None:
+    """See that what was read as a state dict is one: tensors by their names.
+
+    Raises:
+        UserError: it is none; `where` says its origin.
+    """
+    if not isinstance(weights, Mapping):
+        raise UserError(f"{where} has no weights by their names")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UserError(f"{where} has {name!r} among its weights, which is not a tensor")
+
+
 def unwrapped(weights: Any, where: str) -> dict[str, Tensor]:
     """Weights under the names that they have in the network itself, whatever it was wrapped in when they were saved.
 
@@ -151,12 +164,9 @@ def unwrapped(weights: Any, where: str) -> dict[str, Tensor]:
     Raises:
         UserError: it is none, or two weights have the same name then.
     """
-    if not isinstance(weights, Mapping):
-        raise UserError(f"{where} has no weights by their names")
+    check_named(weights, where)
     bare: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise UserError(f"{where} has {name!r} among its weights, which is not a tensor")
         own = _WRAPPERS.sub("", _INNER_WRAPPERS.sub("", name))
         if own in bare:
             raise UserError(f"{where} has {own} twice, of a network by itself and wrapped: which to use is not known")
@@ -210,6 +220,10 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy named tensors into a module that must have just these; see `check_weights`."""
+    """Copy named tensors into a module that must have just these, under its own names or a wrapper's; see
+    `check_weights`.
+    """
+    if weights.keys() != module.state_dict().keys():
+        weights = unwrapped(weights, where)
     check_weights(module, weights, where)
     module.load_state_dict(weights)

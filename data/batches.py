@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,16 +17,29 @@ from score_sde.data.dataset import Dataset
 _ORDER, _NOISE = 0, 1
 
 
-class Batch(NamedTuple):
-    """Training examples.
+@dataclass(frozen=True)
+class Batch:
+    """Examples, with what a model is told of each.
 
     Attributes:
-        x_0: `(batch_size, *shape)`, in model units.
-        classes: what the network is told of each, `(batch_size,)`, in the numbers of `data.conditions`; None for nothing.
+        x_0: the examples `(B, *shape)`, in model units.
+        classes: what the network is told of each `(B,)`, in the numbers of `data.conditions`; None for nothing.
     """
 
     x_0: Tensor
-    classes: Tensor | None
+    classes: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Count the examples."""
+        return len(self.x_0)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Take some of the examples, with all that belongs to them."""
+        return Batch(self.x_0[rows], None if self.classes is None else self.classes[rows])
+
+    def to(self, device: torch.device) -> Batch:
+        """Move the examples, with all that belongs to them, to a device."""
+        return Batch(moved(self.x_0, device), None if self.classes is None else moved(self.classes, device))
 
 
 class Batches:
@@ -42,7 +55,6 @@ class Batches:
         seed: of the order, the augmentation and the dequantisation.
         augment: a random change of a batch of raw examples.
         distortion: probability that a picture is distorted (see `data.augment`), of which the network is told.
-        uniform_noise: whether levels are dequantised with uniform noise, or taken as they are.
         rows: those of each batch that this process has.
         device: where batches are made.
         labelled: whether the network is told the classes of the dataset, which has some then.
@@ -59,7 +71,6 @@ class Batches:
         seed: int,
         augment: Augmentation | None = None,
         distortion: float = 0.0,
-        uniform_noise: bool = True,
         rows: slice = slice(None),
         device: torch.device | str = "cpu",
         labelled: bool = False,
@@ -70,7 +81,6 @@ class Batches:
         self.seed = seed
         self.augment = augment
         self.distortion = distortion
-        self.uniform_noise = uniform_noise
         self.rows = rows
         self.device = torch.device(device)
         self.label_dropout = label_dropout
@@ -84,7 +94,7 @@ class Batches:
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
         indices = self._indices(self.step)[self.rows]
-        examples = self.dataset.train[indices].to(self.device)
+        examples = moved(self.dataset.train[indices], self.device)
         self.step += 1
         if self.augment is not None:
             examples = self.augment(examples, noise)
@@ -92,7 +102,7 @@ class Batches:
         if self.distortion > 0:
             distorted = self._happens(self.distortion, examples, noise)
             examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self._in_model_units(examples, noise)
+        x_0 = self.dataset.units.encode(examples, noise)
         if not self.labels.none:
             return Batch(x_0, None)
         return Batch(x_0, self.labels.of(self._classes(indices, x_0, noise), distorted))
@@ -103,7 +113,7 @@ class Batches:
         if not self.labels.num_classes:
             return none
         assert self.dataset.train_classes is not None
-        classes = self.dataset.train_classes[indices].to(self.device)
+        classes = moved(self.dataset.train_classes[indices], self.device)
         if not self.label_dropout:
             return classes
         return torch.where(self._happens(self.label_dropout, x_0, noise), none, classes)
@@ -111,13 +121,6 @@ class Batches:
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
         """For each example, whether something of this probability happens."""
         return noise.uniform(torch.empty(len(examples), device=self.device)) < probability
-
-    def _in_model_units(self, examples: Tensor, noise: BatchNoise) -> Tensor:
-        if self.dataset.levels is None:
-            return examples
-        if not self.uniform_noise:
-            return self.dataset.stretch(examples)
-        return self.dataset.scale(examples + noise.uniform(examples.float()))
 
     def _indices(self, step: int) -> Tensor:
         """Rows of the training part that make batch `step`, `(batch_size,)`."""
@@ -141,3 +144,11 @@ class Batches:
     def _generator(self, purpose: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
         seed = np.random.SeedSequence([self.seed, purpose, number]).generate_state(1, np.uint64)[0]
         return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, which takes it when it comes to it: nothing waits for a GPU."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    # Only from memory that stays where it is are copies not waited for.
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -20,6 +20,7 @@ from score_sde.data.sources.photos import load_photos
 from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.toys import TOYS, load_toy
 from score_sde.data.split import Parts, split_evenly
+from score_sde.data.units import units_of
 
 # Each takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
@@ -49,6 +50,7 @@ def load_dataset(
     fold: int = 0,
     low: float = -1.0,
     high: float = 1.0,
+    uniform_dequantisation: bool = True,
 ) -> Dataset:
     """Load data by name, or from a path.
 
@@ -67,6 +69,7 @@ def load_dataset(
         fold: decides which.
         low: model units of the lower edge of the lowest level, for data that have levels.
         high: model units of the upper edge of the highest.
+        uniform_dequantisation: whether levels are bins, filled with uniform noise, or points; see `data.units`.
 
     Raises:
         UserError: there are no such data, their files are missing or damaged, or there are too few for `validation`.
@@ -101,9 +104,7 @@ def load_dataset(
         name,
         parts.train,
         parts.test,
-        parts.levels,
-        low,
-        high,
+        units_of(parts.levels, low, high, uniform_dequantisation),
         parts.validation,
         parts.classes,
         parts.test_classes,

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor, nn
+from torch import nn
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset, load_dataset
 from score_sde.data.conditions import Labels
+from score_sde.data.units import Bins, units_of
 from score_sde.models import DDPM, MLP, Encoder, GaussianMixture, LevelModel, NCSNpp, NoisyClassifier, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.embeddings import NoiseEmbedding
@@ -52,14 +53,14 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         UserError: the data do not exist, or do not have the configured shape.
     """
     data = config.data
-    if not data.low < data.high:
-        raise UserError(f"data.low={data.low:g} must lie below data.high={data.high:g}")
     shape = None
     if data.image_size is not None and data.num_channels is not None:
         shape = (data.num_channels, data.image_size, data.image_size)
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
-        return Dataset(data.dataset, empty, empty, data.levels, data.low, data.high)
+        return Dataset(
+            data.dataset, empty, empty, units_of(data.levels, data.low, data.high, data.uniform_dequantisation)
+        )
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
     if data.image_size is not None and len(dataset.shape) == 1:
@@ -103,8 +104,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
         return ScoreModel(network, sde, model.prediction, model.labels, model.data_std, model.scale_input)
     assert dataset.levels is not None
     network = _make_told_network(config, dataset.shape, labels, out_channels=dataset.levels * dataset.shape[0])
-    options = (model.labels, model.data_std, model.scale_input, config.data.uniform_dequantisation)
-    return LevelModel(network, sde, dataset.levels, dataset.low, dataset.high, *options)
+    options = (model.labels, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
+    return LevelModel(network, sde, dataset.levels, dataset.units.low, dataset.units.high, *options)
 
 
 def check_classes(config: ConfigDict, dataset: Dataset) -> None:
@@ -124,16 +125,9 @@ def check_classes(config: ConfigDict, dataset: Dataset) -> None:
         )
 
 
-def in_model_units(config: ConfigDict, dataset: Dataset, examples: Tensor) -> Tensor:
-    """Examples as the model is to see them: with uniform noise, the same each time, or as points."""
-    if config.data.uniform_dequantisation:
-        return dataset.dequantise(examples, torch.Generator().manual_seed(config.seed))
-    return dataset.stretch(examples)
-
-
 def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """A mixture of Gaussians fitted to the training part of the data, with its exact score."""
-    data, count = in_model_units(config, dataset, dataset.train), config.model.num_components
+    data, count = dataset.encode(dataset.train, config.seed), config.model.num_components
     if count > len(data):
         raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
     return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)

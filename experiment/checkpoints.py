@@ -109,7 +109,7 @@ def _own(
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
             raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")
-        load_weights(model.network, averages[config.average], str(path))
+        load_weights(model, averages[config.average], str(path))
         return model
 
     return Found(path, make_model, trained_with, data=data)

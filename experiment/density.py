@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose
 from score_sde.data import Dataset
+from score_sde.data.units import Points, Vectors
 from score_sde.evaluation.likelihood.bounds import ExampleBound, bounds_of_points, bounds_with_noise
 from score_sde.evaluation.likelihood.dequantisation import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser
 from score_sde.experiment.texts import read_texts
@@ -18,7 +19,7 @@ from score_sde.solvers.density.likelihood import log_likelihood, matched_prior
 
 PRIORS: dict[str, Callable[[SDE, Dataset], Any]] = {
     "standard": lambda sde, dataset: None,
-    "data": lambda sde, dataset: matched_prior(sde, *dataset.mean_and_variance()),
+    "data": lambda sde, dataset: matched_prior(sde, *dataset.units.moments(dataset.train)),
 }
 DEQUANTISATIONS = ("uniform", "truncated_normal", "variational")
 
@@ -47,19 +48,18 @@ def make_dequantiser(
         UserError: the model is one of levels as points, and its density is asked for on bins. (Others, as the published
             ones of 256 levels, may be trained on points and measured on bins.)
     """
-    if dataset.levels is None:
+    if isinstance(dataset.units, Vectors):
         return None
     name = config.likelihood.dequantisation
-    of_points = config.model.prediction == "levels" and not config.data.uniform_dequantisation
+    of_points = config.model.prediction == "levels" and isinstance(dataset.units, Points)
     if of_points and name in ("uniform", "variational"):
         raise UserError(
             f"likelihood.dequantisation={name} is for models of dequantised data, and data.uniform_dequantisation is "
             "False: use truncated_normal"
         )
-    place, spacing = _places(config, dataset)
     kinds: dict[str, Callable[[], Dequantiser]] = {
-        "uniform": lambda: UniformDequantiser(dataset.low, dataset.bin_width),
-        "truncated_normal": lambda: TruncatedNormalDequantiser(sde, place, spacing),
+        "uniform": lambda: UniformDequantiser(dataset.units.bins),
+        "truncated_normal": lambda: TruncatedNormalDequantiser(sde, dataset.units),
         "variational": learn,
     }
     return choose("dequantisation", name, kinds)()
@@ -73,15 +73,8 @@ def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> di
     """
     settings = config.likelihood
     calls, rungs = settings.bound_calls, settings.num_rungs
-    if dataset.levels is not None and settings.dequantisation == "truncated_normal":
-        known = bounds_of_points(*_places(config, dataset), dataset.levels, calls, rungs, t_min)
+    if not isinstance(dataset.units, Vectors) and settings.dequantisation == "truncated_normal":
+        known = bounds_of_points(dataset.units, calls, rungs, t_min)
     else:
         known = bounds_with_noise(calls, rungs, t_min)
     return {name: choose("bound", name, known) for name in settings.bounds}
-
-
-def _places(config: ConfigDict, dataset: Dataset) -> tuple[float, float]:
-    """Where the model has level 0, and how far from it level 1: points, or the middles of bins."""
-    if config.data.uniform_dequantisation or dataset.levels is None:
-        return dataset.low + dataset.bin_width / 2, dataset.bin_width
-    return dataset.low, (dataset.high - dataset.low) / (dataset.levels - 1)

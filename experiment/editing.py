@@ -186,7 +186,7 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
 
     answers, nfe = _answers(editor, len(inputs), solve)
     misfit = problem.operator(answers.flatten(0, 1)) - y.repeat_interleave(settings.num_samples, 0)
-    numbers = {"network_calls": nfe, "largest_misfit_in_levels": misfit.abs().max().item() / dataset.bin_width}
+    numbers = {"network_calls": nfe, "largest_misfit_in_levels": misfit.abs().max().item() / dataset.units.spacing}
     if settings.observed:
         return Edit(problem.show(y), None, answers, numbers)
     return Edit(inputs, problem.show(y), answers, numbers | _distance(answers, inputs, dataset))
@@ -259,7 +259,7 @@ def _interpolate(editor: Editor) -> Edit:
     ends = torch.stack([path[:, 0] - inputs[:-1], path[:, -1] - inputs[1:]])
     numbers = {
         "network_calls": latents.nfe + answers.nfe,
-        "largest_difference_of_the_ends_in_levels": ends.abs().max().item() / editor.dataset.bin_width,
+        "largest_difference_of_the_ends_in_levels": ends.abs().max().item() / editor.dataset.units.spacing,
     }
     return Edit(inputs[:-1], None, path, numbers)
 
@@ -268,7 +268,7 @@ def _encode(editor: Editor) -> Edit:
     inputs, temperature = _read(editor, _form(editor), noise=True), editor.config.edit.temperature
     latents, decoded = _there_and_back(editor, inputs, lambda latents: temperature * latents)
     answers = decoded.x.cpu()[:, None]
-    difference = (answers[:, 0] - inputs).abs().max().item() / editor.dataset.bin_width
+    difference = (answers[:, 0] - inputs).abs().max().item() / editor.dataset.units.spacing
     numbers = {
         "network_calls": latents.nfe + decoded.nfe,
         "root_mean_square_of_the_latents": latents.x.square().mean().sqrt().item(),
@@ -336,10 +336,10 @@ def _calls(editor: Editor) -> int | None:
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:
     """How far answers `(M, K, *dims)` are from the inputs, and from each other."""
-    error = (answers - inputs[:, None]).square().mean().sqrt().item() / dataset.bin_width
+    error = (answers - inputs[:, None]).square().mean().sqrt().item() / dataset.units.spacing
     numbers = {"root_mean_square_difference_from_the_input_in_levels": error}
     if answers.shape[1] > 1:
-        numbers["spread_in_levels"] = answers.std(1).square().mean().sqrt().item() / dataset.bin_width
+        numbers["spread_in_levels"] = answers.std(1).square().mean().sqrt().item() / dataset.units.spacing
     return numbers
 
 
@@ -358,11 +358,8 @@ def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
         else:
             levels.append(dataset.test[int(number)])
     _note(report, form)
-    if not editor.config.data.uniform_dequantisation:
-        return dataset.stretch(torch.stack(levels).float())
-    if noise:
-        return dataset.dequantise(torch.stack(levels), torch.Generator().manual_seed(editor.config.seed))
-    return dataset.scale(torch.stack(levels).float() + 0.5)
+    inputs = torch.stack(levels)
+    return dataset.encode(inputs, editor.config.seed) if noise else dataset.units.encode(inputs.float())
 
 
 def _note(report: Report, form: PictureFormat) -> None:

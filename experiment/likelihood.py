@@ -25,8 +25,9 @@ from score_sde.evaluation.likelihood.report import check_likelihoods, measure_li
 from score_sde.experiment import build, checkpoints, density
 from score_sde.experiment.conditions import is_class_conditional
 from score_sde.experiment.settings import settings_of
+from score_sde.models.dequantisation_flow import DequantisationFlow
 from score_sde.training import checkpoint
-from score_sde.training.dequantisation import DequantisationFlow, fit_dequantisation
+from score_sde.training.dequantisation import fit_dequantisation
 
 # What a density is conditioned on, and what is added to the names of its files.
 CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
@@ -172,7 +173,7 @@ def _learned_dequantiser(
         raise UserError(f"variational dequantisation is for images, not {dataset.name}")
     path = checkpoints.companions(folder, found) / "dequantisation.pt"
     torch.manual_seed(config.seed)
-    flow = DequantisationFlow(dataset.shape[0], dataset.levels or 0, dataset.low, dataset.bin_width)
+    flow = DequantisationFlow(dataset.shape[0], dataset.units.bins)
     flow = flow.to(distributed.device())
     if distributed.rank() == 0 and not path.exists():
         num_steps, t_min = config.likelihood.flow_steps, config.likelihood.t_min or model.sde.t_min

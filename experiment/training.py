@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
-from score_sde.data import Batches, Dataset, get_augmentation
+from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
@@ -24,6 +24,7 @@ from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training.classification import accuracy_by_level
+from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
 
@@ -51,23 +52,35 @@ def make_trainer(experiment: Experiment) -> Trainer:
         config.seed,
         get_augmentation(config.data.augment),
         config.data.distortion,
-        config.data.uniform_dequantisation,
         distributed.rows(),
         distributed.device(),
         labelled=build.knows_classes(config),
         label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
     )
-    held_out = build.in_model_units(config, dataset, dataset.validation)
     held_out_classes = dataset.validation_classes if build.knows_classes(config) else None
+    held_out = Batch(dataset.encode(dataset.validation, config.seed), held_out_classes)
     objective = build.make_objective(config, model.sde)
     if dataset.is_image:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)
         model = model.to(memory_format=layout)
-    draw = None if isinstance(model, NoisyClassifier) else _preview(config, dataset)
-    measure = _measure(config, dataset, model.sde)
-    return Trainer(model, objective, batches, held_out, config, experiment.folder, draw, measure, held_out_classes)
+    if config.training.compile:
+        model.network.compile()
+    return Trainer(
+        model,
+        objective,
+        batches,
+        held_out,
+        config,
+        experiment.folder,
+        by_noise=LossByNoise(model.sde, config.training.t_min),
+        draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
+        measure=_measure(config, dataset, model.sde),
+        data=dataset.description,
+        check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
+        unit="images" if dataset.is_image else "points",
+    )
 
 
 def begin(experiment: Experiment, trainer: Trainer) -> None:
@@ -101,11 +114,11 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
         if dataset.test_classes is None or not len(dataset.test):
             return None
         count = config.training.num_measured
-        x_0 = build.in_model_units(config, dataset, dataset.test[:count])
+        x_0 = dataset.encode(dataset.test[:count], config.seed)
         return accuracy_by_level(x_0, dataset.test_classes[:count], config.training.t_min, config.seed)
 
     def uniform() -> UniformDequantiser:
-        return UniformDequantiser(dataset.low, dataset.bin_width)
+        return UniformDequantiser(dataset.units.bins)
 
     dequantiser = make_dequantiser(config, sde, dataset, learn=uniform)
     solver, count = make_solver(config), config.training.num_measured

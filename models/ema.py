@@ -2,7 +2,8 @@ r"""Exponential moving average of a model's parameters.
 
     average <- d average + (1 - d) parameters,      d = min(decay, (1 + n) / (10 + n))
 
-with `n` the number of updates so far: early on, the average forgets the initial parameters quickly.
+with `n` the number of updates so far: early on, the average forgets the initial parameters quickly. Buffers, and
+parameters that are whole numbers, are states rather than weights: those of the model are copied.
 
 Small parameters, of which a network has hundreds, are averaged as one vector, since each operation costs more than
 their numbers do.
@@ -22,27 +23,29 @@ _SMALL = 2**14
 
 
 class _Pairs(NamedTuple):
-    """Parameters and buffers of an average with those of its model."""
+    """Parameters of an average are paired with those of its model: to be averaged, small and large, or copied."""
 
     model: nn.Module
     small: list[tuple[nn.Parameter, nn.Parameter]]
     large: list[tuple[nn.Parameter, nn.Parameter]]
-    buffers: list[tuple[Tensor, Tensor]]
+    copied: list[tuple[Tensor, Tensor]]
 
     @staticmethod
     def of(average: nn.Module, model: nn.Module) -> _Pairs:
-        pairs = list(zip(average.parameters(), model.parameters(), strict=True))
-        is_small = [p.numel() <= _SMALL and not is_divided(p) for p, _ in pairs]
-        return _Pairs(
-            model,
-            [pair for pair, small in zip(pairs, is_small, strict=True) if small],
-            [pair for pair, small in zip(pairs, is_small, strict=True) if not small],
-            list(zip(average.buffers(), model.buffers(), strict=True)),
-        )
+        pairs = _Pairs(model, [], [], list(zip(average.buffers(), model.buffers(), strict=True)))
+        for pair in zip(average.parameters(), model.parameters(), strict=True):
+            of_average, _ = pair
+            if not (of_average.is_floating_point() or of_average.is_complex()):
+                pairs.copied.append(pair)
+            elif of_average.numel() <= _SMALL and not is_divided(of_average):
+                pairs.small.append(pair)
+            else:
+                pairs.large.append(pair)
+        return pairs
 
 
 class EMA(Generic[_Model]):
-    """A copy of a model whose parameters trail the original's, and whose buffers equal them.
+    """A copy of a model trails the original: its parameters are averages, its buffers are the same.
 
     Args:
         model: the model being trained.
@@ -67,14 +70,16 @@ class EMA(Generic[_Model]):
         # Finding parameters takes as long as averaging small ones.
         if self._pairs is None or self._pairs.model is not model:
             self._pairs = _Pairs.of(self.model, model)
-        small, large, buffers = self._pairs[1:]
+        _, small, large, copied = self._pairs
         if small:
             self._join([average for average, _ in small])
             self._joined.lerp_(torch.cat([parameter.reshape(-1) for _, parameter in small]), 1 - decay)
         if large:
             torch._foreach_lerp_([_local(p) for p, _ in large], [_local(p) for _, p in large], 1 - decay)
-        for copied, buffer in buffers:
-            copied.copy_(buffer)
+        if copied:
+            torch._foreach_copy_(
+                [_local(average) for average, _ in copied], [_local(original) for _, original in copied]
+            )
         self.num_updates += 1
 
     def _join(self, averages: list[nn.Parameter]) -> None:
@@ -88,15 +93,15 @@ class EMA(Generic[_Model]):
 
 
 def decay_of_update(decay: float, updates: int) -> float:
-    """The decay of the update that comes after so many."""
+    """Return the decay of the update that comes after so many."""
     return min(decay, (1 + updates) / (10 + updates))
 
 
 def is_divided(tensor: Tensor) -> bool:
-    """Whether this is a tensor divided among several processes (a DTensor, whose class takes a second to import)."""
+    """Say whether a tensor is divided among several processes (a DTensor, whose class takes a second to import)."""
     return hasattr(tensor, "to_local")
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """This process's part of a parameter that may be divided among several."""
+    """Return this process's part of a parameter that may be divided among several."""
     return parameter.to_local() if is_divided(parameter) else parameter  # type: ignore[attr-defined]

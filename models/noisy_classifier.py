@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from score_sde.models.preconditioning import ConditionedNetwork
+from score_sde.models.preconditioning import Preconditioning
 from score_sde.sde import SDE
 
 
@@ -22,7 +22,7 @@ class NoisyClassifier(nn.Module):
     Args:
         network: called as `network(x, labels)`, labels `(B,)`; returns logits `(B, K)`.
         sde: the forward process.
-        labels: what the network is told of the time; see `ConditionedNetwork`, as for the rest.
+        labels: what the network is told of the time; see `Preconditioning`, as for the rest.
         data_std: standard deviation of the data.
         scale_input: whether to divide the network's input by its standard deviation.
     """
@@ -37,13 +37,9 @@ class NoisyClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.sde = sde
-        self.conditioned = ConditionedNetwork(network, sde, labels, data_std, scale_input)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network itself."""
-        return self.conditioned.network
+        self.network = network
+        self.preconditioning = Preconditioning(sde, labels, data_std, scale_input)
 
     def log_probs(self, x: Tensor, t: Tensor) -> Tensor:
         """`log p_t(y | x)` of all classes, `(B, K)`, for states `x` `(B, *dims)` at `t`, `()` or `(B,)`."""
-        return torch.log_softmax(self.conditioned(x, t), dim=1)
+        return torch.log_softmax(self.preconditioning(self.network, x, t), dim=1)

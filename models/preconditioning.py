@@ -27,11 +27,13 @@ LABELS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
 }
 
 
-class ConditionedNetwork(nn.Module):
-    """A network `network(x, labels)` as a function of the state and the time of a process.
+class Preconditioning:
+    """A network `network(x, labels)` is called as a function of the state and the time of a process.
+
+    It is no module and holds no network, so that a model's weights are called what they are called in its network:
+    `network.…`.
 
     Args:
-        network: called with states `(B, *dims)` and labels `(B,)`.
         sde: the forward process.
         labels: what the network is told of the time: a key of `LABELS`, or a function of `t` `(B,)`.
         data_std: standard deviation of the data, all dimensions together.
@@ -42,16 +44,7 @@ class ConditionedNetwork(nn.Module):
         UserError: there is no such label, or the process has no such label.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        sde: SDE,
-        labels: str | Callable[[Tensor], Tensor],
-        data_std: float,
-        scale_input: bool,
-    ) -> None:
-        super().__init__()
-        self.network = network
+    def __init__(self, sde: SDE, labels: str | Callable[[Tensor], Tensor], data_std: float, scale_input: bool) -> None:
         self.sde = sde
         self.data_std = data_std
         self.scale_input = scale_input
@@ -63,8 +56,9 @@ class ConditionedNetwork(nn.Module):
                     f"labels={labels!r} needs a ladder (DDPM's or NCSN's); for other processes use 'log_snr'"
                 )
 
-    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        """The output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, of `classes` `(B,)` if given.
+    def __call__(self, network: nn.Module, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Return the network's output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, of `classes` `(B,)` if
+        given.
 
         The network works in the dtype of its weights, whatever that of `x`, which the output has.
         """
@@ -73,7 +67,7 @@ class ConditionedNetwork(nn.Module):
         if self.scale_input:
             x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
         dtype = x.dtype
-        x = x.to(next((weight.dtype for weight in self.network.parameters() if weight.is_floating_point()), dtype))
+        x = x.to(next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), dtype))
         labels = labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
-        output = self.network(x, labels) if classes is None else self.network(x, labels, classes)
+        output = network(x, labels) if classes is None else network(x, labels, classes)
         return output if x.dtype == dtype else output.to(dtype)

@@ -1,6 +1,6 @@
 r"""A score model for quantised data: the network predicts levels, and what follows from a level is computed exactly.
 
-Dequantised data lie in bins: level `k` is uniform on `[a_k, a_k + w)` (see `data.dataset`). The noise of `x_t = alpha
+Dequantised data lie in bins: level `k` is uniform on `[a_k, a_k + w)` (see `data.units`). The noise of `x_t = alpha
 x_0 + sigma eps` is independent between pixels, so that, once a pixel's level is known, its noise depends on its own
 noisy value alone: `x_0 | x_t, k` is a normal distribution with mean `y = x_t / alpha` and deviation `rho = sigma /
 alpha`, truncated to the bin. With `z_k = (a_k - y) / rho` and `Z_k` a standard normal variable truncated to `[z_k,
@@ -14,7 +14,7 @@ only what the other pixels say. Nothing needs to be learnt about the edges of th
 noise, and at low noise the model is exact whatever the network.
 
 Data that are not dequantised are points, level `k` at `c_k`: the first at `low`, the last at `high` (see
-`Dataset.stretch`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the log-density of `x_t`
+`data.units.Points`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the log-density of `x_t`
 given the point, `-((x_t - alpha c_k) / sigma)^2 / 2`; the rest is the same.
 
 The noise error is measured from `E[eps | x_t, k]`, with `k` the true level, rather than from `eps`: its mean square is
@@ -33,7 +33,7 @@ from torch.special import log_ndtr
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.models.inputs import states_and_times
-from score_sde.models.preconditioning import ConditionedNetwork
+from score_sde.models.preconditioning import Preconditioning
 from score_sde.sde import SDE
 
 
@@ -50,7 +50,7 @@ class LevelModel(nn.Module):
         levels: number of levels.
         low: lower edge of the first bin, in model units.
         high: upper edge of the last bin.
-        labels: what the network is told of the time; see `ConditionedNetwork`, as for the rest.
+        labels: what the network is told of the time; see `Preconditioning`, as for the rest.
         data_std: standard deviation of the data.
         scale_input: whether to divide the network's input by its standard deviation.
         dequantised: whether levels are bins, in which data are uniform, or points.
@@ -84,12 +84,8 @@ class LevelModel(nn.Module):
         self.levels = levels
         self.low = low
         self.high = high
-        self.conditioned = ConditionedNetwork(network, sde, labels, data_std, scale_input)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network itself."""
-        return self.conditioned.network
+        self.network = network
+        self.preconditioning = Preconditioning(sde, labels, data_std, scale_input)
 
     def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
@@ -122,7 +118,7 @@ class LevelModel(nn.Module):
         In float64, since an edge of a bin may be thousands of deviations away.
         """
         t = t.double()
-        logits = self.conditioned(x, t, classes)
+        logits = self.preconditioning(self.network, x, t, classes)
         expected = (len(x), self.levels * x.shape[1], *x.shape[2:])
         if logits.shape != expected:
             raise UserError(

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError, choose
 from score_sde.models.inputs import states_and_times
-from score_sde.models.preconditioning import ConditionedNetwork
+from score_sde.models.preconditioning import Preconditioning
 from score_sde.sde import SDE
 
 # (alpha, sigma, data_std) -> (a, b)
@@ -76,7 +76,7 @@ class ScoreModel(nn.Module):
             returns the shape of `x`.
         sde: the forward process.
         prediction: what the network predicts, a key of `PREDICTIONS`.
-        labels: what the network is told of the time; see `ConditionedNetwork`, as for `scale_input`.
+        labels: what the network is told of the time; see `Preconditioning`, as for `scale_input`.
         data_std: standard deviation of the data, all dimensions together.
         scale_input: whether to divide the network's input by its standard deviation.
 
@@ -102,17 +102,13 @@ class ScoreModel(nn.Module):
         self.prediction = prediction
         self.data_std = data_std
         self._combination = choose("prediction", prediction, PREDICTIONS)
-        self.conditioned = ConditionedNetwork(network, sde, labels, data_std, scale_input)
-
-    @property
-    def network(self) -> nn.Module:
-        """The network itself."""
-        return self.conditioned.network
+        self.network = network
+        self.preconditioning = Preconditioning(sde, labels, data_std, scale_input)
 
     def predict(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """The network's own prediction `F`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        prediction = self.conditioned(x, t, classes)
+        prediction = self.preconditioning(self.network, x, t, classes)
         if prediction.shape != x.shape:
             raise UserError(f"the network returns shape {tuple(prediction.shape)} for x of shape {tuple(x.shape)}")
         return prediction

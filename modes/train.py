@@ -34,5 +34,5 @@ def run(experiment: Experiment) -> None:
         )
 
     with keeping(kept):
-        trainer.run()
+        trainer.train()
     say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")

@@ -89,7 +89,7 @@ def test_they_train_alike(folders, single, double):
     """Weights, averages, moments and losses; the losses of ten steps, and the optimiser's state by its own numbers."""
     one, two = folders[0] / single, folders[1] / double
     mine, theirs = final(one), final(two)
-    for part in ("network", "ema"):
+    for part in ("model", "ema"):
         assert mine[part].keys() == theirs[part].keys()
         for name, tensor in mine[part].items():
             torch.testing.assert_close(theirs[part][name], tensor, rtol=1e-4, atol=1e-6)

@@ -105,7 +105,7 @@ def test_training(straight, tmp_path):
     hits = killed("train", tmp_path, SHORT, tmp_path / "checkpoints", "step_*.pt")
     assert hits >= KILLS // 3
     one, other = (checkpoint.load(checkpoint.path_at(folder / "checkpoints", STEPS)) for folder in (straight, tmp_path))
-    for part in ("network", "ema"):
+    for part in ("model", "ema"):
         assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
     for number, moments in one["optimizer"]["state"].items():
         assert all(torch.equal(tensor, other["optimizer"]["state"][number][name]) for name, tensor in moments.items())

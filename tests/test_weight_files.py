@@ -173,11 +173,11 @@ def test_a_weight_by_itself_and_wrapped_is_an_error():
 def test_our_checkpoints_of_wrapped_networks_are_read(tmp_path):
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     weights = {f"module._orig_mod.{name}": tensor for name, tensor in network.state_dict().items()}
-    checkpoint.save({"network": weights, "ema": weights, "more_ema": {0.9: weights}, "config": {}}, tmp_path / "a.pt")
+    checkpoint.save({"model": weights, "ema": weights, "more_ema": {0.9: weights}, "config": {}}, tmp_path / "a.pt")
     checkpoint.save_weights(weights, {}, tmp_path / "a.safetensors")
     state = checkpoint.load(tmp_path / "a.pt")
     alone, _, _ = checkpoint.load_weights_file(tmp_path / "a.safetensors")
-    for found in (state["network"], state["ema"], state["more_ema"][0.9], alone):
+    for found in (state["model"], state["ema"], state["more_ema"][0.9], alone):
         other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         load_weights(other, found, "")
         assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))

@@ -1,11 +1,12 @@
 """Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
 
-    checkpoints/step_0002000.pt             config, data, step, network, ema, more_ema, ema_updates, optimizer, unlogged
+    checkpoints/step_0002000.pt             config, data, step, model, ema, more_ema, ema_updates, optimizer, unlogged
     checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has config and data
 
+`model` and the averages are whole state dicts, each under the model's own names: `network.…` and what else it has.
 `data` describes the data, so that a model can be sampled without them (see `data.dataset.described`). Nothing else is
-needed to go on as if never stopped, since the randomness of a training step depends on the seed and its
-number alone; `unlogged` has the losses that the log's next line will average.
+needed to go on as if never stopped, since the randomness of a training step depends on the seed and its number alone;
+`unlogged` has the losses that the log's next line will average.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.resumable import digest
-from score_sde.common.weight_files import read_safetensors, read_torch, unwrapped
+from score_sde.common.weight_files import check_named, read_safetensors, read_torch
 
-_FORMAT = 1
+# 1 had the network's weights in place of the model's.
+_FORMAT = 2
 # The entry of a safetensors file's metadata that says whose it is.
 _ABOUT = "score_sde"
 
 
 def path_at(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` training steps lies."""
+    """Return where the checkpoint after `step` training steps lies."""
     return folder / f"step_{step:07d}.pt"
 
 
 def run_of(path: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in; None if it lies elsewhere, or is of no run of ours."""
+    """Return the folder of the run that a checkpoint lies in; None if it lies elsewhere, or is of no run of ours."""
     ours = path.suffix.lower() in (".pt", ".safetensors") and path.parent.name == "checkpoints" and _step(path) >= 0
     return path.parent.parent if ours else None
 
@@ -72,7 +74,7 @@ def save_weights(
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any] | None]:
-    """What `save_weights` wrote: the weights, the configuration, and the description of the data if there is one.
+    """Read what `save_weights` wrote: the weights, the configuration, and the description of the data if there is one.
 
     Raises:
         UserError: the file is missing, damaged, or not ours.
@@ -89,7 +91,7 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
     # They come back in the order of their names.
     if digest(*(weights[name] for name in sorted(weights))) != expected:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged")
-    return unwrapped(weights, str(path)), config, told.get("data")
+    return weights, config, told.get("data")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -99,23 +101,38 @@ def load(path: Path) -> dict[str, Any]:
         UserError: the file is missing, is no checkpoint of this project, or is damaged.
     """
     state = read_torch(path)
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    if not isinstance(state, dict) or "format" not in state:
         raise UserError(f"{path} is not a checkpoint of this project")
-    for name in ("network", "ema"):
-        if name in state:
-            state[name] = unwrapped(state[name], str(path))
-    if "more_ema" in state:
-        state["more_ema"] = {decay: unwrapped(weights, str(path)) for decay, weights in state["more_ema"].items()}
+    if state["format"] != _FORMAT:
+        raise UserError(f"{path} is a checkpoint of another version of this project, which this one cannot read")
+    for weights in (state.get("model", {}), state.get("ema", {}), *state.get("more_ema", {}).values()):
+        check_named(weights, str(path))
     return state
 
 
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the checkpoint with the most steps in this folder; None if there is none.
+
+    Raises:
+        UserError: it is damaged; the line says whether there is another to go on from.
+    """
+    newest = latest(folder)
+    if newest is None:
+        return None
+    try:
+        return newest, load(newest)
+    except UserError as error:
+        older = len(list(folder.glob("step_*.pt"))) > 1
+        raise UserError(f"{error}; remove it to go on from the one before" if older else str(error)) from error
+
+
 def averages(state: Mapping[str, Any]) -> dict[float, dict[str, Tensor]]:
-    """The moving averages of a checkpoint by their decay, the main one first."""
+    """Return the moving averages of a checkpoint by their decay, the main one first."""
     return {state["config"]["training"]["ema_decay"]: state["ema"], **state.get("more_ema", {})}
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in this folder, or None."""
+    """Return the checkpoint with the most steps in this folder, or None."""
     return max(folder.glob("step_*.pt"), key=_step, default=None)
 
 
@@ -123,9 +140,9 @@ def clear(folder: Path, count: int, every: int = 0) -> None:
     """Delete old checkpoints of this folder, and what a killed process left half written.
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
         count: how many of the newest stay.
-        every: so do those whose number of steps is a multiple of this, unless it is 0.
+        every: those stay, too, whose number of steps is a multiple of this, unless it is 0.
     """
     old = sorted(folder.glob("step_*.pt"), key=_step)[:-count]
     gone = [path for path in old if not every or _step(path) % every]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise, SampleNoise
+from score_sde.data import Batch
 from score_sde.models import NoisyClassifier
 from score_sde.sde.times import NoiseLevels, UniformLogSNR, sample_times
 from score_sde.training.objectives import Losses
@@ -21,7 +22,7 @@ _BATCH_SIZE = 256
 
 
 class Classification:
-    """Cross-entropy at one noise level and one noise an example.
+    """The cross-entropy is estimated at one noise level and one noise an example.
 
     Args:
         levels: the distribution that noise levels are drawn from.
@@ -32,30 +33,28 @@ class Classification:
         self.levels = levels
         self.stratified = stratified
 
-    def __call__(
-        self, model: NoisyClassifier, x_0: Tensor, noise: BatchNoise | None = None, classes: Tensor | None = None
-    ) -> Losses:
-        """Losses for data `x_0` `(B, *dims)` of classes `(B,)`; arguments as of `training.objectives.Objective`.
+    def __call__(self, model: NoisyClassifier, batch: Batch, noise: BatchNoise | None = None) -> Losses:
+        """Return the losses of a batch; arguments are those of `training.objectives.Objective`.
 
         Raises:
-            UserError: there are no classes.
+            UserError: the batch has no classes.
         """
-        if classes is None:
+        if batch.classes is None:
             raise UserError("a classifier needs classes, which these data have not")
-        source = noise or BatchNoise(len(x_0))
+        x_0, source = batch.x_0, noise or BatchNoise(len(batch))
         t = sample_times(self.levels, source, self.stratified, x_0.device)
         log_probs = model.log_probs(model.sde.perturb(x_0, source.normal(x_0), t), t)
-        return Losses(-log_probs.gather(1, classes[:, None]).squeeze(1), t)
+        return Losses(-log_probs.gather(1, batch.classes[:, None]).squeeze(1), t)
 
 
 def accuracy_by_level(
     x_0: Tensor, classes: Tensor, t_min: float, seed: int
 ) -> Callable[[NoisyClassifier], dict[str, float]]:
-    """A function that measures a classifier: its accuracy at nine log-SNRs, evenly spaced from `T` to `t_min`.
+    """Return a function that measures a classifier: its accuracy at nine log-SNRs, evenly spaced from `T` to `t_min`.
 
     Args:
         x_0: examples `(N, *dims)` in model units.
-        classes: of each, `(N,)`.
+        classes: the class of each, `(N,)`.
         t_min: smallest time.
         seed: example `i` has noise `seed + i`.
     """

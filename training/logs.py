@@ -4,8 +4,6 @@ logs/                         TensorBoard event files
 metrics.csv                   the same numbers, one row a step at which there are any
 metrics.png                   the same as curves, when training ends
 previews/step_0002000.png     samples from the same noise each time
-
-The loss by noise level: where a network still errs.
 """
 
 from __future__ import annotations
@@ -19,16 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.plots import curves_figure, image_grid, save_grid, save_scatter, scatter_figure
-from score_sde.sde import SDE
-from score_sde.sde.times import log_snr_range
-from score_sde.training.objectives import Losses
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -45,10 +37,10 @@ _PANELS = {
 
 
 class Log:
-    """Scalars and pictures of a run.
+    """Scalars and pictures of a run are written down here.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         step: training steps done so far; what an earlier, killed run logged after them is dropped.
     """
 
@@ -148,45 +140,3 @@ def _read(path: Path) -> dict[int, dict[str, str]]:
             }
     except (OSError, ValueError, KeyError, csv.Error):
         return {}
-
-
-_NUM_INTERVALS = 8
-
-
-class LevelLosses:
-    """Mean losses in equal intervals of log-SNR, since they were last asked for.
-
-    Args:
-        sde: the forward process.
-        t_min: smallest time trained on.
-        device: where losses are.
-    """
-
-    def __init__(self, sde: SDE, t_min: float, device: torch.device) -> None:
-        high, self._low = log_snr_range(sde, t_min)
-        self._sde = sde
-        self._width = (high - self._low) / _NUM_INTERVALS
-        middles = [self._low + (k + 0.5) * self._width for k in range(_NUM_INTERVALS)]
-        self.names = [f"loss_at_log_snr/{middle:.1f}" for middle in middles]
-        self._sums = torch.zeros(2, _NUM_INTERVALS, dtype=torch.float64, device=device)
-
-    @torch.no_grad()
-    def add(self, losses: Losses) -> None:
-        """Note the losses of a batch."""
-        place = ((self._sde.log_snr(losses.times) - self._low) / self._width).long().clamp(0, _NUM_INTERVALS - 1)
-        values = losses.values.double()
-        self._sums.index_add_(1, place, torch.stack([values, torch.ones_like(values)]))
-
-    def sums(self) -> Tensor:
-        """Sums of losses and their numbers, `(2, intervals)`, float64; all processes together, and all must ask."""
-        return distributed.world_size() * distributed.mean(self._sums.clone())
-
-    def restore(self, sums: Tensor) -> None:
-        """Go on from what `sums` gave; one process has it all."""
-        self._sums.copy_(sums if distributed.rank() == 0 else torch.zeros_like(sums))
-
-    def take(self) -> dict[str, float]:
-        """The means, by name, of those intervals that had any loss; all processes together."""
-        totals, counts = self.sums().tolist()
-        self._sums.zero_()
-        return {name: total / count for name, total, count in zip(self.names, totals, counts, strict=True) if count > 0}

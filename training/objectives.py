@@ -30,39 +30,40 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import BatchNoise
+from score_sde.data import Batch
 from score_sde.sde import SDE, Ladder
 from score_sde.sde.times import NoiseLevels, UniformRung, get_noise_levels, sample_times
 
 
 class NoiseModel(Protocol):
-    """What an objective asks of a model; `models.ScoreModel` is one."""
+    """A model of which an objective asks the error of its noise; `models.ScoreModel` is one."""
 
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        """`eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
+        """Return `eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
 
 
 def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-    """`||eps_hat - eps||^2 / d` of each example, `(B,)`, for `x_0` and `noise` `(B, *dims)` at times `t` `(B,)`."""
+    """Return `||eps_hat - eps||^2 / d` of each example `(B,)`; `x_0` and `noise` are `(B, *dims)`, times `t` `(B,)`."""
     return model.noise_error(x_0, noise, t, classes).square().flatten(1).mean(1)
 
 
 class Losses(NamedTuple):
-    """Losses of examples.
+    """What an objective makes of a batch: a loss for each example.
 
     Attributes:
-        values: `(B,)`.
-        times: at which they were taken, `(B,)`, float64.
+        values: the losses `(B,)`.
+        times: the times at which they were taken `(B,)`, float64; None where there are none.
     """
 
     values: Tensor
-    times: Tensor
+    times: Tensor | None = None
 
 
 class Weighting(NamedTuple):
-    """`w(t) = factor(t) density(t)`.
+    """A weight of the noise error is a product, `w(t) = factor(t) density(t)`.
 
     Attributes:
-        measure: has the density.
+        measure: the distribution that has the density.
         factor: a function of `t` `(B,)`; None for 1.
     """
 
@@ -71,11 +72,11 @@ class Weighting(NamedTuple):
 
 
 class Objective:
-    """An unbiased estimate of a weighted loss, from one noise level and one noise an example.
+    """A weighted loss is estimated without bias, from one noise level and one noise an example.
 
     Args:
         levels: the distribution `p` the noise levels are drawn from.
-        weighting: `w`.
+        weighting: the weight `w`.
         stratified: whether the levels of a batch are spread evenly.
         reduce_mean: average over dimensions; otherwise take half their sum, `d / 2` times as much.
     """
@@ -88,28 +89,21 @@ class Objective:
         self.stratified = stratified
         self.reduce_mean = reduce_mean
 
-    def __call__(
-        self,
-        model: NoiseModel,
-        x_0: Tensor,
-        noise: BatchNoise | None = None,
-        classes: Tensor | None = None,
-    ) -> Losses:
-        """Losses for data `x_0` `(B, *dims)` in model units; their mean estimates the loss.
+    def __call__(self, model: NoiseModel, batch: Batch, noise: BatchNoise | None = None) -> Losses:
+        """Return the losses of a batch; their mean estimates the loss.
 
         Args:
             model: what is trained.
-            x_0: the data.
+            batch: the examples, with what the network is told of them.
             noise: source of times and noise; torch's own generator if left out.
-            classes: what the network is told, `(B,)`, if it has any classes.
         """
-        source = noise or BatchNoise(len(x_0))
+        x_0, source = batch.x_0, noise or BatchNoise(len(batch))
         t = sample_times(self.levels, source, self.stratified, x_0.device)
-        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, source.normal(x_0), t, classes)
+        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, source.normal(x_0), t, batch.classes)
         return Losses(losses if self.reduce_mean else losses * (x_0[0].numel() / 2), t)
 
     def weight(self, t: Tensor) -> Tensor:
-        """`w(t) / p(t)`; float64, shape of `t` `(B,)`."""
+        """Return `w(t) / p(t)`; float64, shape of `t` `(B,)`."""
         measure, factor = self.weighting
         weight = torch.ones_like(t, dtype=torch.float64) if factor is None else factor(t)
         return weight if measure is self.levels else weight * measure.density(t) / self.levels.density(t)
@@ -131,7 +125,7 @@ def get_objective(
     edm_std: float = 1.2,
     data_std: float = 1.0,
 ) -> Objective:
-    """Continuous denoising score matching.
+    """Make the loss of continuous denoising score matching.
 
     Args:
         sde: the forward process.
@@ -157,7 +151,7 @@ def get_objective(
 
 
 def get_discrete_objective(ladder: Ladder, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:
-    """DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`; arguments as for `get_objective`.
+    """Make DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`; arguments are as for `get_objective`.
 
     Raises:
         UserError: the process is no ladder.

@@ -1,13 +1,13 @@
-"""The optimiser and its learning rate."""
+"""The optimiser and its learning rate; clipping and steps for which nothing waits for a GPU."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from ml_collections import ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, choose
 
@@ -15,7 +15,7 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> torch.optim.Optimizer:
-    """Adam (weight decay added to the gradient) or AdamW (decoupled from it), as the section `training` has it.
+    """Make Adam (weight decay added to the gradient) or AdamW (decoupled from it), as the section `training` has it.
 
     Raises:
         UserError: there is no such optimiser, or one of its numbers is out of range.
@@ -37,7 +37,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
 
 
 def learning_rate(step: int, config: ConfigDict) -> float:
-    """The rate of step `step`, counted from 0: a linear warm-up, times a constant or half a cosine that ends at 0.
+    """Return the rate of a step, counted from 0: a linear warm-up, times a constant or half a cosine that ends at 0.
 
     Raises:
         UserError: there is no such schedule.
@@ -51,3 +51,30 @@ SCHEDULES = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
 }
+
+
+def clip(gradients: Sequence[Tensor], norm: Tensor, limit: float) -> None:
+    """Scale gradients, in place, so that their norm is at most `limit`.
+
+    Args:
+        gradients: the gradients, or one process's parts of them.
+        norm: their norm, all together, `()`, on their device.
+        limit: the largest norm; 0 for none.
+    """
+    # On a CPU a number is there when it is asked for, and the scaling is saved.
+    if not limit or (norm.device.type == "cpu" and not norm > limit):
+        return
+    scale = torch.where(norm > limit, (limit / (norm + 1e-6)).clamp(max=1.0), torch.ones_like(norm))
+    torch._foreach_mul_(list(gradients), scale)
+
+
+def step_if(optimizer: torch.optim.Optimizer, fine: Tensor) -> None:
+    """Do an optimiser's step, unless `fine`, `()` of bool, says that its numbers are bad: then nothing changes.
+
+    On a GPU the fused optimiser itself looks, when it comes to it; otherwise the answer is waited for.
+    """
+    if fine.is_cuda and optimizer.defaults.get("fused"):
+        optimizer.found_inf = (~fine).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif fine:
+        optimizer.step()

@@ -14,7 +14,7 @@ PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16
 
 
 def training_precision(name: str, device: torch.device) -> torch.dtype:
-    """The precision called `name`; `auto` is bfloat16 where `device` multiplies it in hardware, else float32.
+    """Return the precision called `name`; `auto` is bfloat16 where `device` multiplies it in hardware, else float32.
 
     Raises:
         UserError: there is no such precision.
@@ -26,7 +26,7 @@ def training_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware has instructions for products of bfloat16 (GPUs: Ampere and later; CPUs: AMX, AVX-512)."""
+    """Say whether the hardware has products of bfloat16 (GPUs: Ampere and later; CPUs: AMX, AVX-512)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # PyTorch tells a CPU's capabilities from release 2.10 on.
@@ -37,7 +37,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def image_layout(
     precision: torch.dtype, device: torch.device, channels_last: bool | None = None
 ) -> torch.memory_format:
-    """The memory layout of a convolutional network in training: as `channels_last` says, or else the fastest.
+    """Return the memory layout of a convolutional network in training: as `channels_last` says, or else the fastest.
 
     Convolutions run fastest with the channels last. But on CPUs GroupNorm's backward pass takes three times as long
     that way in bfloat16, which costs more than the convolutions gain.

@@ -1,4 +1,6 @@
-r"""Moving averages of any length, reconstructed after training: `python -m score_sde.training.reconstruct --decay 0.99`.
+r"""Moving averages of any length, reconstructed after training.
+
+    python -m score_sde.training.reconstruct --workdir runs/photos --decay 0.99
 
 After `n` updates an average of the weights `theta_1 … theta_n` (and of the initial ones, `theta_0`) is
 
@@ -7,8 +9,8 @@ After `n` updates an average of the weights `theta_1 … theta_n` (and of the in
 with `d_j` the decay of update `j` (see `models.ema`): it is known by its profile `p`. What checkpoints keep are such
 averages, of several lengths and at several steps. The wanted one is approached by the combination of them whose profile
 is nearest to its own (Karras et al. 2024, arXiv:2312.02696, section 3.2, who keep power functions of the step; any
-averages do). The more checkpoints (`training.keep_every`) and lengths (`training.more_ema_decays`) were kept, the
-better: how near it comes is printed, 0 for the average itself, 1 for nothing alike.
+averages do). The more checkpoints and lengths were kept, the better: how near it comes is printed, 0 for the average
+itself, 1 for nothing alike.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ _STRETCHES = 4000
 
 
 def stretches(last: int) -> np.ndarray:
-    """Updates at which stretches of training end, from 0, `last` the last one."""
+    """Return the updates at which stretches of training end, from 0, `last` the last one."""
     return np.unique(np.linspace(0, last, min(last, _STRETCHES) + 1).round().astype(int))
 
 
 def profile(decay: float, updates: int, ends: np.ndarray) -> np.ndarray:
-    """The weight that an average after `updates` updates gives to the initial weights, then to each stretch."""
+    """Return the weight that an average after `updates` updates gives to the initial weights, then to each stretch."""
     logs = np.log([decay_of_update(decay, update) for update in range(updates)])
     remains = np.concatenate([[0.0], np.cumsum(logs)])
     # The share of what was there after update k that is left at the end.
@@ -45,7 +47,7 @@ def profile(decay: float, updates: int, ends: np.ndarray) -> np.ndarray:
 
 
 def coefficients(kept: Sequence[tuple[float, int]], wanted: tuple[float, int]) -> tuple[np.ndarray, float]:
-    """The combination of averages, each given by its decay and number of updates, that is nearest to the wanted one.
+    """Find the combination of averages, each given by its decay and number of updates, nearest to the wanted one.
 
     Returns:
         The coefficients, which add up to 1, and the distance of the profiles relative to the wanted one's length.
@@ -62,7 +64,7 @@ def coefficients(kept: Sequence[tuple[float, int]], wanted: tuple[float, int]) -
 
 
 def reconstruct(folder: Path, decay: float) -> tuple[Path, float]:
-    """Write the average with this decay at the last step of the run in `folder`; returns where, and the distance.
+    """Write the average with this decay at the last step of the run in `folder`; return where, and the distance.
 
     Raises:
         UserError: there is no checkpoint, or the decay is out of range.
@@ -87,7 +89,7 @@ def reconstruct(folder: Path, decay: float) -> tuple[Path, float]:
 
 
 def combine(tensors: Sequence[Tensor], combination: np.ndarray) -> Tensor:
-    """The combination of tensors, in float64; tensors of whole numbers, which are not averaged, as the last one is."""
+    """Combine tensors, in float64; of those of whole numbers, which are not averaged, the last one is taken."""
     if not tensors[-1].is_floating_point():
         return tensors[-1]
     total = sum(c * tensor.double() for c, tensor in zip(combination.tolist(), tensors, strict=True))
@@ -96,6 +98,7 @@ def combine(tensors: Sequence[Tensor], combination: np.ndarray) -> Tensor:
 
 
 def main() -> int:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--decay", type=float, required=True)

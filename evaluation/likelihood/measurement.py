@@ -116,7 +116,7 @@ class Measurement:
         if self.dequantiser is None:
             return [Dequantised(examples, torch.zeros(len(examples), dtype=torch.float64))] * count
         noise = SampleNoise(seeds, stream="dequantisation")
-        return [self.dequantiser(examples, noise) for _ in range(count)]
+        return [self.dequantiser.sample(examples, noise) for _ in range(count)]
 
     def _solve(
         self, x: Tensor, seeds: list[int], options: Mapping[str, Any], classes: Tensor | None

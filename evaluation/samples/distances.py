@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
-from score_sde.data import Dataset
+from score_sde.data import Dataset, Vectors
 from score_sde.evaluation.samples.features import random_features
 
 NUM_PROJECTIONS = 512
@@ -144,7 +144,7 @@ class DataDistances:
         if not bool(x.isfinite().all()):
             return dict(zip(DATA_DISTANCES, (np.inf, np.inf, 1.0), strict=True))
         x = x.cpu()
-        return self._distances(x if self._dataset.levels is None else self._real(self._dataset.quantise(x)))
+        return self._distances(self._real(self._dataset.units.decode(x)))
 
     def floor(self, num_samples: int, seed: int) -> dict[str, float]:
         """The same for so many training examples, chosen by the seed; all of them if there are no more."""
@@ -161,8 +161,8 @@ class DataDistances:
 
     def _real(self, examples: Tensor) -> Tensor:
         """Examples of the dataset in model units, float64; a level is the middle of its bin."""
-        examples = examples.double()
-        return examples if self._dataset.levels is None else self._dataset.scale(examples + 0.5)
+        units = self._dataset.units
+        return (units if isinstance(units, Vectors) else units.bins).encode(examples.double())
 
 
 def _flat(x: Tensor) -> np.ndarray:

@@ -66,6 +66,10 @@ class Encoder(nn.Module):
         self.norm = group_norm(here)
         self.output = linear(here, num_outputs)
 
+    def shard_units(self) -> list[nn.Module]:
+        """List the parts whose weights are gathered at a time where they are divided among processes."""
+        return list(self.blocks)
+
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         embedding = self.embedding(labels)
         h = self.conv_in(x)

@@ -34,6 +34,10 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
 
+    def shard_units(self) -> list[nn.Module]:
+        """List the parts whose weights are gathered at a time where they are divided among processes."""
+        return list(self.blocks)
+
     def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
         if x.flatten(1).shape[1] != self.input.in_features:
             raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")

@@ -227,6 +227,10 @@ class NCSNpp(nn.Module):
         if progressive != "output_skip":
             self.head = Head(here, self.out_channels, channels_per_group, init_scale)
 
+    def shard_units(self) -> list[nn.Module]:
+        """List the parts whose weights are gathered at a time where they are divided among processes."""
+        return [module for module in self.modules() if isinstance(module, Stage)]
+
     def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
         """The network's output `(B, out_channels, H, W)`.
 

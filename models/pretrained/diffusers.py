@@ -277,6 +277,6 @@ def rungs(model: ScoreModel, timesteps: Tensor) -> Tensor:
     Raises:
         UserError: the process is no ladder, or the network is not told its rungs.
     """
-    if model.conditioned.labels != "rung" or not isinstance(model.sde, DDPMLadder):
+    if model.preconditioning.labels != "rung" or not isinstance(model.sde, DDPMLadder):
         raise UserError("only a network that is told the rungs of a ladder has timesteps")
     return model.sde.time(torch.as_tensor(timesteps))

@@ -167,11 +167,11 @@ def _check_ncsnpp(network: NCSNpp, levels: list[EncoderLevel]) -> None:
 def _scheduler(model: ScoreModel, diffusers: Any) -> Any:
     if not isinstance(model, ScoreModel):
         raise UserError("only models of noise, score, velocity or denoised image can be pipelines")
-    conditioned, sde = model.conditioned, model.sde
-    if conditioned.scale_input and not (isinstance(sde, DDPMLadder) and conditioned.data_std == 1):
+    preconditioning, sde = model.preconditioning, model.sde
+    if preconditioning.scale_input and not (isinstance(sde, DDPMLadder) and preconditioning.data_std == 1):
         raise UserError("a pipeline does not divide its network's input: train with model.scale_input=False")
     if isinstance(sde, VESDE):
-        _require(conditioned.labels, "sigma", sde)
+        _require(preconditioning.labels, "sigma", sde)
         if model.prediction != "score":
             raise UserError(f"a pipeline for VE predicts the score, not {model.prediction}")
         return diffusers.ScoreSdeVeScheduler(
@@ -179,7 +179,7 @@ def _scheduler(model: ScoreModel, diffusers: Any) -> Any:
         )
     if not isinstance(sde, DDPMLadder):
         raise UserError(f"a pipeline has DDPM's ladder or VE, not {type(sde).__name__}: train with sde.name=ddpm or ve")
-    _require(conditioned.labels, "rung", sde)
+    _require(preconditioning.labels, "rung", sde)
     if model.prediction not in _PREDICTION_TYPES:
         raise UserError(f"a pipeline predicts one of {', '.join(_PREDICTION_TYPES)}, not {model.prediction}")
     return diffusers.DDPMScheduler(

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from score_sde.data import Batches, load_dataset
+from score_sde.data import Batches, Bins, load_dataset
 from score_sde.data.conditions import Labels
 from score_sde.data.dataset import Dataset
 
@@ -28,14 +28,14 @@ def numbered() -> Dataset:
     """Each example's pixels are its number; its class is that modulo 5."""
     count = 200
     pixels = torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    return Dataset("numbered", pixels, pixels[:0], 256, train_classes=torch.arange(count) % 5)
+    return Dataset("numbered", pixels, pixels[:0], Bins(256), train_classes=torch.arange(count) % 5)
 
 
 def test_batches_have_the_classes_of_their_examples():
     dataset = numbered()
     batch = next(Batches(dataset, 64, seed=3, labelled=True))
     assert batch.classes is not None
-    assert torch.equal(batch.classes, dataset.quantise(batch.x_0)[:, 0, 0, 0].long() % 5)
+    assert torch.equal(batch.classes, dataset.units.decode(batch.x_0)[:, 0, 0, 0].long() % 5)
     assert next(Batches(dataset, 64, seed=3)).classes is None
 
 
@@ -50,7 +50,7 @@ def test_classes_are_hidden_as_often_as_asked():
         # Examples and their noise are the same, whether they are labelled or not.
         assert torch.equal(batch.x_0, next(plain).x_0)
         known = batch.classes < 5
-        assert torch.equal(batch.classes[known], dataset.quantise(batch.x_0[known])[:, 0, 0, 0].long() % 5)
+        assert torch.equal(batch.classes[known], dataset.units.decode(batch.x_0[known])[:, 0, 0, 0].long() % 5)
         assert bool((batch.classes[~known] == 5).all())
         hidden += int((~known).sum())
     total = 64 * count

@@ -22,7 +22,7 @@ from tests.reading import ROOT
 
 
 def state(value: float = 1.0) -> dict:
-    return {"step": 3, "network": {"weight": torch.full((1000,), value)}, "config": {"seed": 0, "list": (1, None, "a")}}
+    return {"step": 3, "model": {"weight": torch.full((1000,), value)}, "config": {"seed": 0, "list": (1, None, "a")}}
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -31,7 +31,7 @@ def test_what_was_saved_comes_back(tmp_path):
     found = checkpoint.load(path)
     assert found["step"] == 3
     assert found["config"] == {"seed": 0, "list": (1, None, "a")}
-    assert torch.equal(found["network"]["weight"], torch.ones(1000))
+    assert torch.equal(found["model"]["weight"], torch.ones(1000))
 
 
 def test_a_file_cut_off_anywhere_is_a_user_error(tmp_path):
@@ -142,7 +142,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
             checkpoint.save(state(2.0), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert torch.equal(checkpoint.load(path)["network"]["weight"], torch.ones(1000))
+    assert torch.equal(checkpoint.load(path)["model"]["weight"], torch.ones(1000))
     assert [child.name for child in tmp_path.iterdir()] == [path.name]
 
 

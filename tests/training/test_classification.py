@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
+from score_sde.data import Batch
 from score_sde.models import Encoder, NoisyClassifier
 from score_sde.sde import VPSDE
 from score_sde.sde.times import UniformLogSNR, get_noise_levels, sample_times
@@ -46,7 +47,7 @@ def test_the_loss_is_the_cross_entropy():
     """`-log p(y | x_t) = log(1 + exp(-2 half))` for the right sign of `half`."""
     x_0, classes = examples(50)
     levels = get_noise_levels("log_snr", SDE, 1e-3)
-    losses = Classification(levels)(MODEL, x_0, BatchNoise(50, torch.Generator().manual_seed(1)), classes)
+    losses = Classification(levels)(MODEL, Batch(x_0, classes), BatchNoise(50, torch.Generator().manual_seed(1)))
     noise = BatchNoise(50, torch.Generator().manual_seed(1))
     t = sample_times(levels, noise)
     x = SDE.perturb(x_0, noise.normal(x_0), t)[:, 0]
@@ -55,7 +56,7 @@ def test_the_loss_is_the_cross_entropy():
     torch.testing.assert_close(losses.values, torch.log1p(torch.exp(-margin)))
     assert torch.equal(losses.times, t)
     with pytest.raises(UserError, match="classes, which these data have not"):
-        Classification(levels)(MODEL, x_0)
+        Classification(levels)(MODEL, Batch(x_0))
 
 
 def test_accuracy_by_noise_level():
@@ -85,7 +86,7 @@ def test_an_encoder_learns_what_it_is_shown():
     x_0[classes == 0, :, :, :2] = 1
     x_0[classes == 1, :, :, 2:] = 1
     for _ in range(100):
-        loss = Classification(levels)(model, x_0, None, classes).values.mean()
+        loss = Classification(levels)(model, Batch(x_0, classes)).values.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

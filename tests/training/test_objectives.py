@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
+from score_sde.data import Batch
 from score_sde.models import MLP, GaussianMixture, ScoreModel
 from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, geometric_sigmas
 from score_sde.training.objectives import get_discrete_objective, get_objective, noise_losses
@@ -112,7 +113,7 @@ def test_loss_of_the_exact_network(name: str, weighting: str, noise_levels: str)
     objective = get_objective(
         sde, weighting=weighting, noise_levels=noise_levels, t_min=T_MIN, stratified=False, data_std=DATA_STD
     )
-    losses = objective(Exact(sde), data(20_000), seeded(20_000, 1)).values
+    losses = objective(Exact(sde), Batch(data(20_000)), seeded(20_000, 1)).values
     expected = integral(lambda t: weighted(sde, weighting, t) * least_loss(sde, t))
     assert within_standard_errors(losses, expected)
 
@@ -125,7 +126,7 @@ def test_predicting_nothing_has_loss_one(weighting: str) -> None:
 
     for sde in SDES.values():
         objective = get_objective(sde, weighting=weighting, noise_levels="log_snr", t_min=T_MIN)
-        assert within_standard_errors(objective(Nothing(), data(20_000), seeded(20_000, 2)).values, 1.0)
+        assert within_standard_errors(objective(Nothing(), Batch(data(20_000)), seeded(20_000, 2)).values, 1.0)
 
 
 @pytest.mark.parametrize("name", ["vp", "subvp"])
@@ -148,7 +149,7 @@ def test_importance_sampling_has_the_same_gradient_with_less_variance(name: str)
         objective = get_objective(sde, weighting="likelihood", noise_levels=noise_levels, t_min=T_MIN, stratified=False)
         # One copy of the parameter an example, so that each example's gradient is seen.
         theta_each = torch.full((count,), theta, dtype=torch.float64, requires_grad=True)
-        losses = objective(Linear(), data(count), seeded(count, 3)).values
+        losses = objective(Linear(), Batch(data(count)), seeded(count, 3)).values
         (gradients,) = torch.autograd.grad(losses.sum(), theta_each)
         assert within_standard_errors(gradients, integral(gradient))
         variances[noise_levels] = gradients.var().item()
@@ -171,7 +172,9 @@ def test_stratification_reduces_the_variance_of_the_loss_as_computed() -> None:
         objective = get_objective(sde, t_min=T_MIN, stratified=stratified)
         generator = torch.Generator().manual_seed(4)
         x_0 = torch.zeros(size, 1, dtype=torch.float64)
-        means = torch.stack([objective(Known(), x_0, BatchNoise(size, generator)).values.mean() for _ in range(count)])
+        means = torch.stack(
+            [objective(Known(), Batch(x_0), BatchNoise(size, generator)).values.mean() for _ in range(count)]
+        )
         assert math.isclose(means.var().item(), variance.item(), rel_tol=4 * (2 / count) ** 0.5)
 
 
@@ -183,7 +186,7 @@ def test_discrete_loss_of_the_exact_network(ladder) -> None:
     times = ladder.time(torch.arange(12)).tolist()
     expected = sum(least_loss(ladder, t) for t in times) / 12
     objective = get_discrete_objective(ladder, stratified=False)
-    assert within_standard_errors(objective(Exact(ladder), data(20_000), seeded(20_000, 5)).values, expected)
+    assert within_standard_errors(objective(Exact(ladder), Batch(data(20_000)), seeded(20_000, 5)).values, expected)
 
 
 def test_discrete_losses_are_the_published_ones() -> None:
@@ -213,7 +216,7 @@ def test_half_the_sum_over_dimensions() -> None:
         x_0 = torch.ones(5, int(2 * factor), dtype=torch.float64)
         for make in (get_objective, get_discrete_objective):
             mean, half_sum = (
-                make(ladder, reduce_mean=reduce_mean)(ScoreModel(Wave(), ladder), x_0, seeded(5, 0)).values
+                make(ladder, reduce_mean=reduce_mean)(ScoreModel(Wave(), ladder), Batch(x_0), seeded(5, 0)).values
                 for reduce_mean in (True, False)
             )
             torch.testing.assert_close(half_sum, factor * mean, rtol=1e-14, atol=0)
@@ -222,9 +225,9 @@ def test_half_the_sum_over_dimensions() -> None:
 def test_the_shares_of_a_batch_make_the_batch() -> None:
     """Each row has the time and the noise that it has in the whole batch, wherever it is."""
     objective, model, x_0 = get_objective(VPSDE()), Exact(VPSDE()), data(12)
-    whole = objective(model, x_0, seeded(12, 9))
+    whole = objective(model, Batch(x_0), seeded(12, 9))
     for rows in (slice(0, None, 3), slice(1, None, 3), slice(5, None, 6)):
-        share = objective(model, x_0[rows], BatchNoise(12, torch.Generator().manual_seed(9), rows))
+        share = objective(model, Batch(x_0)[rows], BatchNoise(12, torch.Generator().manual_seed(9), rows))
         assert torch.equal(share.times, whole.times[rows])
         torch.testing.assert_close(share.values, whole.values[rows], rtol=1e-12, atol=0)
 
@@ -232,10 +235,10 @@ def test_the_shares_of_a_batch_make_the_batch() -> None:
 def test_an_objective_repeats_itself() -> None:
     """A seed gives the same times and noises; the default generator gives others."""
     objective, model, x_0 = get_objective(VPSDE()), Exact(VPSDE()), data(8)
-    first, again = (objective(model, x_0, seeded(8, 7)) for _ in range(2))
+    first, again = (objective(model, Batch(x_0), seeded(8, 7)) for _ in range(2))
     assert torch.equal(first.values, again.values)
     assert torch.equal(first.times, again.times)
-    assert not torch.equal(first.values, objective(model, x_0).values)
+    assert not torch.equal(first.values, objective(model, Batch(x_0)).values)
 
 
 def test_training_reaches_the_least_loss() -> None:
@@ -246,13 +249,13 @@ def test_training_reaches_the_least_loss() -> None:
     objective = get_objective(sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(400):
-        loss = objective(model, data(128, seed=step).float()).values.mean()
+        loss = objective(model, Batch(data(128, seed=step).float())).values.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     best = integral(lambda t: weighted(sde, "likelihood", t) * least_loss(sde, t))
     with torch.no_grad():
-        reached = objective(model, data(20_000, seed=-1).float(), seeded(20_000, 8)).values.mean().item()
+        reached = objective(model, Batch(data(20_000, seed=-1).float()), seeded(20_000, 8)).values.mean().item()
     assert best < reached < 1.05 * best
 
 

@@ -7,6 +7,7 @@ import torch
 
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
+from score_sde.data import Batch
 from score_sde.models import NCSNpp, ScoreModel
 from score_sde.sde import VPSDE
 from score_sde.training.objectives import get_objective
@@ -69,7 +70,7 @@ def test_bfloat16_changes_the_loss_by_its_rounding(layout):
     results = []
     for reduced in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
-            loss = objective(model, x_0, BatchNoise(16, torch.Generator().manual_seed(1))).values.mean()
+            loss = objective(model, Batch(x_0), BatchNoise(16, torch.Generator().manual_seed(1))).values.mean()
         assert loss.dtype == torch.float32
         gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
         results.append((loss.item(), torch.cat([gradient.flatten() for gradient in gradients])))

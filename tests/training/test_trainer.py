@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from score_sde.common.errors import Stopped, UserError
-from score_sde.data import Batches, Dataset
+from score_sde.data import Batch, Batches, Bins, Dataset
 from score_sde.experiment import configuration
 from score_sde.models import MLP, ScoreModel
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.sde import VPSDE
 from score_sde.training import checkpoint
+from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.objectives import get_objective
 from score_sde.training.trainer import Trainer
 from tests.reading import table
@@ -33,30 +34,30 @@ def settings(**values) -> ConfigDict:
     return config
 
 
-def objective(model, x_0, noise, classes):
-    return get_objective(model.sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)(
-        model, x_0, noise, classes
-    )
+def objective(model, batch, noise):
+    return get_objective(model.sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)(model, batch, noise)
 
 
 def image_trainer(folder, loss=objective, **values) -> Trainer:
     """A small U-Net with dropout on random pictures."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(4, (50, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    dataset = Dataset("pictures", pictures[:40], pictures[40:], levels=4)
+    dataset = Dataset("pictures", pictures[:40], pictures[40:], Bins(4))
     torch.manual_seed(0)
     network = NCSNpp(4, 1, channels=8, channel_multipliers=(1, 2), num_blocks=1, dropout=0.2)
     config = settings(**values)
     batches = Batches(dataset, config.training.batch_size, config.seed)
-    held_out = dataset.dequantise(dataset.test, torch.Generator().manual_seed(1))
-    return Trainer(ScoreModel(network, VPSDE()), loss, batches, held_out, config, folder)
+    held_out = Batch(dataset.encode(dataset.test, seed=1))
+    sde = VPSDE()
+    by_noise = LossByNoise(sde, T_MIN)
+    return Trainer(ScoreModel(network, sde), loss, batches, held_out, config, folder, by_noise=by_noise, unit="images")
 
 
 def weights_of(folder, step):
     """All that a checkpoint holds, flattened."""
     state = checkpoint.load(checkpoint.path_at(folder / "checkpoints", step))
     optimizer = {f"{i}.{k}": v for i, moments in state["optimizer"]["state"].items() for k, v in moments.items()}
-    return {**state["network"], **{f"ema.{k}": v for k, v in state["ema"].items()}, **optimizer}, state["ema_updates"]
+    return {**state["model"], **{f"ema.{k}": v for k, v in state["ema"].items()}, **optimizer}, state["ema_updates"]
 
 
 def assert_same_checkpoint(folder, other, step):
@@ -70,13 +71,13 @@ def interrupting(after: int, signal_number: int = signal.SIGINT):
     """The objective, which sends this process a signal in the middle of step `after`."""
     calls = 0
 
-    def loss(model, x_0, noise, classes):
+    def loss(model, batch, noise):
         nonlocal calls
         if model.training:
             calls += 1
             if calls == after:
                 os.kill(os.getpid(), signal_number)
-        return objective(model, x_0, noise, classes)
+        return objective(model, batch, noise)
 
     return loss
 
@@ -85,19 +86,19 @@ def interrupting(after: int, signal_number: int = signal.SIGINT):
 def straight(tmp_path_factory):
     """The folder of a run of 12 steps that was never stopped."""
     folder = tmp_path_factory.mktemp("straight")
-    image_trainer(folder, keep_checkpoints=9).run()
+    image_trainer(folder, keep_checkpoints=9).train()
     return folder
 
 
 @pytest.mark.parametrize(("signal_number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_saves_and_goes_on_exactly(straight, tmp_path, signal_number, exit_code):
     with pytest.raises(Stopped, match=r"after step 7, which is saved.*--mode train --workdir") as stopped:
-        image_trainer(tmp_path, interrupting(7, signal_number)).run()
+        image_trainer(tmp_path, interrupting(7, signal_number)).train()
     assert stopped.value.exit_code == exit_code
     assert checkpoint.latest(tmp_path / "checkpoints") == checkpoint.path_at(tmp_path / "checkpoints", 7)
     resumed = image_trainer(tmp_path)
     assert resumed.step == 7
-    resumed.run()
+    resumed.train()
     assert_same_checkpoint(straight, tmp_path, 12)
 
 
@@ -105,17 +106,17 @@ def test_a_killed_run_repeats_the_steps_since_its_last_checkpoint(straight, tmp_
     class Killed(BaseException):
         pass
 
-    def loss(model, x_0, noise, classes):
+    def loss(model, batch, noise):
         if model.training and trainer.step == 10:
             raise Killed
-        return objective(model, x_0, noise, classes)
+        return objective(model, batch, noise)
 
     trainer = image_trainer(tmp_path, loss)
     with pytest.raises(Killed):
-        trainer.run()
+        trainer.train()
     resumed = image_trainer(tmp_path)
     assert resumed.step == 8
-    resumed.run()
+    resumed.train()
     assert_same_checkpoint(straight, tmp_path, 12)
     # Logged once a step, though steps 9 and 10 were done twice; and the same values.
     assert scalars(tmp_path, "loss") == scalars(straight, "loss")
@@ -129,17 +130,17 @@ def test_a_killed_runs_table_of_losses_is_that_of_one_that_was_not(tmp_path):
     class Killed(BaseException):
         pass
 
-    def loss(model, x_0, noise, classes):
+    def loss(model, batch, noise):
         if model.training and trainer.step == 11:
             raise Killed
-        return objective(model, x_0, noise, classes)
+        return objective(model, batch, noise)
 
     values = {"log_every": 6, "checkpoint_every": 2, "evaluate_every": 0}
-    image_trainer(tmp_path / "whole", **values).run()
+    image_trainer(tmp_path / "whole", **values).train()
     trainer = image_trainer(tmp_path / "killed", loss, **values)
     with pytest.raises(Killed):
-        trainer.run()
-    image_trainer(tmp_path / "killed", **values).run()
+        trainer.train()
+    image_trainer(tmp_path / "killed", **values).train()
     whole, killed = (
         [{k: v for k, v in row.items() if k != "images_per_second"} for row in table(path)]
         for path in (tmp_path / "whole" / "metrics.csv", tmp_path / "killed" / "metrics.csv")
@@ -147,16 +148,6 @@ def test_a_killed_runs_table_of_losses_is_that_of_one_that_was_not(tmp_path):
     assert [row["step"] for row in whole] == ["6", "12"]
     assert sum(name.startswith("loss_at_log_snr/") for name in whole[0]) == 8
     assert killed == whole
-
-
-def test_a_checkpoint_of_an_earlier_version_knows_nothing_of_the_steps_before(tmp_path):
-    image_trainer(tmp_path, num_steps=3, checkpoint_every=0, log_every=5).run()
-    path = checkpoint.path_at(tmp_path / "checkpoints", 3)
-    state = checkpoint.load(path)
-    assert set(state.pop("unlogged")) == {"losses", "level_losses", "seconds"}
-    checkpoint.save(state, path)
-    image_trainer(tmp_path, num_steps=5, log_every=5).run()
-    assert list(scalars(tmp_path, "loss")) == [3, 5]
 
 
 def scalars(folder, name) -> dict[int, float]:
@@ -168,7 +159,7 @@ def scalars(folder, name) -> dict[int, float]:
 def test_another_seed_trains_otherwise(straight, tmp_path):
     trainer = image_trainer(tmp_path)
     trainer._whole_config.seed = trainer._batches.seed = 1
-    trainer.run()
+    trainer.train()
     assert scalars(tmp_path, "loss")[2] != scalars(straight, "loss")[2]
 
 
@@ -183,46 +174,46 @@ def test_the_held_out_loss_is_the_objective_of_the_average_on_the_same_noise_eac
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_checkpoint(straight, tmp_path, broken):
-    def loss(model, x_0, noise, classes):
-        value = objective(model, x_0, noise, classes)
+    def loss(model, batch, noise):
+        value = objective(model, batch, noise)
         return value._replace(values=value.values * broken) if model.training and trainer.step == 6 else value
 
     trainer = image_trainer(tmp_path, loss)
     with pytest.raises(UserError, match=rf"the loss is {broken} at step 7.*last good checkpoint is .*step_0000004\.pt"):
-        trainer.run()
+        trainer.train()
     assert_same_checkpoint(straight, tmp_path, 4)
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
-    def loss(model, x_0, noise, classes):
-        value = objective(model, x_0, noise, classes)
+    def loss(model, batch, noise):
+        value = objective(model, batch, noise)
         if not (model.training and trainer.step == 2):
             return value
         return value._replace(values=value.values + (value.values - value.values.detach()).sqrt())
 
     trainer = image_trainer(tmp_path, loss)
     with pytest.raises(UserError, match=r"the gradient is (nan|inf) at step 3.*there is no checkpoint yet"):
-        trainer.run()
+        trainer.train()
 
 
 def test_averages_of_several_lengths(straight, tmp_path):
     """Each is what it would be by itself, also when the run was resumed; one that was not begun with is refused."""
-    image_trainer(tmp_path, num_steps=5, schedule="constant", ema_decay=0.5, more_ema_decays=(0.9, 0.2)).run()
-    image_trainer(tmp_path, ema_decay=0.5, schedule="constant", more_ema_decays=(0.9, 0.2)).run()
-    image_trainer(tmp_path / "alone", schedule="constant", ema_decay=0.2).run()
+    image_trainer(tmp_path, num_steps=5, schedule="constant", ema_decay=0.5, more_ema_decays=(0.9, 0.2)).train()
+    image_trainer(tmp_path, ema_decay=0.5, schedule="constant", more_ema_decays=(0.9, 0.2)).train()
+    image_trainer(tmp_path / "alone", schedule="constant", ema_decay=0.2).train()
     several, alone = (
         checkpoint.load(checkpoint.path_at(folder / "checkpoints", 12)) for folder in (tmp_path, tmp_path / "alone")
     )
     assert list(several["more_ema"]) == [0.9, 0.2]
     assert all(torch.equal(several["more_ema"][0.2][name], tensor) for name, tensor in alone["ema"].items())
-    with pytest.raises(UserError, match=r"no average with training\.more_ema_decays=0\.7: its runs had 0\.9, 0\.2"):
+    with pytest.raises(UserError, match=r"no average with decay 0\.7: its runs had 0\.9, 0\.2 beside the first"):
         image_trainer(tmp_path, more_ema_decays=(0.7,))
 
 
 def test_a_fused_optimiser_differs_by_rounding_alone(straight, tmp_path, capsys):
     """The optimiser's operations one by one; and without a terminal there is a line now and then."""
-    image_trainer(tmp_path / "one", fused=False).run()
+    image_trainer(tmp_path / "one", fused=False).train()
     (weights, _), (expected, _) = weights_of(tmp_path / "one", 12), weights_of(straight, 12)
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
@@ -232,38 +223,50 @@ def test_a_fused_optimiser_differs_by_rounding_alone(straight, tmp_path, capsys)
 
 
 def test_a_spike_of_the_loss_is_noted(tmp_path, capsys):
-    def loss(model, x_0, noise, classes):
-        value = objective(model, x_0, noise, classes)
+    def loss(model, batch, noise):
+        value = objective(model, batch, noise)
         return value._replace(values=value.values * 1000) if model.training and trainer.step == 110 else value
 
     trainer = image_trainer(tmp_path, loss, num_steps=112, log_every=0, evaluate_every=0)
-    trainer.run()
+    trainer.train()
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note:"))
     assert line.startswith("note: step 111: the loss is ")
 
 
 def test_old_checkpoints_are_deleted(tmp_path):
-    image_trainer(tmp_path, keep_checkpoints=2, checkpoint_every=3).run()
+    image_trainer(tmp_path, keep_checkpoints=2, checkpoint_every=3).train()
     names = [f"step_00000{step}{suffix}" for step in ("09", "12") for suffix in (".pt", ".safetensors")]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
 
 
 def test_a_checkpoint_of_another_network_or_other_data_is_a_user_error(tmp_path):
-    trainer = image_trainer(tmp_path)
-    trainer.run()
-    pictures = trainer._batches.dataset
+    """The trainer compares weights itself; of data it keeps a description, and hands that over to be compared."""
+    pictures = Dataset("pictures", torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.zeros(0), Bins(4))
     points = Dataset("points", torch.zeros(40, 16), torch.zeros(0, 16))
-    model = ScoreModel(MLP(16), VPSDE())
-    with pytest.raises(UserError, match=r"step_0000012\.pt does not fit this network: embedding.hidden"):
-        Trainer(model, objective, Batches(pictures, 16, 0), points.test, settings(), tmp_path)
+
+    def trainer(network, dataset):
+        return Trainer(
+            ScoreModel(network, VPSDE()),
+            objective,
+            Batches(dataset, 16, 0),
+            None,
+            settings(),
+            tmp_path,
+            data=dataset.description,
+            check_data=lambda data, where: dataset.check_like(data, False, where),
+        )
+
+    trainer(NCSNpp(4, 1, channels=8, channel_multipliers=(1, 2), num_blocks=1), pictures).train()
+    with pytest.raises(UserError, match=r"step_0000012\.pt does not fit this network: network.embedding.hidden"):
+        trainer(MLP(16), pictures)
     with pytest.raises(UserError, match=r"points has examples of shape 16, but .*step_0000012\.pt was trained on 1, 4"):
-        Trainer(model, objective, Batches(points, 16, 0), points.test, settings(), tmp_path)
+        trainer(MLP(16), points)
 
 
 def test_gradients_are_clipped(tmp_path):
     # Adam's first moment after one step is 0.1 times the clipped gradient.
     trainer = image_trainer(tmp_path, max_grad_norm=1e-3, num_steps=1)
-    trainer.run()
+    trainer.train()
     moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
     assert torch.cat([m.flatten() for m in moments]).norm().item() == pytest.approx(1e-4, rel=1e-3)
 
@@ -281,9 +284,9 @@ def test_training_reaches_the_optimum_of_a_gaussian(tmp_path):
     model = ScoreModel(MLP(2, width=32, num_blocks=1), sde, prediction="noise")
     config = settings(num_steps=400, batch_size=256, ema_decay=0.99, warmup_steps=20, evaluate_every=0)
     config.training.update(checkpoint_every=0, log_every=100)
-    trainer = Trainer(model, objective, Batches(dataset, 256, 0), dataset.test, config, tmp_path)
+    trainer = Trainer(model, objective, Batches(dataset, 256, 0), Batch(dataset.test), config, tmp_path)
     before = trainer.held_out_loss()
-    trainer.run()
+    trainer.train()
     high, low = sde.log_snr(torch.tensor([T_MIN, 1.0], dtype=torch.float64)).tolist()
     optimum = math.log((1 + variance * math.exp(high)) / (1 + variance * math.exp(low))) / (high - low)
     # The estimate's own standard error, from 4 x 4000 draws, is about 0.5%.
@@ -292,7 +295,7 @@ def test_training_reaches_the_optimum_of_a_gaussian(tmp_path):
 
 
 def test_bfloat16_training_follows_float32(straight, tmp_path):
-    image_trainer(tmp_path, precision="bfloat16").run()
+    image_trainer(tmp_path, precision="bfloat16").train()
     reduced, full = scalars(tmp_path, "loss"), scalars(straight, "loss")
     assert reduced != full
     assert list(reduced.values()) == pytest.approx(list(full.values()), rel=0.03)

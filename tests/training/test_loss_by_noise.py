@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from score_sde.sde import VPSDE
-from score_sde.training.logs import LevelLosses
+from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.objectives import Losses
 
 
 def test_means_in_equal_intervals_of_log_snr():
     sde = VPSDE()
-    losses = LevelLosses(sde, 1e-3, torch.device("cpu"))
+    losses = LossByNoise(sde, 1e-3)
     high, low = sde.log_snr(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
     middles = low + (torch.arange(8, dtype=torch.float64) + 0.5) * (high - low) / 8
     assert [float(name.removeprefix("loss_at_log_snr/")) for name in losses.names] == pytest.approx(

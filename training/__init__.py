@@ -1,0 +1,1 @@
+"""Training: any module, by any objective, with averages, checkpoints and several processes."""
