@@ -47,7 +47,7 @@ CIFAR10 = {
     "DDPM++": "configs/vp/cifar10_ddpmpp_continuous.py",
     "NCSN++, deep": "configs/ve/cifar10_ncsnpp_deep_continuous.py",
 }
-SOLVERS = {
+SOLVERS: dict[str, dict[str, Any]] = {
     "default": {"num_steps": 10},
     "dpmpp_2m": {"num_steps": 10},
     "dpmpp_2m_sde": {"num_steps": 10},

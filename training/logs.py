@@ -85,7 +85,8 @@ class Log:
     def flush(self) -> None:
         """Make what was logged so far safe."""
         with self._writing():
-            self._writer.flush()
+            if "_writer" in vars(self):
+                self._writer.flush()
         if self._rows:
             names = list(dict.fromkeys(name for values in self._rows.values() for name in values))
             with write_atomically(self._table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -99,7 +100,8 @@ class Log:
             self.flush()
             self._draw_curves()
             with self._writing():
-                self._writer.close()
+                if "_writer" in vars(self):
+                    self._writer.close()
         finally:
             threading.excepthook = self._show_thread_error
 

@@ -41,6 +41,7 @@ def test_digits_are_those_of_scikit_learn():
     parts = load_digits()
     np.testing.assert_array_equal(parts.train.flatten(1), pictures[train])
     np.testing.assert_array_equal(parts.test.flatten(1), pictures[test])
+    assert parts.classes is not None
     np.testing.assert_array_equal(parts.classes, digits[train])
     np.testing.assert_array_equal(parts.test_classes, digits[test])
     assert parts.train.dtype == torch.uint8

@@ -66,16 +66,16 @@ def test_nothing_that_only_unix_has_is_imported_at_the_top_or_asked_for_by_name(
     wrong = []
     for path in files():
         source = path.read_text(encoding="utf-8")
-        for node in tree(path).body:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            wrong += [f"{place(path, node)} imports {name}" for name in names if name in MODULES]
+        for statement in tree(path).body:
+            names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            names += [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
+            wrong += [f"{place(path, statement.lineno)} imports {name}" for name in names if name in MODULES]
         for node in ast.walk(tree(path)):
             if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
                 continue
             module, name = node.value.id, node.attr
             if name in ABSENT.get(module, ()) and f'hasattr({module}, "{name}")' not in source:
-                wrong.append(f"{place(path, node)} asks for {module}.{name}")
+                wrong.append(f"{place(path, node.lineno)} asks for {module}.{name}")
     assert not wrong
 
 
@@ -92,14 +92,14 @@ def test_text_files_name_their_encoding():
                 mode = node.args[1].value if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) else "r"
                 is_text = "b" not in str(mode)
             if is_text and "encoding" not in {keyword.arg for keyword in node.keywords}:
-                wrong.append(place(path, node))
+                wrong.append(place(path, node.lineno))
     assert not wrong
 
 
 @pytest.fixture
 def two_gpus(monkeypatch):
     """A machine with two GPUs, as far as it is asked about them; what it chose is forgotten."""
-    chosen = []
+    chosen: list[torch.device] = []
     monkeypatch.setattr(distributed, "_chosen", None)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))

@@ -52,7 +52,7 @@ def as_on_windows() -> None:
     ordinary = builtins.__import__
     replaced = {module.__name__: Without(module, ABSENT[module.__name__]) for module in (os, signal, time)}
 
-    def imported(name, globals=None, locals=None, fromlist=(), level=0):  # type: ignore[no-untyped-def]
+    def imported(name, globals=None, locals=None, fromlist=(), level=0):
         if (globals or {}).get("__name__", "").startswith(("score_sde", "__main__")):
             if name.split(".")[0] in MODULES:
                 raise ModuleNotFoundError(f"No module named {name!r}, on Windows", name=name)

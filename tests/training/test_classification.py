@@ -56,6 +56,7 @@ def test_the_loss_is_the_cross_entropy():
     variance = (SDE.alpha(t) * STD) ** 2 + SDE.sigma(t) ** 2
     margin = (2.0 * classes - 1) * 2 * SDE.alpha(t) * MEAN * x / variance
     torch.testing.assert_close(losses.values, torch.log1p(torch.exp(-margin)))
+    assert losses.times is not None
     assert torch.equal(losses.times, t)
     with pytest.raises(UserError, match="classes, which these data have not"):
         Classification(levels)(MODEL, Batch(x_0))

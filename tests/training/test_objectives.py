@@ -228,6 +228,8 @@ def test_the_shares_of_a_batch_make_the_batch() -> None:
     whole = objective(model, Batch(x_0), seeded(12, 9))
     for rows in (slice(0, None, 3), slice(1, None, 3), slice(5, None, 6)):
         share = objective(model, Batch(x_0)[rows], BatchNoise(12, torch.Generator().manual_seed(9), rows))
+        assert share.times is not None
+        assert whole.times is not None
         assert torch.equal(share.times, whole.times[rows])
         torch.testing.assert_close(share.values, whole.values[rows], rtol=1e-12, atol=0)
 
@@ -237,6 +239,8 @@ def test_an_objective_repeats_itself() -> None:
     objective, model, x_0 = get_objective(VPSDE()), Exact(VPSDE()), data(8)
     first, again = (objective(model, Batch(x_0), seeded(8, 7)) for _ in range(2))
     assert torch.equal(first.values, again.values)
+    assert first.times is not None
+    assert again.times is not None
     assert torch.equal(first.times, again.times)
     assert not torch.equal(first.values, objective(model, Batch(x_0)).values)
 

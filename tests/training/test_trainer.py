@@ -158,7 +158,7 @@ def scalars(folder, name) -> dict[int, float]:
 
 def test_another_seed_trains_otherwise(straight, tmp_path):
     trainer = image_trainer(tmp_path)
-    trainer._whole_config.seed = trainer._batches.seed = 1
+    trainer._whole_config.seed = trainer._batches.seed = 1  # type: ignore[attr-defined]
     trainer.train()
     assert scalars(tmp_path, "loss")[2] != scalars(straight, "loss")[2]
 

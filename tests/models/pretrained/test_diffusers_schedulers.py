@@ -258,7 +258,7 @@ class Told(torch.nn.Module):
     ],
 )
 def test_the_label_and_the_denoised_image_are_the_schedulers_own(name, settings, prediction):
-    scheduler = CLASSES[name](prediction_type=prediction, **settings)  # type: ignore[call-arg]
+    scheduler = CLASSES[name](prediction_type=prediction, **settings)
     sde, kind, labels, _ = meaning(scheduler)
     model = ScoreModel(network := Told(), sde, kind, labels, scale_input=False)
     scheduler.set_timesteps(8)
