@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.float64 import widest_dtype
 
 Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control"]
 
@@ -96,7 +97,9 @@ class BatchNoise:
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
         place = self._generator.device if self._generator is not None else like.device
         shape = (self.count, *like.shape[1:])
-        return sampler(shape, generator=self._generator, dtype=like.dtype, device=place)[self.rows].to(like.device)
+        dtype = like.dtype if like.dtype != torch.float64 else widest_dtype(place)
+        numbers = sampler(shape, generator=self._generator, dtype=dtype, device=place)[self.rows]
+        return numbers.to(like.device).to(like.dtype)
 
 
 def _as_seed(seed: int) -> int:

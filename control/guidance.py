@@ -121,7 +121,7 @@ class ClassifierFreeGuidance:
         return self._blend(self.model.denoise, x, t)
 
     def _blend(self, output: Callable[..., Tensor], x: Tensor, t: Tensor) -> Tensor:
-        rho = torch.exp(-0.5 * self.sde.log_snr(t))
+        rho = self.sde.at(t).rho
         inside = (rho >= self.interval[0]) & (rho <= self.interval[1])
         scale = torch.where(inside, self.scale, 1.0)
         if bool((scale == 1).all()):
@@ -134,5 +134,5 @@ class ClassifierFreeGuidance:
 
 def tweedie_factor(sde: SDE, t: Tensor, x: Tensor) -> Tensor:
     """`sigma^2 / alpha`, by which a change of the score changes the denoised mean; shaped to multiply `x`."""
-    t = t.double()
-    return sde.expand(sde.sigma(t) ** 2 / sde.alpha(t), x)
+    here = sde.at(t)
+    return sde.expand(here.sigma**2 / here.alpha, x)

@@ -45,9 +45,9 @@ from score_sde.experiment.likelihood import likelihood
 from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
+from score_sde.solvers.base import Solver
 from score_sde.solvers.fast.tuned import save_table, table_path
 from score_sde.solvers.fast.tuning import tune
-from score_sde.solvers.registry import Solver
 from score_sde.training.classification import accuracy_by_level
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer

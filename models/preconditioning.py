@@ -8,22 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, choose
-from score_sde.sde import SDE
+from score_sde.sde import SDE, Ladder, Marginals
 
-LABELS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
+
+def _ladder(sde: SDE) -> Ladder:
+    """Return the ladder that a process is.
+
+    Raises:
+        UserError: it is none.
+    """
+    if sde.ladder is None:
+        raise UserError("labels 'rung' and 'level' need a ladder (DDPM's or NCSN's); for other processes use 'log_snr'")
+    return sde.ladder
+
+
+LABELS: dict[str, Callable[[SDE, Marginals], Tensor]] = {
     # For positional embeddings, which count in steps: ten steps for each nat.
-    "log_snr": lambda sde, t: 10 * sde.log_snr(t),
+    "log_snr": lambda sde, here: 10 * here.log_snr,
     # What the published VP and sub-VP networks (positional embeddings) and VE networks (Fourier embeddings) are told.
-    "time": lambda sde, t: 999 * t / sde.T,
-    "sigma": lambda sde, t: sde.sigma(t),
+    "time": lambda sde, here: 999 * here.t / sde.T,
+    "sigma": lambda sde, here: here.sigma,
     # For Fourier embeddings under any process; `rho` is `sigma` for VE.
-    "rho": lambda sde, t: torch.exp(-sde.log_snr(t) / 2),
+    "rho": lambda sde, here: here.rho,
     # EDM's c_noise.
-    "edm": lambda sde, t: -sde.log_snr(t) / 8,
+    "edm": lambda sde, here: -here.log_snr / 8,
     # DDPM's and NCSN's own: the position on their ladder, counted from 0.
-    "rung": lambda sde, t: sde.index(t),  # type: ignore[attr-defined]
+    "rung": lambda sde, here: _ladder(sde).index(here.t),
     # What the networks published for NCSN's ladder are told: a whole rung, counted from the noisiest.
-    "level": lambda sde, t: torch.round(sde.num_rungs - 1 - sde.index(t)),  # type: ignore[attr-defined]
+    "level": lambda sde, here: torch.round(_ladder(sde).num_rungs - 1 - _ladder(sde).index(here.t)),
 }
 
 
@@ -57,23 +69,19 @@ class ConditionedNetwork(nn.Module):
         self.scale_input = scale_input
         self.labels = labels
         if isinstance(labels, str):
-            choose("label", labels, LABELS)
-            if labels in ("rung", "level") and not hasattr(sde, "index"):
-                raise UserError(
-                    f"labels={labels!r} needs a ladder (DDPM's or NCSN's); for other processes use 'log_snr'"
-                )
+            choose("label", labels, LABELS)(sde, sde.at(sde.T))
 
     def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """The output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, of `classes` `(B,)` if given.
 
         The network works in the dtype of its weights, whatever that of `x`, which the output has.
         """
-        t = t.double()
-        labels = self.labels(t) if callable(self.labels) else LABELS[self.labels](self.sde, t)
+        here = self.sde.at(t)
+        labels = self.labels(here.t) if callable(self.labels) else LABELS[self.labels](self.sde, here)
         if self.scale_input:
-            x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
+            x = self.sde.expand(1 / torch.hypot(self.data_std * here.alpha, here.sigma), x) * x
         dtype = x.dtype
         x = x.to(next((weight.dtype for weight in self.network.parameters() if weight.is_floating_point()), dtype))
-        labels = labels.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
+        labels = labels.to(dtype=torch.promote_types(x.dtype, torch.float32), device=x.device).expand(len(x))
         output = self.network(x, labels) if classes is None else self.network(x, labels, classes)
         return output if x.dtype == dtype else output.to(dtype)

@@ -163,6 +163,7 @@ class LevelLosses:
     def add(self, losses: Losses) -> None:
         """Note the losses of a batch."""
         place = ((self._sde.log_snr(losses.times) - self._low) / self._width).long().clamp(0, _NUM_INTERVALS - 1)
+        place = place.to(self._sums.device)
         values = losses.values.double()
         self._sums.index_add_(1, place, torch.stack([values, torch.ones_like(values)]))
 
