@@ -129,7 +129,7 @@ class Guided(ModelWrapper):
         return part
 
     def _blend(self, output: Literal["score", "denoise"], x: Tensor, t: Tensor) -> Tensor:
-        rho = torch.exp(-0.5 * self.sde.log_snr(t))
+        rho = self.sde.at(t).rho
         inside = (rho >= self.interval[0]) & (rho <= self.interval[1])
         scale = torch.where(inside, self.scale, 1.0)
         if bool((scale == 1).all()):

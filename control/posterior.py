@@ -32,8 +32,8 @@ from score_sde.control.base import tweedie_factor
 from score_sde.control.operators import LinearOperator
 from score_sde.models.wrapper import ModelWrapper, rows_of
 from score_sde.solvers import Model
-from score_sde.solvers.base import check_at_least, check_positive
 from score_sde.solvers.density.divergence import value_and_pull_back
+from score_sde.solvers.options import check_at_least, check_positive
 
 
 @checked_class
@@ -76,8 +76,7 @@ class _PosteriorControl(ModelWrapper):
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """`s(x) + scale ∇ log p_t(y | x)`; shape of `x`."""
         mean, gradient = self._mean_and_gradient(x, t)
-        t = t.double()
-        alpha, sigma = self.sde.expand(self.sde.alpha(t), x), self.sde.expand(self.sde.sigma(t), x)
+        alpha, sigma = self.sde.at(t).to(x)
         return (alpha * mean - x) / sigma**2 + gradient
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
@@ -144,8 +143,7 @@ class PiGDM(_PosteriorControl):
         self.data_std = data_std
 
     def _weigh(self, residual: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        t = t.double()
-        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        spread = (self.data_std * sigma) ** 2 / ((self.data_std * alpha) ** 2 + sigma**2)
+        here = self.sde.at(t)
+        spread = (self.data_std * here.sigma) ** 2 / ((self.data_std * here.alpha) ** 2 + here.sigma**2)
         diagonal = torch.full_like(spread, self.observation.noise_std**2)
         return self.observation.operator.solve(residual, x, diagonal, spread)

@@ -27,7 +27,7 @@ from score_sde.sde import (
     ddpm_betas,
     geometric_sigmas,
 )
-from score_sde.sde.times import get_noise_levels
+from score_sde.sde.times import get_time_distribution
 from score_sde.training.classification import Classification
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
 
@@ -165,7 +165,7 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
     training = config.training
     if config.model.network == "classifier":
         edm = (training.edm_mean, training.edm_std)
-        levels = get_noise_levels(training.noise_levels, sde, training.t_min, *edm)
+        levels = get_time_distribution(training.noise_levels, sde, training.t_min, *edm)
         return Classification(levels, training.stratified)
     return choose("objective", training.objective, OBJECTIVES)(config, sde)
 
@@ -173,7 +173,7 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
 def _discrete_objective(config: ConfigDict, sde: SDE) -> Objective:
     training = config.training
     return get_discrete_objective(
-        sde,  # type: ignore[arg-type]
+        sde,
         stratified=training.stratified,
         reduce_mean=training.reduce_mean,
     )

@@ -22,7 +22,6 @@ from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data import Dataset
 from score_sde.data.conditions import of_classes
 from score_sde.data.sources.picture import PictureFormat, Report, background, read_picture
-from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.samples.edits import Edit, write_edit
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment import conditions
@@ -31,8 +30,8 @@ from score_sde.experiment.settings import settings_for
 from score_sde.experiment.solver import solver_for
 from score_sde.models import rows_of
 from score_sde.solvers import Model, Solution, decode, encode
+from score_sde.solvers.base import Solver
 from score_sde.solvers.ode.solver import ODE
-from score_sde.solvers.registry import Solver
 
 _TEST = "test:"
 # Tasks that go along the probability flow.
@@ -329,11 +328,11 @@ def _answers(
 
 
 def _calls(editor: Editor) -> int | None:
-    """Network calls of a batch of answers, where known: RePaint has more than its solver."""
+    """Return the number of network calls of a batch of answers, where known: RePaint has more than its solver."""
     settings = editor.config.edit
     if settings.task != "sdedit" and settings.method == "repaint":
         return None
-    return count_calls(editor.solver, editor.model.sde)
+    return editor.solver.calls(editor.model.sde)
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:

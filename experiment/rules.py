@@ -22,7 +22,7 @@ from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
 from score_sde.data.registry import DAMAGED, DATASETS
 from score_sde.data.sources.picture import background
-from score_sde.evaluation.comparison.contenders import StandardNormal, runs_within
+from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
@@ -34,13 +34,14 @@ from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Pr
 from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.score_model import PARAMETRISATIONS
 from score_sde.sde import SDE
-from score_sde.sde.times import NOISE_LEVELS, log_snr_range
+from score_sde.sde.times import TIME_DISTRIBUTIONS, log_snr_range
 from score_sde.solvers import SOLVERS, log_likelihood
-from score_sde.solvers.base import last_time
 from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
 from score_sde.solvers.fast.methods import Variable, Variant
 from score_sde.solvers.grids import GRIDS
 from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
+from score_sde.solvers.process import last_time
+from score_sde.solvers.standard_normal import StandardNormal
 from score_sde.solvers.stochastic.correctors import CORRECTORS, LANGEVIN_STEP_SIZES
 from score_sde.solvers.stochastic.predictors import PREDICTORS
 from score_sde.solvers.stochastic.reverse_sde import METHODS as SDE_METHODS
@@ -219,7 +220,7 @@ RULES: dict[str, Rule] = {
     "training.objective": one_of("objective", build.OBJECTIVES),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
-    "training.noise_levels": one_of("distribution of noise levels", NOISE_LEVELS),
+    "training.noise_levels": one_of("distribution of times", TIME_DISTRIBUTIONS),
     "training.t_min": number(0, 1),
     "training.edm_mean": number(-20, 20),
     "training.edm_std": positive(least=1e-3, high=100),
@@ -351,7 +352,8 @@ def check(config: ConfigDict, mode: str) -> None:
     if mode == "export" or config.sde.name == checkpoints.PIPELINE:
         return
     sde = build.make_sde(config)
-    log_snr_range(sde, config.training.t_min)
+    with naming("training"):
+        log_snr_range(sde, config.training.t_min)
     for section in ("training", "sampling", "likelihood"):
         with naming(f"{section}.t_min"):
             t_min = last_time(sde, config[section].t_min)

@@ -103,7 +103,7 @@ class GaussianMixture(nn.Module):
         x, t = states_and_times(self.sde, x, t)
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
-        gain = self._per_component(self.sde.alpha(t), x) * self.eigenvalues.to(x.dtype) / variance
+        gain = self._per_component(self.sde.at(t).alpha, x) * self.eigenvalues.to(x.dtype) / variance
         shift = torch.einsum("bkj,kij->bi", posterior.unsqueeze(-1) * gain * whitened, self.basis.to(x.dtype))
         return (posterior @ self.means.to(x.dtype) + shift).reshape(x.shape)
 
@@ -132,7 +132,8 @@ class GaussianMixture(nn.Module):
                 f"x of shape {tuple(x.shape)} has {dimension} numbers an example; this mixture has "
                 f"{self.means.shape[1]} dimensions"
             )
-        alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)
+        here = self.sde.at(t)
+        alpha, sigma = self._per_component(here.alpha, x), self._per_component(here.sigma, x)
         variance = alpha**2 * self.eigenvalues.to(x.dtype) + sigma**2
         residual = x.flatten(1).unsqueeze(1) - alpha * self.means.to(x.dtype)
         whitened = torch.einsum("bki,kij->bkj", residual, self.basis.to(x.dtype))
@@ -142,8 +143,8 @@ class GaussianMixture(nn.Module):
 
     @staticmethod
     def _per_component(value: Tensor, x: Tensor) -> Tensor:
-        """A schedule's value of shape `()` or `(B,)`, cast to `x`'s dtype, as `(1, 1, 1)` or `(B, 1, 1)`."""
-        return value.to(x.dtype).reshape(-1, 1, 1)
+        """Return a schedule's value of shape `()` or `(B,)`, cast to `x`'s dtype and device, `(1 or B, 1, 1)`."""
+        return value.to(x).reshape(-1, 1, 1)
 
 
 def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> GaussianMixture:

@@ -9,22 +9,34 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
-from score_sde.sde import SDE
+from score_sde.sde import SDE, Ladder, Marginals
 
-NOISE_LABELS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
+
+def _ladder(sde: SDE) -> Ladder:
+    """Return the ladder that a process is.
+
+    Raises:
+        UserError: it is none.
+    """
+    if sde.ladder is None:
+        raise UserError("a rung needs a ladder (DDPM's or NCSN's); for other processes take the noise label 'log_snr'")
+    return sde.ladder
+
+
+NOISE_LABELS: dict[str, Callable[[SDE, Marginals], Tensor]] = {
     # For positional embeddings, which count in steps: ten steps for each nat.
-    "log_snr": lambda sde, t: 10 * sde.log_snr(t),
+    "log_snr": lambda sde, here: 10 * here.log_snr,
     # What the published VP and sub-VP networks (positional embeddings) and VE networks (Fourier embeddings) are told.
-    "time": lambda sde, t: 999 * t / sde.T,
-    "sigma": lambda sde, t: sde.sigma(t),
+    "time": lambda sde, here: 999 * here.t / sde.T,
+    "sigma": lambda sde, here: here.sigma,
     # For Fourier embeddings under any process; `rho` is `sigma` for VE.
-    "rho": lambda sde, t: torch.exp(-sde.log_snr(t) / 2),
+    "rho": lambda sde, here: here.rho,
     # EDM's c_noise.
-    "edm": lambda sde, t: -sde.log_snr(t) / 8,
+    "edm": lambda sde, here: -here.log_snr / 8,
     # DDPM's and NCSN's own: the position on their ladder, counted from 0.
-    "rung": lambda sde, t: sde.index(t),  # type: ignore[attr-defined]
+    "rung": lambda sde, here: _ladder(sde).index(here.t),
     # What the networks published for NCSN's ladder are told: a whole rung, counted from the noisiest.
-    "rung_from_noisiest": lambda sde, t: torch.round(sde.num_rungs - 1 - sde.index(t)),  # type: ignore[attr-defined]
+    "rung_from_noisiest": lambda sde, here: torch.round(_ladder(sde).num_rungs - 1 - _ladder(sde).index(here.t)),
 }
 
 
@@ -59,24 +71,22 @@ class Preconditioned(nn.Module):
         self.data_std = data_std
         self.scale_input = scale_input
         if isinstance(noise_label, str):
-            choose("noise label", noise_label, NOISE_LABELS)
-            if noise_label.startswith("rung") and not hasattr(sde, "index"):
-                raise UserError(
-                    f"the noise label {noise_label!r} needs a ladder (DDPM's or NCSN's); for other processes use "
-                    "'log_snr'"
-                )
+            choose("noise label", noise_label, NOISE_LABELS)(sde, sde.at(sde.T))
 
     def output(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the network's output for states `x` `(B, *dims)` at times `t`, `()` or `(B,)`, given the condition.
 
         The network works in the dtype of its weights, whatever that of `x`, which the output has.
         """
-        t = t.double()
-        told = self.noise_label(t) if callable(self.noise_label) else NOISE_LABELS[self.noise_label](self.sde, t)
+        here = self.sde.at(t)
+        told = (
+            self.noise_label(here.t) if callable(self.noise_label) else NOISE_LABELS[self.noise_label](self.sde, here)
+        )
         if self.scale_input:
-            x = self.sde.expand(1 / torch.hypot(self.data_std * self.sde.alpha(t), self.sde.sigma(t)), x) * x
+            x = self.sde.expand(1 / torch.hypot(self.data_std * here.alpha, here.sigma), x) * x
         dtype = x.dtype
         x = x.to(next((weight.dtype for weight in self.network.parameters() if weight.is_floating_point()), dtype))
-        told = told.to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
+        dtype_told = torch.promote_types(x.dtype, torch.float32)
+        told = told.to(x.device, dtype_told, non_blocking=True).expand(len(x))
         output = self.network(x, told) if condition is None else self.network(x, told, condition)
         return output if x.dtype == dtype else output.to(dtype)

@@ -33,6 +33,7 @@ from torch.special import log_ndtr
 from score_sde.common.arguments import checked
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.common.float64 import in_float64
 from score_sde.models.inputs import states_and_times
 from score_sde.models.preconditioning import Preconditioned
 from score_sde.sde import SDE
@@ -88,34 +89,33 @@ class QuantisedModel(Preconditioned):
     def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        return self._noise_of_levels(x, t, condition)[0].to(x.dtype)
+        return self._noise_of_levels(x, t, condition)[0].to(x)
 
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        return -self.noise(x, t, condition) / self.sde.expand(self.sde.sigma(t), x)
+        return -self.noise(x, t, condition) / self.sde.expand(self.sde.at(t).sigma, x)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         noise, _ = self._noise_of_levels(x, t, condition)
-        alpha, sigma = (self.sde.expand(value, noise) for value in (self.sde.alpha(t), self.sde.sigma(t)))
-        return ((x.double() - sigma * noise) / alpha).to(x.dtype)
+        alpha, sigma = self.sde.at(t).to(noise)
+        return ((in_float64(x) - sigma * noise) / alpha).to(x)
 
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`eps_hat - E[eps | x_t, level of x_0]` at `x_t = alpha x_0 + sigma noise`; shape of `x_0`."""
         estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t, condition)
         place = (x_0 - self.low) / (self.high - self.low)
         level = (place * self.levels).floor() if self.dequantised else (place * (self.levels - 1)).round()
-        level = level.long().clamp(0, self.levels - 1)
-        return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0.dtype)
+        level = level.long().clamp(0, self.levels - 1).to(given_level.device)
+        return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0)
 
     def _noise_of_levels(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         """`E[eps | x_t]`, shape of `x`, and `E[eps | x_t, k]`, `(B, levels, *dims)`; float64.
 
         In float64, since an edge of a bin may be thousands of deviations away.
         """
-        t = t.double()
         logits = self.output(x, t, condition)
         expected = (len(x), self.levels * x.shape[1], *x.shape[2:])
         if logits.shape != expected:
@@ -123,10 +123,10 @@ class QuantisedModel(Preconditioned):
                 f"the network returns shape {tuple(logits.shape)} for x of shape {tuple(x.shape)}; logits of "
                 f"{self.levels} levels have {expected}"
             )
-        logits = logits.unflatten(1, (self.levels, -1)).double()
+        logits = in_float64(logits).unflatten(1, (self.levels, -1))
         # Bins have the dimension after the batch's.
-        x = x.double().unsqueeze(1)
-        alpha, sigma = (self.sde.expand(value, x) for value in (self.sde.alpha(t), self.sde.sigma(t)))
+        x = in_float64(x).unsqueeze(1)
+        alpha, sigma = self.sde.at(t).to(x)
         count = self.levels + 1 if self.dequantised else self.levels
         places = torch.linspace(self.low, self.high, count, dtype=x.dtype, device=x.device)
         z = (alpha * places.reshape(-1, *(1,) * (x.ndim - 2)) - x) / sigma

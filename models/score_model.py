@@ -25,7 +25,7 @@ and the error of the noise, in which all objectives are written, needs no differ
 
     eps_hat - eps = (alpha / c) (F - F*)
 
-Coefficients are computed in float64 and cast once.
+Coefficients are computed in float64 on the CPU and cast once.
 """
 
 from __future__ import annotations
@@ -140,11 +140,10 @@ class ScoreModel(Preconditioned):
         return self.sde.expand(alpha / c, x_0) * error
 
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """`alpha, sigma, a, b` and `c = alpha b - sigma a`; float64, shape of `t`."""
-        t = t.double()
-        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        a, b = self._combination(alpha, sigma, self.data_std)
-        return alpha, sigma, a, b, alpha * b - sigma * a
+        """Return `alpha, sigma, a, b` and `c = alpha b - sigma a`; float64, on the CPU, shape of `t`."""
+        here = self.sde.at(t)
+        a, b = self._combination(here.alpha, here.sigma, self.data_std)
+        return here.alpha, here.sigma, a, b, here.alpha * b - here.sigma * a
 
     def _combine(self, coefficient_x: Tensor, x: Tensor, coefficient_y: Tensor, y: Tensor) -> Tensor:
         return self.sde.expand(coefficient_x, x) * x + self.sde.expand(coefficient_y, x) * y

@@ -13,7 +13,6 @@ from score_sde.common import progress
 from score_sde.common.condition import Condition
 from score_sde.common.progress import Progress
 from score_sde.evaluation.comparison.compare import compare
-from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.samples.draw import draw_samples
 from score_sde.evaluation.watched import Watched
 from score_sde.models import GaussianMixture, Given, rows_of
@@ -164,7 +163,7 @@ def test_as_many_calls_are_told_as_a_solver_counts_and_samples_are_the_same(name
     plain = solver(model, x_T, seeds=range(4))
     assert torch.equal(watched.x, plain.x)
     assert watched.nfe == plain.nfe
-    assert count_calls(solver, SDE) == (plain.nfe if fixed else None)
+    assert solver.calls(SDE) == (plain.nfe if fixed else None)
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson", "hutch++"])

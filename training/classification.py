@@ -15,7 +15,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise, SampleNoise
 from score_sde.data import Batch
 from score_sde.models import NoisyClassifier
-from score_sde.sde.times import NoiseLevels, UniformLogSNR, sample_times
+from score_sde.sde.times import TimeDistribution, UniformLogSNR, sample_times
 from score_sde.training.objectives import Losses
 
 _NUM_LEVELS = 9
@@ -30,7 +30,7 @@ class Classification:
         stratified: whether those of a batch are spread evenly.
     """
 
-    def __init__(self, levels: NoiseLevels, stratified: bool = True) -> None:
+    def __init__(self, levels: TimeDistribution, stratified: bool = True) -> None:
         self.levels = levels
         self.stratified = stratified
 
@@ -43,7 +43,7 @@ class Classification:
         if batch.condition is None:
             raise UserError("a classifier needs classes, which these data have not")
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
-        t = sample_times(self.levels, source, self.stratified, x_0.device)
+        t = sample_times(self.levels, source, self.stratified)
         log_probs = model.log_probs(model.sde.perturb(x_0, source.normal(x_0), t), t)
         return Losses(-log_probs.gather(1, batch.condition.values["class"][:, None]).squeeze(1), t)
 
@@ -67,7 +67,7 @@ def accuracy_by_level(
         with torch.no_grad():
             for t in log_snrs.quantile(torch.linspace(0, 1, _NUM_LEVELS, dtype=torch.float64)):
                 noisy = model.sde.perturb(x_0, draw, t).split(_BATCH_SIZE)
-                found = torch.cat([model.log_probs(part.to(device), t.to(device)).argmax(1).cpu() for part in noisy])
+                found = torch.cat([model.log_probs(part.to(device), t).argmax(1).cpu() for part in noisy])
                 accuracy = (found == condition.values["class"]).double().mean().item()
                 values[f"accuracy_at_log_snr/{model.sde.log_snr(t).item():.1f}"] = accuracy
         return values

@@ -32,8 +32,8 @@ from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models import Given
-from score_sde.sde import SDE, Ladder
-from score_sde.sde.times import NoiseLevels, UniformRung, get_noise_levels, sample_times
+from score_sde.sde import SDE
+from score_sde.sde.times import TimeDistribution, UniformRung, get_time_distribution, sample_times
 
 
 class NoiseModel(Protocol):
@@ -68,7 +68,7 @@ class Weighting(NamedTuple):
         factor: a function of `t` `(B,)`; None for 1.
     """
 
-    measure: NoiseLevels
+    measure: TimeDistribution
     factor: Callable[[Tensor], Tensor] | None = None
 
 
@@ -83,7 +83,7 @@ class Objective:
     """
 
     def __init__(
-        self, levels: NoiseLevels, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
+        self, levels: TimeDistribution, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
     ) -> None:
         self.levels = levels
         self.weighting = weighting
@@ -99,9 +99,10 @@ class Objective:
             noise: source of times and noise; torch's own generator if left out.
         """
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
-        t = sample_times(self.levels, source, self.stratified, x_0.device)
+        t = sample_times(self.levels, source, self.stratified)
         given = Given(model, batch.condition)
-        losses = self.weight(t).to(x_0.dtype) * noise_losses(given, x_0, source.normal(x_0), t)
+        weight = self.weight(t).to(x_0.device, x_0.dtype, non_blocking=True)
+        losses = weight * noise_losses(given, x_0, source.normal(x_0), t)
         return Losses(losses if self.reduce_mean else losses * (x_0[0].numel() / 2), t)
 
     def weight(self, t: Tensor) -> Tensor:
@@ -145,20 +146,20 @@ def get_objective(
     Raises:
         UserError: there is no such weighting or distribution, or `t_min` is out of range.
     """
-    drawn = get_noise_levels(noise_levels, sde, t_min, edm_mean, edm_std)
+    drawn = get_time_distribution(noise_levels, sde, t_min, edm_mean, edm_std)
     name = choose("weighting", weighting, WEIGHTINGS)
-    measure = drawn if name == noise_levels else get_noise_levels(name, sde, t_min, edm_mean, edm_std)
+    measure = drawn if name == noise_levels else get_time_distribution(name, sde, t_min, edm_mean, edm_std)
     factor = (lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2) if weighting == "edm" else None
     return Objective(drawn, Weighting(measure, factor), stratified, reduce_mean)
 
 
-def get_discrete_objective(ladder: Ladder, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:
+def get_discrete_objective(sde: SDE, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:
     """Make DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`; arguments are as for `get_objective`.
 
     Raises:
         UserError: the process is no ladder.
     """
-    if not hasattr(ladder, "num_rungs"):
-        raise UserError(f"discrete training needs a ladder (DDPM's or NCSN's), not {type(ladder).__name__}")
-    rungs = UniformRung(ladder)
+    if sde.ladder is None:
+        raise UserError(f"discrete training needs a ladder (DDPM's or NCSN's), not {type(sde).__name__}")
+    rungs = UniformRung(sde.ladder)
     return Objective(rungs, Weighting(rungs), stratified, reduce_mean)

@@ -30,11 +30,11 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.progress import Progress
 from score_sde.data import Dataset
-from score_sde.evaluation.comparison.contenders import Run, count_calls, runs_within
+from score_sde.evaluation.comparison.contenders import Run, runs_within
 from score_sde.evaluation.samples.distances import DATA_DISTANCES, NUM_FOLDS, DataDistances
 from score_sde.evaluation.watched import Watched
 from score_sde.solvers import Model
-from score_sde.solvers.registry import Solver
+from score_sde.solvers.base import Solver
 
 MEASURES = ("endpoint_error", *DATA_DISTANCES)
 
@@ -237,7 +237,7 @@ def _measure(
 ) -> Row:
     solver = run.solver()
     draws.bar.what = f"comparison, {run.label} {run.setting}".rstrip()
-    draws.bar.calls = count_calls(solver, draws.model.sde)
+    draws.bar.calls = solver.calls(draws.model.sde)
     warm_up = draws.warm_up(solver, repetitions[0])
     deterministic = False
     drawn, found = [], []

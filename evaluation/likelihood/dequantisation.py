@@ -35,7 +35,7 @@ from torch import Tensor
 from score_sde.common.noise import SampleNoise
 from score_sde.data.units import Bins, Points, as_numbers
 from score_sde.sde import SDE
-from score_sde.solvers.base import check_positive
+from score_sde.solvers.options import check_positive
 
 
 class Dequantised(NamedTuple):

@@ -23,12 +23,11 @@ from score_sde.common.files import write_atomically
 from score_sde.common.plots import save_grid, save_scatter
 from score_sde.common.progress import Progress
 from score_sde.data import Dataset
-from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.provenance import as_text, replacing
 from score_sde.evaluation.watched import Watched
 from score_sde.models import rows_of
 from score_sde.solvers import Model
-from score_sde.solvers.registry import Solver
+from score_sde.solvers.base import Solver
 
 _NUM_SHOWN = 100
 _NUM_SHOWN_POINTS = 5000
@@ -64,7 +63,7 @@ def draw_samples(
     device = distributed.device()
     batches = [slice(first, min(first + batch_size, len(seeds))) for first in range(0, len(seeds), batch_size)]
     share = distributed.share(batches)
-    calls = count_calls(solver, model.sde) if progress else None
+    calls = solver.calls(model.sde) if progress else None
     own, started = [], time.perf_counter()
     with Progress("samples", len(share), "batch", calls, shown=progress) as bar:
         for rows in share:

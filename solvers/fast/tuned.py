@@ -14,11 +14,11 @@ import torch
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.sde import SDE
-from score_sde.solvers.base import check_at_least, check_positive, last_time
 from score_sde.solvers.fast.default import recommended_table
-from score_sde.solvers.fast.recorder import Table
-from score_sde.solvers.fast.table import TableSolver
+from score_sde.solvers.fast.table import Table, TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
+from score_sde.solvers.options import check_at_least, check_positive
+from score_sde.solvers.process import last_time
 
 _NOISY_ORDER = 2
 _ARRAYS = ("times", "state", "outputs", "noise", "blend")
@@ -70,7 +70,7 @@ def tuned(
 
 
 def with_noise(table: Table, sde: SDE, data_std: float, eta: float) -> Table:
-    """A tuned table with noise: what noise changes in the recommended solver's, it changes here.
+    """Return a tuned table with noise: what noise changes in the recommended solver's, it changes here.
 
     That solver is taken at order 2, since high orders amplify noise.
 
@@ -85,7 +85,7 @@ def with_noise(table: Table, sde: SDE, data_std: float, eta: float) -> Table:
 
 
 def table_path(folder: str | Path, num_steps: int) -> Path:
-    """Where the table for a number of steps lies in a folder."""
+    """Return where the table for a number of steps lies in a folder."""
     return Path(folder) / f"tuned_{num_steps}.json"
 
 

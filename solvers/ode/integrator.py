@@ -13,7 +13,7 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked_class, checked_value
 from score_sde.common.errors import UserError, choose, nearest
-from score_sde.solvers.base import MOST_STEPS, check_between, check_positive, check_tolerance
+from score_sde.common.float64 import widest_dtype
 from score_sde.solvers.ode.adams import integrate_adams
 from score_sde.solvers.ode.flow import RESOLUTION, ProbabilityFlow
 from score_sde.solvers.ode.runge_kutta import (
@@ -24,6 +24,7 @@ from score_sde.solvers.ode.runge_kutta import (
     integrate_per_example,
     root_mean_square,
 )
+from score_sde.solvers.options import MOST_STEPS, check_between, check_positive, check_tolerance
 
 # Their coefficients are those of equal steps.
 ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
@@ -110,12 +111,12 @@ class Integrator:
 
     @property
     def default_grid(self) -> str:
-        """The nodes of a method with fixed steps, unless given."""
+        """The default grid has the nodes of a method with fixed steps, unless given."""
         return "log_angle" if self._is_adams else "uniform_log_snr"
 
     @property
     def resolution(self) -> float:
-        """Where the independent variable turns from the angle to its logarithm; see `ProbabilityFlow`."""
+        """The independent variable turns from the angle to its logarithm there; see `ProbabilityFlow`."""
         return 1e-6 if self._is_adams else RESOLUTION
 
     @property
@@ -135,13 +136,13 @@ class Integrator:
         norm: Norm = root_mean_square,
         adjoint_parameters: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
-        """The solution of `dy/ds = derivative(s, y)` at the last node.
+        """Return the solution of `dy/ds = derivative(s, y)` at the last node.
 
         Args:
             flow: knows the times of nodes, for messages.
             derivative: called with `s` of shape `()` or `(B,)`.
             y: state `(B, n)` at the first node.
-            nodes: the steps of methods with fixed ones; of others, only the ends count.
+            nodes: the steps of methods with fixed ones; of others, only the ends count; float64, on the CPU.
             norm: size of each example's error.
             adjoint_parameters: what the solution can be differentiated by, beside `y`: by torchdiffeq's adjoint method,
                 with steps for the whole batch. None: by nothing.
@@ -195,7 +196,7 @@ class Integrator:
                 choose("solver of scipy", value, dict.fromkeys(_SCIPY_SOLVERS))
 
     def tolerances(self, dtype: torch.dtype) -> tuple[float, float]:
-        """`rtol` and `atol` for states of this dtype."""
+        """Return `rtol` and `atol` for states of this dtype."""
         default = default_tolerance(dtype)
         return default if self.rtol is None else self.rtol, default if self.atol is None else self.atol
 
@@ -211,6 +212,8 @@ class Integrator:
     ) -> Tensor:
         from torchdiffeq import odeint, odeint_adjoint
 
+        # torchdiffeq has times where the states are.
+        nodes = nodes.to(dtype=widest_dtype(y.device)).to(y.device)
         place = nodes[0]
 
         def remembering(s: Tensor, y: Tensor) -> Tensor:
@@ -224,6 +227,8 @@ class Integrator:
             options = {"grid_constructor": lambda *_: nodes}
         else:
             options = {"norm": lambda error: root_mean_square(norm(error)[None])[0]}
+        if "dtype" in self._torchdiffeq_options:
+            options["dtype"] = nodes.dtype
         if self.method in TABLEAUS:
             # A step ends where the solution is wanted, rather than beyond it.
             options["step_t"] = ends[1:]
@@ -261,7 +266,7 @@ def _reversed(nodes: Tensor) -> Callable[..., Tensor]:
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
-    """`rtol` and `atol` unless given: 1e-7 for float64; else 1e-3, which is less than networks' own errors.
+    """Return `rtol` and `atol` unless given: 1e-7 for float64; else 1e-3, which is less than networks' own errors.
 
     On networks trained on digits, 1e-3 costs 70 calls and puts log-likelihoods off by 0.002 nats per dimension, on
     average by 0.0005: a tenth of the statistical error of 360 examples.

@@ -38,8 +38,7 @@ from score_sde.sde import SDE, VPSDE
 from score_sde.sde.truncated import Truncated
 from score_sde.solvers import Model, get_solver
 from score_sde.solvers.fast.methods import adams
-from score_sde.solvers.fast.recorder import Table
-from score_sde.solvers.fast.table import method_table
+from score_sde.solvers.fast.recorder import Table, method_table
 from score_sde.solvers.grids import time_grid
 from tests.control.mixture import FLOAT, MIXTURE, Mixture
 
@@ -306,7 +305,7 @@ def test_solvers_are_the_sum_of_their_steps(name):
     for more in ({}, {"denoise": False}):
         solver: Any = get_solver(name.split()[0], num_steps=7, **options, **more)
         whole = solver(MIXTURE.model(VP), x_T, seeds=SEEDS)
-        steps = solver.stepwise(MIXTURE.model(VP), x_T, seeds=SEEDS)
+        steps = solver.steps(MIXTURE.model(VP), x_T, seeds=SEEDS)
         parts = steps.run(x_T)
         torch.testing.assert_close(parts.x, whole.x, rtol=0, atol=1e-12)
         assert parts.nfe == whole.nfe

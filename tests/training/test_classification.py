@@ -14,7 +14,7 @@ from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models import Encoder, NoisyClassifier
 from score_sde.sde import VPSDE
-from score_sde.sde.times import UniformLogSNR, get_noise_levels, sample_times
+from score_sde.sde.times import UniformLogSNR, get_time_distribution, sample_times
 from score_sde.training.classification import Classification, accuracy_by_level
 
 FLOAT = torch.float64
@@ -47,7 +47,7 @@ def examples(count: int) -> tuple[Tensor, Tensor]:
 def test_the_loss_is_the_cross_entropy():
     """`-log p(y | x_t) = log(1 + exp(-2 half))` for the right sign of `half`."""
     x_0, classes = examples(50)
-    levels = get_noise_levels("log_snr", SDE, 1e-3)
+    levels = get_time_distribution("log_snr", SDE, 1e-3)
     noise = BatchNoise(50, torch.Generator().manual_seed(1))
     losses = Classification(levels)(MODEL, Batch(x_0, Condition({"class": classes})), noise)
     noise = BatchNoise(50, torch.Generator().manual_seed(1))
@@ -83,7 +83,7 @@ def test_an_encoder_learns_what_it_is_shown():
     network = Encoder(4, 1, 2, channels=8, channel_multipliers=(1, 2), num_blocks=1, dropout=0.0)
     model = NoisyClassifier(network, SDE)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    levels = get_noise_levels("uniform", SDE, 1e-3)
+    levels = get_time_distribution("uniform", SDE, 1e-3)
     classes = torch.arange(64) % 2
     x_0 = torch.full((64, 1, 4, 4), -1.0)
     x_0[classes == 0, :, :, :2] = 1

@@ -266,7 +266,7 @@ def test_training_reaches_the_least_loss() -> None:
 def test_mistakes_are_explained() -> None:
     with pytest.raises(UserError, match=r"no weighting is called 'likelyhood' \(did you mean 'likelihood'"):
         get_objective(VPSDE(), weighting="likelyhood")
-    with pytest.raises(UserError, match=r"no distribution of noise levels is called 'logsnr' \(did you mean 'log_snr'"):
+    with pytest.raises(UserError, match=r"no distribution of times is called 'logsnr' \(did you mean 'log_snr'"):
         get_objective(VPSDE(), noise_levels="logsnr")
     with pytest.raises(UserError, match="needs a ladder"):
         get_discrete_objective(VPSDE())  # type: ignore[arg-type]
