@@ -37,7 +37,7 @@ from score_sde.sde.times import TimeDistribution, UniformRung, get_time_distribu
 
 
 class NoiseModel(Protocol):
-    """A model of which an objective asks the error of its noise; `models.ScoreModel` is one, and so is `models.Given`."""
+    """A model of which an objective asks the error of its noise, such as `models.ScoreModel` or `models.Given`."""
 
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return `eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""

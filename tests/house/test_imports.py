@@ -95,7 +95,6 @@ def test_every_room_of_a_wheel_is_listed():
         assert f'"{package}"' in text, f"pyproject.toml lists no package {package}"
 
 
-@pytest.mark.xfail(strict=False, reason="classes become one of the things that a Condition holds")
 def test_no_function_outside_models_has_a_parameter_of_classes():
     wrong = []
     for path in files(*(room for room in ROOMS if room != "models")):
@@ -106,7 +105,6 @@ def test_no_function_outside_models_has_a_parameter_of_classes():
     assert not wrong, f"{len(wrong)} functions: {wrong}"
 
 
-@pytest.mark.xfail(strict=False, reason="model units become data/units.py")
 def test_one_module_knows_model_units_and_how_levels_are_dequantised():
     """Bins have a width, and points of data a place in model units, in one module."""
     words = {"bin_width", "uniform_dequantisation"}
@@ -129,7 +127,6 @@ def test_one_place_knows_what_each_key_may_be():
     assert {defaults[section].get_type(name) for section, name in (key.split(".") for key in free)} <= {bool, str}
 
 
-@pytest.mark.xfail(strict=False, reason="messages of libraries still name keys")
 def test_rooms_below_experiment_name_no_keys_of_the_configuration():
     keys = [key for key, _ in configuration.flatten(configuration.load_file("default")) if "." in key]
     wrong = []
