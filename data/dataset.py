@@ -34,7 +34,7 @@ class Dataset:
     name: str
     train: Tensor
     test: Tensor
-    units: Units = Vectors()
+    units: Units = field(default_factory=Vectors)
     validation: Tensor = field(default_factory=lambda: torch.empty(0))
     train_classes: Tensor | None = None
     test_classes: Tensor | None = None

@@ -75,10 +75,10 @@ def load_dataset(
         UserError: there are no such data, their files are missing or damaged, or there are too few for `validation`.
     """
     if not 0 <= test_share < 1:
-        raise UserError(f"data.test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
+        raise UserError(f"test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
     if not (0 <= validation < 1 or (math.isfinite(validation) and validation >= 1 and validation == int(validation))):
-        raise UserError(f"data.validation={validation:g} is neither a share below 1 nor a number of examples")
-    with naming("data.folder"):
+        raise UserError(f"validation={validation:g} is neither a share below 1 nor a number of examples")
+    with naming("folder"):
         files = at_home(folder)
     reading = Reading(
         image_size=image_size,
@@ -116,7 +116,7 @@ def load_dataset(
 
 def _with_validation(parts: Parts, size: float, fold: int) -> Parts:
     """A validation part taken from the training part of a set that does not grow."""
-    rest, taken = split_evenly(len(parts.train), size, fold, parts.classes, "data.validation")
+    rest, taken = split_evenly(len(parts.train), size, fold, parts.classes, "validation")
 
     def classes(rows: torch.Tensor) -> torch.Tensor | None:
         return None if parts.classes is None else parts.classes[rows]

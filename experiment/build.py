@@ -61,7 +61,8 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
             data.dataset, empty, empty, units_of(data.levels, data.low, data.high, data.uniform_dequantisation)
         )
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
-    dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
+    with naming("section data"):
+        dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
     if data.image_size is not None and len(dataset.shape) == 1:
         raise UserError(
             f"{dataset.name} has vectors of {dataset.shape[0]} numbers, and this configuration is for pictures: "
@@ -80,7 +81,9 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 
 def make_sde(config: ConfigDict) -> SDE:
     """The forward process of the section `sde`."""
-    return choose("SDE", config.sde.name, SDES)(config.sde)
+    make = choose("SDE", config.sde.name, SDES)
+    with naming("section sde"):
+        return make(config.sde)
 
 
 def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
@@ -130,7 +133,8 @@ def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     data, count = dataset.encode(dataset.train, config.seed), config.model.num_components
     if count > len(data):
         raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
-    return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
+    with naming("model.num_components"):
+        return fit_mixture(make_sde(config), data, config.model.num_components, config.seed)
 
 
 def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:

@@ -61,11 +61,11 @@ class PictureFormat(NamedTuple):
     def check(self) -> None:
         """Raise UserError if there are no such pictures."""
         if self.channels not in _MODES:
-            raise UserError(f"pictures have 1 channel or 3, not data.num_channels={self.channels}")
+            raise UserError(f"pictures have 1 channel or 3, not num_channels={self.channels}")
         if not 2 <= self.levels <= 256:
-            raise UserError(f"pictures have 2 to 256 levels, not data.levels={self.levels}")
+            raise UserError(f"pictures have 2 to 256 levels, not levels={self.levels}")
         if self.size < 1:
-            raise UserError(f"pictures have a size of at least 1, not data.image_size={self.size}")
+            raise UserError(f"pictures have a size of at least 1, not image_size={self.size}")
 
 
 class Converted(NamedTuple):
@@ -132,7 +132,7 @@ class Report:
             colour = "#{:02x}{:02x}{:02x}".format(*background)
             notes.append(
                 f"{len(self.transparent)} pictures are transparent in places, and were laid on {colour} "
-                f"(data.background): {listed(self.transparent)}"
+                f"(background): {listed(self.transparent)}"
             )
         if self.more_frames:
             notes.append(

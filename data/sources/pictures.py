@@ -120,7 +120,7 @@ def _write(
         if report.damaged and not skip_damaged:
             raise UserError(
                 f"{len(report.damaged)} of {len(rows)} {part} pictures cannot be read: {report.reasons()}; remove "
-                "them, or leave them out: --config.data.damaged=skip"
+                "them, or leave them out: damaged=skip"
             )
         if len(kept) < len(rows) or not rows:
             array = array[: len(kept)].copy()

@@ -128,8 +128,8 @@ class DataDistances:
     def __init__(self, dataset: Dataset) -> None:
         if len(dataset.test) < _LEAST_EXAMPLES:
             raise UserError(
-                f"{dataset.name} has {len(dataset.test)} test examples, too few to compare samples with: take a larger "
-                "data.test_share, or leave the comparison out"
+                f"{dataset.name} has {len(dataset.test)} test examples, too few to compare samples with: set aside a larger "
+                "part of the data to test on, or leave the comparison out"
             )
         self._dataset = dataset
         test = self._real(dataset.test)

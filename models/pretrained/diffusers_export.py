@@ -180,7 +180,7 @@ def _scheduler(model: ScoreModel, diffusers: Any) -> Any:
         raise UserError("only models of noise, score, velocity or denoised image can be pipelines")
     sde = model.sde
     if model.scale_input and not (isinstance(sde, DDPMLadder) and model.data_std == 1):
-        raise UserError("a pipeline does not divide its network's input: train with model.scale_input=False")
+        raise UserError("a pipeline does not divide its network's input: train with scale_input=False")
     if isinstance(sde, VESDE):
         _require(model.noise_label, "sigma", sde)
         if model.prediction != "score":
@@ -189,7 +189,7 @@ def _scheduler(model: ScoreModel, diffusers: Any) -> Any:
             sigma_min=sde.sigma_min, sigma_max=sde.sigma_max, sampling_eps=sde.t_min or 1e-5
         )
     if not isinstance(sde, DDPMLadder):
-        raise UserError(f"a pipeline has DDPM's ladder or VE, not {type(sde).__name__}: train with sde.name=ddpm or ve")
+        raise UserError(f"a pipeline has DDPM's ladder or VE, not {type(sde).__name__}: train with one of them")
     _require(model.noise_label, "rung", sde)
     if model.prediction not in _PREDICTION_TYPES:
         raise UserError(f"a pipeline predicts one of {', '.join(_PREDICTION_TYPES)}, not {model.prediction}")
