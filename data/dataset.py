@@ -11,7 +11,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
-from score_sde.data.units import Units, Vectors, units_of
+from score_sde.data.units import Bins, Points, Units, Vectors, units_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return tuple(self.train.shape[1:])
+
+    @property
+    def quantised(self) -> Bins | Points:
+        """The units of examples that have levels; those of vectors are not asked for."""
+        assert isinstance(self.units, Bins | Points)
+        return self.units
 
     @property
     def levels(self) -> int | None:

@@ -108,7 +108,7 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     assert dataset.levels is not None
     network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
-    return QuantisedModel(network, sde, dataset.levels, dataset.units.low, dataset.units.high, *options)
+    return QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
 
 
 def check_classes(config: ConfigDict, dataset: Dataset) -> None:

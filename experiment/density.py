@@ -58,8 +58,8 @@ def make_dequantiser(
             "False: use truncated_normal"
         )
     kinds: dict[str, Callable[[], Dequantiser]] = {
-        "uniform": lambda: UniformDequantiser(dataset.units.bins),
-        "truncated_normal": lambda: TruncatedNormalDequantiser(sde, dataset.units),
+        "uniform": lambda: UniformDequantiser(dataset.quantised.bins),
+        "truncated_normal": lambda: TruncatedNormalDequantiser(sde, dataset.quantised),
         "variational": learn,
     }
     return choose("dequantisation", name, kinds)()
@@ -74,7 +74,7 @@ def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> di
     settings = config.likelihood
     calls, rungs = settings.bound_calls, settings.num_rungs
     if not isinstance(dataset.units, Vectors) and settings.dequantisation == "truncated_normal":
-        known = bounds_of_points(dataset.units, calls, rungs, t_min)
+        known = bounds_of_points(dataset.quantised, calls, rungs, t_min)
     else:
         known = bounds_with_noise(calls, rungs, t_min)
     return {name: choose("bound", name, known) for name in settings.bounds}

@@ -183,7 +183,7 @@ def _learned_dequantiser(
         raise UserError(f"variational dequantisation is for images, not {dataset.name}")
     path = checkpoints.companions(folder, found) / "dequantisation.pt"
     torch.manual_seed(config.seed)
-    flow = DequantisationFlow(dataset.shape[0], dataset.units.bins)
+    flow = DequantisationFlow(dataset.shape[0], dataset.quantised.bins)
     flow = flow.to(distributed.device())
     if distributed.rank() == 0 and not path.exists():
         num_steps, t_min = config.likelihood.flow_steps, config.likelihood.t_min or model.sde.t_min

@@ -122,7 +122,7 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
         )
 
     def uniform() -> UniformDequantiser:
-        return UniformDequantiser(dataset.units.bins)
+        return UniformDequantiser(dataset.quantised.bins)
 
     dequantiser = make_dequantiser(config, sde, dataset, learn=uniform)
     solver, count = make_solver(config), config.training.num_measured

@@ -170,9 +170,7 @@ def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> G
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = mixture.GaussianMixture(num_components, random_state=seed).fit(flat)
     except ValueError as error:
-        raise UserError(
-            f"{num_components} Gaussians cannot be fitted to {len(flat)} examples: take fewer"
-        ) from error
+        raise UserError(f"{num_components} Gaussians cannot be fitted to {len(flat)} examples: take fewer") from error
     weights, means, covariances = (
         torch.from_numpy(array) for array in (fitted.weights_, fitted.means_, fitted.covariances_)
     )

@@ -143,8 +143,7 @@ def _load_arrays(found: Found, path: Path, reading: Reading) -> Parts:
     for part, level in highest.items():
         if as_levels and level >= reading.levels:
             raise UserError(
-                f"{arrays[part].where} has levels up to {level}: give levels={max(highest.values()) + 1} "
-                "or more"
+                f"{arrays[part].where} has levels up to {level}: give levels={max(highest.values()) + 1} or more"
             )
     if as_levels and reading.levels == 256 and max(highest.values()) < _FEW:
         note = f"{path} has levels up to {max(highest.values())} only, of 256: if it has fewer, say so (levels)"

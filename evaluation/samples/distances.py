@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
-from score_sde.data import Dataset, Vectors
+from score_sde.data import Dataset
 from score_sde.evaluation.samples.features import random_features
 
 NUM_PROJECTIONS = 512
@@ -128,8 +128,8 @@ class DataDistances:
     def __init__(self, dataset: Dataset) -> None:
         if len(dataset.test) < _LEAST_EXAMPLES:
             raise UserError(
-                f"{dataset.name} has {len(dataset.test)} test examples, too few to compare samples with: set aside a larger "
-                "part of the data to test on, or leave the comparison out"
+                f"{dataset.name} has {len(dataset.test)} test examples, too few to compare samples with: set aside a "
+                "larger part of the data to test on, or leave the comparison out"
             )
         self._dataset = dataset
         test = self._real(dataset.test)
@@ -161,8 +161,8 @@ class DataDistances:
 
     def _real(self, examples: Tensor) -> Tensor:
         """Examples of the dataset in model units, float64; a level is the middle of its bin."""
-        units = self._dataset.units
-        return (units if isinstance(units, Vectors) else units.bins).encode(examples.double())
+        data = self._dataset
+        return (data.units if data.levels is None else data.quantised.bins).encode(examples.double())
 
 
 def _flat(x: Tensor) -> np.ndarray:

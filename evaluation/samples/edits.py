@@ -53,7 +53,7 @@ def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str, labels: Te
     columns += list(edit.answers.unbind(1))
     if edit.answers.shape[1] > 1 and edit.observed is not None:
         # Black is none, and white as much as half of all levels.
-        columns.append(dataset.units.low + 2 * edit.spread)
+        columns.append(dataset.quantised.low + 2 * edit.spread)
     shown = torch.stack(columns, 1)
     save_grid(paths[0], dataset.to_uint8(shown.flatten(0, 1)).numpy(), columns=len(columns))
     arrays: dict[str, Any] = {

@@ -174,7 +174,8 @@ def test_process_prediction_and_labels_are_the_importers(name, config):
     for function in ("alpha", "sigma"):
         torch.testing.assert_close(getattr(sde, function)(t), getattr(expected.sde, function)(t), rtol=0, atol=0)
     assert config.model.prediction == expected.prediction
-    torch.testing.assert_close(NOISE_LABELS[config.model.noise_label](sde, t), expected.noise_label(t), rtol=0, atol=0)
+    label = NOISE_LABELS[config.model.noise_label](sde, sde.at(t))
+    torch.testing.assert_close(label, expected.noise_label(t), rtol=0, atol=0)
 
 
 def built(config: ConfigDict) -> Any:

@@ -185,7 +185,7 @@ def test_samples_are_rounded_to_the_datas_levels() -> None:
     assert found["frechet"] == pytest.approx(0, abs=1e-9)
     assert found["sliced_wasserstein"] == pytest.approx(0, abs=1e-9)
     # One level brighter, where possible: a shift of at most a bin, 2/17, in each coordinate.
-    shifted = DataDistances(data)(data.units.bins.encode(images + 1.0))
+    shifted = DataDistances(data)(data.quantised.bins.encode(images + 1.0))
     brighter = (images.clamp(max=15) + 1).double().flatten(1) * 2 / 17
     expected = sliced_wasserstein(brighter.numpy(), images.double().flatten(1).numpy() * 2 / 17)
     assert shifted["sliced_wasserstein"] == pytest.approx(expected, rel=1e-9)

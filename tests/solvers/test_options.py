@@ -176,11 +176,11 @@ def test_the_density_at_time_0_is_the_mixtures() -> None:
 def test_arrays_are_taken_as_tensors(name: str) -> None:
     solver, model = get_solver(name, **({} if name == "ode" else {"num_steps": 6})), mixture(VPSDE())
     expected = solver(model, X, seeds=[0, 1]).x
-    assert torch.equal(solver(model, X.numpy(), seeds=np.array([0, 1])).x, expected)
+    assert torch.equal(solver(model, X.numpy(), seeds=np.array([0, 1])).x, expected)  # type: ignore[arg-type]
     # Backwards in memory, or in another order of bytes, which tensors cannot be; whole numbers become float32.
     swapped = X.numpy().astype(X.numpy().dtype.newbyteorder())
-    assert torch.equal(solver(model, swapped, seeds=[0, 1]).x, expected)
-    assert torch.equal(solver(model, X.numpy()[::-1], seeds=[1, 0]).x, expected.flip(0))
+    assert torch.equal(solver(model, swapped, seeds=[0, 1]).x, expected)  # type: ignore[arg-type]
+    assert torch.equal(solver(model, X.numpy()[::-1], seeds=[1, 0]).x, expected.flip(0))  # type: ignore[arg-type]
     whole = torch.tensor([[0, 1], [2, -1]])
     assert torch.equal(solver(model, whole, seeds=[0, 1]).x, solver(model, whole.float(), seeds=[0, 1]).x)
 

@@ -269,4 +269,4 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(UserError, match=r"no distribution of times is called 'logsnr' \(did you mean 'log_snr'"):
         get_objective(VPSDE(), noise_levels="logsnr")
     with pytest.raises(UserError, match="needs a ladder"):
-        get_discrete_objective(VPSDE())  # type: ignore[arg-type]
+        get_discrete_objective(VPSDE())

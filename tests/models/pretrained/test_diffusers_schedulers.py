@@ -145,10 +145,10 @@ def check_process(scheduler: Any, found: Meaning) -> None:
     theirs = noise_to_data(scheduler, labels)
     if found.noise_label == "edm":
         t = sde.time_at_log_snr(-2 * theirs.log())
-        torch.testing.assert_close(NOISE_LABELS["edm"](sde, t), labels.double(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(NOISE_LABELS["edm"](sde, sde.at(t)), labels.double(), rtol=1e-4, atol=1e-4)
         return
     assert found.noise_label == "rung"
-    torch.testing.assert_close(NOISE_LABELS["rung"](sde, times), rungs.double())
+    torch.testing.assert_close(NOISE_LABELS["rung"](sde, sde.at(times)), rungs.double())
     # Between rungs they interpolate the noise level itself or its logarithm, or round the label.
     whole = bool((labels == labels.round()).all()) and "sigmas" not in vars(scheduler)
     margin = 0 if whole else 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -159,7 +161,7 @@ def test_a_threshold_bounds_the_samples(name: str) -> None:
         ("ddim", {"num_steps": 5, "eta": 1.0, "seeds": [0, 1]}, "2 seeds for a batch of 1"),
     ],
 )
-def test_bad_input_says_so(name: str, options: dict[str, object], word: str) -> None:
+def test_bad_input_says_so(name: str, options: dict[str, Any], word: str) -> None:
     model = two_modes(VPSDE())
     seeds = options.pop("seeds", None)
     with pytest.raises(UserError, match=word):

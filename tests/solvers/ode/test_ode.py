@@ -182,11 +182,11 @@ def test_failing_steps_become_advice(per_example, method, mixture):
     sde = VPSDE()
     model, x_T = BrokenBelow(mixture.model(sde), 0.3), sde.prior_sample((4, 2), seeds=range(4), dtype=FLOAT)
     with pytest.raises(UserError, match=rf"'{method}'.* at t = 0\.\d+.*raise rtol=.*t_min=0.001.*float64"):
-        get_solver("ode", method=method, per_example=per_example)(model, x_T)
+        get_solver("ode", method=method, per_example=per_example)(model, x_T)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="7 steps were not enough"):
         get_solver("ode", options={"max_num_steps": 7})(mixture.model(sde), x_T)
     with pytest.raises(UserError, match=r"not finite.*more steps"):
-        get_solver("ode", method="euler", num_steps=10)(model, x_T)
+        get_solver("ode", method="euler", num_steps=10)(model, x_T)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ class Broken:
 def test_failures_become_advice(mixture):
     x_T = torch.ones(2, 2, dtype=FLOAT)
     with pytest.raises(UserError, match=r"of example \d failed at t = 0\.5\d+ \(error nan.* loosen rtol=0.01 or atol"):
-        get_solver("adaptive_sde")(Broken(VPSDE()), x_T, seeds=[0, 1])
+        get_solver("adaptive_sde")(Broken(VPSDE()), x_T, seeds=[0, 1])  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"raise t_min=0\.001"):
         get_solver("adaptive_sde", rtol=1e-17, atol=1e-17)(mixture.model(VPSDE()), x_T, seeds=[0, 1])
     for option in ("rtol", "atol", "first_step"):

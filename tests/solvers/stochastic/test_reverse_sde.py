@@ -152,7 +152,7 @@ class Broken:
 def test_failures_become_advice(mixture):
     x_T = torch.ones(2, 2, dtype=FLOAT)
     with pytest.raises(UserError, match=r"failed near t = 0\.\d+: .* raise t_min=0.001, or use fixed steps"):
-        get_solver("sde", adaptive=True)(Broken(VPSDE()), x_T, seeds=[0, 1])
+        get_solver("sde", adaptive=True)(Broken(VPSDE()), x_T, seeds=[0, 1])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="loosen"):
         get_solver("sde", method="euler", adaptive=True, num_steps=10, rtol=1e-9, atol=1e-9)(
             mixture.model(VPSDE()), x_T, seeds=[0, 1]
