@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo test slow clean
+.PHONY: install demo test slow types clean
 
 install: $(VENV)/.installed
 
@@ -31,5 +31,13 @@ slow: install
 	$(RUN) -m pytest -m slow
 	KILLS=20 $(RUN) -m pytest tests/test_kill.py
 
+# mypy, which finds the rooms of score_sde through links to them.
+ROOMS := $(patsubst %/,%,$(filter-out score_sde/ tests/ benchmarks/ docs/ build/ runs/ datasets/,$(wildcard */)))
+
+types: install
+	@rm -rf .types && mkdir -p .types/score_sde
+	@for room in $(ROOMS); do ln -s ../../$$room .types/score_sde/$$room; done
+	$(VENV)/bin/mypy
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs .types .pytest_cache .mypy_cache .ruff_cache

@@ -61,14 +61,14 @@ def count(path: str) -> tuple[int, float, float, int]:
     more = {"out_channels": levels * shape[0]} if config.model.prediction == "levels" else {}
     with torch.device("meta"):
         network = build.make_network(config, shape, **more)
-        x, labels = torch.empty(1, *shape), torch.empty(1)
+        x, noise_label = torch.empty(1, *shape), torch.empty(1)
     parameters = {p.untyped_storage()._cdata for p in network.parameters()}
     with (
         FlopCounterMode(display=False) as flops,
         kept_bytes(parameters) as total,
         torch.autocast("cpu", torch.bfloat16),
     ):
-        output = network(x, labels)
+        output = network(x, noise_label)
     forward = flops.get_total_flops()
     del output
     # The backward pass multiplies by each weight and by each input once more.

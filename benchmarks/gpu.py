@@ -5,6 +5,7 @@
                pictures, beside diffusers' UNet2DModel of DDPM++'s shape (see `benchmarks.networks`), and what the
                trainer adds to a step
     use        samples and likelihoods a second, and what a solver takes beside its network calls
+    tests      the project's tests, which use the GPU wherever the program would
 
 Arithmetic is counted by PyTorch's counter (three times the forward pass for a step) and compared with what a large
 matrix product in bfloat16 achieves in the same run. Every part is printed when it is measured; parts for which no time
@@ -14,13 +15,17 @@ is left are said to be left out. Without a GPU the same is measured on the CPU, 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import Peer, peak_arithmetic, seconds
 from benchmarks.training import Contest, cifar10_shape
-from score_sde.data import Dataset
+from score_sde.data import Bins, Dataset
 from score_sde.experiment import build, configuration
 from score_sde.models import DDPM, MLP, NCSNpp, ScoreModel
 from score_sde.sde import VESDE, VPSDE
@@ -42,7 +47,7 @@ CIFAR10 = {
     "DDPM++": "configs/vp/cifar10_ddpmpp_continuous.py",
     "NCSN++, deep": "configs/ve/cifar10_ncsnpp_deep_continuous.py",
 }
-SOLVERS = {
+SOLVERS: dict[str, dict[str, Any]] = {
     "default": {"num_steps": 10},
     "dpmpp_2m": {"num_steps": 10},
     "dpmpp_2m_sde": {"num_steps": 10},
@@ -223,7 +228,7 @@ def cifar10_networks(width: int) -> dict[str, Callable[[], nn.Module]]:
         config = configuration.load_file(file)
         config.model.channels = width
         empty = torch.empty(0, 3, 32, 32, dtype=torch.uint8)
-        return build.make_model(config, Dataset("random pictures", empty, empty, 256)).network
+        return build.make_model(config, Dataset("random pictures", empty, empty, Bins(256))).network
 
     return {
         "UNet2DModel": lambda: Peer(width),
@@ -319,15 +324,9 @@ def use(device: torch.device, width: int, batch: int) -> None:
     for name in ("default", "dpmpp_2m", "dpmpp_2m_sde", "pc"):
         solver = get_solver(name, num_steps=20)
         x_T = model.sde.prior_sample(tuple(x.shape), seeds=range(batch), device=device)
-
-        def solve(solver: Any = solver, x_T: Tensor = x_T) -> None:
-            with torch.no_grad():
-                calls.append(solver(model, x_T, seeds=range(batch)).nfe)
-
-        calls: list[int] = []
-        taken = statistics.median(seconds(solve, device.type) for _ in range(3))
-        over = taken / (calls[-1] * call) - 1
-        rows.append([name, str(calls[-1]), f"{batch / taken:.1f}", f"{100 * over:+.1f}%"])
+        calls = solve(solver, model, x_T)
+        taken = statistics.median(seconds(partial(solve, solver, model, x_T), device.type) for _ in range(3))
+        rows.append([name, str(calls), f"{batch / taken:.1f}", f"{100 * (taken / (calls * call) - 1):+.1f}%"])
     print_table("sampling | calls | images/s | beside the calls alone", rows)
 
     data = x.clamp(-1, 1)
@@ -339,11 +338,30 @@ def use(device: torch.device, width: int, batch: int) -> None:
     print(f"Batches of {batch}, width {width}, float32; a call takes {1e3 * call:.1f} ms.\n", flush=True)
 
 
+def solve(solver: Any, model: ScoreModel, x_T: Tensor) -> int:
+    """Draw samples; returns the network calls."""
+    with torch.no_grad():
+        return solver(model, x_T, seeds=range(len(x_T))).nfe
+
+
+# Tests
+
+
+def tests() -> None:
+    """Run the project's tests on this machine, whose GPU they use where it is the default, and print what they say."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "--tb=short"]
+    if find_spec("xdist"):
+        command += ["-n", str(os.cpu_count() or 1)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    told = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR")) or " passed" in line]
+    print("Tests: " + "\n".join(told or ended.stdout.splitlines()[-1:]) + "\n", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9, help="how long it may take")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--parts", default="equality,training,trainer,use", help="in this order")
+    parser.add_argument("--parts", default="equality,trainer,use,tests,training", help="in this order")
     parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="leave out compiled networks")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -360,6 +378,8 @@ def main() -> None:
             use(device, width, batch)
         elif part == "trainer" and clock.allows("the trainer", 40):
             trainer(width, batch, 20 if on_gpu else 3)
+        elif part == "tests" and clock.allows("the tests", 200 if on_gpu else 1000):
+            tests()
         elif part == "training":
             training(device, width, batch, clock, arguments.compiled and on_gpu)
 

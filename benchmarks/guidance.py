@@ -22,11 +22,13 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from benchmarks.trained import trained_network
-from score_sde.control import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.common.condition import Condition
+from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
 from score_sde.evaluation.samples.distances import DATA_DISTANCES, DataDistances
 from score_sde.experiment import runs
-from score_sde.models import NoisyClassifier
+from score_sde.models import Given, NoisyClassifier
+from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.solvers import Model, get_solver
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -46,13 +48,11 @@ def main() -> None:
     classifier = noisy_classifier(arguments.classifier, dataset)
     assert dataset.test_classes is not None
     classes = dataset.test_classes
-
-    def log_prob(x: Tensor, t: Tensor) -> Tensor:
-        return classifier.log_probs(x, t).gather(1, classes[:, None])[:, 0]
+    given, log_prob = Given(model, Condition({"class": classes})), ClassProbability(classifier, classes)
 
     kinds: dict[str, Callable[[float], Model]] = {
-        "classifier-free": lambda scale: ClassifierFreeGuidance(model, classes, scale),
-        f"classifier-free, rho in {INTERVAL}": lambda scale: ClassifierFreeGuidance(model, classes, scale, INTERVAL),
+        "classifier-free": lambda scale: Guided(given, model, scale),
+        f"classifier-free, rho in {INTERVAL}": lambda scale: Guided(given, model, scale, INTERVAL),
         "classifier": lambda scale: ClassifierGuidance(plain, log_prob, scale),
     }
     solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std)
@@ -67,7 +67,7 @@ def main() -> None:
                 seeds = range(seed * len(classes), (seed + 1) * len(classes))
                 x_T = model.sde.prior_sample((len(classes), *dataset.shape), seeds=seeds)
                 x = solver(guided(scale), x_T, seeds=seeds).x
-                levels = dataset.quantise(x)
+                levels = dataset.units.decode(x)
                 spread = spread_within(levels, classes) / spread_within(dataset.test, classes)
                 rows.append([judge.accuracy(levels, classes), spread, *distances(x).values()])
             means = " | ".join(f"{value:.4f}" for value in np.mean(rows, axis=0))
@@ -80,14 +80,14 @@ class Judge:
     def __init__(self, dataset: Dataset) -> None:
         self._machine = SVC(gamma=0.001, C=10).fit(dataset.train.flatten(1).numpy(), dataset.train_classes)
 
-    def accuracy(self, levels: Tensor, classes: Tensor) -> float:
+    def accuracy(self, levels: Tensor, wanted: Tensor) -> float:
         """The part of images of levels `(N, 1, 8, 8)` that it takes for their class."""
-        return float(self._machine.score(levels.flatten(1).numpy(), classes.numpy()))
+        return float(self._machine.score(levels.flatten(1).numpy(), wanted.numpy()))
 
 
-def spread_within(levels: Tensor, classes: Tensor) -> float:
+def spread_within(levels: Tensor, wanted: Tensor) -> float:
     """Root mean square distance between images of the same class, over all classes."""
-    parts = [levels[classes == k].flatten(1).double() for k in classes.unique()]
+    parts = [levels[wanted == k].flatten(1).double() for k in wanted.unique()]
     return math.sqrt(float(np.mean([2 * part.var(0).sum().item() for part in parts])))
 
 

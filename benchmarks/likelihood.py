@@ -112,7 +112,7 @@ def main() -> None:
     model, dataset, _, _ = trained_network(arguments.workdir)
     seeds = list(range(min(arguments.images, len(dataset.test))))
     noise = SampleNoise(seeds, stream="dequantisation")
-    x = UniformDequantiser(dataset.low, dataset.bin_width)(dataset.test[: len(seeds)], noise).x
+    x = UniformDequantiser(dataset.units).sample(dataset.test[: len(seeds)], noise).x
     probe = SampleNoise(seeds, stream="probe").rademacher(x)
 
     def ours(model: Model = model, x: Tensor = x, **options: object) -> Result:

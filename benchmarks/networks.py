@@ -89,9 +89,9 @@ class Peer(nn.Module):
             for index in range(NUM_BLOCKS if hasattr(block, "attentions") else 0):
                 block.attentions[index] = nn.Identity()
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
         """The model's output, shape of `x`."""
-        return self.unet(x, labels, return_dict=False)[0]
+        return self.unet(x, noise_label, return_dict=False)[0]
 
 
 class Subject:
@@ -103,7 +103,7 @@ class Subject:
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
         self.network = network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
         self.x = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=layout)
-        self.labels = 999 * torch.rand(batch, device=device)
+        self.noise_label = 999 * torch.rand(batch, device=device)
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=setting.dtype == torch.bfloat16)
         if setting.compiled:
             self.network.compile()
@@ -112,13 +112,13 @@ class Subject:
         """The network's output, as in sampling."""
         self.network.eval()
         with torch.no_grad(), self.autocast:
-            self.network(self.x, self.labels)
+            self.network(self.x, self.noise_label)
 
     def both(self) -> None:
         """The gradient of a loss, as in training."""
         self.network.train()
         with self.autocast:
-            output = self.network(self.x, self.labels)
+            output = self.network(self.x, self.noise_label)
         output.float().square().mean().backward()
         self.network.zero_grad()
 

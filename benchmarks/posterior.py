@@ -21,7 +21,7 @@ from score_sde.evaluation.samples.distances import wasserstein_1d
 from score_sde.models import GaussianMixture
 from score_sde.sde import VPSDE
 from score_sde.solvers import Model, get_solver
-from score_sde.solvers.registry import Solver
+from score_sde.solvers.base import Solver
 
 FLOAT = torch.float64
 NOISE_STD = 0.2

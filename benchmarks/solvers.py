@@ -87,7 +87,7 @@ class AsVE:
 def network(workdir: Path) -> tuple[Model, tuple[int, ...]]:
     """The newest trained network of a working folder, its data scaled to a standard deviation of 0.5; their shape."""
     model, dataset, _, _ = trained_network(workdir)
-    scale = 0.5 / dataset.stretch(dataset.train).std().item()
+    scale = 0.5 / dataset.units.encode(dataset.train).std().item()
     return AsVE(model, scale), dataset.shape
 
 

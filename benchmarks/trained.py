@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
 from score_sde.experiment import build, runs
-from score_sde.models import LevelModel, ScoreModel
+from score_sde.models import QuantisedModel, ScoreModel
 
 
 class Trained(NamedTuple):
@@ -23,7 +23,7 @@ class Trained(NamedTuple):
         path: of the checkpoint.
     """
 
-    model: ScoreModel | LevelModel
+    model: ScoreModel | QuantisedModel
     dataset: Dataset
     config: ConfigDict
     path: Path
@@ -40,5 +40,5 @@ def trained_network(workdir: Path) -> Trained:
         raise UserError(f"{workdir} holds a mixture, not a network")
     dataset = build.make_dataset(config)
     model = found.make_model(config, dataset)
-    assert isinstance(model, (ScoreModel, LevelModel))
+    assert isinstance(model, (ScoreModel, QuantisedModel))
     return Trained(model.eval().requires_grad_(False), dataset, config, found.path)

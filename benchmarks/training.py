@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common import distributed
 from score_sde.common.noise import BatchNoise
-from score_sde.data import Batches, Dataset
+from score_sde.data import Batches, Bins, Dataset
 from score_sde.experiment import build, configuration
 from score_sde.training.logs import Log
 from score_sde.training.loss_by_noise import LossByNoise
@@ -52,7 +52,7 @@ def cifar10_shape(channels: int, batch_size: int) -> tuple[ConfigDict, Dataset]:
     config.model.channels = channels
     config.training.batch_size = batch_size
     pictures = torch.randint(256, (2000, 3, 32, 32), dtype=torch.uint8)
-    return config, Dataset("random pictures", pictures, pictures[:0], 256)
+    return config, Dataset("random pictures", pictures, pictures[:0], Bins(256))
 
 
 class Contest:
@@ -123,8 +123,8 @@ def seconds(work: Callable[[], object], repeats: int = 30) -> float:
 
 def synchronise() -> None:
     """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def main() -> None:

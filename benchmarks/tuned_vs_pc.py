@@ -22,9 +22,9 @@ from benchmarks.trained import trained_network
 from score_sde.evaluation.samples.distances import DATA_DISTANCES, DataDistances
 from score_sde.evaluation.samples.draw import draw_samples
 from score_sde.solvers import get_solver
+from score_sde.solvers.base import Solver
 from score_sde.solvers.fast.tuned import load_table, table_path
 from score_sde.solvers.fast.tuning import tune
-from score_sde.solvers.registry import Solver
 
 NUM_CALLS = 10
 NUM_LEVELS = 500

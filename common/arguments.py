@@ -98,7 +98,7 @@ def check_call(
 
 @functools.lru_cache(maxsize=256)
 def _annotations(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
-    of_call = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    of_call = function.__init__ if inspect.isclass(function) else function
     return inspect.signature(function), get_type_hints(of_call, include_extras=True)
 
 

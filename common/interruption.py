@@ -104,3 +104,8 @@ def _handlers() -> dict[signal.Signals, Any]:
 def _install(handlers: Mapping[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def nothing_kept(what: str) -> str:
+    """Say of work whose result is written at the end, as in `what`, that none of it is kept."""
+    return f"stopped; nothing new is kept, as {what} when all is there; repeat the command to begin again"

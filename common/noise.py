@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.float64 import widest_dtype
 
 Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control"]
 
@@ -78,7 +79,10 @@ class BatchNoise:
     def __init__(self, count: int, generator: torch.Generator | None = None, rows: slice = slice(None)) -> None:
         self.count = count
         self.rows = rows
-        self._generator = generator
+        self._generator = self._on_host = generator
+        if generator is not None and generator.device.type != "cpu":
+            # For numbers that are wanted on the CPU, such as times: those of an accelerator would be waited for.
+            self._on_host = torch.Generator().manual_seed(generator.initial_seed())
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape `(B, *dims)`, dtype and device of `like`, one row for each at hand."""
@@ -88,15 +92,17 @@ class BatchNoise:
         """The same, uniform in [0, 1)."""
         return self._draw(torch.rand, like)
 
-    def permutation(self, device: torch.device | str = "cpu") -> Tensor:
-        """The places of the rows at hand in a random order of all, `(B,)`."""
-        place = self._generator.device if self._generator is not None else device
-        return torch.randperm(self.count, generator=self._generator, device=place)[self.rows].to(device)
+    def permutation(self) -> Tensor:
+        """Return the places of the rows at hand in a random order of all, on the CPU, `(B,)`."""
+        return torch.randperm(self.count, generator=self._on_host)[self.rows]
 
     def _draw(self, sampler: Callable[..., Tensor], like: Tensor) -> Tensor:
-        place = self._generator.device if self._generator is not None else like.device
+        generator = self._on_host if like.device.type == "cpu" else self._generator
+        place = generator.device if generator is not None else like.device
         shape = (self.count, *like.shape[1:])
-        return sampler(shape, generator=self._generator, dtype=like.dtype, device=place)[self.rows].to(like.device)
+        dtype = like.dtype if like.dtype != torch.float64 else widest_dtype(place)
+        numbers = sampler(shape, generator=generator, dtype=dtype, device=place)[self.rows]
+        return numbers.to(like.device).to(like.dtype)
 
 
 def _as_seed(seed: int) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
 from score_sde.common.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Small images are enlarged, without smoothing, until their longer side has about this many pixels.
 _SIDE = 48
@@ -51,6 +53,8 @@ def save_grid(path: str | Path, images: np.ndarray, columns: int | None = None) 
         ValueError: see `image_grid`; or images have neither 1, 3 nor 4 channels.
         UserError: the file cannot be written.
     """
+    from PIL import Image
+
     grid = image_grid(images, columns)
     channels = grid.shape[2]
     if channels not in (1, 3, 4):
@@ -70,6 +74,8 @@ def scatter_figure(points: np.ndarray, reference: np.ndarray | None = None) -> F
     Raises:
         ValueError: points are not in the plane.
     """
+    from matplotlib.figure import Figure
+
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"a scatter plot needs points of shape (N, 2), not {points.shape}")
     frame = points if reference is None else reference
@@ -106,6 +112,8 @@ def save_scatter(path: str | Path, points: np.ndarray, reference: np.ndarray | N
 
 def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
     """Numbers by training step, a panel for each group of curves: `curves[panel][name][step]`."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 2.6 * len(curves)), dpi=100, layout="constrained")
     for row, (panel, group) in enumerate(curves.items()):
         axes = figure.add_subplot(len(curves), 1, row + 1)

@@ -99,10 +99,10 @@ def digest(*tensors: Tensor) -> str:
 def _prepare(folder: Path, about: dict[str, Any]) -> None:
     path = folder / "about.json"
     text = json.dumps(about, indent=2, sort_keys=True) + "\n"
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         shutil.rmtree(folder, ignore_errors=True)
         with write_atomically(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _path(folder: Path, rows: range) -> Path:

@@ -54,18 +54,19 @@ def get_config() -> ConfigDict:
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = "velocity"  # noise, score, denoised, velocity, edm, levels: what the network's output means
-    model.labels = "log_snr"  # log_snr, time, sigma, rho, edm, rung, level: how the network is told the time
+    # How the network is told the time: log_snr, time, sigma, rho, edm, rung, rung_from_noisiest
+    model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation
-    model.num_blocks = 4  # residual blocks: of each level (ncsnpp, ddpm), or in all (mlp)
+    model.num_blocks = 4  # residual blocks: at each resolution (ncsnpp, ddpm), or in all (mlp)
     # ncsnpp, ddpm and classifier
-    model.channels = 128  # of the first level
-    model.channel_multipliers = (1, 2, 2, 2)  # one a level, each level half as large as the one before
+    model.channels = 128  # at the highest resolution
+    model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before
     model.dropout = 0.1
     # ncsnpp and ddpm
     model.attention_resolutions = (16,)  # image sizes with self-attention
     model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
-    model.conditional = True  # tell the network the time at all
+    model.time_conditional = True  # tell the network the time at all
     model.scale_by_sigma = False  # divide the output by sigma
     model.centered = True  # images come in [-1, 1]; False: in [0, 1], and the network centres them
     model.activation_checkpointing = False  # less memory, more time

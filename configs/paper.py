@@ -67,7 +67,7 @@ def photographs_1024(dataset: str) -> ConfigDict:
 def vp(config: ConfigDict) -> None:
     """The VP SDE. Networks are told 999 t and return the noise."""
     config.sde.name = "vp"
-    config.model.update(prediction="noise", labels="time")
+    config.model.update(prediction="noise", noise_label="time")
     config.sampling.update(predictor="euler_maruyama", t_min=1e-3)
     config.likelihood.t_min = 1e-5
 
@@ -81,7 +81,7 @@ def subvp(config: ConfigDict) -> None:
 def ddpm_ladder(config: ConfigDict) -> None:
     """DDPM's ladder of 1000 rungs. Networks are told the rung and return the noise."""
     config.sde.update(name="ddpm", num_rungs=1000)
-    config.model.update(prediction="noise", labels="rung")
+    config.model.update(prediction="noise", noise_label="rung")
     config.training.objective = "discrete"
     config.sampling.predictor = "ancestral"
 
@@ -91,7 +91,9 @@ def ve(config: ConfigDict) -> None:
     config.sde.name = "ve"
     config.data.low = 0.0
     config.sampling.data_std = 0.25
-    config.model.update(prediction="score", labels="sigma", scale_by_sigma=True, centered=False, embedding="fourier")
+    config.model.update(
+        prediction="score", noise_label="sigma", scale_by_sigma=True, centered=False, embedding="fourier"
+    )
     config.training.update(reduce_mean=False, ema_decay=0.999)
     config.sampling.update(predictor="reverse_diffusion", corrector="langevin", t_min=1e-5)
     config.likelihood.t_min = 1e-5
@@ -101,7 +103,7 @@ def ncsn_ladder(config: ConfigDict) -> None:
     """NCSN's ladder of 1000 levels; networks are told the level, counted from the noisiest. Otherwise as `ve`."""
     ve(config)
     config.sde.update(name="ncsn", num_rungs=1000)
-    config.model.update(labels="level", embedding="positional")
+    config.model.update(noise_label="rung_from_noisiest", embedding="positional")
     config.training.objective = "discrete"
     config.sampling.t_min = None
     config.likelihood.t_min = None

@@ -1,6 +1,6 @@
 """Control: one model, many questions. Score controls wrap a model; state controls change states between steps."""
 
-from score_sde.control.guidance import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.control.guidance import ClassifierGuidance, Guided
 from score_sde.control.latents import noised, slerp
 from score_sde.control.operators import LinearOperator, Masked, blurred, grey, shrunk
 from score_sde.control.posterior import DPS, Observation, PiGDM
@@ -8,9 +8,9 @@ from score_sde.control.projection import Controlled, Projection, RePaint
 
 __all__ = [
     "DPS",
-    "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Controlled",
+    "Guided",
     "LinearOperator",
     "Masked",
     "Observation",

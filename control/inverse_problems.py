@@ -16,9 +16,8 @@ from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError, choose
 from score_sde.control.posterior import DPS, Observation, PiGDM
 from score_sde.control.projection import Controlled, Projection, RePaint
-from score_sde.solvers import Model
-from score_sde.solvers.base import check_between
-from score_sde.solvers.registry import Solver
+from score_sde.solvers import Model, Solver
+from score_sde.solvers.options import check_between
 
 METHODS = ("pigdm", "dps", "projection", "repaint")
 # Along one side of a picture.

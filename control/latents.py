@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.arguments import checked
+from score_sde.models.wrapper import ModelWrapper
 from score_sde.sde import SDE
 from score_sde.sde.truncated import Truncated
 from score_sde.solvers import Model
@@ -45,7 +46,7 @@ def slerp(a: States, b: States, share: Tensor) -> Tensor:
     return SDE.expand(to_a, a) * a + SDE.expand(to_b, b) * b
 
 
-class Until:
+class Until(ModelWrapper):
     """A model whose process ends at an earlier time: solvers start from there.
 
     Args:
@@ -58,17 +59,13 @@ class Until:
 
     @checked
     def __init__(self, model: Model, T: float) -> None:
-        self.model = model
-        self.sde = Truncated(model.sde, T)
-        self.no_density = getattr(model, "no_density", "")
+        super().__init__(model)
+        self._truncated = Truncated(model.sde, T)
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """The model's score; shape of `x`."""
-        return self.model.score(x, t)
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """The model's denoised mean; shape of `x`."""
-        return self.model.denoise(x, t)
+    @property
+    def sde(self) -> SDE:
+        """The forward process up to `T`."""
+        return self._truncated
 
 
 @checked

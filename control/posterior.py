@@ -20,19 +20,20 @@ The result is not the score of a diffused density, and has no log-likelihood.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from score_sde.common.arguments import checked, checked_class
+from score_sde.common.condition import Rows
 from score_sde.common.errors import UserError
-from score_sde.control.guidance import tweedie_factor
+from score_sde.control.base import tweedie_factor
 from score_sde.control.operators import LinearOperator
-from score_sde.sde import SDE
+from score_sde.models.wrapper import ModelWrapper, rows_of
 from score_sde.solvers import Model
-from score_sde.solvers.base import check_at_least, check_positive
 from score_sde.solvers.density.divergence import value_and_pull_back
+from score_sde.solvers.options import check_at_least, check_positive
 
 
 @checked_class
@@ -56,34 +57,38 @@ class Observation:
     def __post_init__(self) -> None:
         check_at_least("noise_std", self.noise_std, 0)
 
+    def rows(self, rows: Rows) -> Observation:
+        """Return what was observed of these examples."""
+        return replace(self, y=self.y[rows])
 
-class _PosteriorControl:
+
+class _PosteriorControl(ModelWrapper):
     """The score and the denoised mean, with the gradient of `log p_t(y | x)` as a subclass approximates it."""
 
     no_density = "posterior sampling by DPS or ΠGDM gives no diffused density"
 
     @checked
     def __init__(self, model: Model, observation: Observation, scale: float = 1.0) -> None:
-        self.model = model
+        super().__init__(model)
         self.observation = observation
         self.scale = scale
-
-    @property
-    def sde(self) -> SDE:
-        """The forward process."""
-        return self.model.sde
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """`s(x) + scale ∇ log p_t(y | x)`; shape of `x`."""
         mean, gradient = self._mean_and_gradient(x, t)
-        t = t.double()
-        alpha, sigma = self.sde.expand(self.sde.alpha(t), x), self.sde.expand(self.sde.sigma(t), x)
+        alpha, sigma = self.sde.at(t).to(x)
         return (alpha * mean - x) / sigma**2 + gradient
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """The denoised mean that goes with this score; shape of `x`."""
         mean, gradient = self._mean_and_gradient(x, t)
         return mean + tweedie_factor(self.sde, t, x) * gradient
+
+    def rows(self, rows: Rows) -> _PosteriorControl:
+        """Return the same of these examples."""
+        part = super().rows(rows)
+        part.observation = rows_of(self.observation, rows)
+        return part
 
     def _mean_and_gradient(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         mean, pull_back = value_and_pull_back(lambda x: self.model.denoise(x, t), x)
@@ -138,8 +143,7 @@ class PiGDM(_PosteriorControl):
         self.data_std = data_std
 
     def _weigh(self, residual: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        t = t.double()
-        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        spread = (self.data_std * sigma) ** 2 / ((self.data_std * alpha) ** 2 + sigma**2)
+        here = self.sde.at(t)
+        spread = (self.data_std * here.sigma) ** 2 / ((self.data_std * here.alpha) ** 2 + here.sigma**2)
         diagonal = torch.full_like(spread, self.observation.noise_std**2)
         return self.observation.operator.solve(residual, x, diagonal, spread)

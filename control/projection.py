@@ -23,19 +23,19 @@ A state control needs a solver that can be taken apart into steps (`solvers.base
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from score_sde.common.arguments import checked
-from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
 from score_sde.control.operators import LinearOperator
 from score_sde.sde import SDE
-from score_sde.solvers.base import MOST_STEPS, Model, Solution, States, Stepwise, check_between, sample_noise
-from score_sde.solvers.registry import Solver
+from score_sde.solvers.base import Draw, Model, Solution, Solver
+from score_sde.solvers.options import MOST_STEPS, check_between
+from score_sde.solvers.standard_normal import StandardNormal
 
 
 class StateControl(Protocol):
@@ -69,7 +69,7 @@ class Projection:
         return self.operator.project(x, alpha.to(x) * y + sigma.to(x) * self.operator(noise.normal(x)))
 
     def path(self, num_steps: int) -> Iterator[int]:
-        """Straight on."""
+        """Go straight on."""
         yield from range(1, num_steps + 1)
 
 
@@ -104,22 +104,7 @@ class RePaint(Projection):
                 yield from range(first + 1, last + 1)
 
 
-@runtime_checkable
-class OneStepSolver(Protocol):
-    """A solver that can be taken apart."""
-
-    def stepwise(
-        self,
-        model: Model,
-        x_T: Tensor,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Stepwise:
-        """Its steps."""
-
-
-class Controlled:
+class Controlled(Solver):
     """A solver with a state control: a solver again, `controlled(model, x_T, seeds=…)`.
 
     Args:
@@ -135,25 +120,25 @@ class Controlled:
         self.solver = solver
         self.control = control
 
-    @torch.no_grad()
-    @checked
-    def __call__(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Solution:
-        """Sample from `x_T` `(B, *dims)` at time `T`; the control has noise of its own, also from `seeds`."""
-        if not isinstance(self.solver, OneStepSolver):
-            raise UserError(
-                "this solver has no steps between which states can be changed: take one of single steps, as ddim, "
-                "heun, dpmpp_2s, pc or sde"
-            )
-        noise = sample_noise(x_T, seeds, generator, stream="control")
-        steps = self.solver.stepwise(model, x_T, seeds=noise.seeds)
-        alpha, sigma = steps.ends
+    @property
+    def chooses_steps(self) -> bool:
+        return self.solver.chooses_steps
+
+    def calls(self, sde: SDE) -> int | None:
+        """Count the calls of all steps that the control's path goes through, those that are done again among them."""
+        if self.chooses_steps:
+            return None
+        calls = self.solver.steps(StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).calls
+        here, total = 0, 0
+        for end in self.control.path(len(calls)):
+            total, here = total + (calls[here] if end > here else 0), end
+        return total
+
+    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+        """Return the solution; the control has noise of its own. Arguments as of a `Solver`'s."""
+        noise = draw("control")
+        steps = self.solver.steps(model, x_T, seeds=noise.seeds)
+        alpha, sigma = steps.ends.alpha, steps.ends.sigma
         x, here, nfe = self.control.change(x_T, alpha[0], sigma[0], noise), 0, 0
         for end in self.control.path(len(steps.calls)):
             if end > here:
@@ -168,7 +153,7 @@ class Controlled:
 def forward(
     x: Tensor, alpha_s: Tensor, sigma_s: Tensor, alpha_t: Tensor, sigma_t: Tensor, noise: SampleNoise
 ) -> Tensor:
-    """A draw of `x_t | x_s`, `s < t`: `N(alpha_ts x, sigma_t^2 - alpha_ts^2 sigma_s^2)`; shape of `x`."""
+    """Draw from `x_t | x_s`, `s < t`: `N(alpha_ts x, sigma_t^2 - alpha_ts^2 sigma_s^2)`; shape of `x`."""
     scale = alpha_t / alpha_s
     std = (sigma_t**2 - (scale * sigma_s) ** 2).clamp(min=0).sqrt()
     return SDE.expand(scale, x) * x + SDE.expand(std, x) * noise.normal(x)

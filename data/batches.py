@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde.common.condition import Condition
 from score_sde.common.noise import BatchNoise
 from score_sde.data.augment import Augmentation, distort
-from score_sde.data.conditions import Labels
+from score_sde.data.conditions import conditions_of, told
 from score_sde.data.dataset import Dataset
 
 # What the numbers drawn from one seed are for.
@@ -23,11 +24,11 @@ class Batch:
 
     Attributes:
         x_0: the examples `(B, *shape)`, in model units.
-        classes: what the network is told of each `(B,)`, in the numbers of `data.conditions`; None for nothing.
+        condition: what a model is told of each (see `data.conditions`); None for nothing.
     """
 
     x_0: Tensor
-    classes: Tensor | None = None
+    condition: Condition | None = None
 
     def __len__(self) -> int:
         """Count the examples."""
@@ -35,11 +36,11 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Batch:
         """Take some of the examples, with all that belongs to them."""
-        return Batch(self.x_0[rows], None if self.classes is None else self.classes[rows])
+        return Batch(self.x_0[rows], None if self.condition is None else self.condition[rows])
 
     def to(self, device: torch.device) -> Batch:
         """Move the examples, with all that belongs to them, to a device."""
-        return Batch(moved(self.x_0, device), None if self.classes is None else moved(self.classes, device))
+        return Batch(moved(self.x_0, device), None if self.condition is None else self.condition.to(device))
 
 
 class Batches:
@@ -55,13 +56,13 @@ class Batches:
         seed: of the order, the augmentation and the dequantisation.
         augment: a random change of a batch of raw examples.
         distortion: probability that a picture is distorted (see `data.augment`), of which the network is told.
-        uniform_noise: whether levels are dequantised with uniform noise, or taken as they are.
         rows: those of each batch that this process has.
         device: where batches are made.
         labelled: whether the network is told the classes of the dataset, which has some then.
         label_dropout: probability that it is not.
 
     Attributes:
+        conditions: the number of values of each name that the network is told.
         step: number of batches drawn so far; set it to go on from there.
     """
 
@@ -72,7 +73,6 @@ class Batches:
         seed: int,
         augment: Augmentation | None = None,
         distortion: float = 0.0,
-        uniform_noise: bool = True,
         rows: slice = slice(None),
         device: torch.device | str = "cpu",
         labelled: bool = False,
@@ -83,11 +83,10 @@ class Batches:
         self.seed = seed
         self.augment = augment
         self.distortion = distortion
-        self.uniform_noise = uniform_noise
         self.rows = rows
         self.device = torch.device(device)
         self.label_dropout = label_dropout
-        self.labels = Labels(dataset.num_classes if labelled else 0, distortion > 0)
+        self.conditions = conditions_of(dataset.num_classes if labelled else 0, distortion > 0)
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -105,32 +104,17 @@ class Batches:
         if self.distortion > 0:
             distorted = self._happens(self.distortion, examples, noise)
             examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self._in_model_units(examples, noise)
-        if not self.labels.none:
-            return Batch(x_0, None)
-        return Batch(x_0, self.labels.of(self._classes(indices, x_0, noise), distorted))
-
-    def _classes(self, indices: Tensor, x_0: Tensor, noise: BatchNoise) -> Tensor:
-        """The classes of these rows of the training part that the network is told; the number of classes for none."""
-        none = torch.full((len(x_0),), self.labels.num_classes, device=self.device)
-        if not self.labels.num_classes:
-            return none
-        assert self.dataset.train_classes is not None
-        classes = moved(self.dataset.train_classes[indices], self.device)
-        if not self.label_dropout:
-            return classes
-        return torch.where(self._happens(self.label_dropout, x_0, noise), none, classes)
+        x_0 = self.dataset.units.encode(examples, noise)
+        classes, dropped = None, None
+        if "class" in self.conditions:
+            assert self.dataset.train_classes is not None
+            classes = moved(self.dataset.train_classes[indices], self.device)
+            dropped = self._happens(self.label_dropout, x_0, noise) if self.label_dropout else None
+        return Batch(x_0, told(classes, dropped, distorted))
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
         """For each example, whether something of this probability happens."""
         return noise.uniform(torch.empty(len(examples), device=self.device)) < probability
-
-    def _in_model_units(self, examples: Tensor, noise: BatchNoise) -> Tensor:
-        if self.dataset.levels is None:
-            return examples
-        if not self.uniform_noise:
-            return self.dataset.stretch(examples)
-        return self.dataset.scale(examples + noise.uniform(examples.float()))
 
     def _indices(self, step: int) -> Tensor:
         """Rows of the training part that make batch `step`, `(batch_size,)`."""

@@ -1,52 +1,44 @@
-r"""What a network is told of an example, its class and whether it was distorted, as one number.
+r"""What a network is told of an example, made from the data: a `common.condition.Condition`.
 
-With `K` classes (none, if the network is not told of them):
+    class        0 … K - 1, of which class an example is; hidden now and then in training
+    distorted    0, of a picture that was distorted (`data.augment`); hidden of the others
 
-    0 … K - 1       the class
-    K … 2K - 1      the class, of a distorted picture          } where pictures are distorted
-    2K              no class, of a distorted picture           }
-    the last        neither
-
-A label that is hidden now and then in training makes the network know `p(x)` beside `p(x | class)`, which guidance
-needs (Ho & Salimans 2022, arXiv:2207.12598).
+The two are told independently of each other. A class that is hidden now and then makes the network know `p(x)` beside
+`p(x | class)`, which guidance needs (Ho & Salimans 2022, arXiv:2207.12598). A picture that is asked for is one of which
+nothing is said of distortion.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from score_sde.common.condition import Condition
 
-class Labels(NamedTuple):
-    """How labels are numbered.
 
-    Attributes:
-        num_classes: `K`; 0 if the network is not told of classes.
-        distortion: whether it is told of distortion.
+def conditions_of(num_classes: int = 0, distortion: bool = False) -> dict[str, int]:
+    """Return what a network is told, and how many values each name has; nothing of classes if there are none."""
+    return ({"class": num_classes} if num_classes else {}) | ({"distorted": 1} if distortion else {})
+
+
+def of_classes(numbers: Tensor | None) -> Condition | None:
+    """Return the condition that says of which class each example is, `(B,)`, whole numbers; None for None."""
+    return None if numbers is None else Condition({"class": numbers})
+
+
+def told(numbers: Tensor | None, dropped: Tensor | None, distorted: Tensor | None) -> Condition | None:
+    """Return what the network is told of training examples; None for nothing.
+
+    Args:
+        numbers: the class of each, `(B,)`; None if it is not told.
+        dropped: of which the class is hidden, `(B,)`, bool; of none, if left out.
+        distorted: which are, `(B,)`, bool; None if it is not told.
     """
-
-    num_classes: int = 0
-    distortion: bool = False
-
-    @property
-    def none(self) -> int:
-        """The label that says nothing: how many others there are."""
-        return 2 * self.num_classes + 1 if self.distortion else self.num_classes
-
-    @property
-    def undistorted(self) -> Tensor:
-        """The label of the same class, not distorted, for each label `(none + 1,)`, int64."""
-        plain = self.of(torch.arange(self.num_classes + 1))  # of each class, and of none
-        return torch.cat([plain[:-1], plain, plain[-1:]]) if self.distortion else plain
-
-    def of(self, classes: Tensor, distorted: Tensor | None = None) -> Tensor:
-        """The label of each example `(B,)`, int64.
-
-        Args:
-            classes: of each `(B,)`; `num_classes` for those without.
-            distorted: whether each is, `(B,)`; none are if left out.
-        """
-        plain = torch.where(classes == self.num_classes, self.none, classes)
-        return plain if distorted is None else torch.where(distorted, self.num_classes + classes, plain)
+    values, hidden = {}, {}
+    if numbers is not None:
+        values["class"] = numbers
+        if dropped is not None:
+            hidden["class"] = dropped
+    if distorted is not None:
+        values["distorted"], hidden["distorted"] = torch.zeros_like(distorted, dtype=torch.long), ~distorted
+    return Condition(values, hidden) if values else None

@@ -20,6 +20,7 @@ from score_sde.data.sources.photos import load_photos
 from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.toys import TOYS, load_toy
 from score_sde.data.split import Parts, split_evenly
+from score_sde.data.units import units_of
 
 # Each takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
@@ -49,6 +50,7 @@ def load_dataset(
     fold: int = 0,
     low: float = -1.0,
     high: float = 1.0,
+    uniform_dequantisation: bool = True,
 ) -> Dataset:
     """Load data by name, or from a path.
 
@@ -67,15 +69,16 @@ def load_dataset(
         fold: decides which.
         low: model units of the lower edge of the lowest level, for data that have levels.
         high: model units of the upper edge of the highest.
+        uniform_dequantisation: whether levels are bins, filled with uniform noise, or points; see `data.units`.
 
     Raises:
         UserError: there are no such data, their files are missing or damaged, or there are too few for `validation`.
     """
     if not 0 <= test_share < 1:
-        raise UserError(f"data.test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
+        raise UserError(f"test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
     if not (0 <= validation < 1 or (math.isfinite(validation) and validation >= 1 and validation == int(validation))):
-        raise UserError(f"data.validation={validation:g} is neither a share below 1 nor a number of examples")
-    with naming("data.folder"):
+        raise UserError(f"validation={validation:g} is neither a share below 1 nor a number of examples")
+    with naming("folder"):
         files = at_home(folder)
     reading = Reading(
         image_size=image_size,
@@ -101,9 +104,7 @@ def load_dataset(
         name,
         parts.train,
         parts.test,
-        parts.levels,
-        low,
-        high,
+        units_of(parts.levels, low, high, uniform_dequantisation),
         parts.validation,
         parts.classes,
         parts.test_classes,
@@ -115,7 +116,7 @@ def load_dataset(
 
 def _with_validation(parts: Parts, size: float, fold: int) -> Parts:
     """A validation part taken from the training part of a set that does not grow."""
-    rest, taken = split_evenly(len(parts.train), size, fold, parts.classes, "data.validation")
+    rest, taken = split_evenly(len(parts.train), size, fold, parts.classes, "validation")
 
     def classes(rows: torch.Tensor) -> torch.Tensor | None:
         return None if parts.classes is None else parts.classes[rows]

@@ -13,6 +13,7 @@ part that is asked for gets one. The sets that come with the project do not grow
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -59,7 +60,7 @@ class Split(NamedTuple):
 
 
 def split_by_name(
-    names: Sequence[str], size: float, seed: int, classes: Sequence[str] | None, purpose: str, key: str, where: str
+    names: Sequence[str], size: float, seed: int, groups: Sequence[str] | None, purpose: str, key: str, where: str
 ) -> Split:
     """Take examples by the hash of their names; see above.
 
@@ -67,7 +68,7 @@ def split_by_name(
         names: of all examples, each its own.
         size: share of the examples, below 1, or their number.
         seed: of the choice.
-        classes: of the examples, if they have any.
+        groups: the class of each example, if they have any.
         purpose: what they are taken for; another one is another choice.
         key: the configuration's name for `size`.
         where: the examples are, for complaints.
@@ -83,13 +84,13 @@ def split_by_name(
             f"less (--config.{key}=0 takes none)"
         )
     places = [_place(name, seed, purpose) for name in names]
-    left = Counter(classes or [""] * len(names))
+    left = Counter(groups or [""] * len(names))
     taken: list[int] = []
     by_place = np.argsort(places, kind="stable").tolist()
     for row in by_place:
         if (places[row] >= size) if size < 1 else (len(taken) >= size):
             break
-        kind = classes[row] if classes else ""
+        kind = groups[row] if groups else ""
         if left[kind] > 1:
             left[kind] -= 1
             taken.append(row)
@@ -103,24 +104,52 @@ def split_by_name(
     return Split(torch.from_numpy(rest), torch.tensor(taken, dtype=torch.int64))
 
 
-def split_evenly(count: int, size: float, seed: int, classes: Tensor | None, key: str) -> Split:
-    """Take `size` of `count` examples (below 1: their share) by chance; every class has the same share of both.
+def split_evenly(count: int, size: float, seed: int, groups: Tensor | None, key: str) -> Split:
+    """Take `size` of `count` examples (below 1: their share) by chance; every group has the same share of both.
+
+    The same as by `train_test_split` of scikit-learn, which takes a second to import.
 
     Raises:
         UserError: there are too few examples; the line names the configuration's `key`.
     """
-    from sklearn.model_selection import train_test_split
-
     if size == 0:
         return Split(torch.arange(count), torch.arange(0))
-    stratify = None if classes is None else classes.numpy()
-    wanted = size if size < 1 else int(size)
-    try:
-        rest, taken = train_test_split(np.arange(count), test_size=wanted, random_state=seed, stratify=stratify)
-    except ValueError as error:
-        num_classes = "" if stratify is None else f" of {len(np.unique(stratify))} classes"
-        raise UserError(f"cannot take {key}={size:g} of {count} examples{num_classes}: take less, or more") from error
-    return Split(torch.from_numpy(rest), torch.from_numpy(taken))
+    wanted = math.ceil(size * count) if size < 1 else int(size)
+    kinds = np.zeros(count) if groups is None else groups.numpy()
+    members = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    least = min(map(len, members), default=0)
+    if not len(members) <= wanted <= count - len(members) or least < 2:
+        num_classes = "" if groups is None else f" of {len(members)} classes"
+        raise UserError(f"cannot take {key}={size:g} of {count} examples{num_classes}: take less, or more")
+    generator = np.random.RandomState(seed)
+    if groups is None:
+        order = generator.permutation(count)
+        return Split(torch.from_numpy(order[wanted:]), torch.from_numpy(order[:wanted]))
+    sizes = np.array([len(rows) for rows in members])
+    left = _shares(sizes, count - wanted, generator)
+    took = _shares(sizes - left, wanted, generator)
+    shuffled = [rows[generator.permutation(len(rows))] for rows in members]
+    rest = np.concatenate([rows[:a] for rows, a in zip(shuffled, left, strict=True)])
+    taken = np.concatenate([rows[a : a + b] for rows, a, b in zip(shuffled, left, took, strict=True)])
+    return Split(torch.from_numpy(generator.permutation(rest)), torch.from_numpy(generator.permutation(taken)))
+
+
+def _shares(sizes: np.ndarray, count: int, generator: np.random.RandomState) -> np.ndarray:
+    """Divide `count` among classes in proportion to their `sizes` `(K,)`, in whole numbers.
+
+    What rounding down leaves over goes to the classes that lost most by it, and among equals to some by chance.
+    """
+    exact = sizes / sizes.sum() * count
+    shares = np.floor(exact)
+    lost, over = exact - shares, int(count - shares.sum())
+    for loss in np.unique(lost)[::-1]:
+        if over == 0:
+            break
+        (equals,) = np.nonzero(lost == loss)
+        chosen = generator.choice(equals, min(len(equals), over), replace=False)
+        shares[chosen] += 1
+        over -= len(chosen)
+    return shares.astype(int)
 
 
 def _place(name: str, seed: int, purpose: str) -> float:

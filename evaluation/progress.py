@@ -15,7 +15,7 @@ from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.samples.distances import DataDistances
 from score_sde.evaluation.samples.draw import draw_samples
 from score_sde.solvers import Model
-from score_sde.solvers.registry import Solver
+from score_sde.solvers.base import Solver
 
 # Cheap ones: this is to see how things go.
 _LIKELIHOOD: dict[str, Any] = {"method": "adams", "num_steps": 24}

@@ -7,45 +7,17 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
-from torch import nn
 
 from score_sde.common import distributed
 from score_sde.common.files import open_npz
-from score_sde.common.resumable import digest
-from score_sde.experiment.configuration import flatten
 
 _NUM_NAMED = 6
-
-
-def settings_of(
-    config: ConfigDict,
-    sections: Iterable[str],
-    model: nn.Module,
-    checkpoint: Path | None,
-    except_for: Iterable[str] = (),
-    **more: Any,
-) -> dict[str, Any]:
-    """What a result is made with: the seed and these sections of the configuration, the weights, and `more`.
-
-    Args:
-        config: the configuration.
-        sections: those that count.
-        model: has the weights.
-        checkpoint: where they come from.
-        except_for: dotted keys that do not count.
-        more: plain values by name.
-    """
-    chosen, ignored = ("seed", "average", *sections), set(except_for)
-    values = {k: v for k, v in flatten(config) if k.split(".")[0] in chosen and k not in ignored}
-    origin = {"checkpoint": checkpoint and checkpoint.name, "weights": digest(*model.state_dict().values())}
-    return {**origin, **values, **more}
 
 
 @contextmanager
@@ -78,7 +50,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
             with open_npz(path) as file:
                 found = json.loads(file["settings"].item())
         else:
-            found = json.loads(path.read_text())["settings"]
+            found = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return found if isinstance(found, dict) else None

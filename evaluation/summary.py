@@ -25,7 +25,10 @@ def summarise(folder: Path) -> str:
     lines = [f"{what:<28}{result:<34}{cost}" for what, result, cost in rows]
     table = folder / "compare" / "table.md"
     if table.exists():
-        lines += ["", next((line for line in table.read_text().splitlines() if line.startswith("Use ")), "")]
+        lines += [
+            "",
+            next((line for line in table.read_text(encoding="utf-8").splitlines() if line.startswith("Use ")), ""),
+        ]
     lines += ["", *(f"picture: {path}" for path in pictures)]
     lines += [f"table:   {table}"] if table.exists() else []
     return "\n".join(lines)
@@ -47,7 +50,7 @@ def _likelihoods(folder: Path) -> list[tuple[str, str, str]]:
     rows = []
     for path in sorted(folder.glob("likelihood/*.json")):
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             if "accuracy" in found:
                 rows.append((f"classes, {path.stem}", f"{found['accuracy']:.3f} recognised by p(x | y)", ""))
                 continue

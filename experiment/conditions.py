@@ -1,22 +1,22 @@
-"""Classes and guidance, as the section `sampling` has them."""
+"""What samples are asked to be, and guidance to it, as the section `sampling` has them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
-from score_sde.control import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
 from score_sde.experiment import build, checkpoints, configuration
-from score_sde.models import GaussianMixture, NoisyClassifier
-from score_sde.models.given import ClassModel
+from score_sde.models import GaussianMixture, Given, NoisyClassifier
+from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.solvers import Model
 from score_sde.training import checkpoint
 
@@ -47,34 +47,30 @@ def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | 
 
 
 def make_guidance(
-    config: ConfigDict, model: build.AnyModel, labels: Tensor | None, classifier: NoisyClassifier | None
-) -> Callable[[slice], Model]:
-    """The model, guided as the section `sampling` has it, of the samples with these numbers.
+    config: ConfigDict, model: build.AnyModel, condition: Condition | None, classifier: NoisyClassifier | None
+) -> Model:
+    """The model of all samples, guided as the section `sampling` has it; `models.rows_of` gives that of a batch.
 
     Args:
         config: the configuration.
         model: the score model.
-        labels: classes of all samples `(N,)`, or None.
-        classifier: guides towards them, if given; otherwise the model does.
+        condition: what samples are asked to be, or None.
+        classifier: guides towards it, if given; otherwise the model does.
 
     Raises:
         UserError: there is nothing to guide to, or nothing to guide with.
     """
     sampling = config.sampling
     interval = sampling.guidance_interval or (0.0, math.inf)
-    if labels is None:
+    if condition is None:
         if sampling.guidance != 1 or classifier is not None:
             raise UserError("guidance needs a class to guide to: --config.sampling.labels=…")
-        return lambda rows: model
+        return model
+    condition = condition.to(distributed.device())
     if classifier is not None:
         if sampling.guidance_interval:
             raise UserError("sampling.guidance_interval is for guidance without a classifier")
-
-        def log_prob(rows: slice) -> Callable[[Tensor, Tensor], Tensor]:
-            chosen = labels[rows, None].to(distributed.device())
-            return lambda x, t: classifier.log_probs(x, t).gather(1, chosen)[:, 0]
-
-        return lambda rows: ClassifierGuidance(model, log_prob(rows), sampling.guidance)
+        return ClassifierGuidance(model, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
     if isinstance(model, GaussianMixture) or not is_class_conditional(config):
         raise UserError(
             "this model knows no classes: train one with --config.model.class_conditional=True, or give "
@@ -82,11 +78,7 @@ def make_guidance(
         )
     if len(interval) != 2:
         raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
-
-    def given(rows: slice, model: ClassModel = model) -> Model:
-        return ClassifierFreeGuidance(model, labels[rows].to(distributed.device()), sampling.guidance, interval)
-
-    return given
+    return Guided(Given(model, condition), model, sampling.guidance, interval)
 
 
 def is_class_conditional(config: ConfigDict) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, nearest
 from score_sde.common.files import write_atomically
+
+# Values set by hand, as the command line has them: ("training.num_steps", "1000").
+Overrides = Sequence[tuple[str, str]]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -76,7 +79,7 @@ def save(config: ConfigDict, path: Path) -> None:
         UserError: the file cannot be written.
     """
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> ConfigDict:
@@ -86,7 +89,7 @@ def load_json(path: Path) -> ConfigDict:
         UserError: the file is missing, is not JSON, or does not fit the keys of `configs/default.py`.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the configuration {path}: {_one_line(error)}") from error
     if not isinstance(values, dict):

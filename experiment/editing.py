@@ -1,4 +1,4 @@
-"""Mode `edit`: pictures completed, coloured, enlarged, sharpened, redrawn, blended, or taken to their latents and back.
+"""Editing: pictures completed, coloured, enlarged, sharpened, redrawn, blended, or taken to their latents and back.
 
 Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends on it alone.
 """
@@ -15,19 +15,23 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.distributed import say
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.progress import Progress
 from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data import Dataset
+from score_sde.data.conditions import of_classes
 from score_sde.data.sources.picture import PictureFormat, Report, background, read_picture
-from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.samples.edits import Edit, write_edit
 from score_sde.evaluation.watched import Watched
+from score_sde.experiment import conditions
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.settings import settings_for
+from score_sde.experiment.solver import solver_for
+from score_sde.models import rows_of
 from score_sde.solvers import Model, Solution, decode, encode
+from score_sde.solvers.base import Solver
 from score_sde.solvers.ode.solver import ODE
-from score_sde.solvers.registry import Solver
 
 _TEST = "test:"
 # Tasks that go along the probability flow.
@@ -42,7 +46,7 @@ class Editor(NamedTuple):
     Attributes:
         config: the configuration.
         dataset: of the model.
-        guided: the model of the answers with these numbers.
+        model: of all answers.
         solver: finds answers.
         settings: what edits are made with, by name.
         labels: classes of the answers, if any are asked for.
@@ -50,7 +54,7 @@ class Editor(NamedTuple):
 
     config: ConfigDict
     dataset: Dataset
-    guided: Callable[[slice], Model]
+    model: Model
     solver: Solver
     settings: dict[str, Any]
     labels: Tensor | None = None
@@ -105,8 +109,38 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
         solver(model, x, seeds=[0])
 
 
-def edit(editor: Editor, folder: Path) -> None:
-    """Do what the section `edit` asks for; on one process.
+def prepare(experiment: Experiment) -> None:
+    """See that a solver of edits was asked for, not one of samples, and put it where those of samples are, in place.
+
+    Raises:
+        UserError: a solver of samples was asked for.
+    """
+    for key in ("solver", "num_steps"):
+        if experiment.config.edit.task not in BY_FLOW and any(
+            name == f"sampling.{key}" for name, _ in experiment.overrides
+        ):
+            raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
+    choose_solver(experiment.config)
+
+
+def make_editor(experiment: Experiment) -> Editor:
+    """Make what the section `edit` asks for: the model, guided, and the solver, of a prepared experiment.
+
+    Raises:
+        UserError: classes are asked for that there are not, or pictures of several are to be blended.
+    """
+    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
+    if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
+        raise UserError("pictures are interpolated within one class: give one in sampling.labels")
+    models = conditions.make_guidance(config, model, of_classes(labels), conditions.find_classifier(config, dataset))
+    solver = solver_for(experiment, NUM_STEPS)
+    settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
+    return Editor(config, dataset, models, solver, settings, labels)
+
+
+def edit(editor: Editor) -> Edit | None:
+    """Do what the section `edit` asks for, on one process; None on the others.
 
     Raises:
         UserError: an input is missing or does not fit, or an option is out of range.
@@ -117,16 +151,19 @@ def edit(editor: Editor, folder: Path) -> None:
         raise UserError(f"--mode edit is for pictures, not {dataset.name}")
     if settings.input is None:
         raise UserError(f"give a picture: --config.edit.input=FILE, or {_TEST}0 for a test example")
-    if distributed.rank() > 0:
-        return
-    done = task(editor)
+    return task(editor) if distributed.rank() == 0 else None
+
+
+def write(editor: Editor, done: Edit, folder: Path) -> list[Path]:
+    """Write an edit below the folder of a run; returns the paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    settings = editor.config.edit
     about = {**settings.to_dict(), "seed": editor.config.seed, "settings": editor.settings}
-    paths = write_edit(
-        done._replace(numbers=about | done.numbers), dataset, folder / "edit", settings.task, editor.labels
-    )
-    for name, value in done.numbers.items():
-        say(f"{name.replace('_', ' ')}: {value:.4g}")
-    say(", ".join(map(str, paths)))
+    numbers = about | done.numbers
+    return write_edit(done._replace(numbers=numbers), editor.dataset, folder / "edit", settings.task, editor.labels)
 
 
 def _solve(editor: Editor, problem: Problem) -> Edit:
@@ -150,7 +187,7 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
 
     answers, nfe = _answers(editor, len(inputs), solve)
     misfit = problem.operator(answers.flatten(0, 1)) - y.repeat_interleave(settings.num_samples, 0)
-    numbers = {"network_calls": nfe, "largest_misfit_in_levels": misfit.abs().max().item() / dataset.bin_width}
+    numbers = {"network_calls": nfe, "largest_misfit_in_levels": misfit.abs().max().item() / dataset.units.spacing}
     if settings.observed:
         return Edit(problem.show(y), None, answers, numbers)
     return Edit(inputs, problem.show(y), answers, numbers | _distance(answers, inputs, dataset))
@@ -223,7 +260,7 @@ def _interpolate(editor: Editor) -> Edit:
     ends = torch.stack([path[:, 0] - inputs[:-1], path[:, -1] - inputs[1:]])
     numbers = {
         "network_calls": latents.nfe + answers.nfe,
-        "largest_difference_of_the_ends_in_levels": ends.abs().max().item() / editor.dataset.bin_width,
+        "largest_difference_of_the_ends_in_levels": ends.abs().max().item() / editor.dataset.units.spacing,
     }
     return Edit(inputs[:-1], None, path, numbers)
 
@@ -232,7 +269,7 @@ def _encode(editor: Editor) -> Edit:
     inputs, temperature = _read(editor, _form(editor), noise=True), editor.config.edit.temperature
     latents, decoded = _there_and_back(editor, inputs, lambda latents: temperature * latents)
     answers = decoded.x.cpu()[:, None]
-    difference = (answers[:, 0] - inputs).abs().max().item() / editor.dataset.bin_width
+    difference = (answers[:, 0] - inputs).abs().max().item() / editor.dataset.units.spacing
     numbers = {
         "network_calls": latents.nfe + decoded.nfe,
         "root_mean_square_of_the_latents": latents.x.square().mean().sqrt().item(),
@@ -256,11 +293,11 @@ def _there_and_back(editor: Editor, inputs: Tensor, change: Callable[[Tensor], T
     """The latents of the inputs, and what these decode to when they are changed."""
     options = _flow_options(editor)
     with Progress(editor.config.edit.task, 2, "way") as bar:
-        model = Watched(editor.guided(slice(0, len(inputs))), bar.call)
+        model = Watched(rows_of(editor.model, slice(len(inputs))), bar.call)
         latents = encode(model, inputs.to(distributed.device()), **options)
         bar.update()
         changed = change(latents.x)
-        decoded = decode(Watched(editor.guided(slice(0, len(changed))), bar.call), changed, **options)
+        decoded = decode(Watched(rows_of(editor.model, slice(len(changed))), bar.call), changed, **options)
         bar.update()
     return latents, decoded
 
@@ -279,7 +316,7 @@ def _answers(
     with Progress(settings.task, len(batches), "batch", _calls(editor)) as bar:
         for rows in batches:
             numbers = torch.arange(rows.start, rows.stop)
-            model = Watched(editor.guided(rows), bar.call)
+            model = Watched(rows_of(editor.model, rows), bar.call)
             solution = solve(model, numbers // count, (editor.config.seed + numbers).tolist())
             found.append(solution.x.cpu())
             calls += solution.nfe * len(numbers)
@@ -291,19 +328,19 @@ def _answers(
 
 
 def _calls(editor: Editor) -> int | None:
-    """Network calls of a batch of answers, where known: RePaint has more than its solver."""
+    """Return the number of network calls of a batch of answers, where known: RePaint has more than its solver."""
     settings = editor.config.edit
     if settings.task != "sdedit" and settings.method == "repaint":
         return None
-    return count_calls(editor.solver, editor.guided(slice(0, 1)).sde)
+    return editor.solver.calls(editor.model.sde)
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:
     """How far answers `(M, K, *dims)` are from the inputs, and from each other."""
-    error = (answers - inputs[:, None]).square().mean().sqrt().item() / dataset.bin_width
+    error = (answers - inputs[:, None]).square().mean().sqrt().item() / dataset.units.spacing
     numbers = {"root_mean_square_difference_from_the_input_in_levels": error}
     if answers.shape[1] > 1:
-        numbers["spread_in_levels"] = answers.std(1).square().mean().sqrt().item() / dataset.bin_width
+        numbers["spread_in_levels"] = answers.std(1).square().mean().sqrt().item() / dataset.units.spacing
     return numbers
 
 
@@ -322,11 +359,8 @@ def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
         else:
             levels.append(dataset.test[int(number)])
     _note(report, form)
-    if not editor.config.data.uniform_dequantisation:
-        return dataset.stretch(torch.stack(levels).float())
-    if noise:
-        return dataset.dequantise(torch.stack(levels), torch.Generator().manual_seed(editor.config.seed))
-    return dataset.scale(torch.stack(levels).float() + 0.5)
+    inputs = torch.stack(levels)
+    return dataset.encode(inputs, editor.config.seed) if noise else dataset.units.encode(inputs.float())
 
 
 def _note(report: Report, form: PictureFormat) -> None:

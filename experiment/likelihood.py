@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,16 @@ from score_sde.common.progress import Progress
 from score_sde.common.resumable import digest, remove_parts
 from score_sde.common.weight_files import load_weights
 from score_sde.data import Dataset
+from score_sde.data.conditions import of_classes
 from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
 from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, summarise
 from score_sde.evaluation.likelihood.dequantisation import VariationalDequantiser, density_time
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.likelihood.report import check_likelihoods, measure_likelihoods, write_likelihoods
-from score_sde.evaluation.provenance import settings_of
-from score_sde.experiment import build, checkpoints
+from score_sde.experiment import build, checkpoints, density
 from score_sde.experiment.conditions import is_class_conditional
+from score_sde.experiment.settings import settings_of
+from score_sde.models import Given
 from score_sde.models.dequantisation_flow import DequantisationFlow
 from score_sde.training import checkpoint
 from score_sde.training.dequantisation import fit_dequantisation
@@ -42,7 +45,7 @@ SPLITS = ("test", "validation", "train")
 class _Job(NamedTuple):
     """What is to be measured, where it goes, and what decides it.
 
-    `classes` are those that densities are given, `called` what the examples' own are called, if they have any.
+    `classes` are the examples' own, `called` what they are called, if they have any.
     """
 
     measurement: Measurement
@@ -54,12 +57,20 @@ class _Job(NamedTuple):
     folder: Path
     name: str
 
-    def measure(self, classes: Tensor | None, unfinished: Path) -> Likelihoods:
-        """The densities, given these classes; parts are kept in `unfinished` until all are there."""
+    def given(self, numbers: Tensor | None) -> _Job:
+        """Return the same of densities given these classes `(N,)`; or given nothing, for None."""
+        condition = of_classes(numbers)
+        if condition is None:
+            return self
+        model = Given(self.measurement.model, condition.to(self.measurement.device))
+        return self._replace(measurement=replace(self.measurement, model=model))
+
+    def measure(self, unfinished: Path) -> Likelihoods:
+        """The densities; parts are kept in `unfinished` until all are there."""
         decisive = {key: value for key, value in self.about.items() if key != "settings"}
         decisive |= {name: self.about["settings"][name] for name in ("examples", "weights")}
         size = self.about["batch_size"]
-        return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive, classes)
+        return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive)
 
     def kept(self) -> str:
         """What to say of a signal that comes when all is measured, but not yet written."""
@@ -78,7 +89,7 @@ def likelihood(
     config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> None:
     """The likelihood of examples, as the section `likelihood` has it."""
-    settings, options = config.likelihood, build.likelihood_options(config, model.sde, dataset)
+    settings, options = config.likelihood, density.likelihood_options(config, model.sde, dataset)
     parts = {
         "test": (dataset.test, dataset.test_classes),
         "validation": (dataset.validation, dataset.validation_classes),
@@ -92,13 +103,13 @@ def likelihood(
     if settings.given != "none" and not (is_class_conditional(config) and classes is not None):
         raise UserError(f"likelihood.given={settings.given} needs a model that knows classes: model.class_conditional")
 
-    dequantiser = build.make_dequantiser(
+    dequantiser = density.make_dequantiser(
         config, model.sde, dataset, lambda: _learned_dequantiser(config, dataset, model, folder, found)
     )
     t_min = density_time(dequantiser, settings.t_min)
     options["t_min"] = t_min
     # They are on p(x).
-    bounds = build.make_bounds(config, dataset, t_min) if settings.given == "none" else {}
+    bounds = density.make_bounds(config, dataset, t_min) if settings.given == "none" else {}
     about = {
         **settings.to_dict(),
         "dataset": dataset.name,
@@ -129,12 +140,11 @@ def likelihood(
 
 def _measure(job: _Job, dataset: Dataset) -> None:
     """`p(x)`, or `p(x | y)` of each example's own class."""
-    measured, settings = job.measure(job.classes, job.unfinished), job.about
+    job = job.given(job.classes)
+    measured, settings = job.measure(job.unfinished), job.about
     if distributed.rank() == 0:
         with keeping(job.kept):
-            checked = check_likelihoods(
-                job.measurement, measured, job.examples, job.seeds, settings["num_checks"], job.classes
-            )
+            checked = check_likelihoods(job.measurement, measured, job.examples, job.seeds, settings["num_checks"])
             summary = {**job.about, **summarise(measured, checked, settings["divergence"] == "exact")}
             paths = write_likelihoods(
                 measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"], job.called
@@ -151,7 +161,7 @@ def _classify(job: _Job, dataset: Dataset) -> None:
     by_class = []
     for k in range(dataset.num_classes):
         say(f"class {dataset.class_names[k]}, {k + 1} of {dataset.num_classes}")
-        measured = job.measure(torch.full_like(job.classes, k), job.unfinished / str(k))
+        measured = job.given(torch.full_like(job.classes, k)).measure(job.unfinished / str(k))
         by_class.append((measured.log_prob - measured.log_q).mean(1))
     if distributed.rank() == 0:
         log_prior = log_class_shares(dataset.train_classes, dataset.num_classes)
@@ -173,7 +183,7 @@ def _learned_dequantiser(
         raise UserError(f"variational dequantisation is for images, not {dataset.name}")
     path = checkpoints.companions(folder, found) / "dequantisation.pt"
     torch.manual_seed(config.seed)
-    flow = DequantisationFlow(dataset.shape[0], dataset.levels or 0, dataset.low, dataset.bin_width)
+    flow = DequantisationFlow(dataset.shape[0], dataset.units.bins)
     flow = flow.to(distributed.device())
     if distributed.rank() == 0 and not path.exists():
         num_steps, t_min = config.likelihood.flow_steps, config.likelihood.t_min or model.sde.t_min

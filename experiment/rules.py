@@ -22,24 +22,26 @@ from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
 from score_sde.data.registry import DAMAGED, DATASETS
 from score_sde.data.sources.picture import background
-from score_sde.evaluation.comparison.contenders import StandardNormal, runs_within
+from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, checkpoints, configuration
+from score_sde.experiment import build, checkpoints, configuration, density, texts
 from score_sde.experiment.editing import NUM_STEPS, TASKS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
+from score_sde.experiment.solver import THRESHOLDS, make_solver, shared_options
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
-from score_sde.models.preconditioning import LABELS
-from score_sde.models.score_model import PREDICTIONS
+from score_sde.models.preconditioning import NOISE_LABELS
+from score_sde.models.score_model import PARAMETRISATIONS
 from score_sde.sde import SDE
-from score_sde.sde.times import NOISE_LEVELS, log_snr_range
+from score_sde.sde.times import TIME_DISTRIBUTIONS, log_snr_range
 from score_sde.solvers import SOLVERS, log_likelihood
-from score_sde.solvers.base import last_time
 from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
 from score_sde.solvers.fast.methods import Variable, Variant
 from score_sde.solvers.grids import GRIDS
 from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
+from score_sde.solvers.process import last_time
+from score_sde.solvers.standard_normal import StandardNormal
 from score_sde.solvers.stochastic.correctors import CORRECTORS, LANGEVIN_STEP_SIZES
 from score_sde.solvers.stochastic.predictors import PREDICTORS
 from score_sde.solvers.stochastic.reverse_sde import METHODS as SDE_METHODS
@@ -159,7 +161,7 @@ def _grid(key: str, text: str) -> None:
     if text[:1].isalpha():
         one_of("grid", GRIDS)(key, text)
     else:
-        reads(build.read_grid)(key, text)
+        reads(texts.read_grid)(key, text)
 
 
 _SHARE = number(0, 1)
@@ -194,8 +196,8 @@ RULES: dict[str, Rule] = {
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
     "model.network": one_of("network", [*build.NETWORKS, "mixture", checkpoints.PIPELINE]),
-    "model.prediction": one_of("prediction", [*PREDICTIONS, "levels"]),
-    "model.labels": one_of("label", LABELS),
+    "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
+    "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),
@@ -218,7 +220,7 @@ RULES: dict[str, Rule] = {
     "training.objective": one_of("objective", build.OBJECTIVES),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
-    "training.noise_levels": one_of("distribution of noise levels", NOISE_LEVELS),
+    "training.noise_levels": one_of("distribution of times", TIME_DISTRIBUTIONS),
     "training.t_min": number(0, 1),
     "training.edm_mean": number(-20, 20),
     "training.edm_std": positive(least=1e-3, high=100),
@@ -259,7 +261,7 @@ RULES: dict[str, Rule] = {
     "sampling.order": whole(1, 20),
     "sampling.variant": one_of("variant", get_args(Variant)),
     "sampling.variable": one_of("variable", get_args(Variable)),
-    "sampling.threshold": one_of("threshold", build.THRESHOLDS),
+    "sampling.threshold": one_of("threshold", THRESHOLDS),
     "sampling.s_churn": number(0, _LARGE),
     "sampling.s_min": number(0, _LARGE),
     "sampling.s_max": number(0, math.inf),
@@ -271,7 +273,7 @@ RULES: dict[str, Rule] = {
     "sampling.corrector_steps": whole(0, 1000),
     "sampling.step_size": one_of("Langevin step size", LANGEVIN_STEP_SIZES),
     "sampling.method": one_of("method", [*ODE_METHODS, *SDE_METHODS]),
-    "sampling.options": reads(build.read_options),
+    "sampling.options": reads(texts.read_options),
     "sampling.rtol": _TOLERANCE,
     "sampling.atol": _TOLERANCE,
     "sampling.first_step": positive(high=1),
@@ -279,20 +281,20 @@ RULES: dict[str, Rule] = {
     "likelihood.num_examples": whole(1),
     "likelihood.batch_size": whole(1, _BATCH),
     "likelihood.given": one_of("condition", CONDITIONS),
-    "likelihood.dequantisation": one_of("dequantisation", build.DEQUANTISATIONS),
+    "likelihood.dequantisation": one_of("dequantisation", density.DEQUANTISATIONS),
     "likelihood.flow_steps": whole(1),
     "likelihood.num_draws": whole(1, 10**4),
     "likelihood.bounds": listed(one_of("bound", BOUNDS), least=0),
     "likelihood.bound_calls": whole(1, 10**6),
     "likelihood.num_rungs": whole(2, 10**6),
     "likelihood.num_checks": whole(0),
-    "likelihood.prior": one_of("prior", build.PRIORS),
+    "likelihood.prior": one_of("prior", density.PRIORS),
     "likelihood.divergence": one_of("divergence", DIVERGENCES),
     "likelihood.num_probes": whole(1, 10**4),
     "likelihood.probe": one_of("probe", PROBES),
     "likelihood.t_min": _TIME,
     "likelihood.method": one_of("ODE method", ODE_METHODS),
-    "likelihood.options": reads(build.read_options),
+    "likelihood.options": reads(texts.read_options),
     "likelihood.num_steps": whole(1, _TABLE),
     "likelihood.grid": _grid,
     "likelihood.rtol": _TOLERANCE,
@@ -347,10 +349,11 @@ def check(config: ConfigDict, mode: str) -> None:
         UserError: it cannot; the line names the key.
     """
     check_values(config)
-    if config.sde.name == checkpoints.PIPELINE:
+    if mode == "export" or config.sde.name == checkpoints.PIPELINE:
         return
     sde = build.make_sde(config)
-    log_snr_range(sde, config.training.t_min)
+    with naming("training"):
+        log_snr_range(sde, config.training.t_min)
     for section in ("training", "sampling", "likelihood"):
         with naming(f"{section}.t_min"):
             t_min = last_time(sde, config[section].t_min)
@@ -385,7 +388,7 @@ def _check_sampling(config: ConfigDict, sde: SDE) -> None:
 
 
 def _check_likelihood(config: ConfigDict, sde: SDE) -> None:
-    options = build.given_likelihood_options(config)
+    options = density.given_likelihood_options(config)
     if options.get("num_steps", 0) > _REHEARSED:
         return
     x = torch.ones(1, 2, dtype=torch.float64)
@@ -407,14 +410,14 @@ def _check_editing(config: ConfigDict, sde: SDE) -> None:
     if config.sampling.solver == "tuned" or (config.sampling.num_steps or 0) > _REHEARSED:
         return
     with naming("section edit, with the options of section sampling"):
-        solver = build.make_solver(config, NUM_STEPS)
+        solver = make_solver(config, NUM_STEPS)
     rehearse(config, solver, StandardNormal(sde))
 
 
 def _check_comparison(config: ConfigDict, sde: SDE) -> None:
     for solver in set(config.compare.solvers) - {"tuned"}:
         with naming("compare.budgets"):
-            runs_within(solver, {}, config.compare.budgets, sde, build.shared_options(config.sampling))
+            runs_within(solver, {}, config.compare.budgets, sde, shared_options(config.sampling))
 
 
 _CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
@@ -429,7 +432,7 @@ _CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
 def _rehearse_sampling(config: ConfigDict, sde: SDE) -> None:
     """Draw a sample of a standard normal by the solver asked for, which complains of what does not fit together."""
     with naming(f"section sampling, solver {config.sampling.solver}"):
-        solver = build.make_solver(config)
+        solver = make_solver(config)
         if (config.sampling.num_steps or 0) > _REHEARSED:
             return
         x_T = torch.full((1, 1), sde.prior_std, dtype=torch.float64)

@@ -7,13 +7,13 @@ may.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
 from score_sde.experiment import checkpoints, configuration, rules
+from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
 
 DEFAULT_CONFIG = "configs/vp/digits.py"
@@ -21,14 +21,11 @@ DEFAULT_CONFIG = "configs/vp/digits.py"
 OWN_CONFIG = "configs/vp/own.py"
 DEFAULT_WORKDIR = Path("runs/digits")
 
-# As the command line has them: ("training.num_steps", "1000").
-Overrides = Sequence[tuple[str, str]]
-
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
     """The folder that is meant when none is given.
 
-    That of the run, for a checkpoint of a run; `runs/ve_digits` for `configs/ve/digits.py`, and so on; without a
+    That of the run, for a checkpoint of a run; `runs/ve_digits` for `configs/ve/digits.py` or `ve/digits`; without a
     configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32` and `runs/best` for `best.pt`; for
     data of one's own, `runs/photos` for `photos.zip`, or `runs/ve_digits_photos`.
     """
@@ -41,9 +38,13 @@ def workdir_for(config_path: str | None, checkpoint_path: str | None = None, ove
             return Path("runs", path.resolve().name if checkpoints.is_pipeline(path) else path.stem)
     data = dict(overrides).get("data.path")
     own = [Path(data).name.split(".")[0] or "data"] if data else []
-    if config_path is None or Path(config_path) == Path(OWN_CONFIG if own else DEFAULT_CONFIG):
+    named = Path(config_path) if config_path else None
+    if named is not None and "configs" not in named.parts and not named.is_file():
+        # One of the project's own, for short.
+        named = Path("configs", named).with_suffix(".py")
+    if named is None or named == Path(OWN_CONFIG if own else DEFAULT_CONFIG):
         return Path("runs", *own) if own else DEFAULT_WORKDIR
-    parts = Path(config_path).with_suffix("").parts
+    parts = named.with_suffix("").parts
     below_configs = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
     return Path("runs", "_".join([*below_configs, *own]))
 

@@ -2,24 +2,27 @@
 
 from score_sde.models.ema import EMA
 from score_sde.models.gaussian_mixture import GaussianMixture
-from score_sde.models.given import ClassConditional
+from score_sde.models.given import Given
 from score_sde.models.networks.ddpm import DDPM
 from score_sde.models.networks.encoder import Encoder
 from score_sde.models.networks.mlp import MLP
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.models.noisy_classifier import NoisyClassifier
-from score_sde.models.quantised_model import LevelModel
+from score_sde.models.quantised_model import QuantisedModel
 from score_sde.models.score_model import ScoreModel
+from score_sde.models.wrapper import ModelWrapper, rows_of
 
 __all__ = [
     "DDPM",
     "EMA",
     "MLP",
-    "ClassConditional",
     "Encoder",
     "GaussianMixture",
-    "LevelModel",
+    "Given",
+    "ModelWrapper",
     "NCSNpp",
     "NoisyClassifier",
+    "QuantisedModel",
     "ScoreModel",
+    "rows_of",
 ]

@@ -14,12 +14,11 @@ noise: `s = m = 0`.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from score_sde.data.units import Bins
 from score_sde.models.layers.basic import conv
 
 _NUM_COUPLINGS = 6
@@ -33,16 +32,12 @@ class DequantisationFlow(nn.Module):
 
     Args:
         num_channels: of the images.
-        num_levels: number of levels of their brightness.
-        low: lower edge of level 0, in model units.
-        bin_width: width of each level, in model units.
+        units: the bins of their levels.
     """
 
-    def __init__(self, num_channels: int, num_levels: int, low: float, bin_width: float) -> None:
+    def __init__(self, num_channels: int, units: Bins) -> None:
         super().__init__()
-        self.num_levels = num_levels
-        self.low = low
-        self.bin_width = bin_width
+        self.units = units
         self.couplings = nn.ModuleList(_Coupling(num_channels) for _ in range(_NUM_COUPLINGS))
 
     def forward(self, levels: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,18 +45,15 @@ class DequantisationFlow(nn.Module):
 
         Returns `x` in model units, shape and dtype of the noise, and `log q(x | k)` `(B,)` in nats, float64.
         """
-        numbers = levels.to(uniform)
-        context = torch.cat(
-            [2 * numbers / (self.num_levels - 1) - 1, numbers == 0, numbers == self.num_levels - 1], dim=1
-        )
+        numbers, brightest = levels.to(uniform), self.units.levels - 1
+        context = torch.cat([2 * numbers / brightest - 1, numbers == 0, numbers == brightest], dim=1)
         y = torch.logit(uniform, eps=_MARGIN)
-        log_q = _log_logistic(y) - math.log(self.bin_width)
+        log_q = _log_logistic(y) - self.units.log_scale
         for index, coupling in enumerate(self.couplings):
             y, log_scale = coupling(y, context, index % 2)
             log_q = log_q - log_scale
         log_q = log_q - _log_logistic(y)
-        x = self.low + self.bin_width * (numbers + torch.sigmoid(y))
-        return x, log_q.double().flatten(1).sum(1)
+        return self.units.low + self.units.spacing * (numbers + torch.sigmoid(y)), log_q.double().flatten(1).sum(1)
 
 
 class _Coupling(nn.Module):

@@ -18,12 +18,11 @@ import math
 import warnings
 
 import torch
-from sklearn import mixture
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
+from score_sde.common.posterior import Posterior
 from score_sde.models.inputs import states_and_times
 from score_sde.sde import SDE
 
@@ -104,9 +103,26 @@ class GaussianMixture(nn.Module):
         x, t = states_and_times(self.sde, x, t)
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
-        gain = self._per_component(self.sde.alpha(t), x) * self.eigenvalues.to(x.dtype) / variance
+        gain = self._per_component(self.sde.at(t).alpha, x) * self.eigenvalues.to(x.dtype) / variance
         shift = torch.einsum("bkj,kij->bi", posterior.unsqueeze(-1) * gain * whitened, self.basis.to(x.dtype))
         return (posterior @ self.means.to(x.dtype) + shift).reshape(x.shape)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return the mean and the variance of `x_0 | x_t = x`, which is a mixture again, of the same components.
+
+        That of component `k` has mean `m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha m_k)` and covariance
+        `sigma^2 C_k (alpha^2 C_k + sigma^2 I)^{-1}`; what their means differ by is added to the mean of the variances.
+        """
+        x, t = states_and_times(self.sde, x, t)
+        log_joint, whitened, variance = self._components(x, t)
+        share, basis = torch.softmax(log_joint, dim=1).unsqueeze(-1), self.basis.to(x.dtype)
+        alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)
+        spread = self.eigenvalues.to(x.dtype) / variance
+        means = self.means.to(x.dtype) + torch.einsum("bkj,kij->bki", alpha * spread * whitened, basis)
+        variances = torch.einsum("bkj,kij->bki", sigma**2 * spread, basis**2)
+        mean = self.denoise(x, t)
+        deviations = means - mean.flatten(1).unsqueeze(1)
+        return Posterior(mean, (share * (variances + deviations**2)).sum(1).reshape(x.shape))
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint `(B, K)`; in each component's eigenbasis residuals `(B, K, d)` and variances `(B or 1, K, d)`."""
@@ -116,7 +132,8 @@ class GaussianMixture(nn.Module):
                 f"x of shape {tuple(x.shape)} has {dimension} numbers an example; this mixture has "
                 f"{self.means.shape[1]} dimensions"
             )
-        alpha, sigma = self._per_component(self.sde.alpha(t), x), self._per_component(self.sde.sigma(t), x)
+        here = self.sde.at(t)
+        alpha, sigma = self._per_component(here.alpha, x), self._per_component(here.sigma, x)
         variance = alpha**2 * self.eigenvalues.to(x.dtype) + sigma**2
         residual = x.flatten(1).unsqueeze(1) - alpha * self.means.to(x.dtype)
         whitened = torch.einsum("bki,kij->bkj", residual, self.basis.to(x.dtype))
@@ -126,8 +143,8 @@ class GaussianMixture(nn.Module):
 
     @staticmethod
     def _per_component(value: Tensor, x: Tensor) -> Tensor:
-        """A schedule's value of shape `()` or `(B,)`, cast to `x`'s dtype, as `(1, 1, 1)` or `(B, 1, 1)`."""
-        return value.to(x.dtype).reshape(-1, 1, 1)
+        """Return a schedule's value of shape `()` or `(B,)`, cast to `x`'s dtype and device, `(1 or B, 1, 1)`."""
+        return value.to(x).reshape(-1, 1, 1)
 
 
 def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> GaussianMixture:
@@ -143,6 +160,9 @@ def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> G
     Raises:
         UserError: a component has fewer examples than a covariance takes, as where many are alike.
     """
+    from sklearn import mixture
+    from sklearn.exceptions import ConvergenceWarning
+
     flat = data.double().flatten(1).cpu().numpy()
     try:
         with warnings.catch_warnings():
@@ -151,7 +171,7 @@ def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> G
             fitted = mixture.GaussianMixture(num_components, random_state=seed).fit(flat)
     except ValueError as error:
         raise UserError(
-            f"{num_components} Gaussians cannot be fitted to {len(flat)} examples: take fewer, model.num_components"
+            f"{num_components} Gaussians cannot be fitted to {len(flat)} examples: take fewer"
         ) from error
     weights, means, covariances = (
         torch.from_numpy(array) for array in (fitted.weights_, fitted.means_, fitted.covariances_)

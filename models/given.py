@@ -1,49 +1,47 @@
-"""A model that knows classes, with the class of each example given: a model like any other, of `p(x | class)`."""
+"""A model that knows conditions, with that of each example given: a model like any other, of `p(x | condition)`."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
-from score_sde.sde import SDE
+from score_sde.common.condition import Condition, Rows
+from score_sde.models.wrapper import ModelWrapper, rows_of
 
 
-class ClassModel(Protocol):
-    """`ScoreModel` and `LevelModel` are such."""
-
-    @property
-    def sde(self) -> SDE:
-        """The forward process."""
-
-    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        """`∇ log p_t(x | class)`."""
-
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        """`E[x_0 | x_t = x, class]`."""
-
-
-class ClassConditional:
-    """`model` with these classes: solvers and likelihoods take it for a batch of as many examples, in this order.
+class Given(ModelWrapper):
+    """`model` with this condition: solvers, likelihoods and objectives take it for as many examples, in this order.
 
     Args:
-        model: whose network takes classes.
-        classes: whole numbers, shape `(B,)`.
+        model: whose methods take a condition after their own arguments, as those of `ScoreModel`.
+        condition: of the examples; None leaves the model as it is.
     """
 
-    def __init__(self, model: ClassModel, classes: Tensor) -> None:
-        self.model = model
-        self.classes = classes
-
-    @property
-    def sde(self) -> SDE:
-        """The forward process."""
-        return self.model.sde
+    def __init__(self, model: Any, condition: Condition | None) -> None:
+        super().__init__(model)
+        self.condition = condition
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`∇ log p_t(x | class)`; shape of `x`."""
-        return self.model.score(x, t, self.classes)
+        """`∇ log p_t(x | condition)`; shape of `x`."""
+        return self.model.score(x, t, *self._given)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x, class]`; shape of `x`."""
-        return self.model.denoise(x, t, self.classes)
+        """`E[x_0 | x_t = x, condition]`; shape of `x`."""
+        return self.model.denoise(x, t, *self._given)
+
+    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """`E[eps | x_t = x, condition]`; shape of `x`."""
+        return self.model.noise(x, t, *self._given)
+
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The error of the noise at `x_t = alpha x_0 + sigma noise`, which is what is trained; shape of `x_0`."""
+        return self.model.noise_error(x_0, noise, t, *self._given)
+
+    def rows(self, rows: Rows) -> Given:
+        """Return the model of these examples."""
+        return Given(rows_of(self.model, rows), None if self.condition is None else self.condition[rows])
+
+    @property
+    def _given(self) -> tuple[Condition, ...]:
+        return () if self.condition is None else (self.condition,)

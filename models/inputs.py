@@ -11,28 +11,28 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.models.layers.basic import transforms_active
 from score_sde.sde import SDE
+from score_sde.sde.marginals import on_host
 
 # By how much a time may lie beyond T, as a part of it, through rounding to float32.
 _ROUNDING = 1e-6
 
 
 def states_and_times(sde: SDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """States `(B, *dims)`, of real numbers, and times `()` or `(B,)`, float64.
+    """Return states `(B, *dims)`, of real numbers, and times `()` or `(B,)`, float64 and on the CPU.
 
     NumPy arrays become tensors, whole numbers torch's default dtype, and a time may be a number. Other dtypes are kept.
-    Times on an accelerator are not compared with `[0, T]`, since that would wait for it.
 
     Raises:
         UserError: `x` or `t` is of another type or shape, or `t` does not lie in `[0, T]`.
     """
     if not (isinstance(x, Tensor) and x.is_floating_point()):
         x = _as_states(x)
-    t = t.double() if isinstance(t, Tensor) else _as_times(t)
+    t = on_host(t) if isinstance(t, Tensor) else _as_times(t)
     if x.ndim < 2:
         raise UserError(f"x must have shape (B, *dims), not {tuple(x.shape)}")
     if t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(x))):
         raise UserError(f"t must have shape () or ({len(x)},), as x has {len(x)} examples, not {tuple(t.shape)}")
-    if t.device.type == "cpu" and t.numel() and not (transforms_active() or torch.compiler.is_compiling()):
+    if t.numel() and not (transforms_active() or torch.compiler.is_compiling()):
         first, last = (float(end) for end in t.detach().aminmax())
         if not 0 <= first <= last <= sde.T * (1 + _ROUNDING):
             raise UserError(f"t must lie in [0, {sde.T:g}], where the process does, not from {first:g} to {last:g}")

@@ -12,17 +12,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from score_sde.models.preconditioning import Preconditioning
+from score_sde.common.condition import Rows
+from score_sde.models.preconditioning import Preconditioned
 from score_sde.sde import SDE
 
 
-class NoisyClassifier(nn.Module):
+class NoisyClassifier(Preconditioned):
     """Probabilities of classes, from a network with one logit for each.
 
     Args:
-        network: called as `network(x, labels)`, labels `(B,)`; returns logits `(B, K)`.
+        network: called as `network(x, noise_label)`, labels `(B,)`; returns logits `(B, K)`.
         sde: the forward process.
-        labels: what the network is told of the time; see `Preconditioning`, as for the rest.
+        noise_label: what the network is told of the time; see `Preconditioned`, as for the rest.
         data_std: standard deviation of the data.
         scale_input: whether to divide the network's input by its standard deviation.
     """
@@ -31,15 +32,33 @@ class NoisyClassifier(nn.Module):
         self,
         network: nn.Module,
         sde: SDE,
-        labels: str | Callable[[Tensor], Tensor] = "log_snr",
+        noise_label: str | Callable[[Tensor], Tensor] = "log_snr",
         data_std: float = 1.0,
         scale_input: bool = True,
     ) -> None:
-        super().__init__()
-        self.sde = sde
-        self.network = network
-        self.preconditioning = Preconditioning(sde, labels, data_std, scale_input)
+        super().__init__(network, sde, noise_label, data_std, scale_input)
 
     def log_probs(self, x: Tensor, t: Tensor) -> Tensor:
         """`log p_t(y | x)` of all classes, `(B, K)`, for states `x` `(B, *dims)` at `t`, `()` or `(B,)`."""
-        return torch.log_softmax(self.preconditioning(self.network, x, t), dim=1)
+        return torch.log_softmax(self.output(x, t), dim=1)
+
+
+class ClassProbability:
+    """`log p_t(y | x)` of the class that each example is asked to have: what `control.ClassifierGuidance` follows.
+
+    Args:
+        classifier: of noisy states.
+        classes: whole numbers `(B,)`, one for each example.
+    """
+
+    def __init__(self, classifier: NoisyClassifier, classes: Tensor) -> None:
+        self.classifier = classifier
+        self.classes = classes
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return it for states `x` `(B, *dims)` at `t`, `()` or `(B,)`; `(B,)`."""
+        return self.classifier.log_probs(x, t).gather(1, self.classes[:, None])[:, 0]
+
+    def rows(self, rows: Rows) -> ClassProbability:
+        """Return the same of these examples."""
+        return ClassProbability(self.classifier, self.classes[rows])

@@ -1,6 +1,6 @@
 r"""A score model for quantised data: the network predicts levels, and what follows from a level is computed exactly.
 
-Dequantised data lie in bins: level `k` is uniform on `[a_k, a_k + w)` (see `data.dataset`). The noise of `x_t = alpha
+Dequantised data lie in bins: level `k` is uniform on `[a_k, a_k + w)` (see `data.units`). The noise of `x_t = alpha
 x_0 + sigma eps` is independent between pixels, so that, once a pixel's level is known, its noise depends on its own
 noisy value alone: `x_0 | x_t, k` is a normal distribution with mean `y = x_t / alpha` and deviation `rho = sigma /
 alpha`, truncated to the bin. With `z_k = (a_k - y) / rho` and `Z_k` a standard normal variable truncated to `[z_k,
@@ -14,7 +14,7 @@ only what the other pixels say. Nothing needs to be learnt about the edges of th
 noise, and at low noise the model is exact whatever the network.
 
 Data that are not dequantised are points, level `k` at `c_k`: the first at `low`, the last at `high` (see
-`Dataset.stretch`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the log-density of `x_t`
+`data.units.Points`). Then `E[eps | x_t, k] = (x_t - alpha c_k) / sigma`, and the evidence is the log-density of `x_t`
 given the point, `-((x_t - alpha c_k) / sigma)^2 / 2`; the rest is the same.
 
 The noise error is measured from `E[eps | x_t, k]`, with `k` the true level, rather than from `eps`: its mean square is
@@ -31,26 +31,28 @@ from torch import Tensor, nn
 from torch.special import log_ndtr
 
 from score_sde.common.arguments import checked
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.common.float64 import in_float64
 from score_sde.models.inputs import states_and_times
-from score_sde.models.preconditioning import Preconditioning
+from score_sde.models.preconditioning import Preconditioned
 from score_sde.sde import SDE
 
 
-class LevelModel(nn.Module):
+class QuantisedModel(Preconditioned):
     """Score, denoised mean and noise from a network that predicts the level of each pixel.
 
     `x` has shape `(B, C, *dims)`, `t` shape `()` or `(B,)`; results have the shape and dtype of `x`. Arrays and other
     dtypes are taken as by `ScoreModel`.
 
     Args:
-        network: called as `network(x, labels)`, labels `(B,)`; returns logits `(B, levels * C, *dims)`, those of level
-            0 for all channels first.
+        network: called as by `ScoreModel`; returns logits `(B, levels * C, *dims)`, those of level 0 for all channels
+            first.
         sde: the forward process.
         levels: number of levels.
         low: lower edge of the first bin, in model units.
         high: upper edge of the last bin.
-        labels: what the network is told of the time; see `Preconditioning`, as for the rest.
+        noise_label: what the network is told of the time; see `Preconditioned`, as for the rest.
         data_std: standard deviation of the data.
         scale_input: whether to divide the network's input by its standard deviation.
         dequantised: whether levels are bins, in which data are uniform, or points.
@@ -68,67 +70,63 @@ class LevelModel(nn.Module):
         levels: int,
         low: float = -1.0,
         high: float = 1.0,
-        labels: str | Callable[[Tensor], Tensor] = "log_snr",
+        noise_label: str | Callable[[Tensor], Tensor] = "log_snr",
         data_std: float = 1.0,
         scale_input: bool = True,
         dequantised: bool = True,
     ) -> None:
-        super().__init__()
         if not (levels >= 2 and low < high and data_std > 0):
             raise UserError(
                 "a model of levels needs at least two, low below high, and a positive data_std, not "
                 f"levels={levels}, low={low:g}, high={high:g}, data_std={data_std:g}"
             )
-        self.sde = sde
+        super().__init__(network, sde, noise_label, data_std, scale_input)
         self.dequantised = dequantised
         self.levels = levels
         self.low = low
         self.high = high
-        self.network = network
-        self.preconditioning = Preconditioning(sde, labels, data_std, scale_input)
 
-    def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        return self._noise_of_levels(x, t, classes)[0].to(x.dtype)
+        return self._noise_of_levels(x, t, condition)[0].to(x)
 
-    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        return -self.noise(x, t, classes) / self.sde.expand(self.sde.sigma(t), x)
+        return -self.noise(x, t, condition) / self.sde.expand(self.sde.at(t).sigma, x)
 
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        noise, _ = self._noise_of_levels(x, t, classes)
-        alpha, sigma = (self.sde.expand(value, noise) for value in (self.sde.alpha(t), self.sde.sigma(t)))
-        return ((x.double() - sigma * noise) / alpha).to(x.dtype)
+        noise, _ = self._noise_of_levels(x, t, condition)
+        alpha, sigma = self.sde.at(t).to(noise)
+        return ((in_float64(x) - sigma * noise) / alpha).to(x)
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`eps_hat - E[eps | x_t, level of x_0]` at `x_t = alpha x_0 + sigma noise`; shape of `x_0`."""
-        estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t, classes)
+        estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t, condition)
         place = (x_0 - self.low) / (self.high - self.low)
         level = (place * self.levels).floor() if self.dequantised else (place * (self.levels - 1)).round()
-        level = level.long().clamp(0, self.levels - 1)
-        return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0.dtype)
+        level = level.long().clamp(0, self.levels - 1).to(given_level.device)
+        return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0)
 
-    def _noise_of_levels(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _noise_of_levels(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         """`E[eps | x_t]`, shape of `x`, and `E[eps | x_t, k]`, `(B, levels, *dims)`; float64.
 
         In float64, since an edge of a bin may be thousands of deviations away.
         """
-        t = t.double()
-        logits = self.preconditioning(self.network, x, t, classes)
+        logits = self.output(x, t, condition)
         expected = (len(x), self.levels * x.shape[1], *x.shape[2:])
         if logits.shape != expected:
             raise UserError(
                 f"the network returns shape {tuple(logits.shape)} for x of shape {tuple(x.shape)}; logits of "
                 f"{self.levels} levels have {expected}"
             )
-        logits = logits.unflatten(1, (self.levels, -1)).double()
+        logits = in_float64(logits).unflatten(1, (self.levels, -1))
         # Bins have the dimension after the batch's.
-        x = x.double().unsqueeze(1)
-        alpha, sigma = (self.sde.expand(value, x) for value in (self.sde.alpha(t), self.sde.sigma(t)))
+        x = in_float64(x).unsqueeze(1)
+        alpha, sigma = self.sde.at(t).to(x)
         count = self.levels + 1 if self.dequantised else self.levels
         places = torch.linspace(self.low, self.high, count, dtype=x.dtype, device=x.device)
         z = (alpha * places.reshape(-1, *(1,) * (x.ndim - 2)) - x) / sigma

@@ -25,7 +25,7 @@ and the error of the noise, in which all objectives are written, needs no differ
 
     eps_hat - eps = (alpha / c) (F - F*)
 
-Coefficients are computed in float64 and cast once.
+Coefficients are computed in float64 on the CPU and cast once.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.common.arguments import checked
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
 from score_sde.models.inputs import states_and_times
-from score_sde.models.preconditioning import Preconditioning
+from score_sde.models.preconditioning import Preconditioned
 from score_sde.sde import SDE
 
 # (alpha, sigma, data_std) -> (a, b)
-Prediction = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+Parametrisation = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def _velocity(alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
@@ -55,7 +56,7 @@ def _edm(alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]
     return sigma / (data_std * norm), -data_std * alpha / norm
 
 
-PREDICTIONS: dict[str, Prediction] = {
+PARAMETRISATIONS: dict[str, Parametrisation] = {
     "noise": lambda alpha, sigma, data_std: (torch.zeros_like(alpha), torch.ones_like(alpha)),
     "score": lambda alpha, sigma, data_std: (torch.zeros_like(alpha), -1 / sigma),
     "denoised": lambda alpha, sigma, data_std: (torch.ones_like(alpha), torch.zeros_like(alpha)),
@@ -64,19 +65,19 @@ PREDICTIONS: dict[str, Prediction] = {
 }
 
 
-class ScoreModel(nn.Module):
+class ScoreModel(Preconditioned):
     """Score, denoised mean and noise from a network that predicts one of the combinations above.
 
-    `x` has shape `(B, *dims)`, `t` shape `()` or `(B,)`, `classes`, if the network has any, `(B,)`; results have the
-    shape and dtype of `x`. NumPy arrays become tensors (`models.inputs`). Of `x` in another dtype than the network's
-    weights, the network sees what is left in theirs: all else is done in that of `x`.
+    `x` has shape `(B, *dims)`, `t` shape `()` or `(B,)`, and a condition, if the network is told of any, `B` rows;
+    results have the shape and dtype of `x`. NumPy arrays become tensors (`models.inputs`). Of `x` in another dtype than
+    the network's weights, the network sees what is left in theirs: all else is done in that of `x`.
 
     Args:
-        network: called as `network(x, labels)`, labels `(B,)`, or with classes as `network(x, labels, classes)`;
-            returns the shape of `x`.
+        network: called as `network(x, noise_label)`, labels `(B,)`, or with a condition as `network(x, noise_label,
+            condition)`; returns the shape of `x`.
         sde: the forward process.
-        prediction: what the network predicts, a key of `PREDICTIONS`.
-        labels: what the network is told of the time; see `Preconditioning`, as for `scale_input`.
+        prediction: what the network predicts, a key of `PARAMETRISATIONS`.
+        noise_label: what the network is told of the time; see `Preconditioned`, as for `scale_input`.
         data_std: standard deviation of the data, all dimensions together.
         scale_input: whether to divide the network's input by its standard deviation.
 
@@ -91,63 +92,58 @@ class ScoreModel(nn.Module):
         network: nn.Module,
         sde: SDE,
         prediction: str = "noise",
-        labels: str | Callable[[Tensor], Tensor] = "log_snr",
+        noise_label: str | Callable[[Tensor], Tensor] = "log_snr",
         data_std: float = 1.0,
         scale_input: bool = True,
     ) -> None:
-        super().__init__()
         if not data_std > 0:
             raise UserError(f"data_std must be positive, not {data_std:g}")
-        self.sde = sde
+        super().__init__(network, sde, noise_label, data_std, scale_input)
         self.prediction = prediction
-        self.data_std = data_std
-        self._combination = choose("prediction", prediction, PREDICTIONS)
-        self.network = network
-        self.preconditioning = Preconditioning(sde, labels, data_std, scale_input)
+        self._combination = choose("prediction", prediction, PARAMETRISATIONS)
 
-    def predict(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The network's own prediction `F`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        prediction = self.preconditioning(self.network, x, t, classes)
+        prediction = self.output(x, t, condition)
         if prediction.shape != x.shape:
             raise UserError(f"the network returns shape {tuple(prediction.shape)} for x of shape {tuple(x.shape)}")
         return prediction
 
-    def noise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         alpha, _, a, _, c = self._coefficients(t)
-        return self._combine(-a / c, x, alpha / c, self.predict(x, t, classes))
+        return self._combine(-a / c, x, alpha / c, self.predict(x, t, condition))
 
-    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         alpha, sigma, a, _, c = self._coefficients(t)
-        return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, classes))
+        return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, condition))
 
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         _, sigma, _, b, c = self._coefficients(t)
-        return self._combine(b / c, x, -sigma / c, self.predict(x, t, classes))
+        return self._combine(b / c, x, -sigma / c, self.predict(x, t, condition))
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """`F* = a x_0 + b eps`, what the network is trained to predict; shape of `x_0`."""
         _, _, a, b, _ = self._coefficients(t)
         return self._combine(a, x_0, b, noise)
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """`eps_hat - eps` at `x_t = alpha x_0 + sigma eps`, computed from `F - F*`; shape of `x_0`."""
         alpha, _, _, _, c = self._coefficients(t)
-        error = self.predict(self.sde.perturb(x_0, noise, t), t, classes) - self.target(x_0, noise, t)
+        error = self.predict(self.sde.perturb(x_0, noise, t), t, condition) - self.target(x_0, noise, t)
         return self.sde.expand(alpha / c, x_0) * error
 
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """`alpha, sigma, a, b` and `c = alpha b - sigma a`; float64, shape of `t`."""
-        t = t.double()
-        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        a, b = self._combination(alpha, sigma, self.data_std)
-        return alpha, sigma, a, b, alpha * b - sigma * a
+        """Return `alpha, sigma, a, b` and `c = alpha b - sigma a`; float64, on the CPU, shape of `t`."""
+        here = self.sde.at(t)
+        a, b = self._combination(here.alpha, here.sigma, self.data_std)
+        return here.alpha, here.sigma, a, b, here.alpha * b - here.sigma * a
 
     def _combine(self, coefficient_x: Tensor, x: Tensor, coefficient_y: Tensor, y: Tensor) -> Tensor:
         return self.sde.expand(coefficient_x, x) * x + self.sde.expand(coefficient_y, x) * y

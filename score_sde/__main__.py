@@ -5,6 +5,7 @@
   python main.py --mode likelihood    bits/dim of test data
   python main.py --mode compare       solvers side by side
   python main.py --mode edit          complete, colour, enlarge, sharpen, redraw or blend pictures
+  python main.py --mode export        write a pipeline of diffusers
 
 Any value of the configuration can be set, as in --config.sampling.solver=pc; configs/default.py lists them all.
 Repeating --mode train goes on from the newest checkpoint. Several processes: torchrun --nproc-per-node N main.py …
@@ -12,19 +13,21 @@ Repeating --mode train goes on from the newest checkpoint. Several processes: to
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from absl import app, flags
 
-from score_sde.common.errors import Stopped, UserError, ran_out_of_memory
+from score_sde.common.errors import Stopped, UserError, naming, ran_out_of_memory
 from score_sde.common.files import at_home
 from score_sde.common.interruption import keeping, raise_signals
 
 Overrides = list[tuple[str, str]]
 
-MODES = ("train", "sample", "likelihood", "compare", "edit")
+MODES = ("train", "sample", "likelihood", "compare", "edit", "export")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", None, MODES, "What to do.")
@@ -48,6 +51,13 @@ flags.DEFINE_string(
     "(.pth, with its --config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). Left "
     "out: the newest of the workdir.",
 )
+flags.DEFINE_string(
+    "device",
+    None,
+    "Where to compute: cpu, cuda (under torchrun each process's own GPU), cuda:1, or mps, Apple's. Left out: cuda if "
+    "there is one, else cpu.",
+)
+flags.DEFINE_string("folder", None, "Folder that --mode export writes; it is made.")
 
 
 def parse(argv: list[str]) -> Overrides:
@@ -69,7 +79,13 @@ def parse(argv: list[str]) -> Overrides:
             raise flags.Error(f"unexpected argument {unexpected[0]!r}; flags begin with --")
         if FLAGS.mode is None:
             raise flags.Error(f"give --mode: one of {', '.join(MODES)}")
-        for flag in ("config", "workdir", "checkpoint"):
+        if FLAGS.mode == "train" and FLAGS.checkpoint:
+            raise flags.Error(
+                "--mode train goes on from the newest checkpoint of its --workdir; leave out --checkpoint"
+            )
+        if (FLAGS.mode == "export") != bool(FLAGS.folder):
+            raise flags.Error("--mode export, and no other, takes --folder FOLDER, where to write the pipeline")
+        for flag in ("config", "workdir", "checkpoint", "folder"):
             path = FLAGS[flag].value
             if path:
                 FLAGS[flag].value = str(at_home(path))
@@ -103,17 +119,23 @@ def main(overrides: Overrides) -> int:
 def _run(overrides: Overrides) -> None:
     # Imported here, so that --help and mistakes in flags need not wait for torch.
     from score_sde.common import distributed
-    from score_sde.experiment import commands, runs
+    from score_sde.experiment import load, runs
 
     folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
+    with naming("--device"):
+        distributed.use_device(FLAGS.device)
+    mode = import_module(f"score_sde.modes.{FLAGS.mode}")
     with distributed.process_group():
-        if FLAGS.mode != "train":
-            checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
-            commands.use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
-        elif FLAGS.checkpoint:
-            raise UserError("--mode train goes on from the newest checkpoint of its --workdir; leave out --checkpoint")
-        else:
-            commands.train(FLAGS.config, folder, overrides)
+        if FLAGS.mode == "train":
+            mode.run(load.to_train(FLAGS.config, folder, overrides))
+            return
+        checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
+        experiment = load.to_use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
+        if FLAGS.mode == "export":
+            mode.run(experiment, Path(FLAGS.folder))
+            return
+        mode.run(experiment)
+        load.remember(experiment.config, folder)
 
 
 def _complain(message: str) -> int:
@@ -123,9 +145,13 @@ def _complain(message: str) -> int:
 
 def run() -> None:
     """Read the command line, do what it says, and exit with a code."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a console has no letter for is shown as in Python.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # --help speaks of the script that was started, whichever it was.
     sys.modules["__main__"].__doc__ = __doc__
-    for name in ("mode", "config", "workdir", "checkpoint"):
+    for name in ("mode", "config", "workdir", "checkpoint", "device", "folder"):
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
     app.run(main, flags_parser=parse)
 

@@ -11,8 +11,13 @@ et al. 2021, arXiv:2107.00630, appendix):
     g(t)^2     = d sigma^2 / dt - 2 f(t) sigma(t)^2           squared diffusion
     log_snr(t) = 2 log(alpha / sigma)
 
-Times are tensors of shape `()` or `(B,)`; states have shape `(B, *dims)`. Schedules are computed in float64 and cast
-once, to the dtype of the state they are combined with.
+Times are tensors of shape `()` or `(B,)`; states have shape `(B, *dims)`. Schedules are computed in float64 on the CPU
+(`sde.marginals`) and cast once, to the dtype and device of the state they are combined with. With the score, the
+process is reversed by a family of processes that run from `p_T` to `p_0` through the same marginals:
+
+    dx = [f(t) x - (1 + eta^2)/2 g(t)^2 score(x, t)] dt + eta g(t) dw̄        (time runs from T down to 0)
+
+`eta = 1` is the reverse SDE (Song et al., equation 6; Anderson 1982), `eta = 0` the probability flow ODE (equation 13).
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +33,10 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise, seeds_from_generator
+from score_sde.sde.marginals import Marginals, expand, on_host
+
+if TYPE_CHECKING:
+    from score_sde.sde.ladder import Ladder
 
 # Halving [0, T] this often locates a time to float64's resolution.
 _BISECTION_STEPS = 64
@@ -37,6 +47,9 @@ class SDE(ABC):
 
     To add one, write these two as smooth functions of a tensor `t` (torch operations only, since they are
     differentiated automatically), with `alpha / sigma` strictly decreasing.
+
+    Whatever a method returns of a schedule alone is float64 and lies on the CPU, wherever `t` comes from; only `alpha`,
+    `sigma` and `log_alpha` are of the dtype and device of `t`, which is for their callers to choose.
 
     Attributes:
         T: end of time; the process starts at 0.
@@ -49,33 +62,50 @@ class SDE(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Scale of the data at time `t`; same shape as `t`."""
+        """Return the scale of the data at time `t`; same shape as `t`."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise at time `t`; same shape as `t`."""
+        """Return the standard deviation of the noise at time `t`; same shape as `t`."""
+
+    @property
+    def ladder(self) -> Ladder | None:
+        """The table of rungs that the process passes through is itself, where it is a `Ladder`; else there is none."""
+        return None
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of the prior `N(0, prior_std^2 I)` that stands for `p_T`."""
+        """The prior that stands for `p_T` is `N(0, prior_std^2 I)`."""
         return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
 
+    def at(self, t: Tensor | float) -> Marginals:
+        """Return the marginals at times `t` of any shape, dtype and device; differentiable."""
+        t = on_host(torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64))
+        lam = 0.5 * self.log_snr(t)
+        return Marginals(t, self.alpha(t), self.sigma(t), torch.exp(-lam), lam)
+
+    def at_lambda(self, lam: Tensor) -> Marginals:
+        """Return the marginals with these half log-SNRs; differentiable."""
+        lam = on_host(lam)
+        t = self.time_at_log_snr(2 * lam)
+        return Marginals(t, self.alpha(t), self.sigma(t), torch.exp(-lam), lam)
+
     def log_alpha(self, t: Tensor) -> Tensor:
-        """`log alpha(t)`; same shape as `t`."""
+        """Return `log alpha(t)`; same shape as `t`."""
         return torch.log(self.alpha(t))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """Log signal-to-noise ratio `log(alpha^2 / sigma^2)`; same shape as `t`."""
-        t = t.double()
+        """Return the log signal-to-noise ratio `log(alpha^2 / sigma^2)`; float64, same shape as `t`."""
+        t = on_host(t)
         return 2 * (self.log_alpha(t) - torch.log(self.sigma(t)))
 
     def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The time in `[0, T]` at which the process has this log-SNR; differentiable, float64, shape of `log_snr`.
+        """Return the time in `[0, T]` with this log-SNR; differentiable, float64, shape of `log_snr`.
 
         Bisection brackets the root; one Newton step from there carries the derivative. Values outside the process's
         range give the nearest end.
         """
-        log_snr = log_snr.double()
+        log_snr = on_host(log_snr)
         low, high = torch.zeros_like(log_snr), torch.full_like(log_snr, self.T)
         with torch.no_grad():
             for _ in range(_BISECTION_STEPS):
@@ -89,42 +119,43 @@ class SDE(ABC):
         return root + (log_snr - value.detach()) / slope.detach()
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
-        """`f(t) = d log alpha / dt`, in 1/time; same shape as `t`, float64."""
-        return _value_and_derivative(self.log_alpha, t.double())[1]
+        """Return `f(t) = d log alpha / dt`, in 1/time; same shape as `t`, float64."""
+        return _value_and_derivative(self.log_alpha, on_host(t))[1]
 
     def diffusion_squared(self, t: Tensor) -> Tensor:
-        """`g(t)^2 = d sigma^2 / dt - 2 f(t) sigma^2`; same shape as `t`, float64."""
-        sigma, slope = _value_and_derivative(self.sigma, t.double())
+        """Return `g(t)^2 = d sigma^2 / dt - 2 f(t) sigma^2`; same shape as `t`, float64."""
+        sigma, slope = _value_and_derivative(self.sigma, on_host(t))
         return 2 * sigma * (slope - self.drift_coefficient(t) * sigma)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """`g(t)`; same shape as `t`, float64. A rounding error below zero (where g vanishes) counts as zero."""
+        """Return `g(t)`; same shape as `t`, float64. A rounding error below zero (where g vanishes) counts as zero."""
         return self.diffusion_squared(t).clamp(min=0).sqrt()
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Drift `f(t) x` of the forward process; same shape and dtype as `x`."""
-        return self.expand(self.drift_coefficient(t), x) * x
+        """Return the drift `f(t) x` of the forward process; same shape and dtype as `x`."""
+        return expand(self.drift_coefficient(t), x) * x
+
+    def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor, eta: float) -> Tensor:
+        """Return `f x - (1 + eta^2)/2 g^2 score`, to be multiplied by a negative `dt`; same shape and dtype as `x`."""
+        g_squared = self.diffusion_squared(t).clamp(min=0)
+        return self.drift(x, t) - expand(0.5 * (1 + eta**2) * g_squared, x) * score
 
     def perturb(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """A sample of `x_t | x_0`: `alpha(t) x_0 + sigma(t) noise`; same shape and dtype as `x_0`."""
-        t = t.double()
-        return self.expand(self.alpha(t), x_0) * x_0 + self.expand(self.sigma(t), x_0) * noise
+        """Return a sample of `x_t | x_0`, `alpha(t) x_0 + sigma(t) noise`; same shape and dtype as `x_0`."""
+        alpha, sigma = expand(self.alpha(on_host(t)), x_0), expand(self.sigma(on_host(t)), x_0)
+        return alpha * x_0 + sigma * noise
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and variance of `x_t | x_s` for `s <= t`: `N(alpha_ts x_s, variance I)`; float64, shape of `t`.
+        """Return scale and variance of `x_t | x_s`, `s <= t`, `N(alpha_ts x_s, variance I)`; float64, shape of `t`.
 
         `alpha_ts = alpha_t / alpha_s` and `variance = sigma_t^2 - alpha_ts^2 sigma_s^2 = sigma_t^2 (1 - snr_t /
         snr_s)`.
         """
-        s, t = s.double(), t.double()
+        s, t = on_host(s), on_host(t)
         variance = -(self.sigma(t) ** 2) * torch.expm1(self.log_snr(t) - self.log_snr(s))
         return self.alpha(t) / self.alpha(s), variance
 
-    @staticmethod
-    def expand(value: Tensor, x: Tensor) -> Tensor:
-        """A schedule's value of shape `()` or `(B,)`, cast and shaped to broadcast against `x` `(B, *dims)`."""
-        value = value.to(dtype=x.dtype, device=x.device)
-        return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
+    expand = staticmethod(expand)
 
     @checked
     def prior_sample(
@@ -158,7 +189,7 @@ class SDE(ABC):
         return self.prior_std * SampleNoise(seeds, stream="prior").normal(like)
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of the prior at `x` `(B, *dims)`, in nats; shape `(B,)`."""
+        """Return the log-density of the prior at `x` `(B, *dims)`, in nats; shape `(B,)`."""
         z = x.flatten(1) / self.prior_std
         dimension = z.shape[1]
         return -0.5 * z.square().sum(1) - dimension * (math.log(self.prior_std) + 0.5 * math.log(2 * math.pi))
@@ -171,7 +202,7 @@ def check_first_time(t_min: float, T: float) -> None:
 
 
 def _value_and_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
-    """`function(t)` and its derivative, for an elementwise function; themselves differentiable if `t` is."""
+    """Return `function(t)` and its derivative, of an elementwise function; themselves differentiable if `t` is."""
     wanted = torch.is_grad_enabled() and t.requires_grad
     with torch.enable_grad():
         s = t if wanted else t.detach().requires_grad_()

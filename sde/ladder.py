@@ -1,4 +1,4 @@
-r"""Discrete ladders of noise levels: tables that can be read back as processes.
+r"""Discrete ladders of noise: tables that can be read back as processes.
 
 DDPM (Ho et al. 2020, arXiv:2006.11239), given `beta_1 … beta_N`:
 
@@ -24,22 +24,28 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.sde.base import SDE
+from score_sde.sde.marginals import on_host
 
 _MOST_RUNGS = 1_000_000
 
 
 class Ladder(SDE):
-    """An SDE on `[0, 1]` that passes through a table of `num_rungs` noise levels."""
+    """An SDE on `[0, 1]` that passes through a table of `num_rungs` pairs of `alpha` and `sigma`."""
 
     num_rungs: int
 
+    @property
+    def ladder(self) -> Ladder:
+        """The table is the process itself."""
+        return self
+
     @abstractmethod
     def time(self, index: Tensor) -> Tensor:
-        """Time of the rung `index`, counted from 0; fractions lie between rungs; float64, shape of `index`."""
+        """Return the time of the rung `index`, counted from 0, or between rungs; float64, shape of `index`."""
 
     @abstractmethod
     def index(self, t: Tensor) -> Tensor:
-        """The (fractional) rung at time `t`: the inverse of `time`; float64, shape of `t`."""
+        """Return the (fractional) rung at time `t`, as the inverse of `time`; float64, shape of `t`."""
 
 
 class DDPMLadder(Ladder):
@@ -55,11 +61,11 @@ class DDPMLadder(Ladder):
     @checked
     def __init__(self, betas: Tensor) -> None:
         if betas.ndim != 1 or len(betas) == 0:
-            raise UserError("a ladder needs at least 1 rung: see sde.num_rungs")
+            raise UserError("a ladder needs at least 1 rung")
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise UserError(
                 f"betas must lie between 0 and 1, not from {float(betas.min()):.3g} to {float(betas.max()):.3g}: "
-                "take more rungs (sde.num_rungs), or a smaller sde.beta_max"
+                "take more rungs, or a smaller beta_max"
             )
         self.betas = betas.double()
         self.num_rungs = len(betas)
@@ -67,13 +73,13 @@ class DDPMLadder(Ladder):
         self._log_alpha = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-self.betas).cumsum(0)])
 
     def time(self, index: Tensor) -> Tensor:
-        return (index.double() + 1) / self.num_rungs
+        return (on_host(index) + 1) / self.num_rungs
 
     def index(self, t: Tensor) -> Tensor:
-        return t.double() * self.num_rungs - 1
+        return on_host(t) * self.num_rungs - 1
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        """`log alpha`, piecewise linear in `t`; 0 at `t = 0`."""
+        """Return `log alpha`, piecewise linear in `t`, which is 0 at `t = 0`."""
         return _interpolate(self._log_alpha, t * self.num_rungs)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -84,18 +90,18 @@ class DDPMLadder(Ladder):
 
     @property
     def prior_std(self) -> float:
-        """1, as for VP."""
+        """The prior is `N(0, I)`, as VP's."""
         return 1.0
 
 
 class NCSNLadder(Ladder):
-    """NCSN's (SMLD's) ladder for any given noise levels.
+    """NCSN's (SMLD's) ladder for any given sigmas.
 
     Args:
         sigmas: `sigma_1 < … < sigma_N`, positive, in the units of the data, shape `(N,)`, `N >= 2`.
 
     Raises:
-        UserError: the noise levels do not grow from above 0, or there are fewer than two.
+        UserError: the sigmas do not grow from above 0, or there are fewer than two.
     """
 
     @checked
@@ -107,10 +113,10 @@ class NCSNLadder(Ladder):
         self._log_sigma = sigmas.double().log()
 
     def time(self, index: Tensor) -> Tensor:
-        return index.double() / (self.num_rungs - 1)
+        return on_host(index) / (self.num_rungs - 1)
 
     def index(self, t: Tensor) -> Tensor:
-        return t.double() * (self.num_rungs - 1)
+        return on_host(t) * (self.num_rungs - 1)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -121,14 +127,14 @@ class NCSNLadder(Ladder):
 
 @checked
 def ddpm_betas(num_rungs: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
-    """DDPM's linear betas `linspace(beta_min / N, beta_max / N, N)`, float64 (Song et al. 2021, appendix C)."""
+    """Return DDPM's linear betas `linspace(beta_min / N, beta_max / N, N)`, float64 (Song et al. 2021, appendix C)."""
     _check_rungs(num_rungs)
     return torch.linspace(beta_min / num_rungs, beta_max / num_rungs, num_rungs, dtype=torch.float64)
 
 
 @checked
 def cosine_betas(num_rungs: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
-    """Cosine betas, float64 (Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17), clipped at `max_beta`."""
+    """Return cosine betas, float64 (Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17), clipped at `max_beta`."""
     _check_rungs(num_rungs)
     if not (0 <= offset <= 1 and 0 < max_beta < 1):
         raise UserError(
@@ -141,7 +147,7 @@ def cosine_betas(num_rungs: int, offset: float = 0.008, max_beta: float = 0.999)
 
 @checked
 def geometric_sigmas(num_rungs: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
-    """NCSN's geometric noise levels from `sigma_min` to `sigma_max`, float64."""
+    """Return NCSN's geometric sigmas from `sigma_min` to `sigma_max`, float64."""
     _check_rungs(num_rungs)
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"sigma_min={sigma_min:g} must lie above 0 and below sigma_max={sigma_max:g}")
@@ -150,11 +156,11 @@ def geometric_sigmas(num_rungs: int, sigma_min: float = 0.01, sigma_max: float =
 
 def _check_rungs(num_rungs: int) -> None:
     if not 1 <= num_rungs <= _MOST_RUNGS:
-        raise UserError(f"a ladder has 1 to {_MOST_RUNGS} rungs, not {num_rungs}: see sde.num_rungs")
+        raise UserError(f"a ladder has 1 to {_MOST_RUNGS} rungs, not num_rungs={num_rungs}")
 
 
 def _interpolate(table: Tensor, position: Tensor) -> Tensor:
-    """Linear interpolation of `table` at positions in `[0, len(table) - 1]`; differentiable in `position`."""
+    """Interpolate `table` linearly at positions in `[0, len(table) - 1]`; differentiable in `position`."""
     table = table.to(device=position.device)
     left = position.detach().floor().long().clamp(0, len(table) - 2)
     fraction = position - left

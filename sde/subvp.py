@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from score_sde.sde.marginals import on_host
 from score_sde.sde.vp import VPSDE
 
 
@@ -21,4 +22,4 @@ class SubVPSDE(VPSDE):
 
     def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
         # sigma / alpha = 2 sinh(B / 2)
-        return self.time_at_integral_beta(2 * torch.asinh(torch.exp(-0.5 * log_snr.double()) / 2))
+        return self.time_at_integral_beta(2 * torch.asinh(torch.exp(-0.5 * on_host(log_snr)) / 2))

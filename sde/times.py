@@ -1,4 +1,4 @@
-r"""Which noise levels to train on: distributions of t.
+r"""Which times to train on: distributions of t.
 
 A loss `∫ w(t) loss(t) dt` is estimated without bias from times of any density `p(t)`, as the mean of `w/p loss(t)`;
 the choice of `p` only changes its variance. Three distributions on `[t_min, T]`, with `lambda = log_snr(t)` and
@@ -31,47 +31,49 @@ from torch import Tensor
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import BatchNoise
 from score_sde.sde import SDE, Ladder
+from score_sde.sde.marginals import on_host
 
 
-class NoiseLevels(Protocol):
+class TimeDistribution(Protocol):
     """A distribution of times, given by its quantile function and its density (or, on a ladder, probability)."""
 
     def quantile(self, u: Tensor) -> Tensor:
-        """The time at each `u` `(B,)` in [0, 1); float64, shape of `u`."""
+        """Return the time at each `u` `(B,)` in [0, 1); float64, shape of `u`."""
 
     def density(self, t: Tensor) -> Tensor:
-        """The density at times `t` `(B,)` within the distribution's range; float64, shape of `t`."""
+        """Return the density at times `t` `(B,)` within the distribution's range; float64, shape of `t`."""
 
 
 class UniformTime:
-    """Uniform in t on `[t_min, T]`."""
+    """The distribution that is uniform in t on `[t_min, T]`."""
 
     def __init__(self, sde: SDE, t_min: float) -> None:
         self.t_min, self.length = t_min, sde.T - t_min
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self.t_min + self.length * u.double()
+        return self.t_min + self.length * on_host(u)
 
     def density(self, t: Tensor) -> Tensor:
-        return torch.full_like(t, 1 / self.length, dtype=torch.float64)
+        return torch.full_like(on_host(t), 1 / self.length)
 
 
 class UniformLogSNR:
-    """Uniform in log-SNR between its values at `t_min` and `T`: importance sampling for the likelihood weighting."""
+    """The distribution that is uniform in log-SNR between its values at `t_min` and `T`: importance sampling for the
+    likelihood weighting."""
 
     def __init__(self, sde: SDE, t_min: float) -> None:
         self.sde, self.t_min = sde, t_min
         self.high, self.low = log_snr_range(sde, t_min)
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self.sde.time_at_log_snr(self.low + (self.high - self.low) * u.double()).clamp(min=self.t_min)
+        return self.sde.time_at_log_snr(self.low + (self.high - self.low) * on_host(u)).clamp(min=self.t_min)
 
     def density(self, t: Tensor) -> Tensor:
         return log_snr_rate(self.sde, t) / (self.high - self.low)
 
 
 class LogNormal:
-    """EDM's: `log rho ~ N(mean, std^2)`, `rho = sigma / alpha`, cut off at the values of `t_min` and `T`.
+    """EDM's distribution: `log rho ~ N(mean, std^2)`, `rho = sigma / alpha`, cut off at the values of `t_min` and `T`.
 
     The published `mean, std` are -1.2, 1.2, for data with standard deviation 0.5.
     """
@@ -83,7 +85,7 @@ class LogNormal:
         self.cdf_low, self.cdf_high = torch.special.ndtr(ends).tolist()
 
     def quantile(self, u: Tensor) -> Tensor:
-        normal = torch.special.ndtri(self.cdf_low + (self.cdf_high - self.cdf_low) * u.double())
+        normal = torch.special.ndtri(self.cdf_low + (self.cdf_high - self.cdf_low) * on_host(u))
         return self.sde.time_at_log_snr(-2 * (self.mean + self.std * normal)).clamp(min=self.t_min)
 
     def density(self, t: Tensor) -> Tensor:
@@ -93,29 +95,29 @@ class LogNormal:
 
 
 class UniformRung:
-    """Each rung of a ladder with the same probability."""
+    """The distribution in which each rung of a ladder has the same probability."""
 
     def __init__(self, ladder: Ladder) -> None:
         self.ladder = ladder
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self.ladder.time((u.double() * self.ladder.num_rungs).floor().clamp(max=self.ladder.num_rungs - 1))
+        return self.ladder.time((on_host(u) * self.ladder.num_rungs).floor().clamp(max=self.ladder.num_rungs - 1))
 
     def density(self, t: Tensor) -> Tensor:
-        return torch.full_like(t, 1 / self.ladder.num_rungs, dtype=torch.float64)
+        return torch.full_like(on_host(t), 1 / self.ladder.num_rungs)
 
 
-NOISE_LEVELS: dict[str, Callable[[SDE, float, float, float], NoiseLevels]] = {
+TIME_DISTRIBUTIONS: dict[str, Callable[[SDE, float, float, float], TimeDistribution]] = {
     "uniform": lambda sde, t_min, mean, std: UniformTime(sde, t_min),
     "log_snr": lambda sde, t_min, mean, std: UniformLogSNR(sde, t_min),
     "edm": LogNormal,
 }
 
 
-def get_noise_levels(
+def get_time_distribution(
     name: str, sde: SDE, t_min: float = 1e-5, edm_mean: float = -1.2, edm_std: float = 1.2
-) -> NoiseLevels:
-    """The distribution "uniform" (in t), "log_snr" (uniform in it) or "edm" (log-normal).
+) -> TimeDistribution:
+    """Return the distribution "uniform" (in t), "log_snr" (uniform in it) or "edm" (log-normal).
 
     Args:
         name: of the distribution.
@@ -127,38 +129,36 @@ def get_noise_levels(
     Raises:
         UserError: there is no such distribution, or `t_min` is out of range.
     """
-    return choose("distribution of noise levels", name, NOISE_LEVELS)(sde, t_min, edm_mean, edm_std)
+    return choose("distribution of times", name, TIME_DISTRIBUTIONS)(sde, t_min, edm_mean, edm_std)
 
 
 def log_snr_range(sde: SDE, t_min: float) -> tuple[float, float]:
-    """The log-SNR at `t_min` and at `T`, the highest and the lowest.
+    """Return the log-SNR at `t_min` and at `T`, the highest and the lowest.
 
     Raises:
         UserError: `t_min` is not before `T`, or the data there have no noise at all.
     """
     high, low = sde.log_snr(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
     if not (0 <= t_min < sde.T and math.isfinite(high)):
-        raise UserError(f"training.t_min={t_min} must lie between 0 and {sde.T}, where there is some noise")
+        raise UserError(f"t_min={t_min} must lie between 0 and {sde.T}, where there is some noise")
     return high, low
 
 
 def log_snr_rate(sde: SDE, t: Tensor) -> Tensor:
-    """`|d log_snr / dt| = g^2 / sigma^2`; float64, shape of `t`."""
+    """Return `|d log_snr / dt| = g^2 / sigma^2`; float64, shape of `t`."""
     with torch.enable_grad():
-        t = t.detach().double().requires_grad_()
+        t = on_host(t.detach()).requires_grad_()
         (slope,) = torch.autograd.grad(sde.log_snr(t).sum(), t)
     return -slope
 
 
-def sample_times(
-    levels: NoiseLevels, noise: BatchNoise, stratified: bool = True, device: torch.device | str = "cpu"
-) -> Tensor:
-    """Draw a time for each row of a batch; float64, `(B,)`.
+def sample_times(times: TimeDistribution, noise: BatchNoise, stratified: bool = True) -> Tensor:
+    """Draw a time for each row of a batch; float64, on the CPU, `(B,)`.
 
-    Stratified, the quantiles are one from each of as many equal intervals, in random order: each time still has the
-    distribution `levels`, and the mean over the batch a smaller variance.
+    Stratified, the quantiles are one from each of as many equal intervals, in random order: each time still has its
+    distribution, and the mean over the batch a smaller variance.
     """
-    u = noise.uniform(torch.empty(1, dtype=torch.float64, device=device))
+    u = noise.uniform(torch.empty(1, dtype=torch.float64))
     if stratified:
-        u = (noise.permutation(device) + u) / noise.count
-    return levels.quantile(u)
+        u = (noise.permutation() + u) / noise.count
+    return times.quantile(u)

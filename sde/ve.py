@@ -13,6 +13,7 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.sde.base import SDE, check_first_time
+from score_sde.sde.marginals import on_host
 
 
 class VESDE(SDE):
@@ -43,5 +44,5 @@ class VESDE(SDE):
         return self.sigma_min * torch.exp(t * math.log(self.sigma_max / self.sigma_min))
 
     def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        log_ratio = -0.5 * log_snr.double() - math.log(self.sigma_min)
+        log_ratio = -0.5 * on_host(log_snr) - math.log(self.sigma_min)
         return (log_ratio / math.log(self.sigma_max / self.sigma_min)).clamp(0, self.T)

@@ -13,6 +13,7 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.sde.base import SDE, check_first_time
+from score_sde.sde.marginals import on_host
 
 
 class VPSDE(SDE):
@@ -38,15 +39,15 @@ class VPSDE(SDE):
 
     @property
     def prior_std(self) -> float:
-        """1: data of unit variance keep it, and the paper's prior is `N(0, I)`."""
+        """Data of unit variance keep it, and the paper's prior is `N(0, I)`."""
         return 1.0
 
     def integral_beta(self, t: Tensor) -> Tensor:
-        """`B(t) = ∫_0^t beta`."""
+        """Return `B(t) = ∫_0^t beta`; shape of `t`."""
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
     def time_at_integral_beta(self, integral: Tensor) -> Tensor:
-        """The inverse of `integral_beta`, a root of a quadratic; the nearest end for values out of range."""
+        """Return the time with this `B`, a root of a quadratic; the nearest end for values out of range."""
         integral = integral.clamp(max=0.5 * (self.beta_min + self.beta_max) * self.T)
         slope = self.beta_max - self.beta_min
         root = 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
@@ -54,7 +55,7 @@ class VPSDE(SDE):
 
     def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
         # alpha^2 / sigma^2 = 1 / (exp(B) - 1)
-        log_snr = log_snr.double()
+        log_snr = on_host(log_snr)
         return self.time_at_integral_beta(torch.logaddexp(-log_snr, torch.zeros_like(log_snr)))
 
     def alpha(self, t: Tensor) -> Tensor:

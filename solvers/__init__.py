@@ -1,6 +1,6 @@
 """Solvers: a model in, numbers out. Each knows a model only by `.sde`, `.score(x, t)` and `.denoise(x, t)`."""
 
-from score_sde.solvers.base import Model, Solution
+from score_sde.solvers.base import Model, Solution, Solver
 from score_sde.solvers.density.likelihood import Likelihood, log_likelihood, matched_prior
 from score_sde.solvers.ode.solver import decode, encode
 from score_sde.solvers.registry import SOLVERS, get_solver
@@ -10,6 +10,7 @@ __all__ = [
     "Likelihood",
     "Model",
     "Solution",
+    "Solver",
     "decode",
     "encode",
     "get_solver",

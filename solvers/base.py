@@ -1,26 +1,33 @@
-"""What a solver gives back, and what it asks of a model.
+r"""The contract between models, solvers and those who use them.
 
-Checks on solver options: each mistake gives one clear line.
+A model gives the score `∇ log p_t(x)` and the denoised mean `E[x_0 | x_t = x]` of a process (`Model`). A solver takes a
+model and states `x_T` at time `T` and gives samples (`Solution`):
 
-Solvers taken apart into steps, each of which depends on nothing but the state it starts from.
+    solution = solver(model, x_T, seeds=range(len(x_T)))
 
-Between such steps a state may be changed, or a step be done again: what `control.projection` does. Multistep
-methods, which remember earlier outputs, and adaptive ones, whose steps are their own, cannot be taken apart.
+Some solvers can be taken apart into steps (`Steps`), each of which depends on nothing but the state it starts from.
+Between such steps a state may be changed, or a step be done again. Multistep methods, which remember earlier outputs,
+and adaptive ones, whose steps are their own, cannot be taken apart.
+
+States have shape `(B, *dims)`, and solvers keep their dtype and device. Times have shape `()` or `(B,)`, are float64,
+and lie on the CPU (see `sde.marginals`).
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise, Stream, seeds_from_generator
-from score_sde.sde import SDE
-from score_sde.sde.base import check_first_time
+from score_sde.sde import SDE, Marginals
+from score_sde.solvers.standard_normal import StandardNormal
 
 
 class Model(Protocol):
@@ -31,13 +38,13 @@ class Model(Protocol):
 
     @property
     def sde(self) -> SDE:
-        """The forward process."""
+        """The forward process is the one whose densities the model knows."""
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`∇ log p_t(x)`."""
+        """Return `∇ log p_t(x)`."""
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x]`."""
+        """Return `E[x_0 | x_t = x]`."""
 
 
 class Solution(NamedTuple):
@@ -52,58 +59,29 @@ class Solution(NamedTuple):
     nfe: int
 
 
-# More steps, corrections or probes than anyone waits for.
-MOST_STEPS = 1_000_000
-# Higher ones amplify errors, and the more so the more steps there are: with 50 steps of order 10, samples of a mixture
-# of Gaussians are off by 1000.
-MAX_ORDER = 6
-# Where a process is looked at before it is solved.
-_NUM_PLACES = 33
-# Half the log-SNR at which alpha has no digit left beside sigma.
-_LEAST_HALF_LOG_SNR = math.log(torch.finfo(torch.float64).eps)
-# By how much a log-SNR may rise by rounding.
-_ROUNDING = 1e-9
+class Steps(NamedTuple):
+    """The steps of a solver, from the state at `T` on.
 
+    Attributes:
+        ends: where steps begin and end, one more than there are steps; the last at `sigma = 0` if they end there.
+        calls: network calls of each.
+        step: called with a step's number and the state `(B, *dims)` it starts from; gives that at its end.
+    """
 
-def check_at_least(what: str, value: float, least: float) -> None:
-    """Raise `UserError` unless `value >= least`."""
-    if not value >= least:
-        raise UserError(f"{what} must be at least {least:g}, not {_shown(value)}")
+    ends: Marginals
+    calls: list[int]
+    step: Callable[[int, Tensor], Tensor]
 
-
-def check_positive(what: str, value: float) -> None:
-    """Raise `UserError` unless `value > 0`."""
-    if not value > 0:
-        raise UserError(f"{what} must be positive, not {_shown(value)}")
-
-
-def check_tolerance(what: str, value: float) -> None:
-    """Raise `UserError` unless `0 < value <= 1`: states of size 1 have no larger errors."""
-    check_positive(what, value)
-    check_between(what, value, 0, 1)
-
-
-def check_between(what: str, value: float, least: float, most: float) -> None:
-    """Raise `UserError` unless `least <= value <= most`."""
-    check_at_least(what, value, least)
-    if not value <= most:
-        raise UserError(f"{what} must be at most {most:g}, not {_shown(value)}")
-
-
-def _shown(value: float) -> str:
-    # A whole number may be too large for float64.
-    return f"{value:g}" if abs(value) < 1e300 else "one beyond all bounds"
-
-
-def check_density(model: object) -> None:
-    """Raise `UserError` if a model says that its score is not that of a diffused density, and why: `no_density`."""
-    reason = getattr(model, "no_density", "")
-    if reason:
-        raise UserError(f"this model has no log-likelihood: {reason}")
+    def run(self, x: Tensor) -> Solution:
+        """Take all steps, one after the other, from `x` at `T`."""
+        for k in range(len(self.calls)):
+            x = self.step(k, x)
+        return Solution(x, sum(self.calls))
 
 
 def as_states(name: str, x: Tensor) -> Tensor:
-    """States `x` `(B, *dims)` as solvers take them: whole numbers become torch's default dtype, others keep theirs.
+    """Return states `x` `(B, *dims)` as solvers take them: whole numbers become torch's default dtype, others keep
+    theirs.
 
     Raises:
         UserError: they are not real and finite numbers, there is no example, or no dimension of examples.
@@ -122,73 +100,90 @@ def as_states(name: str, x: Tensor) -> Tensor:
     return x
 
 
-# A parameter of these is given tensors or arrays; see `arguments`.
+# A parameter of these is given tensors or arrays; see `common.arguments`.
 States = Annotated[Tensor, as_states]
 
 
-def last_time(sde: SDE, t_min: float | None) -> float:
-    """`t_min`, or the process's own if left out. Every solver asks for it, and so is told if it cannot use the process.
+# Gives the noise for a purpose, when it is asked for: one generator for each example of the batch.
+Draw = Callable[[Stream], SampleNoise]
 
-    Raises:
-        UserError: it is not in `[0, T)`, or the process is none that can be solved between (`check_process`).
+
+class Solver(ABC):
+    """What turns latents into samples: `solver(model, x_T, seeds=…)`.
+
+    To add one, write `solve`, and `split` if it can be taken apart. Both are given arguments that have been checked.
     """
-    t_min = sde.t_min if t_min is None else t_min
-    check_first_time(t_min, sde.T)
-    check_process(sde, t_min)
-    return t_min
 
+    @torch.no_grad()
+    @checked
+    def __call__(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """Solve from the states `x_T` at time `T`.
 
-@torch.no_grad()
-def check_process(sde: SDE, t_min: float) -> None:
-    """Raise `UserError` unless the log-SNR falls from `t_min` to `T` through finite numbers.
+        Args:
+            model: gives the score and the denoised mean; is never asked about times outside `[t_min, T]`.
+            x_T: latents `(B, *dims)`, as from `model.sde.prior_sample`.
+            seeds: one an example: example `i` takes its noise from `seeds[i]` alone. Not used where there is no noise.
+            generator: gives the seeds where they are left out; torch's own if it is left out, too.
 
-    At `t_min` it may be infinite, since some solvers never divide by `sigma` there; see `log_snr_range`.
-    """
-    name = type(sde).__name__
-    times = torch.linspace(float(t_min), sde.T, _NUM_PLACES, dtype=torch.float64)
-    log_snr = sde.log_snr(times)
-    if bool(log_snr[-1] < 2 * _LEAST_HALF_LOG_SNR):
+        Raises:
+            UserError: an argument is none of these, the process cannot be solved, or the solution not be followed.
+        """
+        return self.solve(model, x_T, partial(sample_noise, x_T, seeds, generator))
+
+    @checked
+    def steps(
+        self,
+        model: Model,
+        x_T: States,
+        *,
+        seeds: Iterable[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Steps:
+        """Take the solver apart; arguments as of a call, of which the result is, to rounding, that of all steps.
+
+        Raises:
+            UserError: as a call, or the solver cannot be taken apart.
+        """
+        return self.split(model, x_T, partial(sample_noise, x_T, seeds, generator))
+
+    @property
+    def chooses_steps(self) -> bool:
+        """Whether the number of network calls depends on the model and on its states."""
+        return False
+
+    def calls(self, sde: SDE) -> int | None:
+        """Count the batched network calls under a process, on a model that costs nothing; None if it chooses its steps.
+
+        Raises:
+            UserError: the process cannot be solved so.
+        """
+        if self.chooses_steps:
+            return None
+        return self(StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
+
+    @abstractmethod
+    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+        """Return the solution; `draw` gives the noise, and is asked only where there is any."""
+
+    def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
+        """Return the steps; arguments as of `solve`."""
         raise UserError(
-            f"{name} has alpha(T) = 0 at T = {sde.T:g} (alpha / sigma = {math.exp(float(log_snr[-1]) / 2):.2g}): "
-            f"nothing of the data is left there, and solvers divide by it; end the process earlier, "
-            f"as at T = {0.999 * sde.T:g}, or with less noise"
+            "this solver has no steps between which states can be changed: take one of single steps, as ddim, heun, "
+            "dpmpp_2s, pc or sde"
         )
-    wrong = ~log_snr.isfinite()
-    wrong[0] = bool(log_snr[0].isnan())
-    if bool(wrong.any()):
-        place = int(wrong.long().argmax())
-        raise UserError(
-            f"{name} has the log-SNR {float(log_snr[place]):g} at t = {float(times[place]):g}: alpha and sigma must be "
-            f"finite and positive between t_min and T"
-        )
-    rising = log_snr[1:] > log_snr[:-1] + _ROUNDING * (1 + log_snr[:-1].abs())
-    if bool(rising.any()):
-        place = int(rising.long().argmax())
-        raise UserError(
-            f"{name} has a log-SNR that rises from t = {float(times[place]):g} to {float(times[place + 1]):g}: "
-            "alpha / sigma must decrease from t = 0 to T"
-        )
-
-
-def log_snr_range(sde: SDE, t_min: float) -> Tensor:
-    """The log-SNRs at `T` and `t_min`, `(2,)`, float64, for solvers that go through all between.
-
-    Raises:
-        UserError: there is no noise at `t_min`.
-    """
-    ends = sde.log_snr(torch.tensor([sde.T, t_min], dtype=torch.float64))
-    if not bool(ends[1].isfinite()):
-        raise UserError(
-            f"the log-SNR of {type(sde).__name__} at t_min = {t_min:g} is not finite: t_min must lie where there is "
-            "some noise"
-        )
-    return ends
 
 
 def sample_noise(
     x: Tensor, seeds: Iterable[int] | None, generator: torch.Generator | None, stream: Stream = "solver"
 ) -> SampleNoise:
-    """A noise source with one generator for each example of `x` `(B, *dims)`.
+    """Return a source of noise with one generator for each example of `x` `(B, *dims)`.
 
     Raises:
         UserError: the number of seeds is not the batch size, or they are no seeds.
@@ -198,36 +193,8 @@ def sample_noise(
     return noise
 
 
-class Ends(NamedTuple):
-    """What is known of the ends of steps: `alpha` and `sigma` there, `(M + 1,)`, float64."""
-
-    alpha: Tensor
-    sigma: Tensor
-
-    @staticmethod
-    def at_times(sde: SDE, times: Tensor, denoised: bool) -> Ends:
-        """The ends at these times, and one more, `alpha = 1` and `sigma = 0`, if the last step denoises."""
-        alpha, sigma = sde.alpha(times.double()), sde.sigma(times.double())
-        if denoised:
-            alpha, sigma = torch.cat([alpha, alpha.new_ones(1)]), torch.cat([sigma, sigma.new_zeros(1)])
-        return Ends(alpha, sigma)
-
-
-class Stepwise(NamedTuple):
-    """A solver's steps from the state at `T`.
-
-    Attributes:
-        ends: of the steps, one more than there are of these.
-        calls: network calls of each.
-        step: called with a step's number and the state `(B, *dims)` it starts from; gives that at its end.
-    """
-
-    ends: Ends
-    calls: list[int]
-    step: Callable[[int, Tensor], Tensor]
-
-    def run(self, x: Tensor) -> Solution:
-        """All steps, one after the other, from `x` at `T`."""
-        for k in range(len(self.calls)):
-            x = self.step(k, x)
-        return Solution(x, sum(self.calls))
+def check_density(model: object) -> None:
+    """Raise `UserError` if a model says that its score is not that of a diffused density, and why: `no_density`."""
+    reason = getattr(model, "no_density", "")
+    if reason:
+        raise UserError(f"this model has no log-likelihood: {reason}")

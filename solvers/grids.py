@@ -22,12 +22,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.sde import SDE
-from score_sde.solvers.base import last_time, log_snr_range
+from score_sde.solvers.process import last_time, log_snr_range
 from score_sde.solvers.quadrature import adams_weights
 
 Grid = str | Sequence[float] | Tensor
@@ -39,7 +38,7 @@ _FINE = 10_000
 
 
 def time_grid(sde: SDE, grid: Grid, num_steps: int, t_min: float | None = None) -> Tensor:
-    """The times `T = t_0 > … > t_{num_steps - 1} = t_min` of a grid, float64, shape `(num_steps,)`.
+    """Return the times `T = t_0 > … > t_{num_steps - 1} = t_min` of a grid, float64, shape `(num_steps,)`.
 
     Args:
         sde: the forward process.
@@ -123,6 +122,8 @@ def _optimised(sde: SDE, num_steps: int, t_min: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _optimised_lambdas(start: float, end: float, num_steps: int) -> list[float]:
+    from scipy.optimize import minimize
+
     def half_log_snr(logits: Tensor) -> Tensor:
         return start + (end - start) * torch.cat([logits.new_zeros(1), torch.softmax(logits, 0).cumsum(0)])
 
@@ -139,7 +140,7 @@ def _optimised_lambdas(start: float, end: float, num_steps: int) -> list[float]:
 
 
 def _error_bound(lam: Tensor) -> Tensor:
-    """Bound of Xue et al. (2024, equation 19) on the error of the third-order multistep method on data prediction.
+    """Return the bound of Xue et al. (2024, equation 19) on the error of third-order multistep on data prediction.
 
     The model's error at `lambda` is taken as `sigma^2 / alpha` of the variance-preserving process with that SNR, and
     enters by its weight in the final state. Errors of the first three steps are added as independent ones, as in the

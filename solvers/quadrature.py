@@ -28,7 +28,7 @@ def adams_weights(
     rate: float,
     variable: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Weights `w_j` for values known at `nodes`, for a step from `start` to `end`; differentiable, float64.
+    """Return weights `w_j` for values known at `nodes`, for a step from `start` to `end`; differentiable, float64.
 
     Args:
         nodes: `lambda` where the model's output is known, shape `(order,)`.
@@ -50,7 +50,7 @@ def adams_weights(
 
 
 def lagrange(nodes: Tensor, j: int, at: Tensor) -> Tensor:
-    """The polynomial that is 1 at `nodes[j]` and 0 at the other nodes, at the points `at`; shape of `at`."""
+    """Return the polynomial that is 1 at `nodes[j]` and 0 at the other nodes, at the points `at`; shape of `at`."""
     value = torch.ones_like(at)
     for i in range(len(nodes)):
         if i != j:
@@ -60,6 +60,6 @@ def lagrange(nodes: Tensor, j: int, at: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def gauss_legendre() -> tuple[Tensor, Tensor]:
-    """Points and weights on [0, 1]."""
+    """Return points and weights on [0, 1]."""
     points, weights = np.polynomial.legendre.leggauss(_NUM_POINTS)
     return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2)

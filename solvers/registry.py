@@ -7,14 +7,12 @@ from typing import Any
 
 from score_sde.common.arguments import check_call, checked
 from score_sde.common.errors import choose
-from score_sde.solvers.base import Solution
+from score_sde.solvers.base import Solver
 from score_sde.solvers.fast.named import FAST_SOLVERS
 from score_sde.solvers.ode.solver import ODE
 from score_sde.solvers.stochastic.adaptive_sde import AdaptiveSDE
 from score_sde.solvers.stochastic.predictor_corrector import PredictorCorrector
 from score_sde.solvers.stochastic.reverse_sde import ReverseSDE
-
-Solver = Callable[..., Solution]
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     **FAST_SOLVERS,
@@ -28,9 +26,6 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 @checked
 def get_solver(name: str, **options: Any) -> Solver:
     """Build a solver: `get_solver("dpmpp_2m", num_steps=10)(model, x_T).x`.
-
-    A solver is called as `solver(model, x_T, *, seeds=None, generator=None)`; it starts from `x_T` `(B, *dims)` at
-    time `T`. Stochastic solvers take their noise from `seeds`, one an example, or draw these from `generator`.
 
     Args:
         name: a key of `SOLVERS`.

@@ -21,7 +21,7 @@ from score_sde import control
 from score_sde.common.errors import UserError
 from score_sde.control import Controlled, Masked, Observation, Projection
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
-from score_sde.models import GaussianMixture, LevelModel, ScoreModel
+from score_sde.models import GaussianMixture, QuantisedModel, ScoreModel
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -79,11 +79,11 @@ class Asked:
     sde: SDE = VP
     calls: int = 0
 
-    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         return mixture(self.sde).score(x, t)
 
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         return mixture(self.sde).denoise(x, t)
 
@@ -148,7 +148,7 @@ def used_model(model: Any) -> None:
     assert bool(model.score(X_0[:, :, None, None].float(), T_MIN).isfinite().all())
 
 
-def logits(x: Tensor, labels: Tensor) -> Tensor:
+def logits(x: Tensor, noise_label: Tensor) -> Tensor:
     return torch.zeros(len(x), 3 * x.shape[1], *x.shape[2:])
 
 
@@ -159,8 +159,8 @@ class Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return self.function(x, labels)
+    def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
+        return self.function(x, noise_label)
 
 
 @dataclass
@@ -211,7 +211,7 @@ TAKEN = {
     "generator": "None",
     "model": "",
     "sde": "",
-    "labels": "",
+    "noise_label": "",
     "prediction": "",
     "network": "",
     "scale_input": "True False",
@@ -224,7 +224,7 @@ TAKEN = {
     "solver": "",
     "jump": "1",
     "repeats": "1",
-    "classes": "",
+    "reference": "",
 }
 
 OF_SOLVERS: dict[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
@@ -405,11 +405,14 @@ SUBJECTS |= {
         {"weights": "", "means": "", "covariances": ""},
     ),
     "ScoreModel": Subject(
-        ScoreModel, made(ScoreModel, used_model), {"network": Function(lambda x, labels: x), "sde": VP}, {"labels": ""}
+        ScoreModel,
+        made(ScoreModel, used_model),
+        {"network": Function(lambda x, noise_label: x), "sde": VP},
+        {"noise_label": ""},
     ),
-    "LevelModel": Subject(
-        LevelModel,
-        made(LevelModel, used_model),
+    "QuantisedModel": Subject(
+        QuantisedModel,
+        made(QuantisedModel, used_model),
         {"network": Function(logits), "sde": VP, "levels": 3},
         {"levels": "", "low": "-1 0 1e-30", "high": NOT_NEGATIVE},
     ),
@@ -419,10 +422,10 @@ SUBJECTS |= {
         {"model": mixture(), "log_prob": lambda x, t: x.sum(1)},
         {"log_prob": ""},
     ),
-    "ClassifierFreeGuidance": Subject(
-        control.ClassifierFreeGuidance,
-        made(control.ClassifierFreeGuidance),
-        {"model": mixture(), "classes": torch.zeros(4, dtype=torch.long)},
+    "Guided": Subject(
+        control.Guided,
+        made(control.Guided),
+        {"model": mixture(), "reference": mixture()},
         {"interval": ""},
     ),
     "DPS": Subject(control.DPS, made(control.DPS), {"model": mixture(), "observation": OBSERVED}),

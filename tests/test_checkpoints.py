@@ -249,20 +249,14 @@ def test_files_without_a_model_are_named(tmp_path, capsys):
 def test_pipelines(tmp_path, pictures, monkeypatch, capsys):
     """Ours, trained for a step, exported, and used again: the same samples."""
     pytest.importorskip("diffusers")
-    from score_sde.modes import export
-
     values = SMALL | {"model.channels": "32", "data.dataset": "images", "data.folder": str(pictures)}
     short = {"training.num_steps": "1", "training.batch_size": "2", "training.sample_every": "0"}
     config = "--config=configs/vp/ddpm/cifar10.py"
     assert run("--mode=train", config, f"--workdir={tmp_path / 'run'}", *flags(values | short)) == 0
     checkpoint = tmp_path / "run" / "checkpoints" / "step_0000001.pt"
-    with flagsaver.flagsaver():
-        assert (
-            export.export(
-                export.parse(["modes/export.py", f"--checkpoint={checkpoint}", f"--folder={tmp_path / 'out'}"])
-            )
-            == 0
-        )
+    out = tmp_path / "out"
+    assert run("--mode=export", f"--checkpoint={checkpoint}", f"--folder={out}") == 0
+    assert f"written to {out}: python main.py --mode sample --checkpoint {out}" in capsys.readouterr().out
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -280,10 +274,7 @@ def test_pipelines(tmp_path, pictures, monkeypatch, capsys):
 
 def test_what_cannot_be_exported(tmp_path, capsys):
     pytest.importorskip("diffusers")
-    from score_sde.modes import export
-
     arguments = [f"--checkpoint={REFERENCE}.pth", "--config=configs/subvp/cifar10_ddpmpp_continuous.py", *flags(GREY)]
-    with flagsaver.flagsaver():
-        assert export.export(export.parse(["modes/export.py", *arguments, f"--folder={tmp_path / 'out'}"])) == 1
+    assert run("--mode=export", *arguments, f"--folder={tmp_path / 'out'}") == 1
     assert "error: a pipeline has DDPM's ladder or VE, not SubVPSDE" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

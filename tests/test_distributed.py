@@ -20,7 +20,10 @@ import sys
 from pathlib import Path
 
 from score_sde.common import distributed
-from score_sde.experiment import commands, configuration
+from importlib import import_module
+
+from score_sde.experiment import load
+from score_sde.modes import train
 
 SHORT = {
     "model.width": 16, "model.num_blocks": 1, "training.num_steps": 10, "training.batch_size": 8,
@@ -33,18 +36,20 @@ SHORT = {
 def options(**more):
     return [(key, str(value)) for key, value in {**SHORT, **more}.items()]
 
+def run(folder, more):
+    train.run(load.to_train("configs/vp/eight_gaussians.py", folder, options(**more)))
+
 def main(folder, used):
-    config = "configs/vp/eight_gaussians.py"
-    commands.train(config, folder / "replicated", options(**{"training.num_steps": 5, "training.schedule": "constant"}))
-    commands.train(config, folder / "replicated", options(**{"training.schedule": "constant"}))
-    commands.train(config, folder / "parts", options(**{"training.accumulation": 2}))
+    run(folder / "replicated", {"training.num_steps": 5, "training.schedule": "constant"})
+    run(folder / "replicated", {"training.schedule": "constant"})
+    run(folder / "parts", {"training.accumulation": 2})
     if distributed.world_size() > 1:
-        commands.train(config, folder / "sharded", options(**{"training.shard": True, "training.num_steps": 5,
-                                                              "training.schedule": "constant"}))
-        commands.train(config, folder / "sharded", options(**{"training.shard": True, "training.schedule": "constant",
-                                                              "training.accumulation": 2}))
+        run(folder / "sharded", {"training.shard": True, "training.num_steps": 5,
+                                 "training.schedule": "constant"})
+        run(folder / "sharded", {"training.shard": True, "training.schedule": "constant",
+                                 "training.accumulation": 2})
     for mode in ("sample", "likelihood"):
-        commands.use(mode, None, folder / "used", used, options())
+        import_module(f"score_sde.modes.{mode}").run(load.to_use(mode, None, folder / "used", used, options()))
 
 with distributed.process_group():
     main(Path(sys.argv[1]), Path(sys.argv[2]))

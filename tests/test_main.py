@@ -26,7 +26,7 @@ from score_sde import __main__ as main
 from score_sde.data import load_dataset
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.samples.inception import Extractors, measure_images
-from score_sde.experiment import build, commands, configuration
+from score_sde.experiment import build, configuration, sampling
 from score_sde.solvers import get_solver
 from tests.evaluation.test_inception import Linear
 from tests.reading import ROOT, image
@@ -199,7 +199,7 @@ def test_an_average_is_chosen_by_its_decay(toy, tmp_path, complaint):
 def test_inceptions_metrics_of_samples(digits, tmp_path, monkeypatch, complaint, toy, capsys):
     """With a small network in Inception's place; grey digits are shown to it in colour, all levels as 8 bits."""
     extractors = Extractors(*(Linear(scale, 192).requires_grad_(False) for scale in (1.0, 3.0)))
-    monkeypatch.setattr(commands, "inception", lambda weights, device: extractors)
+    monkeypatch.setattr(sampling, "inception", lambda weights, device: extractors)
     newest = digits / "checkpoints" / "step_0000020.pt"
     arguments = ["--mode=sample", "--config.sampling.solver=ddim", "--config.sampling.num_samples=20"]
     options = ["--checkpoint", newest, "--workdir", tmp_path, "--config.sampling.metrics=fid, kid,is"]
@@ -308,11 +308,11 @@ def test_likelihoods_go_on_where_they_were_interrupted(digits, tmp_path, monkeyp
     assert run(*arguments, "--workdir", tmp_path / "whole") == 0
     measured: list[list[int]] = []
 
-    def measure(self, examples, seeds, classes=None, fails=True):
+    def measure(self, examples, seeds, fails=True):
         if fails and len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(seeds)
-        return whole(self, examples, seeds, classes)
+        return whole(self, examples, seeds)
 
     whole = Measurement.__call__
     monkeypatch.setattr(Measurement, "__call__", measure)
@@ -410,7 +410,7 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
     ("arguments", "expected"),
     [
         ([], "give --mode: one of train, sample, likelihood, compare, edit"),
-        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare|edit>"),
+        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare|edit|export>"),
         (["--mode=train", "extra"], "unexpected argument 'extra'"),
         (["--mode=train", "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["--mode=train", "--config=configs/vp/digit.py"], "did you mean 'configs/vp/digits.py'?"),
@@ -435,7 +435,7 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.training.more_ema_decays=0.5,2"], "must lie between 0 and 1"),
         (["--mode=train", "--config.data.path=nowhere"], "there is no nowhere, which data.path names"),
         (["--mode=train", "--config.data.low=1"], "data.low=1 must lie below data.high=1"),
-        (["--mode=train", "--config.model.embedding=fourier"], "not model.labels=log_snr: use rho"),
+        (["--mode=train", "--config.model.embedding=fourier"], "not model.noise_label=log_snr: use rho"),
         (["--mode=train", "--config.data.augment=flop"], "did you mean 'flip'?"),
         (["--mode=train", "--config.sde.name=vpp"], "no SDE is called 'vpp' (did you mean 'vp'?)"),
         (["--mode=train", "--config.model.network=mlpp"], "did you mean 'mlp'?"),
@@ -559,7 +559,7 @@ def test_a_mistake_from_the_shell(tmp_path):
 def test_help_from_the_shell():
     helped = process("--helpshort")
     output, _ = helped.communicate(timeout=60)
-    assert "--mode: <train|sample|likelihood|compare|edit>" in output
+    assert "--mode: <train|sample|likelihood|compare|edit|export>" in output
     assert "Score-based generative modelling" in output
     assert max(map(len, output.splitlines())) <= 120
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from score_sde.common import progress
+from score_sde.common.condition import Condition
 from score_sde.common.progress import Progress
 from score_sde.evaluation.comparison.compare import compare
-from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.samples.draw import draw_samples
 from score_sde.evaluation.watched import Watched
-from score_sde.models import ClassConditional, GaussianMixture
+from score_sde.models import GaussianMixture, Given, rows_of
 from score_sde.sde import VPSDE
 from score_sde.solvers import get_solver, log_likelihood
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
@@ -163,7 +163,7 @@ def test_as_many_calls_are_told_as_a_solver_counts_and_samples_are_the_same(name
     plain = solver(model, x_T, seeds=range(4))
     assert torch.equal(watched.x, plain.x)
     assert watched.nfe == plain.nfe
-    assert count_calls(solver, SDE) == (plain.nfe if fixed else None)
+    assert solver.calls(SDE) == (plain.nfe if fixed else None)
 
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson", "hutch++"])
@@ -205,21 +205,22 @@ def test_tuning_is_the_same():
         assert torch.equal(ours, theirs)
 
 
-def test_classes_and_the_lack_of_a_density_are_handed_on():
+def test_rows_and_the_lack_of_a_density_are_handed_on():
     class Shifted:
         sde, no_density = SDE, "for a reason"
 
-        def score(self, x, t, classes):
-            return x + classes[:, None]
+        def score(self, x, t, condition):
+            return x + condition.values["class"][:, None]
 
         denoise = score
 
     told: list[float] = []
-    watched = Watched(Shifted(), lambda t: told.append(float(t)))
-    given = ClassConditional(watched, torch.tensor([1, 2]))
+    given = Given(Shifted(), Condition({"class": torch.tensor([1, 2])}))
+    watched = Watched(given, lambda t: told.append(float(t)))
     x, t = torch.zeros(2, 1), torch.tensor(0.5)
-    assert given.score(x, t).tolist() == given.denoise(x, t).tolist() == [[1.0], [2.0]]
-    assert told == [0.5, 0.5]
+    assert watched.score(x, t).tolist() == watched.denoise(x, t).tolist() == [[1.0], [2.0]]
+    assert rows_of(watched, slice(1, 2)).score(x[1:], t).tolist() == [[2.0]]
+    assert told == [0.5, 0.5, 0.5]
     assert watched.no_density == "for a reason"
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise, SampleNoise
 from score_sde.data import Batch
 from score_sde.models import NoisyClassifier
-from score_sde.sde.times import NoiseLevels, UniformLogSNR, sample_times
+from score_sde.sde.times import TimeDistribution, UniformLogSNR, sample_times
 from score_sde.training.objectives import Losses
 
 _NUM_LEVELS = 9
@@ -29,7 +30,7 @@ class Classification:
         stratified: whether those of a batch are spread evenly.
     """
 
-    def __init__(self, levels: NoiseLevels, stratified: bool = True) -> None:
+    def __init__(self, levels: TimeDistribution, stratified: bool = True) -> None:
         self.levels = levels
         self.stratified = stratified
 
@@ -39,22 +40,22 @@ class Classification:
         Raises:
             UserError: the batch has no classes.
         """
-        if batch.classes is None:
+        if batch.condition is None:
             raise UserError("a classifier needs classes, which these data have not")
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
-        t = sample_times(self.levels, source, self.stratified, x_0.device)
+        t = sample_times(self.levels, source, self.stratified)
         log_probs = model.log_probs(model.sde.perturb(x_0, source.normal(x_0), t), t)
-        return Losses(-log_probs.gather(1, batch.classes[:, None]).squeeze(1), t)
+        return Losses(-log_probs.gather(1, batch.condition.values["class"][:, None]).squeeze(1), t)
 
 
 def accuracy_by_level(
-    x_0: Tensor, classes: Tensor, t_min: float, seed: int
+    x_0: Tensor, condition: Condition, t_min: float, seed: int
 ) -> Callable[[NoisyClassifier], dict[str, float]]:
     """Return a function that measures a classifier: its accuracy at nine log-SNRs, evenly spaced from `T` to `t_min`.
 
     Args:
         x_0: examples `(N, *dims)` in model units.
-        classes: the class of each, `(N,)`.
+        condition: which has the class of each.
         t_min: smallest time.
         seed: example `i` has noise `seed + i`.
     """
@@ -66,8 +67,8 @@ def accuracy_by_level(
         with torch.no_grad():
             for t in log_snrs.quantile(torch.linspace(0, 1, _NUM_LEVELS, dtype=torch.float64)):
                 noisy = model.sde.perturb(x_0, draw, t).split(_BATCH_SIZE)
-                found = torch.cat([model.log_probs(part.to(device), t.to(device)).argmax(1).cpu() for part in noisy])
-                accuracy = (found == classes).double().mean().item()
+                found = torch.cat([model.log_probs(part.to(device), t).argmax(1).cpu() for part in noisy])
+                accuracy = (found == condition.values["class"]).double().mean().item()
                 values[f"accuracy_at_log_snr/{model.sde.log_snr(t).item():.1f}"] = accuracy
         return values
 

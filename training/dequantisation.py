@@ -66,10 +66,10 @@ def fit_dequantisation(
     def bound(flow: DequantisationFlow, rows: Tensor, generator: torch.Generator) -> Tensor:
         images = levels[rows].to(device)
         uniform, eps = (make(images.shape, generator=generator).to(device) for make in (torch.rand, torch.randn))
-        t = sample_times(times, BatchNoise(len(rows), generator), device=device)
+        t = sample_times(times, BatchNoise(len(rows), generator))
         x, log_q = flow(images, uniform)
         x_t = model.sde.perturb(x, eps, t)
-        error = eps + model.sde.expand(model.sde.sigma(t), x) * model.score(x_t, t)
+        error = eps + model.sde.expand(model.sde.at(t).sigma, x) * model.score(x_t, t)
         return log_q + (times.high - times.low) / 2 * error.double().flatten(1).square().sum(1)
 
     def held_out(flow: DequantisationFlow) -> float:

@@ -12,15 +12,18 @@ import csv
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from torch.utils.tensorboard import SummaryWriter
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.plots import curves_figure, image_grid, save_grid, save_scatter, scatter_figure
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 # Which curves are drawn together, by how their names begin.
 _PANELS = {
@@ -48,8 +51,14 @@ class Log:
         self._rows = {row: values for row, values in _read(self._table).items() if row <= step}
         self._show_thread_error = threading.excepthook
         threading.excepthook = self._skip_full_disk
-        with self._writing():
-            self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+        self._step = step
+
+    @cached_property
+    def _writer(self) -> SummaryWriter:
+        """TensorBoard's writer, which takes a while to import, is made when there is something to write."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self._folder), purge_step=self._step + 1 if self._step else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write named numbers."""
@@ -67,6 +76,8 @@ class Log:
                 self._writer.add_image("samples", image_grid(samples), step, dataformats="HWC")
             elif samples.shape[1:] == (2,):
                 save_scatter(picture, samples)
+                from matplotlib.backends.backend_agg import FigureCanvasAgg
+
                 canvas = FigureCanvasAgg(scatter_figure(samples))
                 canvas.draw()
                 self._writer.add_image("samples", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")
@@ -74,10 +85,11 @@ class Log:
     def flush(self) -> None:
         """Make what was logged so far safe."""
         with self._writing():
-            self._writer.flush()
+            if "_writer" in vars(self):
+                self._writer.flush()
         if self._rows:
             names = list(dict.fromkeys(name for values in self._rows.values() for name in values))
-            with write_atomically(self._table) as temporary, open(temporary, "w", newline="") as file:
+            with write_atomically(self._table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, ["step", *names])
                 writer.writeheader()
                 writer.writerows({"step": step, **values} for step, values in sorted(self._rows.items()))
@@ -88,7 +100,8 @@ class Log:
             self.flush()
             self._draw_curves()
             with self._writing():
-                self._writer.close()
+                if "_writer" in vars(self):
+                    self._writer.close()
         finally:
             threading.excepthook = self._show_thread_error
 
@@ -122,7 +135,7 @@ class Log:
 def _read(path: Path) -> dict[int, dict[str, str]]:
     """The rows of a table by step; empty if there is none, or none that can be read."""
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             return {
                 int(row["step"]): {name: value for name, value in row.items() if name != "step" and value}
                 for row in csv.DictReader(file)

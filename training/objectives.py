@@ -31,20 +31,21 @@ from torch import Tensor
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
-from score_sde.sde import SDE, Ladder
-from score_sde.sde.times import NoiseLevels, UniformRung, get_noise_levels, sample_times
+from score_sde.models import Given
+from score_sde.sde import SDE
+from score_sde.sde.times import TimeDistribution, UniformRung, get_time_distribution, sample_times
 
 
 class NoiseModel(Protocol):
-    """A model of which an objective asks the error of its noise; `models.ScoreModel` is one."""
+    """A model of which an objective asks the error of its noise, such as `models.ScoreModel` or `models.Given`."""
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return `eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
 
 
-def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return `||eps_hat - eps||^2 / d` of each example `(B,)`; `x_0` and `noise` are `(B, *dims)`, times `t` `(B,)`."""
-    return model.noise_error(x_0, noise, t, classes).square().flatten(1).mean(1)
+    return model.noise_error(x_0, noise, t).square().flatten(1).mean(1)
 
 
 class Losses(NamedTuple):
@@ -67,7 +68,7 @@ class Weighting(NamedTuple):
         factor: a function of `t` `(B,)`; None for 1.
     """
 
-    measure: NoiseLevels
+    measure: TimeDistribution
     factor: Callable[[Tensor], Tensor] | None = None
 
 
@@ -82,7 +83,7 @@ class Objective:
     """
 
     def __init__(
-        self, levels: NoiseLevels, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
+        self, levels: TimeDistribution, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
     ) -> None:
         self.levels = levels
         self.weighting = weighting
@@ -98,8 +99,10 @@ class Objective:
             noise: source of times and noise; torch's own generator if left out.
         """
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
-        t = sample_times(self.levels, source, self.stratified, x_0.device)
-        losses = self.weight(t).to(x_0.dtype) * noise_losses(model, x_0, source.normal(x_0), t, batch.classes)
+        t = sample_times(self.levels, source, self.stratified)
+        given = Given(model, batch.condition)
+        weight = self.weight(t).to(x_0.device, x_0.dtype, non_blocking=True)
+        losses = weight * noise_losses(given, x_0, source.normal(x_0), t)
         return Losses(losses if self.reduce_mean else losses * (x_0[0].numel() / 2), t)
 
     def weight(self, t: Tensor) -> Tensor:
@@ -143,20 +146,20 @@ def get_objective(
     Raises:
         UserError: there is no such weighting or distribution, or `t_min` is out of range.
     """
-    drawn = get_noise_levels(noise_levels, sde, t_min, edm_mean, edm_std)
+    drawn = get_time_distribution(noise_levels, sde, t_min, edm_mean, edm_std)
     name = choose("weighting", weighting, WEIGHTINGS)
-    measure = drawn if name == noise_levels else get_noise_levels(name, sde, t_min, edm_mean, edm_std)
+    measure = drawn if name == noise_levels else get_time_distribution(name, sde, t_min, edm_mean, edm_std)
     factor = (lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2) if weighting == "edm" else None
     return Objective(drawn, Weighting(measure, factor), stratified, reduce_mean)
 
 
-def get_discrete_objective(ladder: Ladder, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:
+def get_discrete_objective(sde: SDE, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:
     """Make DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`; arguments are as for `get_objective`.
 
     Raises:
         UserError: the process is no ladder.
     """
-    if not hasattr(ladder, "num_rungs"):
-        raise UserError(f"discrete training needs a ladder (DDPM's or NCSN's), not {type(ladder).__name__}")
-    rungs = UniformRung(ladder)
+    if sde.ladder is None:
+        raise UserError(f"discrete training needs a ladder (DDPM's or NCSN's), not {type(sde).__name__}")
+    rungs = UniformRung(sde.ladder)
     return Objective(rungs, Weighting(rungs), stratified, reduce_mean)

@@ -85,7 +85,7 @@ def unsynchronised(loss: nn.Module, last: bool) -> AbstractContextManager[None]:
     if hasattr(loss, "set_requires_gradient_sync"):
         loss.set_requires_gradient_sync(last)  # type: ignore[operator]
     elif hasattr(loss, "no_sync") and not last:
-        return loss.no_sync()  # type: ignore[operator, no-any-return]
+        return loss.no_sync()  # type: ignore[operator]
     return nullcontext()
 
 

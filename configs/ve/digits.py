@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs.vp import digits
+from score_sde.configs.vp import digits
 
 
 def get_config() -> ConfigDict:

@@ -98,7 +98,7 @@ def _read_batch(path: Path) -> Arrays:
         return Arrays(str(path), pictures.reshape(-1, 3, 32, 32).copy(), classes)
     except FileNotFoundError as error:
         raise UserError(
-            f"there is no {path}; download {_SOURCE} and unpack it in {path.parent.parent} (data.folder), so that "
+            f"there is no {path}; download {_SOURCE} and unpack it in {path.parent.parent} (folder), so that "
             f"this file exists"
         ) from error
     except _OtherContentError as error:

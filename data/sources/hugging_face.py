@@ -15,16 +15,18 @@ import logging
 from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.classes import names_of
 from score_sde.data.sources.found import Found, Pictures
 from score_sde.data.sources.picture import Unreadable
 from score_sde.data.words import PARTS, Part, listed, part_of, settle
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HUB = "hf:"
 _CLASS_COLUMNS = ("label", "labels", "class", "classes", "target", "targets", "y", "fine_label")
@@ -145,6 +147,7 @@ def _files(path: Path, notes: list[str]) -> dict[Part, list[str]]:
 def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
     """The pictures of a part, a `datasets.Dataset`, and all its classes if it says their order."""
     import datasets
+    from PIL import Image
 
     features = part.features
     columns = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]

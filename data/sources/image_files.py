@@ -17,14 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-
-from PIL import Image
+from typing import TYPE_CHECKING, NamedTuple
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.found import Found, Pictures
 from score_sde.data.sources.picture import MAX_BYTES, Unreadable
 from score_sde.data.words import PARTS, Part, listed, parts_in, settle
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -204,6 +205,8 @@ def _classes(inside: Mapping[Part, list[PurePosixPath]], path: Path, notes: list
 
 
 def _open_file(path: Path) -> Image.Image:
+    from PIL import Image
+
     return Image.open(path)
 
 
@@ -274,6 +277,8 @@ def _in_archive(path: Path) -> tuple[list[_Entry], list[str]]:
 
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:
+    from PIL import Image
+
     if info.flag_bits & 1:
         raise Unreadable("it is encrypted")
     if info.file_size > MAX_BYTES:

@@ -15,7 +15,7 @@ from score_sde.data.split import Parts
 
 # Where the images of each dataset are found.
 SOURCES = {
-    "images": "put images there, or say where they are: --config.data.path=FOLDER",
+    "images": "put images there, or say where they are: path=FOLDER",
     "celeba": (
         "download img_align_celeba from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put its images there"
     ),
@@ -43,7 +43,7 @@ def load_image_folder(name: str, folder: Path, reading: Reading) -> Parts:
         UserError: there are no images, some are damaged, or no size is given.
     """
     if reading.image_size is None:
-        raise UserError(f"images of {name} are resized: give their height and width, as in --config.data.image_size=64")
+        raise UserError(f"images of {name} are resized: give their height and width, as in image_size=64")
     train = folder / name / "train"
     if not train.is_dir() or not any(train.rglob("*")):
         test = folder / name / "test"

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from score_sde.common.errors import UserError
@@ -24,6 +24,9 @@ from score_sde.data.sources.picture import WHITE, PictureFormat
 from score_sde.data.sources.pictures import prepare
 from score_sde.data.split import Parts, split_by_name
 from score_sde.data.words import PARTS, Part, listed
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _NUMPY = (".npy", ".npz")
 # A part of arrays with fewer of the levels that it may have has, probably, fewer.
@@ -80,9 +83,9 @@ def load_path(place: str, reading: Reading) -> Parts:
         missing = not path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or of a user
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no name of a file"
-        raise UserError(f"there is no {place}, which data.path names: {reason}") from error
+        raise UserError(f"there is no {place}, which path names: {reason}") from error
     if missing:
-        raise UserError(f"there is no {place}, which data.path names")
+        raise UserError(f"there is no {place}, which path names")
     found = _read(path)
     if isinstance(found.parts["train"], Arrays):
         return _load_arrays(found, path, reading)
@@ -96,7 +99,7 @@ def load_found(found: Found, place: str, reading: Reading) -> Parts:
         UserError: no size is given, pictures are damaged, or there are too few.
     """
     if reading.image_size is None:
-        raise UserError(f"pictures of {place} are resized: give their size, as in --config.data.image_size=32")
+        raise UserError(f"pictures of {place} are resized: give their size, as in image_size=32")
     form = PictureFormat(
         reading.image_size, reading.num_channels or 3, reading.levels, reading.background, reading.crop
     )
@@ -140,11 +143,11 @@ def _load_arrays(found: Found, path: Path, reading: Reading) -> Parts:
     for part, level in highest.items():
         if as_levels and level >= reading.levels:
             raise UserError(
-                f"{arrays[part].where} has levels up to {level}: give --config.data.levels={max(highest.values()) + 1} "
+                f"{arrays[part].where} has levels up to {level}: give levels={max(highest.values()) + 1} "
                 "or more"
             )
     if as_levels and reading.levels == 256 and max(highest.values()) < _FEW:
-        note = f"{path} has levels up to {max(highest.values())} only, of 256: if it has fewer, say so (data.levels)"
+        note = f"{path} has levels up to {max(highest.values())} only, of 256: if it has fewer, say so (levels)"
         found = replace(found, notes=(*found.notes, note))
     channels, *size = shape
     form = PictureFormat(reading.image_size or min(size), reading.num_channels or channels, reading.levels)
@@ -164,6 +167,7 @@ def _load_arrays(found: Found, path: Path, reading: Reading) -> Parts:
 
 def _as_pictures(array: Arrays, version: object) -> Pictures:
     """Pictures that are in memory, to be treated like files."""
+    from PIL import Image
 
     def picture(row: int) -> Image.Image:
         pixels = array.examples[row].transpose(1, 2, 0)
@@ -206,8 +210,8 @@ def _membership(found: Found, place: str, reading: Reading) -> tuple[_Rows, list
     whole = found.parts["train"]
     names, classes, numbers = whole.names, whole.classes, rows["train"][1]
     wanted: tuple[tuple[Part, float, int, str], ...] = (
-        ("test", reading.test_share, reading.split_seed, "data.test_share"),
-        ("validation", reading.validation, reading.fold, "data.validation"),
+        ("test", reading.test_share, reading.split_seed, "test_share"),
+        ("validation", reading.validation, reading.fold, "validation"),
     )
     for part, size, seed, key in wanted:
         if part in found.parts:

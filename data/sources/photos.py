@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from score_sde.data.split import Parts
@@ -22,6 +20,9 @@ _TEST_BAND = (0.5, 0.7)
 
 def load_photos() -> Parts:
     """The patches `(N, 3, 32, 32)`; their classes are the photographs."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
     train, test = [], []
     for photo in load_sample_images().images:
         picture = Image.fromarray(photo)

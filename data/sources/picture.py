@@ -13,16 +13,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import at_home
 from score_sde.data.words import listed
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Pillow's modes with more than 8 bits a channel, which it does not convert, but cuts off.
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -59,11 +61,11 @@ class PictureFormat(NamedTuple):
     def check(self) -> None:
         """Raise UserError if there are no such pictures."""
         if self.channels not in _MODES:
-            raise UserError(f"pictures have 1 channel or 3, not data.num_channels={self.channels}")
+            raise UserError(f"pictures have 1 channel or 3, not num_channels={self.channels}")
         if not 2 <= self.levels <= 256:
-            raise UserError(f"pictures have 2 to 256 levels, not data.levels={self.levels}")
+            raise UserError(f"pictures have 2 to 256 levels, not levels={self.levels}")
         if self.size < 1:
-            raise UserError(f"pictures have a size of at least 1, not data.image_size={self.size}")
+            raise UserError(f"pictures have a size of at least 1, not image_size={self.size}")
 
 
 class Converted(NamedTuple):
@@ -82,6 +84,8 @@ class Converted(NamedTuple):
 
 def read(opener: Callable[[], Image.Image], form: PictureFormat) -> Converted | str:
     """Open and convert a picture; what is wrong with it if that fails. Called within `library_silenced`."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with opener() as picture:
             return convert(picture, form)
@@ -128,7 +132,7 @@ class Report:
             colour = "#{:02x}{:02x}{:02x}".format(*background)
             notes.append(
                 f"{len(self.transparent)} pictures are transparent in places, and were laid on {colour} "
-                f"(data.background): {listed(self.transparent)}"
+                f"(background): {listed(self.transparent)}"
             )
         if self.more_frames:
             notes.append(
@@ -148,6 +152,8 @@ def read_picture(path: Path, form: PictureFormat, report: Report) -> Tensor:
     Raises:
         UserError: there is no such file, or it is no picture.
     """
+    from PIL import Image
+
     path = at_home(path)
     if not path.exists():
         raise UserError(f"there is no picture {path}")
@@ -162,6 +168,8 @@ def read_picture(path: Path, form: PictureFormat, report: Report) -> Tensor:
 @contextmanager
 def library_silenced() -> Iterator[None]:
     """Pillow's warnings are not shown; that of a picture of too many pixels is an error, in all threads."""
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -174,6 +182,8 @@ def convert(picture: Image.Image, form: PictureFormat) -> Converted:
     Raises:
         Unreadable: it has more than 8 bits a channel, or too many pixels.
     """
+    from PIL import Image, ImageOps
+
     if picture.width * picture.height > MAX_PIXELS:
         raise Unreadable(f"it has more than {MAX_PIXELS:,} pixels")
     if _is_deep(picture):
@@ -202,6 +212,10 @@ def background(name: str) -> tuple[int, int, int]:
     Raises:
         UserError: there is no such colour.
     """
+    if name == "white":
+        return WHITE  # without Pillow, which only pictures need
+    from PIL import ImageColor
+
     try:
         colour = ImageColor.getrgb(name)
     except ValueError:
@@ -253,6 +267,8 @@ def _opacity(picture: Image.Image) -> np.ndarray:
 
 
 def _on_background(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    from PIL import Image
+
     pixels = np.asarray(picture.convert("RGBA")).astype(np.uint32)
     opacity = pixels[..., 3:]
     # Rounded to the nearest.

@@ -75,7 +75,7 @@ def prepare(
         with library_silenced(), keeping(lambda: kept):
             _prepare(chosen, form, folder, skip_damaged)
     try:
-        about = json.loads((folder / "about.json").read_text())
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         examples = {part: torch.from_numpy(np.load(folder / f"{part}.npy", mmap_mode="c")) for part in chosen}
         return Prepared(examples, {part: about["rows"][part] for part in chosen}, tuple(about["notes"]))
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
@@ -91,7 +91,7 @@ def _prepare(
         if part == "train" and not kept[part]:
             raise UserError(f"none of the {len(rows)} training pictures can be read; {report.reasons()}")
     with write_atomically(folder / "about.json") as temporary:
-        temporary.write_text(json.dumps({"rows": kept, "notes": report.notes(form.background)}))
+        temporary.write_text(json.dumps({"rows": kept, "notes": report.notes(form.background)}), encoding="utf-8")
 
 
 def _write(
@@ -120,12 +120,15 @@ def _write(
         if report.damaged and not skip_damaged:
             raise UserError(
                 f"{len(report.damaged)} of {len(rows)} {part} pictures cannot be read: {report.reasons()}; remove "
-                "them, or leave them out: --config.data.damaged=skip"
+                "them, or leave them out: damaged=skip"
             )
         if len(kept) < len(rows) or not rows:
-            np.save(temporary, array[: len(kept)].copy())
+            array = array[: len(kept)].copy()
+            np.save(temporary, array)
         elif isinstance(array, np.memmap):
             array.flush()
+        # Windows renames no file that is mapped.
+        del array
     return kept
 
 

@@ -30,11 +30,11 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.progress import Progress
 from score_sde.data import Dataset
-from score_sde.evaluation.comparison.contenders import Run, count_calls, runs_within
+from score_sde.evaluation.comparison.contenders import Run, runs_within
 from score_sde.evaluation.samples.distances import DATA_DISTANCES, NUM_FOLDS, DataDistances
 from score_sde.evaluation.watched import Watched
 from score_sde.solvers import Model
-from score_sde.solvers.registry import Solver
+from score_sde.solvers.base import Solver
 
 MEASURES = ("endpoint_error", *DATA_DISTANCES)
 
@@ -237,7 +237,7 @@ def _measure(
 ) -> Row:
     solver = run.solver()
     draws.bar.what = f"comparison, {run.label} {run.setting}".rstrip()
-    draws.bar.calls = count_calls(solver, draws.model.sde)
+    draws.bar.calls = solver.calls(draws.model.sde)
     warm_up = draws.warm_up(solver, repetitions[0])
     deterministic = False
     drawn, found = [], []
@@ -257,13 +257,15 @@ def _measure(
 
 def _clock(device: torch.device) -> float:
     """Seconds, once the device has finished what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"

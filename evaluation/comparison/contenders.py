@@ -1,9 +1,9 @@
 """What a comparison runs: each solver at the settings that meet the budgets.
 
-A budget is a number of network calls a sample. How many a solver makes in `num_steps` steps is counted, on a model that
-costs nothing: a step is one call to some solvers, two or three to others, and correctors and denoising add theirs. Of
-all `num_steps` within the budget the largest is taken. Solvers whose steps are adaptive cannot meet a budget; they are
-run at a few tolerances, `rtol = atol`, or at the one given.
+A budget is a number of network calls a sample. How many a solver makes in `num_steps` steps, it says itself: a step is
+one call to some solvers, two or three to others, and correctors and denoising add theirs. Of all `num_steps` within the
+budget the largest is taken. Solvers whose steps are adaptive cannot meet a budget; they are run at a few tolerances,
+`rtol = atol`, or at the one given.
 """
 
 from __future__ import annotations
@@ -14,15 +14,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from score_sde.common.errors import UserError, choose
 from score_sde.sde import SDE
-from score_sde.solvers import SOLVERS, get_solver
-from score_sde.solvers.ode.solver import ODE
-from score_sde.solvers.registry import Solver
-from score_sde.solvers.stochastic.adaptive_sde import AdaptiveSDE
+from score_sde.solvers import SOLVERS, Solver, get_solver
 
 # Adaptive steps are run at these tolerances. With noise of order 1/2 tighter ones would take thousands of calls.
 TOLERANCES = (1e-2, 1e-4)
@@ -125,37 +119,6 @@ def _is_adaptive(name: str, options: Mapping[str, Any]) -> bool:
 def _calls(name: str, options: Mapping[str, Any], sde: SDE) -> int:
     """Network calls that a solver makes; 0 if it cannot run with so few steps."""
     try:
-        return _count(get_solver(name, **options), sde)
+        return get_solver(name, **options).calls(sde) or 0
     except UserError:
         return 0
-
-
-def count_calls(solver: Solver, sde: SDE) -> int | None:
-    """Network calls that a solver makes; None if it chooses its steps, or cannot run."""
-    chooses = isinstance(solver, AdaptiveSDE) or getattr(solver, "adaptive", False)
-    if chooses or (isinstance(solver, ODE) and not solver.integrator.takes_fixed_steps):
-        return None
-    try:
-        return _count(solver, sde)
-    except UserError:
-        return None
-
-
-def _count(solver: Solver, sde: SDE) -> int:
-    return solver(StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
-
-
-class StandardNormal:
-    """Data `N(0, I)` as a model: `p_t = N(0, (alpha^2 + sigma^2) I)`."""
-
-    def __init__(self, sde: SDE) -> None:
-        self.sde = sde
-
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        return -x / self._power(x, t)
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.sde.expand(self.sde.alpha(t.double()), x) * x / self._power(x, t)
-
-    def _power(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.sde.expand(self.sde.alpha(t.double()) ** 2 + self.sde.sigma(t.double()) ** 2, x)

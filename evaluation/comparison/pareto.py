@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from score_sde.common.files import write_atomically
 from score_sde.evaluation.comparison.compare import Comparison, Estimate, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _PANELS = {
     "endpoint_error": "distance to the exact endpoint",
@@ -31,6 +31,9 @@ def save_pareto(comparison: Comparison, path: str | Path, title: str) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    import matplotlib
+    from matplotlib.figure import Figure
+
     panels = [name for name in _PANELS if any(name in row.measures for row in comparison.rows)]
     labels = list(dict.fromkeys(row.run.label for row in comparison.rows))
     colours = dict(zip(labels, matplotlib.colormaps["tab10"](np.arange(len(labels)) % 10), strict=True))
@@ -58,6 +61,8 @@ def _panel(
     axes: Axes, comparison: Comparison, name: str, colours: dict[str, np.ndarray]
 ) -> dict[str, tuple[float, float]]:
     """Draw one measure; returns each solver's last point."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
+
     rows = [row for row in comparison.rows if name in row.measures and 0 < row.measures[name].mean < math.inf]
     axes.set(xscale="log", yscale="log", xlabel="network calls a sample", title=_PANELS[name])
     if not rows:

@@ -44,7 +44,7 @@ def write_report(
     paths = [folder / name for name in ("results.csv", "table.md", "pareto.png")]
     remembered = folder / "settings.json"
     with replacing(remembered, settings), write_atomically(remembered) as temporary:
-        temporary.write_text(json.dumps({"settings": dict(settings)}, indent=2) + "\n")
+        temporary.write_text(json.dumps({"settings": dict(settings)}, indent=2) + "\n", encoding="utf-8")
     _write_csv(comparison, paths[0])
     with write_atomically(paths[1]) as temporary:
         temporary.write_text(markdown(comparison, title), encoding="utf-8")

@@ -77,9 +77,9 @@ class Classified(NamedTuple):
         ]
 
 
-def log_class_shares(classes: Tensor, count: int) -> Tensor:
-    """`log p(y)`, the shares of classes among training examples `(N,)`; `(count,)`, float64."""
-    return (torch.bincount(classes, minlength=count).double() / len(classes)).log()
+def log_class_shares(numbers: Tensor, count: int) -> Tensor:
+    """`log p(y)`, the shares of so many classes among those of training examples, `(N,)`; `(count,)`, float64."""
+    return (torch.bincount(numbers, minlength=count).double() / len(numbers)).log()
 
 
 def write_classified(classified: Classified, about: dict[str, Any], folder: Path, name: str) -> list[Path]:
@@ -91,10 +91,10 @@ def write_classified(classified: Classified, about: dict[str, Any], folder: Path
     paths = [folder / f"{name}.json", folder / f"{name}.csv"]
     with replacing(paths[0], about.get("settings", {})), write_atomically(paths[0]) as temporary:
         summary = {**about, "class_names": classified.names, **classified.summary()}
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     called = ([classified.names[k] for k in numbers.tolist()] for numbers in (classified.classes, classified.predicted))
     columns = [range(len(classified.classes)), *called]
-    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
+    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["example", "class", "predicted", *(f"log_prob_{name}" for name in classified.names)])
         writer.writerows([*row, *values] for *row, values in zip(*columns, classified.log_prob.tolist(), strict=True))

@@ -1,6 +1,7 @@
 r"""From log-densities to bits per dimension, with the errors that they have.
 
-Levels have probabilities, of which the density of dequantised levels gives a bound (see `evaluation.likelihood.dequantisation`):
+Levels have probabilities, of which the density of dequantised levels gives a bound (see
+`evaluation.likelihood.dequantisation`):
 
     -log2 P(k) / d <= E[log q(x | k) - log p(x)] / (d log 2)
 

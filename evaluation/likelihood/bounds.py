@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from score_sde.data.units import Bins, Points
 from score_sde.evaluation.likelihood.dequantisation import Dequantised
 from score_sde.solvers import Model
 from score_sde.solvers.density.bounds import (
@@ -49,23 +50,21 @@ def bounds_with_noise(num_calls: int, num_rungs: int, t_min: float | None) -> di
 
 
 def bounds_of_points(
-    place: float,
-    spacing: float,
-    num_levels: int,
+    units: Bins | Points,
     num_calls: int,
     num_rungs: int,
     t_min: float | None,
 ) -> dict[str, ExampleBound]:
-    """Bounds on the probability of levels at points `place + spacing k`; arguments as above.
+    """Return bounds on the probability of levels at points `place + spacing k` of their units.
 
-    ScoreFlow's is on the density at `t_min`, and needs noise.
+    The other arguments are those of `bounds_with_noise`. ScoreFlow's is on the density at `t_min`, and needs noise.
     """
 
     def x_0(examples: Tensor, draw: Dequantised) -> Tensor:
-        return place + spacing * examples.to(draw.x)
+        return units.place + units.spacing * examples.to(draw.x)
 
     def decoder(make: Callable[[Tensor, float, float, int], Decoder], examples: Tensor) -> Decoder:
-        return make(examples, place, spacing, num_levels)
+        return make(examples, units.place, units.spacing, units.levels)
 
     def discrete(model: Model, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
         last = decoder(discretised_gaussian_decoder, examples)

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 
 from score_sde.common.noise import SampleNoise
+from score_sde.data.units import Bins, Points, as_numbers
 from score_sde.sde import SDE
-from score_sde.solvers.base import check_positive
+from score_sde.solvers.options import check_positive
 
 
 class Dequantised(NamedTuple):
@@ -50,40 +51,32 @@ class Dequantised(NamedTuple):
 
 
 class Dequantiser(Protocol):
-    """Called with levels `(B, *dims)` and their noise; each call draws anew.
-
-    Attributes:
-        t_min: the time whose density is to be evaluated; None if any small one will do.
-    """
+    """What draws noisy levels and knows their density."""
 
     @property
     def t_min(self) -> float | None:
-        """See above."""
+        """The time whose density is to be evaluated; None if any small one will do."""
 
-    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
-        """Levels as points of the data space."""
+    def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Draw levels `(B, *dims)` with the next noise."""
 
 
 class UniformDequantiser:
-    """Uniform noise: level `k` becomes `low + bin_width (k + u)`.
+    """Uniform noise, which fills the bins.
 
     Args:
-        low: lower edge of level 0, in model units.
-        bin_width: of each level, likewise.
+        units: the bins.
     """
 
     t_min = None
 
-    def __init__(self, low: float, bin_width: float) -> None:
-        check_positive("bin_width", bin_width)
-        self.low = low
-        self.bin_width = bin_width
+    def __init__(self, units: Bins) -> None:
+        self.units = units
 
-    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
-        """Levels `(B, *dims)` with noise."""
-        levels = as_numbers(levels)
-        log_q = torch.full((len(levels),), -levels[0].numel() * math.log(self.bin_width), dtype=torch.float64)
-        return Dequantised(self.low + self.bin_width * (levels + noise.uniform(levels)), log_q)
+    def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Draw noisy levels `(B, *dims)`."""
+        log_q = torch.full((len(levels),), -levels[0].numel() * self.units.log_scale, dtype=torch.float64)
+        return Dequantised(self.units.encode(levels, noise), log_q)
 
 
 class TruncatedNormalDequantiser:
@@ -91,34 +84,31 @@ class TruncatedNormalDequantiser:
 
     Args:
         sde: the forward process.
-        low: where level 0 is, in model units.
-        spacing: distance of neighbouring levels, likewise.
+        units: where levels are.
         cutoff: `tau`, how many deviations half the spacing is.
 
     Attributes:
         t_min: the time at which that is so, or the nearest to it that the process has.
 
     Raises:
-        UserError: `spacing` or `cutoff` is not positive.
+        UserError: `cutoff` is not positive.
     """
 
-    def __init__(self, sde: SDE, low: float, spacing: float, cutoff: float = 3.0) -> None:
-        check_positive("spacing", spacing)
+    def __init__(self, sde: SDE, units: Bins | Points, cutoff: float = 3.0) -> None:
         check_positive("cutoff", cutoff)
-        self.low = low
-        self.spacing = spacing
-        self.t_min = float(sde.time_at_log_snr(torch.tensor(2 * math.log(2 * cutoff / spacing))))
+        self.place, self.spacing = units.place, units.spacing
+        self.t_min = float(sde.time_at_log_snr(torch.tensor(2 * math.log(2 * cutoff / units.spacing))))
         time = torch.tensor(self.t_min, dtype=torch.float64)
         self.alpha, self.sigma = float(sde.alpha(time)), float(sde.sigma(time))
 
-    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
-        """Levels `(B, *dims)` with noise."""
+    def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Draw noisy levels `(B, *dims)`."""
         levels = as_numbers(levels)
         cutoff = self.spacing * self.alpha / (2 * self.sigma)
         inside = math.erf(cutoff / math.sqrt(2))
         u = math.sqrt(2) * torch.erfinv(inside * (2 * noise.uniform(levels).double() - 1))
         log_density = -0.5 * u**2 - math.log(math.sqrt(2 * math.pi) * inside * self.sigma)
-        x = self.alpha * (self.low + self.spacing * levels) + self.sigma * u
+        x = self.alpha * (self.place + self.spacing * levels) + self.sigma * u
         return Dequantised(x.to(levels.dtype), log_density.flatten(1).sum(1))
 
 
@@ -136,19 +126,14 @@ class VariationalDequantiser:
         self.flow = flow
 
     @torch.no_grad()
-    def __call__(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
-        """Levels `(B, *dims)` with noise."""
+    def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Draw noisy levels `(B, *dims)`."""
         return Dequantised(*self.flow(levels, noise.uniform(as_numbers(levels))))
 
 
 def density_time(dequantiser: Dequantiser | None, t_min: float | None) -> float | None:
     """The time of the density: the dequantiser's, if it has one, or else `t_min`."""
     return t_min if dequantiser is None or dequantiser.t_min is None else dequantiser.t_min
-
-
-def as_numbers(levels: Tensor) -> Tensor:
-    """Levels to count with: whole numbers as float32, others as they are."""
-    return levels if levels.is_floating_point() else levels.float()
 
 
 def bound_of_draws(log_weights: Tensor) -> Tensor:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from score_sde.common.condition import Rows
 from score_sde.common.noise import SampleNoise
 from score_sde.evaluation.likelihood.bounds import ExampleBound
 from score_sde.evaluation.likelihood.dequantisation import Dequantised, Dequantiser
-from score_sde.models import ClassConditional
+from score_sde.models import rows_of
 from score_sde.solvers import Model, log_likelihood
 
 # Of a second solution, by which the first is judged.
@@ -67,7 +68,7 @@ class Measurement:
     """How likelihoods are measured.
 
     Args:
-        model: the model.
+        model: the model; one that is bound to conditions has those of all examples.
         dequantiser: for levels; None for vectors.
         options: of `log_likelihood`.
         num_draws: draws of noise an example.
@@ -82,14 +83,11 @@ class Measurement:
     bounds: Mapping[str, ExampleBound] = field(default_factory=dict)
     device: torch.device | str = "cpu"
 
-    def __call__(self, examples: Tensor, seeds: list[int], classes: Tensor | None = None) -> Measured:
-        """Measure levels or vectors `(B, *shape)`; `seeds[i]` decides all noise of example `i`.
-
-        With `classes` `(B,)`, of a model that knows any, it is the density given the class.
-        """
+    def __call__(self, examples: Tensor, seeds: list[int]) -> Measured:
+        """Measure levels or vectors `(B, *shape)`; `seeds[i]` decides all noise of example `i`."""
         started = time.perf_counter()
         draws = self._draws(examples, seeds, self.num_draws)
-        solutions = [self._solve(draw.x, seeds, self.options, classes) for draw in draws]
+        solutions = [self._solve(draw.x, seeds, self.options) for draw in draws]
         terms = {name: self._terms(bound, examples, draws[0], seeds) for name, bound in self.bounds.items()}
         return Measured(
             torch.stack([log_prob for log_prob, _, _ in solutions], dim=1),
@@ -100,31 +98,30 @@ class Measurement:
             time.perf_counter() - started,
         )
 
-    def check(self, examples: Tensor, seeds: list[int], first: Tensor, classes: Tensor | None = None) -> Checked:
+    def check(self, examples: Tensor, seeds: list[int], first: Tensor) -> Checked:
         """Measure examples again, of which the first draw gave `log p - log q` `first` `(B,)`."""
         draw, other = self._draws(examples, seeds, 2)
         changed = [[seed + place * _OTHER_PROBES for seed in seeds] for place in (1, 2)]
         tight = {name: value for name, value in self.options.items() if name not in _SOLVER_OPTIONS} | _TIGHT
         return Checked(
             first,
-            self._solve(draw.x, seeds, tight, classes)[0] - draw.log_q,
-            self._solve(draw.x, changed[0], self.options, classes)[0] - draw.log_q,
-            self._solve(other.x, changed[1], self.options, classes)[0] - other.log_q,
+            self._solve(draw.x, seeds, tight)[0] - draw.log_q,
+            self._solve(draw.x, changed[0], self.options)[0] - draw.log_q,
+            self._solve(other.x, changed[1], self.options)[0] - other.log_q,
         )
+
+    def rows(self, rows: Rows) -> Measurement:
+        """Return how these examples are measured."""
+        return replace(self, model=rows_of(self.model, rows))
 
     def _draws(self, examples: Tensor, seeds: list[int], count: int) -> list[Dequantised]:
         if self.dequantiser is None:
             return [Dequantised(examples, torch.zeros(len(examples), dtype=torch.float64))] * count
         noise = SampleNoise(seeds, stream="dequantisation")
-        return [self.dequantiser(examples, noise) for _ in range(count)]
+        return [self.dequantiser.sample(examples, noise) for _ in range(count)]
 
-    def _solve(
-        self, x: Tensor, seeds: list[int], options: Mapping[str, Any], classes: Tensor | None
-    ) -> tuple[Tensor, Tensor, int]:
-        model: Model = self.model
-        if classes is not None:
-            model = ClassConditional(self.model, classes.to(self.device))  # type: ignore[arg-type]
-        result = log_likelihood(model, x.to(self.device), seeds=seeds, **options)
+    def _solve(self, x: Tensor, seeds: list[int], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
+        result = log_likelihood(self.model, x.to(self.device), seeds=seeds, **options)
         return result.log_prob.double().cpu(), result.latents.float().cpu(), result.nfe
 
     def _terms(self, bound: ExampleBound, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Tensor:

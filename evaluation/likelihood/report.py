@@ -14,11 +14,10 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -32,6 +31,10 @@ from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods
 from score_sde.evaluation.likelihood.measurement import Checked, Measurement
 from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.watched import Watched
+from score_sde.models import rows_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NUM_EXTREMES = 10
 
@@ -43,11 +46,8 @@ def measure_likelihoods(
     batch_size: int,
     folder: Path,
     about: dict[str, Any],
-    classes: Tensor | None = None,
 ) -> Likelihoods:
     """Measure `examples` `(N, *shape)` in batches; those that an earlier run left in `folder` are not done again.
-
-    With `classes` `(N,)`, their densities given the class.
 
     Raises:
         UserError: a trajectory cannot be followed, or a file cannot be written.
@@ -55,8 +55,8 @@ def measure_likelihoods(
     """
 
     def work(rows: range) -> Part:
-        given = None if classes is None else classes[rows.start : rows.stop]
-        measured = watched(examples[rows.start : rows.stop], [seeds[row] for row in rows], given)
+        part = slice(rows.start, rows.stop)
+        measured = rows_of(watched, part)(examples[part], seeds[part])
         bounds = {f"bound {name}": terms.numpy() for name, terms in measured.bounds.items()}
         arrays = measured._asdict() | bounds
         del arrays["bounds"]
@@ -97,7 +97,6 @@ def check_likelihoods(
     examples: Tensor,
     seeds: list[int],
     count: int,
-    classes: Tensor | None = None,
 ) -> Checked | None:
     """Measure the first `count` examples again; None for 0."""
     if count == 0:
@@ -105,7 +104,7 @@ def check_likelihoods(
     first = (likelihoods.log_prob - likelihoods.log_q)[:count, 0]
     with Progress("checks of the likelihood") as bar:
         watched = replace(measurement, model=Watched(measurement.model, bar.call))
-        return watched.check(examples[:count], seeds[:count], first, None if classes is None else classes[:count])
+        return rows_of(watched, slice(count)).check(examples[:count], seeds[:count], first)
 
 
 def write_likelihoods(
@@ -116,7 +115,7 @@ def write_likelihoods(
     folder: Path,
     name: str,
     latents: bool,
-    classes: list[str] | None = None,
+    class_of: list[str] | None = None,
 ) -> list[Path]:
     """Write everything; returns the paths.
 
@@ -128,7 +127,7 @@ def write_likelihoods(
         folder: where the files go.
         name: of the part of the data.
         latents: whether to write the latents, too.
-        classes: what the class of each example is called, if they have any.
+        class_of: what the class of each example is called, if they have any.
 
     Raises:
         UserError: a file cannot be written.
@@ -136,13 +135,13 @@ def write_likelihoods(
     bits = likelihoods.bits_per_dim
     paths = [folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"]
     with replacing(paths[0], summary.get("settings", {})), write_atomically(paths[0]) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
     table: dict[str, Any] = {"example": range(len(bits)), "bits_per_dim": bits.tolist()}
     table |= {"log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
-    if classes is not None:
-        table["class"] = classes
-    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="") as file:
+    if class_of is not None:
+        table["class"] = class_of
+    with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))
@@ -160,8 +159,8 @@ def write_likelihoods(
     else:
         paths.append(ends)
         arrays = {"latents": likelihoods.latents.numpy(), "bits_per_dim": bits.numpy(), "settings": as_text(settings)}
-        if classes is not None:
-            arrays["classes"] = np.array(classes)
+        if class_of is not None:
+            arrays["classes"] = np.array(class_of)
         with write_atomically(ends) as temporary:
             np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     return paths
@@ -169,6 +168,8 @@ def write_likelihoods(
 
 def histogram(likelihoods: Likelihoods, title: str) -> Figure:
     """How bits per dimension are spread over examples, with the means of the bounds."""
+    from matplotlib.figure import Figure
+
     bits = likelihoods.bits_per_dim
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()

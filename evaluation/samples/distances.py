@@ -19,14 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from score_sde.common.errors import UserError
-from score_sde.data import Dataset
+from score_sde.data import Dataset, Vectors
 from score_sde.evaluation.samples.features import random_features
 
 NUM_PROJECTIONS = 512
@@ -89,6 +85,11 @@ def classifier_two_sample_test(x: np.ndarray, y: np.ndarray, seed: int = 0) -> A
     taken. The standard error is the binomial one, `(a (1 - a) / n)^{1/2}` with `n` predictions. It neglects that folds
     share their training data: on equal distributions, accuracies scatter around 0.5 by up to 1.5 times as much.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     generator = np.random.RandomState(seed)
     size = min(len(x), len(y))
     x, y = (z[generator.permutation(len(z))[:size]] for z in (x, y))
@@ -127,8 +128,8 @@ class DataDistances:
     def __init__(self, dataset: Dataset) -> None:
         if len(dataset.test) < _LEAST_EXAMPLES:
             raise UserError(
-                f"{dataset.name} has {len(dataset.test)} test examples, too few to compare samples with: take a larger "
-                "data.test_share, or leave the comparison out"
+                f"{dataset.name} has {len(dataset.test)} test examples, too few to compare samples with: set aside a larger "
+                "part of the data to test on, or leave the comparison out"
             )
         self._dataset = dataset
         test = self._real(dataset.test)
@@ -143,7 +144,7 @@ class DataDistances:
         if not bool(x.isfinite().all()):
             return dict(zip(DATA_DISTANCES, (np.inf, np.inf, 1.0), strict=True))
         x = x.cpu()
-        return self._distances(x if self._dataset.levels is None else self._real(self._dataset.quantise(x)))
+        return self._distances(self._real(self._dataset.units.decode(x)))
 
     def floor(self, num_samples: int, seed: int) -> dict[str, float]:
         """The same for so many training examples, chosen by the seed; all of them if there are no more."""
@@ -160,8 +161,8 @@ class DataDistances:
 
     def _real(self, examples: Tensor) -> Tensor:
         """Examples of the dataset in model units, float64; a level is the middle of its bin."""
-        examples = examples.double()
-        return examples if self._dataset.levels is None else self._dataset.scale(examples + 0.5)
+        units = self._dataset.units
+        return (units if isinstance(units, Vectors) else units.bins).encode(examples.double())
 
 
 def _flat(x: Tensor) -> np.ndarray:

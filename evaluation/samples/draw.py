@@ -8,7 +8,7 @@ samples/<solver>.png:  the first of them, to look at
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,11 +23,11 @@ from score_sde.common.files import write_atomically
 from score_sde.common.plots import save_grid, save_scatter
 from score_sde.common.progress import Progress
 from score_sde.data import Dataset
-from score_sde.evaluation.comparison.contenders import count_calls
 from score_sde.evaluation.provenance import as_text, replacing
 from score_sde.evaluation.watched import Watched
+from score_sde.models import rows_of
 from score_sde.solvers import Model
-from score_sde.solvers.registry import Solver
+from score_sde.solvers.base import Solver
 
 _NUM_SHOWN = 100
 _NUM_SHOWN_POINTS = 5000
@@ -54,23 +54,22 @@ def draw_samples(
     seeds: list[int],
     batch_size: int,
     progress: bool = True,
-    control: Callable[[slice], Model] | None = None,
 ) -> Samples:
     """Draw one sample of this shape for each seed, from latents of the prior; several processes divide the work.
 
-    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same. With `control`, the model
-    of the samples with these numbers is `control(numbers)`.
+    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same. A model that is bound to
+    conditions has those of all samples, in the order of `seeds`.
     """
     device = distributed.device()
     batches = [slice(first, min(first + batch_size, len(seeds))) for first in range(0, len(seeds), batch_size)]
     share = distributed.share(batches)
-    calls = count_calls(solver, model.sde) if progress else None
+    calls = solver.calls(model.sde) if progress else None
     own, started = [], time.perf_counter()
     with Progress("samples", len(share), "batch", calls, shown=progress) as bar:
         for rows in share:
             batch = seeds[rows]
             latents = model.sde.prior_sample((len(batch), *shape), seeds=batch, device=device)
-            watched = Watched(model if control is None else control(rows), bar.call)
+            watched = Watched(rows_of(model, rows), bar.call)
             solution = solver(watched, latents, seeds=batch)
             own.append((solution.x.cpu(), solution.nfe))
             bar.update()

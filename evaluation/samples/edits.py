@@ -53,7 +53,7 @@ def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str, labels: Te
     columns += list(edit.answers.unbind(1))
     if edit.answers.shape[1] > 1 and edit.observed is not None:
         # Black is none, and white as much as half of all levels.
-        columns.append(dataset.low + 2 * edit.spread)
+        columns.append(dataset.units.low + 2 * edit.spread)
     shown = torch.stack(columns, 1)
     save_grid(paths[0], dataset.to_uint8(shown.flatten(0, 1)).numpy(), columns=len(columns))
     arrays: dict[str, Any] = {
@@ -72,5 +72,5 @@ def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str, labels: Te
     with write_atomically(paths[1]) as temporary:
         np.savez_compressed(temporary, **arrays)
     with replacing(paths[2], edit.numbers.get("settings", {})), write_atomically(paths[2]) as temporary:
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
+        temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return paths

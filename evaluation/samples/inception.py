@@ -53,7 +53,7 @@ def inception(weights: Path | None, device: torch.device | str) -> Extractors:
         UserError: a library, the file or the network is missing.
     """
     if weights is not None and not weights.is_file():
-        raise UserError(f"there is no {weights}, which sampling.inception names")
+        raise UserError(f"there is no {weights}")
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -65,7 +65,7 @@ def inception(weights: Path | None, device: torch.device | str) -> Extractors:
         raise UserError("Inception metrics need: pip install 'score-sde[metrics]'") from error
     except Exception as error:  # of the network, or of the file
         where = "download" if weights is None else f"read {weights}, as"
-        raise UserError(f"cannot {where} the weights of Inception; give their file: sampling.inception") from error
+        raise UserError(f"cannot {where} the weights of Inception; give their file") from error
     networks[0].num_features = 2048
     return Extractors(*networks)
 

@@ -52,7 +52,7 @@ class _DifferentiableTwice(torch.autograd.Function):
         return fused.view_as(fused)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
             return gradient, None, None, None
         query, key, value = ctx.saved_tensors

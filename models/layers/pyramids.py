@@ -1,7 +1,7 @@
-"""Image pyramids beside a U-Net: the input shown again at every level, the output summed over the levels.
+"""Image pyramids beside a U-Net: the input shown again at every resolution, the output summed over resolutions.
 
 After StyleGAN2's skip and residual architectures (Karras et al. 2020, arXiv:1912.04958), as used by NCSN++ (Song et al.
-2021, arXiv:2011.13456, appendix H). Each takes the features of a level and the pyramid so far, and returns both.
+2021, arXiv:2011.13456, appendix H). Each takes the features of a resolution and the pyramid so far, and returns both.
 
 Joining a feature map with an image of the same resolution.
 """
@@ -36,7 +36,7 @@ class InputSkip(nn.Module):
 
 
 class InputResidual(nn.Module):
-    """A convolutional path from the image down, to which the features of every level are added
+    """A convolutional path from the image down, to which the features of every resolution are added
     (`progressive_input="residual"`).
     """
 
@@ -66,7 +66,7 @@ class Head(nn.Module):
 
 
 class OutputSkip(nn.Module):
-    """The output is a sum of images, one from each level, doubled on the way up (`progressive="output_skip"`)."""
+    """The output is a sum of images, one from each resolution, doubled on the way up (`progressive="output_skip"`)."""
 
     def __init__(self, head: Head, fir_kernel: Sequence[float] | None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class OutputSkip(nn.Module):
 
 
 class OutputResidualStart(nn.Module):
-    """The deepest level of `OutputResidual`, where the pyramid begins."""
+    """The lowest resolution of `OutputResidual`, where the pyramid begins."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class OutputResidualStart(nn.Module):
 
 
 class OutputResidual(nn.Module):
-    """A convolutional path upwards, to which the features of every level are added (`progressive="residual"`)."""
+    """A convolutional path upwards, to which the features of every resolution are added (`progressive="residual"`)."""
 
     def __init__(
         self, pyramid_channels: int, channels: int, skip_rescale: bool, fir_kernel: Sequence[float] | None

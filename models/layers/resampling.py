@@ -2,8 +2,8 @@
 filter.
 
 Without a filter, halving takes the mean of 2 x 2 pixels and doubling repeats each pixel (Ho et al. 2020,
-arXiv:2006.11239). See `models.layers.fir` for the filtered kinds. Layers that stand between two levels of a network
-take the noise embedding too, and ignore it, since a residual block may stand in the same place.
+arXiv:2006.11239). See `models.layers.fir` for the filtered kinds. Layers that stand between two resolutions take the
+noise embedding too, and ignore it, since a residual block may stand in the same place.
 """
 
 from __future__ import annotations

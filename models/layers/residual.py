@@ -1,4 +1,4 @@
-"""Residual blocks of convolutions conditioned on the noise level.
+"""Residual blocks of convolutions modulated by the noise label.
 
     x -> (resample) x  +  conv(dropout(silu(norm( conv((resample) silu(norm(x))) + affine(embedding) ))))
 

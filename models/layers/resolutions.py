@@ -33,8 +33,8 @@ class Stage(nn.Module):
         return h if self.attention is None else self.attention(h)
 
 
-class EncoderLevel(nn.Module):
-    """One resolution on the way down: blocks, then (but at the last level) a step to the next, where the input may
+class EncoderResolution(nn.Module):
+    """One resolution on the way down: blocks, then (but at the last) a step to the next, where the input may
     join.
     """
 
@@ -58,9 +58,9 @@ class EncoderLevel(nn.Module):
         return features, pyramid
 
 
-class DecoderLevel(nn.Module):
+class DecoderResolution(nn.Module):
     """One resolution on the way up: blocks, each fed one feature map of the encoder; the output pyramid; a step to the
-    next level.
+    next resolution.
     """
 
     def __init__(self, blocks: nn.ModuleList, emit: OutputPyramid | None, up: nn.Module | None) -> None:
@@ -72,7 +72,7 @@ class DecoderLevel(nn.Module):
     def forward(
         self, h: Tensor, skips: list[Tensor], output: Tensor | None, embedding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Features for the next level, and the output pyramid; takes what it needs from the end of `skips`."""
+        """Features for the next resolution, and the output pyramid; takes what it needs from the end of `skips`."""
         for block in self.blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         if self.emit is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ class DDPM(NCSNpp):
     """The network of DDPM: residual blocks between resamplings, sums not rescaled, no filter, no pyramid, 32 groups in
     every GroupNorm.
 
-    Call it as `network(x, labels)`; labels are times in steps. Arguments are those of `NCSNpp`.
+    Call it as `network(x, noise_label)`; the label is a time in steps. Arguments are those of `NCSNpp`.
     """
 
     def __init__(
@@ -28,8 +28,8 @@ class DDPM(NCSNpp):
         attention_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
         resample_with_conv: bool = True,
-        conditional: bool = True,
-        num_classes: int | None = None,
+        time_conditional: bool = True,
+        conditions: Mapping[str, int] | None = None,
         centered: bool = True,
         scale_by_sigma: bool = False,
         sigmas: Sequence[float] | Tensor | None = None,
@@ -51,9 +51,9 @@ class DDPM(NCSNpp):
             skip_rescale=False,
             progressive="none",
             progressive_input="none",
-            conditional=conditional,
+            time_conditional=time_conditional,
             init_scale=0.0,
-            num_classes=num_classes,
+            conditions=conditions,
             centered=centered,
             scale_by_sigma=scale_by_sigma,
             sigmas=sigmas,

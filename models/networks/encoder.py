@@ -1,4 +1,4 @@
-"""The encoder half of a U-Net with one output an image: a classifier that is told the noise level (Dhariwal & Nichol
+"""The encoder half of a U-Net with one output an image: a classifier that is told the time (Dhariwal & Nichol
 2021, arXiv:2105.05233, section 4).
 """
 
@@ -19,20 +19,20 @@ from score_sde.models.layers.residual import ResidualBlock
 class Encoder(nn.Module):
     """Residual blocks at falling resolutions, the mean over positions, and a linear layer.
 
-    Call it as `network(x, labels)`, with images `x` `(B, in_channels, H, W)` and labels `(B,)` that count in steps; it
-    returns `(B, num_outputs)`.
+    Call it as `network(x, noise_label)`, with images `x` `(B, in_channels, H, W)` and labels `(B,)` that count in
+    steps; it returns `(B, num_outputs)`.
 
     Args:
-        image_size: height and width; must be divisible by `2^(levels - 1)`.
+        image_size: height and width; must be divisible by `2^(resolutions - 1)`.
         in_channels: channels of the input.
         num_outputs: numbers for each image.
-        channels: width of the first level.
-        channel_multipliers: width of each level in units of `channels`, from the highest resolution down.
-        num_blocks: residual blocks per level.
+        channels: width at the highest resolution.
+        channel_multipliers: width at each resolution in units of `channels`, from the highest resolution down.
+        num_blocks: residual blocks per resolution.
         dropout: probability of dropping an activation.
 
     Raises:
-        UserError: images cannot be halved at every level.
+        UserError: images cannot be halved at every resolution.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Encoder(nn.Module):
         multiple = 2 ** (len(channel_multipliers) - 1)
         if image_size % multiple:
             raise UserError(
-                f"images of {image_size} x {image_size} cannot be halved at every level of this classifier: use fewer "
-                "model.channel_multipliers"
+                f"images of {image_size} x {image_size} cannot be halved at every resolution of this classifier: use "
+                "fewer channel_multipliers"
             )
         self.embedding = NoiseEmbedding(PositionalFeatures(channels), 4 * channels)
         self.conv_in = conv(in_channels, channels)
         self.blocks = nn.ModuleList()
         here = channels
-        for level, multiplier in enumerate(channel_multipliers):
+        for depth, multiplier in enumerate(channel_multipliers):
             for block in range(num_blocks):
-                down = Downsample() if level > 0 and block == 0 else None
+                down = Downsample() if depth > 0 and block == 0 else None
                 width = channels * multiplier
                 self.blocks.append(ResidualBlock(here, width, 4 * channels, resample=down, dropout=dropout))
                 here = width
@@ -70,8 +70,8 @@ class Encoder(nn.Module):
         """List the parts whose weights are gathered at a time where they are divided among processes."""
         return list(self.blocks)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        embedding = self.embedding(labels)
+    def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
+        embedding = self.embedding(noise_label)
         h = self.conv_in(x)
         for block in self.blocks:
             h = block(h, embedding)

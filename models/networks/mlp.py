@@ -1,10 +1,13 @@
-"""A residual network for vectors, told the noise level by sinusoidal features."""
+"""A residual network for vectors, told the time by sinusoidal features."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.basic import linear
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
@@ -13,21 +16,24 @@ _NUM_TIME_FEATURES = 64
 
 
 class MLP(nn.Module):
-    """A residual multilayer perceptron; the noise level shifts the features of every block.
+    """A residual multilayer perceptron; the time shifts the features of every block.
 
-    Call it as `network(x, labels)`, with states `x` `(B, *dims)`, flattened within, and labels `(B,)` that count in
-    steps ("log_snr" or "time" of `ScoreModel`). Its output starts at zero.
+    Call it as `network(x, noise_label)`, with states `x` `(B, *dims)`, flattened within, and labels `(B,)` that count
+    in steps ("log_snr" or "time" of `ScoreModel`), or with a condition as `network(x, noise_label, condition)`. Its
+    output starts at zero.
 
     Args:
         dimension: numbers in one example.
         width: features of the hidden layers.
         num_blocks: residual blocks, of two layers each.
-        num_classes: number of class labels, for `network(x, labels, classes)`; see `NoiseEmbedding`.
+        conditions: the number of values of each name of a condition; see `ConditionVectors`.
     """
 
-    def __init__(self, dimension: int, width: int = 128, num_blocks: int = 3, num_classes: int | None = None) -> None:
+    def __init__(
+        self, dimension: int, width: int = 128, num_blocks: int = 3, conditions: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
-        self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, num_classes)
+        self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, conditions)
         # Variance 1 / dimension: features of unit variance. Smaller ones hide the state behind the time for thousands
         # of steps of training.
         self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
@@ -38,10 +44,10 @@ class MLP(nn.Module):
         """List the parts whose weights are gathered at a time where they are divided among processes."""
         return list(self.blocks)
 
-    def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
         if x.flatten(1).shape[1] != self.input.in_features:
             raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")
-        embedding = self.embedding(labels, classes)
+        embedding = self.embedding(noise_label, condition)
         h = self.input(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)

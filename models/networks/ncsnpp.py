@@ -1,21 +1,22 @@
 """NCSN++ and its relatives: the U-Nets of the Score-SDE paper (Song et al. 2021, arXiv:2011.13456, section 4.1 and
 appendix H).
 
-    image -> encoder (levels of halving resolution) -> bottleneck -> decoder (levels of doubling resolution) -> image
+    image -> encoder (halving resolutions) -> bottleneck -> decoder (doubling resolutions) -> image
 
-Every encoder feature map is concatenated to the decoder's at the same depth. On the way the noise level modulates each
-residual block; the input image may be shown again at every level (`progressive_input`), and the output may be a sum
-over levels (`progressive`). DDPM++ is NCSN++ without FIR filters, Fourier features and pyramids.
+Every encoder feature map is concatenated to the decoder's at the same depth. On the way the noise label modulates each
+residual block; the input image may be shown again at every resolution (`progressive_input`), and the output may be a
+sum over resolutions (`progressive`). DDPM++ is NCSN++ without FIR filters, Fourier features and pyramids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
 from score_sde.models.layers.attention import SelfAttention
 from score_sde.models.layers.basic import conv
@@ -30,7 +31,7 @@ from score_sde.models.layers.pyramids import (
 )
 from score_sde.models.layers.resampling import Downsample, DownsampleConv, Upsample, UpsampleConv
 from score_sde.models.layers.residual import ResidualBlock
-from score_sde.models.layers.resolutions import DecoderLevel, EncoderLevel, OutputPyramid, Stage
+from score_sde.models.layers.resolutions import DecoderResolution, EncoderResolution, OutputPyramid, Stage
 
 Embedding = Literal["positional", "fourier"]
 Block = Literal["biggan", "ddpm"]
@@ -42,20 +43,21 @@ CombineMethod = Literal["sum", "cat"]
 class NCSNpp(nn.Module):
     """The noise-conditional U-Net NCSN++, with every switch of the published configurations.
 
-    Call it as `network(x, labels)`, with images `x` `(B, in_channels, H, W)` and labels `(B,)`; it returns `(B,
-    out_channels, H, W)`. With Fourier embeddings a label is the noise's standard deviation sigma, with positional ones
-    a time in steps (999 t, or a rung of a ladder).
+    Call it as `network(x, noise_label)`, with images `x` `(B, in_channels, H, W)` and labels `(B,)`, or with a
+    condition as `network(x, noise_label, condition)`; it returns `(B, out_channels, H, W)`. With Fourier embeddings a
+    label is the noise's standard deviation sigma, with positional ones a time in steps (999 t, or a rung of a ladder).
 
     Args:
-        image_size: height and width of the images the attention resolutions refer to; a multiple of `2^(levels - 1)`.
+        image_size: height and width of the images the attention resolutions refer to; a multiple of `2^(resolutions -
+            1)`.
         in_channels: channels of the input.
         out_channels: channels of the output; as many as the input's if left out.
-        channels: width of the first level (`nf` in the paper's configurations).
-        channel_multipliers: width of each level in units of `channels`, from the highest resolution down.
-        num_blocks: residual blocks per level of the encoder; the decoder has one more.
+        channels: width at the highest resolution (`nf` in the paper's configurations).
+        channel_multipliers: width at each resolution in units of `channels`, from the highest resolution down.
+        num_blocks: residual blocks per resolution of the encoder; the decoder has one more.
         attention_resolutions: image sizes at which blocks are followed by self-attention.
         dropout: probability of dropping an activation.
-        embedding: how the noise level is embedded.
+        embedding: how the noise label is embedded.
         fourier_scale: standard deviation of the Fourier frequencies.
         block: `biggan` changes resolution inside residual blocks, `ddpm` between them.
         fir: filter with `fir_kernel` when changing resolution.
@@ -64,13 +66,14 @@ class NCSNpp(nn.Module):
         progressive: kind of output pyramid.
         progressive_input: kind of input pyramid.
         combine: how an `input_skip` pyramid joins the features.
-        conditional: whether blocks are told the noise level at all.
+        time_conditional: whether blocks are told the time at all.
         init_scale: scale of the initial weights of layers that end a branch; 0 makes every block start as the identity.
-        num_classes: number of class labels, for `network(x, labels, classes)`; see `NoiseEmbedding`.
+        conditions: the number of values of each name of a condition; see `ConditionVectors`.
         centered: whether images come in [-1, 1]; if not, they come in [0, 1] and are centred first.
         scale_by_sigma: divide the output by sigma: the label itself for Fourier embeddings; for positional ones
             `sigmas` at the label (rounded down).
-        sigmas: noise levels `(N,)` in the order of the labels, for `scale_by_sigma` with a positional embedding.
+        sigmas: standard deviations of the noise `(N,)` in the order of the labels, for `scale_by_sigma` with a
+            positional embedding.
         channels_per_group: least number of channels in a GroupNorm group.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
 
@@ -101,9 +104,9 @@ class NCSNpp(nn.Module):
         progressive: Progressive = "none",
         progressive_input: ProgressiveInput = "none",
         combine: CombineMethod = "sum",
-        conditional: bool = True,
+        time_conditional: bool = True,
         init_scale: float = 0.0,
-        num_classes: int | None = None,
+        conditions: Mapping[str, int] | None = None,
         centered: bool = True,
         scale_by_sigma: bool = False,
         sigmas: Sequence[float] | Tensor | None = None,
@@ -118,8 +121,8 @@ class NCSNpp(nn.Module):
         choose("combine", combine, dict.fromkeys(get_args(CombineMethod)))
         if num_blocks < 1:
             raise UserError(f"num_blocks must be at least 1, not {num_blocks}")
-        if num_classes is not None and not conditional:
-            raise UserError("num_classes needs a conditional network: set conditional to True")
+        if conditions and not time_conditional:
+            raise UserError("a condition joins the embedding of time: conditions need time_conditional")
         if scale_by_sigma and embedding == "positional" and sigmas is None:
             raise UserError(
                 "scale_by_sigma with a positional embedding needs the table of sigmas that labels point into"
@@ -137,10 +140,10 @@ class NCSNpp(nn.Module):
         )
 
         features = FourierFeatures(channels, fourier_scale) if embedding == "fourier" else PositionalFeatures(channels)
-        self.embedding = NoiseEmbedding(features, 4 * channels, num_classes) if conditional else None
+        self.embedding = NoiseEmbedding(features, 4 * channels, conditions) if time_conditional else None
 
         kernel = fir_kernel if fir else None
-        attends = [image_size // 2**level in attention_resolutions for level in range(len(channel_multipliers))]
+        attends = [image_size // 2**depth in attention_resolutions for depth in range(len(channel_multipliers))]
 
         def stage(
             in_width: int, out_width: int, resample: Downsample | Upsample | None = None, attend: bool = False
@@ -148,7 +151,7 @@ class NCSNpp(nn.Module):
             residual = ResidualBlock(
                 in_width,
                 out_width,
-                4 * channels if conditional else None,
+                4 * channels if time_conditional else None,
                 resample=resample,
                 dropout=dropout,
                 channels_per_group=channels_per_group,
@@ -193,34 +196,34 @@ class NCSNpp(nn.Module):
         self.conv_in = conv(in_channels, channels)
         here, skips, pyramid = channels, [channels], in_channels
         self.encoder = nn.ModuleList()
-        for level, multiplier in enumerate(channel_multipliers):
+        for depth, multiplier in enumerate(channel_multipliers):
             blocks = nn.ModuleList()
             for _ in range(num_blocks):
-                blocks.append(stage(here, channels * multiplier, attend=attends[level]))
+                blocks.append(stage(here, channels * multiplier, attend=attends[depth]))
                 here = channels * multiplier
                 skips.append(here)
-            if level == len(channel_multipliers) - 1:
-                self.encoder.append(EncoderLevel(blocks, None, None))
+            if depth == len(channel_multipliers) - 1:
+                self.encoder.append(EncoderResolution(blocks, None, None))
                 break
             down, inject = step_down(here), input_pyramid(pyramid, here)
             if inject is not None:
                 here = pyramid = inject.out_channels
             skips.append(here)
-            self.encoder.append(EncoderLevel(blocks, down, inject))
+            self.encoder.append(EncoderResolution(blocks, down, inject))
 
         self.bottleneck = nn.ModuleList([stage(here, here, attend=True), stage(here, here)])
 
         self.decoder = nn.ModuleList()
         output_width = None
-        for level, multiplier in reversed(list(enumerate(channel_multipliers))):
+        for depth, multiplier in reversed(list(enumerate(channel_multipliers))):
             blocks = nn.ModuleList()
             for remaining in reversed(range(num_blocks + 1)):
-                attend = attends[level] and remaining == 0
+                attend = attends[depth] and remaining == 0
                 blocks.append(stage(here + skips.pop(), channels * multiplier, attend=attend))
                 here = channels * multiplier
             emit = output_pyramid(output_width, here)
             output_width = here
-            self.decoder.append(DecoderLevel(blocks, emit, step_up(here) if level > 0 else None))
+            self.decoder.append(DecoderResolution(blocks, emit, step_up(here) if depth > 0 else None))
 
         # An output_skip pyramid is the output already.
         self.head = None
@@ -231,26 +234,28 @@ class NCSNpp(nn.Module):
         """List the parts whose weights are gathered at a time where they are divided among processes."""
         return [module for module in self.modules() if isinstance(module, Stage)]
 
-    def forward(self, x: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
         """The network's output `(B, out_channels, H, W)`.
 
         Args:
             x: images, `(B, in_channels, H, W)`.
-            labels: noise levels, `(B,)`.
-            classes: class labels, integers, `(B,)`, if the network has classes.
+            noise_label: what stands for the time, `(B,)`.
+            condition: of as many examples, if the network is told of any.
 
         Raises:
-            UserError: `x` has the wrong number of channels or a size that cannot be halved evenly; classes are given to
-                a network without any.
+            UserError: `x` has the wrong number of channels or a size that cannot be halved evenly; the network is not
+                told of such a condition.
         """
         self._check_input(x)
-        embedding = None if self.embedding is None else self.embedding(labels, classes)
+        if self.embedding is None and condition is not None:
+            raise UserError("this network was built without conditions: leave the condition out")
+        embedding = None if self.embedding is None else self.embedding(noise_label, condition)
         image = x if self.centered else 2 * x - 1
 
         h, pyramid = self.conv_in(image), image
         skips = [h]
-        for level in self.encoder:
-            features, pyramid = level(h, pyramid, embedding)
+        for resolution in self.encoder:
+            features, pyramid = resolution(h, pyramid, embedding)
             skips += features
             h = features[-1]
 
@@ -258,16 +263,16 @@ class NCSNpp(nn.Module):
             h = block(h, embedding)
 
         output: Any = None
-        for level in self.decoder:
-            h, output = level(h, skips, output, embedding)
+        for resolution in self.decoder:
+            h, output = resolution(h, skips, output, embedding)
 
         if self.head is not None:
             output = self.head(h)
-        return output / self._sigma(labels, output) if self.scale_by_sigma else output
+        return output / self._sigma(noise_label, output) if self.scale_by_sigma else output
 
-    def _sigma(self, labels: Tensor, like: Tensor) -> Tensor:
-        """The noise level that labels `(B,)` stand for, shaped to divide `like` `(B, C, H, W)`; at least in float32."""
-        sigma = labels if self.sigmas is None else self.sigmas[labels.long()]
+    def _sigma(self, noise_label: Tensor, like: Tensor) -> Tensor:
+        """The sigma that noise labels `(B,)` stand for, shaped to divide `like` `(B, C, H, W)`; at least in float32."""
+        sigma = noise_label if self.sigmas is None else self.sigmas[noise_label.long()]
         return sigma.to(torch.promote_types(like.dtype, torch.float32))[:, None, None, None]
 
     def _check_input(self, x: Tensor) -> None:
@@ -279,6 +284,6 @@ class NCSNpp(nn.Module):
         multiple = self.size_multiple
         if height % multiple or width % multiple:
             raise UserError(
-                f"images of {height} x {width} cannot be halved evenly at every level of this network: "
+                f"images of {height} x {width} cannot be halved evenly at every resolution of this network: "
                 f"pad them to multiples of {multiple}, or use fewer channel_multipliers"
             )

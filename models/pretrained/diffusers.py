@@ -85,7 +85,7 @@ def _quiet() -> Iterator[None]:
 
 
 class UNet(nn.Module):
-    """A `UNet2DModel` called as networks are here: `network(x, labels)`.
+    """A `UNet2DModel` called as networks are here: `network(x, noise_label)`.
 
     Args:
         unet: the model.
@@ -96,7 +96,7 @@ class UNet(nn.Module):
         low: what its pipeline takes for black; white is 1.
 
     Raises:
-        UserError: the model needs more than an image and a noise level.
+        UserError: the model needs more than an image and a time.
     """
 
     def __init__(self, unet: Any, low: float) -> None:
@@ -116,9 +116,9 @@ class UNet(nn.Module):
         self.image_shape = (config.in_channels, *size)
         _differentiable_attention(unet)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
         """The model's output, shape of `x` `(B, C, H, W)`; of a model that predicts variances too, the first half."""
-        return self.unet(x, labels).sample[:, : x.shape[1]]
+        return self.unet(x, noise_label).sample[:, : x.shape[1]]
 
 
 def load_pipeline(source: str | Path) -> ScoreModel:
@@ -230,10 +230,10 @@ def score_model(unet: Any, scheduler: Any) -> ScoreModel:
     """A `UNet2DModel` with its scheduler as a score model, in evaluation mode.
 
     Raises:
-        UserError: the model needs more than an image and a noise level, or the scheduler's class or settings mean
+        UserError: the model needs more than an image and a time, or the scheduler's class or settings mean
             something that is not in the table of `models.pretrained.diffusers_schedulers`.
     """
-    sde, prediction, labels, low = meaning(scheduler)
+    sde, prediction, noise_label, low = meaning(scheduler)
     if isinstance(sde, DDPMLadder) and unet.config.time_embedding_type == "fourier":
         raise UserError(
             f"this {_NEEDED} has a Fourier embedding, so it divides by its label, which is sigma with a {VE}, and not "
@@ -248,7 +248,7 @@ def score_model(unet: Any, scheduler: Any) -> ScoreModel:
         )
     with _quiet():
         network = UNet(unet, low)
-    return ScoreModel(network, sde, prediction, labels, scale_input=False).eval()
+    return ScoreModel(network, sde, prediction, noise_label, scale_input=False).eval()
 
 
 def _differentiable_attention(unet: nn.Module) -> None:
@@ -277,6 +277,6 @@ def rungs(model: ScoreModel, timesteps: Tensor) -> Tensor:
     Raises:
         UserError: the process is no ladder, or the network is not told its rungs.
     """
-    if model.preconditioning.labels != "rung" or not isinstance(model.sde, DDPMLadder):
+    if model.noise_label != "rung" or not isinstance(model.sde, DDPMLadder):
         raise UserError("only a network that is told the rungs of a ladder has timesteps")
     return model.sde.time(torch.as_tensor(timesteps))

@@ -7,7 +7,7 @@ That model can express two of our families exactly:
     NCSN++      `biggan` blocks, Fourier embedding, filter (1, 3, 3, 1), `output_skip` and `input_skip` pyramids joined
                 by sums, sums rescaled, output divided by sigma, three channels: the published networks for 256 x 256
 
-with the same number of groups in every GroupNorm. Its decoder has self-attention after each block of a level, DDPM's
+with the same number of groups in every GroupNorm. Its decoder has self-attention after each block of a size, DDPM's
 (in the Score-SDE code and here) only after the last: the others are given an output layer of zeros, which makes them
 the identity.
 
@@ -30,7 +30,7 @@ from score_sde.models.layers.embeddings import FourierFeatures
 from score_sde.models.layers.pyramids import Head, InputSkip, OutputSkip
 from score_sde.models.layers.resampling import DownsampleConv, UpsampleConv
 from score_sde.models.layers.residual import ResidualBlock
-from score_sde.models.layers.resolutions import DecoderLevel, EncoderLevel, Stage
+from score_sde.models.layers.resolutions import DecoderResolution, EncoderResolution, Stage
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.models.pretrained.diffusers import library
 from score_sde.models.score_model import ScoreModel
@@ -51,7 +51,7 @@ def save_pipeline(model: ScoreModel, folder: str | Path, image_size: int) -> Non
         image_size: height and width of the images.
 
     Raises:
-        UserError: the process, labels, prediction or network is not one that a pipeline can express.
+        UserError: the process, noise label, prediction or network is not one that a pipeline can express.
     """
     diffusers = library()
     scheduler = _scheduler(model, diffusers)
@@ -88,9 +88,9 @@ def unet_arguments(network: NCSNpp, image_size: int) -> dict[str, Any]:
     Raises:
         UserError: there is none; the first reason is named.
     """
-    levels = [level for level in network.encoder if isinstance(level, EncoderLevel)]
+    resolutions = [resolution for resolution in network.encoder if isinstance(resolution, EncoderResolution)]
     fourier = network.embedding is not None and isinstance(network.embedding.features, FourierFeatures)
-    (_check_ncsnpp if fourier else _check_ddpm)(network, levels)
+    (_check_ncsnpp if fourier else _check_ddpm)(network, resolutions)
     groups = {norm.num_groups for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
     if len(groups) > 1:
         raise UserError(f"a UNet2DModel has the same number of groups in every GroupNorm, not {sorted(groups)}")
@@ -99,8 +99,8 @@ def unet_arguments(network: NCSNpp, image_size: int) -> dict[str, Any]:
         raise UserError(f"a UNet2DModel with skip pyramids has 32 groups in every GroupNorm, not {num_groups}")
     down = "SkipDownBlock2D" if fourier else "DownBlock2D"
     up = "SkipUpBlock2D" if fourier else "UpBlock2D"
-    attends = [_attention(level.blocks[0]) is not None for level in levels]
-    stages = [stage for level in levels for stage in level.blocks]
+    attends = [_attention(resolution.blocks[0]) is not None for resolution in resolutions]
+    stages = [stage for resolution in resolutions for stage in resolution.blocks]
     dropouts = {module.p for module in network.modules() if isinstance(module, nn.Dropout)}
     return {
         "sample_size": image_size,
@@ -112,8 +112,10 @@ def unet_arguments(network: NCSNpp, image_size: int) -> dict[str, Any]:
         "flip_sin_to_cos": False,
         "down_block_types": tuple("Attn" * attend + down for attend in attends),
         "up_block_types": tuple("Attn" * attend + up for attend in reversed(attends)),
-        "block_out_channels": tuple(_residual(level.blocks[-1]).conv_out.out_channels for level in levels),
-        "layers_per_block": len(levels[0].blocks),
+        "block_out_channels": tuple(
+            _residual(resolution.blocks[-1]).conv_out.out_channels for resolution in resolutions
+        ),
+        "layers_per_block": len(resolutions[0].blocks),
         "mid_block_scale_factor": math.sqrt(2) if _residual(stages[0]).skip_rescale else 1.0,
         "downsample_padding": 0,
         "dropout": dropouts.pop(),
@@ -124,42 +126,51 @@ def unet_arguments(network: NCSNpp, image_size: int) -> dict[str, Any]:
     }
 
 
-def _check_ddpm(network: NCSNpp, levels: list[EncoderLevel]) -> None:
-    if network.embedding is None or network.embedding.num_classes is not None:
-        raise UserError("a UNet2DModel is told the noise level, and here nothing else")
+def _check_ddpm(network: NCSNpp, resolutions: list[EncoderResolution]) -> None:
+    if network.embedding is None or network.embedding.condition is not None:
+        raise UserError("a UNet2DModel is told the time, and here nothing else")
     if network.scale_by_sigma or network.sigmas is not None:
         raise UserError("a UNet2DModel with a positional embedding does not divide its output by sigma")
-    if _residual(levels[0].blocks[0]).skip_rescale:
+    if _residual(resolutions[0].blocks[0]).skip_rescale:
         raise UserError("a UNet2DModel with a positional embedding does not rescale sums (skip_rescale)")
-    for level in levels[:-1]:
-        if not isinstance(level.down, DownsampleConv) or level.down.kernel is not None:
+    for resolution in resolutions[:-1]:
+        if not isinstance(resolution.down, DownsampleConv) or resolution.down.kernel is not None:
             raise UserError("a UNet2DModel resamples by plain convolutions (block='ddpm', fir=False)")
-    if network.head is None or any(level.inject is not None for level in levels):
+    if network.head is None or any(resolution.inject is not None for resolution in resolutions):
         raise UserError("a UNet2DModel with a positional embedding has no pyramids")
-    if any(level.emit is not None for level in network.decoder if isinstance(level, DecoderLevel)):
+    if any(resolution.emit is not None for resolution in network.decoder if isinstance(resolution, DecoderResolution)):
         raise UserError("a UNet2DModel with a positional embedding has no pyramids")
 
 
-def _check_ncsnpp(network: NCSNpp, levels: list[EncoderLevel]) -> None:
+def _check_ncsnpp(network: NCSNpp, resolutions: list[EncoderResolution]) -> None:
     assert network.embedding is not None
-    if network.embedding.num_classes is not None:
-        raise UserError("a UNet2DModel is told the noise level, and here nothing else")
+    if network.embedding.condition is not None:
+        raise UserError("a UNet2DModel is told the time, and here nothing else")
     if not network.scale_by_sigma:
         raise UserError("a UNet2DModel with a Fourier embedding divides its output by sigma (scale_by_sigma)")
-    if not _residual(levels[0].blocks[0]).skip_rescale:
+    if not _residual(resolutions[0].blocks[0]).skip_rescale:
         raise UserError("a UNet2DModel with skip pyramids rescales sums (skip_rescale)")
     if network.in_channels != 3 or network.out_channels != 3:
         raise UserError("a UNet2DModel with skip pyramids has three image channels")
-    sums = [isinstance(level.inject, InputSkip) and level.inject.combine.method == "sum" for level in levels[:-1]]
-    emits = [isinstance(level.emit, OutputSkip) for level in network.decoder if isinstance(level, DecoderLevel)]
+    sums = [
+        isinstance(resolution.inject, InputSkip) and resolution.inject.combine.method == "sum"
+        for resolution in resolutions[:-1]
+    ]
+    emits = [
+        isinstance(resolution.emit, OutputSkip)
+        for resolution in network.decoder
+        if isinstance(resolution, DecoderResolution)
+    ]
     if not all(sums) or not all(emits):
         raise UserError(
             "a UNet2DModel with a Fourier embedding has skip pyramids joined by sums "
             "(progressive='output_skip', progressive_input='input_skip', combine='sum')"
         )
     kernel = torch.outer(torch.tensor(_KERNEL), torch.tensor(_KERNEL)) / sum(_KERNEL) ** 2
-    for level in levels[:-1]:
-        used = getattr(_residual(level.down).resample, "kernel", None) if isinstance(level.down, Stage) else None
+    for resolution in resolutions[:-1]:
+        used = (
+            getattr(_residual(resolution.down).resample, "kernel", None) if isinstance(resolution.down, Stage) else None
+        )
         if used is None or used.shape != kernel.shape or not torch.allclose(used.float().cpu(), kernel):
             raise UserError("a UNet2DModel with skip pyramids resamples in blocks, filtered by (1, 3, 3, 1)")
 
@@ -167,19 +178,19 @@ def _check_ncsnpp(network: NCSNpp, levels: list[EncoderLevel]) -> None:
 def _scheduler(model: ScoreModel, diffusers: Any) -> Any:
     if not isinstance(model, ScoreModel):
         raise UserError("only models of noise, score, velocity or denoised image can be pipelines")
-    preconditioning, sde = model.preconditioning, model.sde
-    if preconditioning.scale_input and not (isinstance(sde, DDPMLadder) and preconditioning.data_std == 1):
-        raise UserError("a pipeline does not divide its network's input: train with model.scale_input=False")
+    sde = model.sde
+    if model.scale_input and not (isinstance(sde, DDPMLadder) and model.data_std == 1):
+        raise UserError("a pipeline does not divide its network's input: train with scale_input=False")
     if isinstance(sde, VESDE):
-        _require(preconditioning.labels, "sigma", sde)
+        _require(model.noise_label, "sigma", sde)
         if model.prediction != "score":
             raise UserError(f"a pipeline for VE predicts the score, not {model.prediction}")
         return diffusers.ScoreSdeVeScheduler(
             sigma_min=sde.sigma_min, sigma_max=sde.sigma_max, sampling_eps=sde.t_min or 1e-5
         )
     if not isinstance(sde, DDPMLadder):
-        raise UserError(f"a pipeline has DDPM's ladder or VE, not {type(sde).__name__}: train with sde.name=ddpm or ve")
-    _require(preconditioning.labels, "rung", sde)
+        raise UserError(f"a pipeline has DDPM's ladder or VE, not {type(sde).__name__}: train with one of them")
+    _require(model.noise_label, "rung", sde)
     if model.prediction not in _PREDICTION_TYPES:
         raise UserError(f"a pipeline predicts one of {', '.join(_PREDICTION_TYPES)}, not {model.prediction}")
     return diffusers.DDPMScheduler(
@@ -190,9 +201,9 @@ def _scheduler(model: ScoreModel, diffusers: Any) -> Any:
     )
 
 
-def _require(labels: object, wanted: str, sde: SDE) -> None:
-    if labels != wanted:
-        raise UserError(f"a pipeline for {type(sde).__name__} tells its network {wanted!r}, not {labels!r}")
+def _require(noise_label: object, wanted: str, sde: SDE) -> None:
+    if noise_label != wanted:
+        raise UserError(f"a pipeline for {type(sde).__name__} tells its network {wanted!r}, not {noise_label!r}")
 
 
 def _pairs(network: NCSNpp, unet: Any) -> Pairs:
@@ -203,40 +214,40 @@ def _pairs(network: NCSNpp, unet: Any) -> Pairs:
     yield network.embedding.hidden, unet.time_embedding.linear_1
     yield network.embedding.output, unet.time_embedding.linear_2
     yield network.conv_in, unet.conv_in
-    for level, block in zip(network.encoder, unet.down_blocks, strict=True):
-        assert isinstance(level, EncoderLevel)
-        yield from _stages(level.blocks, block)
-        if isinstance(level.down, Stage):
-            yield level.down.residual, block.resnet_down
-            assert isinstance(level.inject, InputSkip)
-            yield level.inject.combine.conv, block.skip_conv
-        elif level.down is not None:
-            assert isinstance(level.down, DownsampleConv)
-            yield level.down.conv, block.downsamplers[0].conv
+    for resolution, block in zip(network.encoder, unet.down_blocks, strict=True):
+        assert isinstance(resolution, EncoderResolution)
+        yield from _stages(resolution.blocks, block)
+        if isinstance(resolution.down, Stage):
+            yield resolution.down.residual, block.resnet_down
+            assert isinstance(resolution.inject, InputSkip)
+            yield resolution.inject.combine.conv, block.skip_conv
+        elif resolution.down is not None:
+            assert isinstance(resolution.down, DownsampleConv)
+            yield resolution.down.conv, block.downsamplers[0].conv
     yield from _stages(network.bottleneck, unet.mid_block)
-    for level, block in zip(network.decoder, unet.up_blocks, strict=True):
-        assert isinstance(level, DecoderLevel)
-        yield from _stages(level.blocks, block)
-        if isinstance(level.emit, OutputSkip):
-            last = level.up is None
-            yield level.emit.head.norm, unet.conv_norm_out if last else block.skip_norm
-            yield level.emit.head.conv, unet.conv_out if last else block.skip_conv
-        if isinstance(level.up, Stage):
-            yield level.up.residual, block.resnet_up
-        elif level.up is not None:
-            assert isinstance(level.up, UpsampleConv)
-            yield level.up.conv, block.upsamplers[0].conv
+    for resolution, block in zip(network.decoder, unet.up_blocks, strict=True):
+        assert isinstance(resolution, DecoderResolution)
+        yield from _stages(resolution.blocks, block)
+        if isinstance(resolution.emit, OutputSkip):
+            last = resolution.up is None
+            yield resolution.emit.head.norm, unet.conv_norm_out if last else block.skip_norm
+            yield resolution.emit.head.conv, unet.conv_out if last else block.skip_conv
+        if isinstance(resolution.up, Stage):
+            yield resolution.up.residual, block.resnet_up
+        elif resolution.up is not None:
+            assert isinstance(resolution.up, UpsampleConv)
+            yield resolution.up.conv, block.upsamplers[0].conv
     if isinstance(network.head, Head):
         yield network.head.norm, unet.conv_norm_out
         yield network.head.conv, unet.conv_out
 
 
 def _stages(stages: nn.ModuleList, block: Any) -> Pairs:
-    """The residual blocks of a level, and its attentions: those that only theirs has are made the identity."""
+    """The residual blocks of a resolution, and its attentions: those that only theirs has are made the identity."""
     for stage, resnet in zip(stages, block.resnets, strict=True):
         yield _residual(stage), resnet
     theirs = list(getattr(block, "attentions", ()))
-    # Where they have only one: at the end of a decoder's level with skip pyramids, after the bottleneck's first block.
+    # Where they have only one: at the end of a decoder's size with skip pyramids, after the bottleneck's first block.
     ours = [_attention(stage) for stage in stages]
     if len(theirs) < len(ours):
         ours = [attention for attention in ours if attention is not None]

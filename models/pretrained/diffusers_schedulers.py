@@ -157,14 +157,14 @@ class Meaning(NamedTuple):
 
     Attributes:
         sde: the process.
-        prediction: what the network returns, a key of `models.score_model.PREDICTIONS`.
-        labels: what it is told of the time, a key of `models.preconditioning.LABELS`.
+        prediction: what the network returns, a key of `models.score_model.PARAMETRISATIONS`.
+        noise_label: what it is told of the time, a key of `models.preconditioning.NOISE_LABELS`.
         low: what stands for black; white is 1.
     """
 
     sde: SDE
     prediction: str
-    labels: str
+    noise_label: str
     low: float
 
 
@@ -197,8 +197,8 @@ def meaning(scheduler: Any) -> Meaning:
     prediction = settings.get("prediction_type") or "epsilon"
     if prediction not in _PREDICTIONS:
         raise UserError(f"{name} has prediction_type={prediction!r}, which is not one of {', '.join(_PREDICTIONS)}")
-    labels = _ladder_labels(name, settings)
-    return Meaning(DDPMLadder(_betas(name, scheduler)), _PREDICTIONS[prediction], labels, low=-1.0)
+    noise_label = _ladder_label(name, settings)
+    return Meaning(DDPMLadder(_betas(name, scheduler)), _PREDICTIONS[prediction], noise_label, low=-1.0)
 
 
 def _check_setting(name: str, key: str, value: Any, ignored: bool) -> None:
@@ -232,7 +232,7 @@ def _check_setting(name: str, key: str, value: Any, ignored: bool) -> None:
         )
 
 
-def _ladder_labels(name: str, settings: Any) -> str:
+def _ladder_label(name: str, settings: Any) -> str:
     kind = settings.get("timestep_type") or "discrete"
     if kind not in ("discrete", "continuous"):
         raise UserError(f"{name} has timestep_type={kind!r}: known are discrete and continuous")

@@ -43,16 +43,16 @@ class Convention:
     Attributes:
         sde: the process it was trained on.
         prediction: what it returns: the noise (`score = -output / sigma`) or the score itself.
-        labels: its second argument `(B,)` for times `(B,)`, in float64.
+        noise_label: its second argument `(B,)` for times `(B,)`, in float64.
     """
 
     sde: SDE
     prediction: Literal["noise", "score"]
-    labels: Callable[[Tensor], Tensor]
+    noise_label: Callable[[Tensor], Tensor]
 
 
 def convention(config: Config) -> Convention:
-    """The process, prediction and labels that a published configuration stands for; see the table above.
+    """The process, prediction and noise label that a published configuration stands for; see the table above.
 
     Raises:
         UserError: a needed value is missing, or the process is unknown.
@@ -96,7 +96,7 @@ def network_arguments(config: Config) -> tuple[type[NCSNpp], dict[str, Any]]:
         "attention_resolutions": tuple(_value(config, "model", "attn_resolutions")),
         "dropout": _value(config, "model", "dropout"),
         "resample_with_conv": _value(config, "model", "resamp_with_conv"),
-        "conditional": _value(config, "model", "conditional"),
+        "time_conditional": _value(config, "model", "conditional"),
         "centered": _value(config, "data", "centered"),
         "scale_by_sigma": _value(config, "model", "scale_by_sigma"),
     }
@@ -130,7 +130,7 @@ def network_arguments(config: Config) -> tuple[type[NCSNpp], dict[str, Any]]:
 def from_reference(config: Config, state_dict: Mapping[str, Tensor]) -> NCSNpp:
     """The network of a published configuration, with the weights of `state_dict`, in evaluation mode.
 
-    Call it as `network(x, labels)`, with the labels of the table above.
+    Call it as `network(x, noise_label)`, with the labels of the table above.
 
     Args:
         config: the published configuration: sections `model` and `data`.
@@ -166,9 +166,9 @@ def copy_weights(
         UserError: the two do not fit together; the first mismatch is named.
     """
     tensors = unwrapped(state_dict, "the state dict")
-    # A network that is not conditioned on the noise level still has the layers for it in the published code, unused.
-    conditional = network.embedding is not None
-    expected = dict(reference_tensors(network, block, first=int(not conditional and embedding == "fourier")))
+    # A network that is not told the time still has the layers for it in the published code, unused.
+    told = network.embedding is not None
+    expected = dict(reference_tensors(network, block, first=int(not told and embedding == "fourier")))
     for name, target in expected.items():
         if name not in tensors and name != "sigmas":
             raise UserError(f"the weights do not fit the configuration: {name} {tuple(target.shape)} is missing")
@@ -178,7 +178,7 @@ def copy_weights(
         check_finite({name: value}, "the file")
         target.copy_(value)
     for name in tensors:
-        unused = name == "sigmas" or (not conditional and (".Dense_0." in name or name == _FOURIER))
+        unused = name == "sigmas" or (not told and (".Dense_0." in name or name == _FOURIER))
         if name not in expected and not unused:
             raise UserError(f"the weights do not fit the configuration: {name} has no place in this network")
 

@@ -16,7 +16,7 @@ from score_sde.models.layers.embeddings import FourierFeatures
 from score_sde.models.layers.pyramids import Combine, InputSkip, OutputResidual
 from score_sde.models.layers.resampling import DownsampleConv, UpsampleConv
 from score_sde.models.layers.residual import ResidualBlock
-from score_sde.models.layers.resolutions import DecoderLevel, EncoderLevel, Stage
+from score_sde.models.layers.resolutions import DecoderResolution, EncoderResolution, Stage
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 
 NamedTensors = Iterator[tuple[str, Tensor]]
@@ -45,36 +45,36 @@ def _modules(network: NCSNpp) -> Iterator[nn.Module]:
         yield network.embedding.hidden
         yield network.embedding.output
     yield network.conv_in
-    for level in network.encoder:
-        assert isinstance(level, EncoderLevel)
-        yield from _encoder_level(level)
+    for resolution in network.encoder:
+        assert isinstance(resolution, EncoderResolution)
+        yield from _encoder_resolution(resolution)
     for stage in network.bottleneck:
         yield from _stage(stage)
-    for level in network.decoder:
-        assert isinstance(level, DecoderLevel)
-        yield from _decoder_level(level)
+    for resolution in network.decoder:
+        assert isinstance(resolution, DecoderResolution)
+        yield from _decoder_resolution(resolution)
     if network.head is not None:
         yield from (network.head.norm, network.head.conv)
 
 
-def _encoder_level(level: EncoderLevel) -> Iterator[nn.Module]:
-    for stage in level.blocks:
+def _encoder_resolution(resolution: EncoderResolution) -> Iterator[nn.Module]:
+    for stage in resolution.blocks:
         yield from _stage(stage)
-    if level.down is not None:
-        yield from _stage(level.down)
-    if level.inject is not None:
-        yield level.inject.combine if isinstance(level.inject, InputSkip) else level.inject.downsample
+    if resolution.down is not None:
+        yield from _stage(resolution.down)
+    if resolution.inject is not None:
+        yield resolution.inject.combine if isinstance(resolution.inject, InputSkip) else resolution.inject.downsample
 
 
-def _decoder_level(level: DecoderLevel) -> Iterator[nn.Module]:
-    for stage in level.blocks:
+def _decoder_resolution(resolution: DecoderResolution) -> Iterator[nn.Module]:
+    for stage in resolution.blocks:
         yield from _stage(stage)
-    if isinstance(level.emit, OutputResidual):
-        yield level.emit.upsample
-    elif level.emit is not None:
-        yield from (level.emit.head.norm, level.emit.head.conv)
-    if level.up is not None:
-        yield from _stage(level.up)
+    if isinstance(resolution.emit, OutputResidual):
+        yield resolution.emit.upsample
+    elif resolution.emit is not None:
+        yield from (resolution.emit.head.norm, resolution.emit.head.conv)
+    if resolution.up is not None:
+        yield from _stage(resolution.up)
 
 
 def _stage(stage: nn.Module) -> Iterator[nn.Module]:

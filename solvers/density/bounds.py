@@ -1,6 +1,4 @@
-"""The last term of variational bounds: data from the least noise, `-log p(x_0 | x_t)`.
-
-Variational bounds on the log-likelihood, term by term.
+"""Variational bounds on the log-likelihood, term by term.
 
 Noising and its reversal are a deep latent-variable model, whose evidence lower bound needs no ODE (Ho et al. 2020,
 arXiv:2006.11239, equation 5). With times `t_min = t_1 < … < t_N = T`, prior `pi` and `lambda = log_snr`,
@@ -42,46 +40,46 @@ from torch import Tensor
 from torch.special import log_ndtr
 
 from score_sde.common.arguments import checked
+from score_sde.common.float64 import in_float64
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
-from score_sde.solvers.base import (
-    MOST_STEPS,
-    Model,
-    States,
-    check_at_least,
-    check_between,
-    last_time,
-    log_snr_range,
-    sample_noise,
-)
+from score_sde.sde.marginals import on_host
+from score_sde.solvers.base import Model, States, sample_noise
 from score_sde.solvers.density.divergence import hutchinson_divergence
 from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between
+from score_sde.solvers.process import last_time, log_snr_range
 
 # Called with `x_t` and `D(x_t)`, `(B, *dims)`, and `alpha` and `sigma` there; returns nats, `(B,)`.
 Decoder = Callable[[Tensor, Tensor, float, float], Tensor]
 
 
 def gaussian_decoder(x_0: Tensor) -> Decoder:
-    """For data `x_0` with a density: `N(D(x_t), (sigma / alpha)^2 I)` (Song et al. 2021, arXiv:2101.09258)."""
+    """Return the decoder for data `x_0` with a density: `N(D(x_t), (sigma / alpha)^2 I)`.
+
+    (Song et al. 2021, arXiv:2101.09258.)
+    """
 
     def decoder(x_t: Tensor, denoised: Tensor, alpha: float, sigma: float) -> Tensor:
-        deviation = ((x_0 - denoised) * (alpha / sigma)).double().flatten(1)
+        deviation = in_float64((x_0 - denoised) * (alpha / sigma)).flatten(1)
         return (0.5 * deviation**2 + 0.5 * math.log(2 * math.pi) + math.log(sigma / alpha)).sum(1)
 
     return decoder
 
 
 def discretised_gaussian_decoder(levels: Tensor, low: float, spacing: float, num_levels: int) -> Decoder:
-    """For levels `(B, *dims)` at `low + spacing k`: the mass that `N(D(x_t), (sigma / alpha)^2)` has nearest to each.
+    """Return the decoder for levels `(B, *dims)` at `low + spacing k`: the mass of `N(D(x_t), (sigma / alpha)^2)` that
+    is nearest to each.
 
     Those of the first and of the last reach to infinity (Ho et al. 2020, arXiv:2006.11239, equation 13).
     """
 
     def decoder(x_t: Tensor, denoised: Tensor, alpha: float, sigma: float) -> Tensor:
-        lower = (low + spacing * (levels.double() - 0.5) - denoised.double()) * (alpha / sigma)
+        mean = in_float64(denoised)
+        lower = (low + spacing * (levels.to(mean) - 0.5) - mean) * (alpha / sigma)
         upper = lower + spacing * alpha / sigma
-        lower = torch.where(levels == 0, -math.inf, lower)
-        upper = torch.where(levels == num_levels - 1, math.inf, upper)
+        lower = torch.where(levels.to(mean.device) == 0, -math.inf, lower)
+        upper = torch.where(levels.to(mean.device) == num_levels - 1, math.inf, upper)
         # Of two tails the one that does not cancel.
         flip = lower > 0
         lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
@@ -92,15 +90,17 @@ def discretised_gaussian_decoder(levels: Tensor, low: float, spacing: float, num
 
 
 def posterior_decoder(levels: Tensor, low: float, spacing: float, num_levels: int) -> Decoder:
-    """For levels `(B, *dims)` at `low + spacing k`: `P(k | x_t)` from each number by itself, levels equally likely.
+    """Return the decoder for levels `(B, *dims)` at `low + spacing k`: `P(k | x_t)` from each number by itself, levels
+    equally likely.
 
     (Kingma et al. 2021, arXiv:2107.00630, appendix; no network.)
     """
 
     def decoder(x_t: Tensor, denoised: Tensor, alpha: float, sigma: float) -> Tensor:
-        places = low + spacing * torch.arange(num_levels, dtype=torch.float64, device=x_t.device)
-        logits = -0.5 * ((x_t.double().unsqueeze(-1) - alpha * places) / sigma) ** 2
-        chosen = torch.log_softmax(logits, dim=-1).gather(-1, levels.long().unsqueeze(-1).to(x_t.device))
+        x = in_float64(x_t)
+        places = low + spacing * torch.arange(num_levels, dtype=torch.float64, device=x.device)
+        logits = -0.5 * ((x.unsqueeze(-1) - alpha * places) / sigma) ** 2
+        chosen = torch.log_softmax(logits, dim=-1).gather(-1, levels.long().unsqueeze(-1).to(x.device))
         return -chosen.flatten(1).sum(1)
 
     return decoder
@@ -123,7 +123,7 @@ class Bound(NamedTuple):
 
     @property
     def log_prob(self) -> Tensor:
-        """The lower bound on `log p`, `(B,)`."""
+        """The sum, with its sign changed, is a lower bound on `log p`, `(B,)`."""
         return -(self.prior + self.diffusion + self.reconstruction)
 
 
@@ -141,12 +141,12 @@ def discrete_bound(
     seeds: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Bound:
-    """DDPM's bound for a ladder of any length.
+    """Return DDPM's bound for a ladder of any length.
 
     Args:
         model: gives the score.
         x_0: data `(B, *dims)` in model units.
-        decoder: the last term; see below.
+        decoder: the last term, by one of the functions above.
         num_steps: length N of the ladder, which has as many times.
         grid: the times; see `time_grid`.
         num_calls: how many of the N - 1 steps are evaluated, drawn at random; all if left out or no less.
@@ -167,13 +167,13 @@ def discrete_bound(
     everything = calls == len(lengths)
     probabilities = lengths / lengths.sum()
     total = torch.zeros(len(x_0), dtype=torch.float64)
-    place = noise.uniform(x_0.new_empty(len(x_0), 1, dtype=torch.float64)).cpu()[:, 0]
+    place = noise.uniform(torch.empty(len(x_0), 1, dtype=torch.float64))[:, 0]
     for call in range(calls):
         if everything:
             steps = torch.full((len(x_0),), call)
         else:
             steps = torch.searchsorted(probabilities.cumsum(0), (call + place) / calls).clamp(max=len(lengths) - 1)
-        error = _noise_error(model, x_0, times[steps].to(x_0.device), noise)
+        error = _noise_error(model, x_0, times[steps], noise)
         weight = torch.expm1(lengths[steps]) / 2
         total += (weight if everything else weight / (calls * probabilities[steps])) * error
     return Bound(_prior_kl(sde, x_0), total, _reconstruct(model, x_0, ends[1], decoder, noise), calls + 1)
@@ -191,7 +191,7 @@ def continuous_bound(
     seeds: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Bound:
-    """The variational bound in continuous time; arguments as of `discrete_bound`."""
+    """Return the variational bound in continuous time; arguments as of `discrete_bound`."""
     sde, noise, ends = _prepare(model, x_0, t_min, seeds, generator)
     total = torch.zeros(len(x_0), dtype=torch.float64)
     for log_snr, length in _log_snrs(sde, ends, num_calls, x_0, noise):
@@ -211,19 +211,18 @@ def score_flow_bound(
     seeds: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Bound:
-    """The bound on the density at `t_min`, for `x` `(B, *dims)` there; other arguments as of `discrete_bound`."""
+    """Return the bound on the density at `t_min`, for `x` `(B, *dims)` there; arguments else as of `discrete_bound`."""
     sde, noise, ends = _prepare(model, x, t_min, seeds, generator)
-    start = ends[1].to(x.device)
     total = torch.zeros(len(x), dtype=torch.float64)
 
     def noised(t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        scale, variance = sde.transition(start, t)
+        scale, variance = sde.transition(ends[1], t)
         std = variance.clamp(min=0).sqrt()
         return sde.expand(scale, x) * x + sde.expand(std, x) * eps, std
 
     for log_snr, length in _log_snrs(sde, ends, num_calls, x, noise):
         t = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), sde.T)
-        sigma = sde.sigma(t)
+        sigma = sde.at(t).sigma
         divergence = hutchinson_divergence(noise.rademacher(x.flatten(1))[None])
 
         def score(rows: Tensor, t: Tensor = t) -> Tensor:
@@ -232,64 +231,64 @@ def score_flow_bound(
         eps = noise.normal(x)
         x_t, std = noised(t, eps)
         value, trace = divergence(score, x_t.flatten(1))
-        square = sigma**2 * (value.double().square().sum(1) + 2 * trace[:, 0].double())
+        square = sigma**2 * (in_float64(value).square().sum(1).cpu() + 2 * on_host(trace[:, 0]))
         gain = (1 - _share_of_noise(sde, x, t)) * std / sigma
-        total += length / 2 * (square - gain**2 * _excess(eps)).cpu()
+        total += length / 2 * (square - gain**2 * _excess(eps))
     alphas = sde.log_alpha(ends)
-    x_T, _ = noised(ends[0].to(x.device), noise.normal(x))
-    prior = -sde.prior_log_prob(x_T).double().cpu()
+    x_T, _ = noised(ends[0], noise.normal(x))
+    prior = -on_host(sde.prior_log_prob(x_T))
     return Bound(prior, total - x[0].numel() * (alphas[0] - alphas[1]), torch.zeros_like(total), num_calls)
 
 
 def _prepare(
     model: Model, x: Tensor, t_min: float | None, seeds: Iterable[int] | None, generator: torch.Generator | None
 ) -> tuple[SDE, SampleNoise, Tensor]:
-    """The process, a source of noise, and the times `T, t_min`."""
+    """Return the process, a source of noise, and the times `T, t_min`."""
     ends = torch.tensor([model.sde.T, last_time(model.sde, t_min)], dtype=torch.float64)
     log_snr_range(model.sde, float(ends[1]))
     return model.sde, sample_noise(x, seeds, generator, stream="bound"), ends
 
 
 def _log_snrs(sde: SDE, ends: Tensor, num_calls: int, x: Tensor, noise: SampleNoise) -> Iterable[tuple[Tensor, float]]:
-    """Log-SNRs `(B,)`, one in each of `num_calls` equal intervals, and their length."""
+    """Return log-SNRs `(B,)`, one in each of `num_calls` equal intervals, and their length."""
     check_between("num_calls", num_calls, 1, MOST_STEPS)
     low, high = sde.log_snr(ends).tolist()
-    place = noise.uniform(x.new_empty(len(x), 1, dtype=torch.float64))[:, 0]
+    place = noise.uniform(torch.empty(len(x), 1, dtype=torch.float64))[:, 0]
     length = (high - low) / num_calls
     return [(low + (call + place) * length, length) for call in range(num_calls)]
 
 
 def _noise_error(model: Model, x_0: Tensor, t: Tensor, noise: SampleNoise) -> Tensor:
-    """An unbiased estimate of `E||eps - eps_hat||^2` `(B,)`, on the CPU, at times `t` `(B,)`, with fresh noise.
+    """Return an unbiased estimate of `E||eps - eps_hat||^2` `(B,)`, on the CPU, at times `t` `(B,)`, with fresh noise.
 
     Were data normal, `eps - eps_hat` would be `k eps` and something independent. So `k^2 (||eps||^2 - d)`, whose mean
     is 0, is taken off: at little noise hardly any variance is left. (ScoreFlow's bound is treated alike.)
     """
     eps, sde = noise.normal(x_0), model.sde
     score = model.score(sde.perturb(x_0, eps, t), t)
-    square = (eps + sde.expand(sde.sigma(t), x_0) * score).double().flatten(1).square().sum(1)
-    return (square - _share_of_noise(sde, x_0, t) ** 2 * _excess(eps)).cpu()
+    square = in_float64(eps + sde.expand(sde.at(t).sigma, x_0) * score).flatten(1).square().sum(1).cpu()
+    return square - _share_of_noise(sde, x_0, t) ** 2 * _excess(eps)
 
 
 def _share_of_noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-    """`k = s^2 / (s^2 + rho^2)` `(B,)`, with `s^2` the mean square of each example."""
-    variance = x.double().flatten(1).square().mean(1)
+    """Return `k = s^2 / (s^2 + rho^2)` `(B,)`, on the CPU, with `s^2` the mean square of each example."""
+    variance = in_float64(x).flatten(1).square().mean(1).cpu()
     return variance / (variance + torch.exp(-sde.log_snr(t)))
 
 
 def _excess(eps: Tensor) -> Tensor:
-    """`||eps||^2 - d` `(B,)`."""
-    return eps.double().flatten(1).square().sum(1) - eps[0].numel()
+    """Return `||eps||^2 - d` `(B,)`, on the CPU."""
+    return in_float64(eps).flatten(1).square().sum(1).cpu() - eps[0].numel()
 
 
 def _prior_kl(sde: SDE, x_0: Tensor) -> Tensor:
-    T = torch.tensor(sde.T, dtype=torch.float64)
-    mean = float(sde.alpha(T)) / sde.prior_std * x_0.double().flatten(1)
-    ratio = (float(sde.sigma(T)) / sde.prior_std) ** 2
+    end = sde.at(sde.T)
+    mean = float(end.alpha) / sde.prior_std * in_float64(x_0).flatten(1)
+    ratio = (float(end.sigma) / sde.prior_std) ** 2
     return 0.5 * (mean**2 + ratio - 1 - math.log(ratio)).sum(1).cpu()
 
 
 def _reconstruct(model: Model, x_0: Tensor, t: Tensor, decoder: Decoder, noise: SampleNoise) -> Tensor:
-    time = t.to(x_0.device)
-    x_t = model.sde.perturb(x_0, noise.normal(x_0), time)
-    return decoder(x_t, model.denoise(x_t, time), float(model.sde.alpha(t)), float(model.sde.sigma(t))).cpu()
+    here = model.sde.at(t)
+    x_t = model.sde.perturb(x_0, noise.normal(x_0), t)
+    return decoder(x_t, model.denoise(x_t, t), float(here.alpha), float(here.sigma)).cpu()

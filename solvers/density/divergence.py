@@ -31,7 +31,7 @@ _CHUNK = 64
 
 
 def exact_divergence(field: RowwiseField, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The value of `field` at `z` `(B, d)`, and its divergence `(B, 1)`; the field is called once."""
+    """Return the value of `field` at `z` `(B, d)`, and its divergence `(B, 1)`; the field is called once."""
     value, pull_back = value_and_pull_back(field, z)
 
     def diagonal_entry(direction: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def exact_divergence(field: RowwiseField, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hutchinson_divergence(probes: Tensor) -> Divergence:
-    """An unbiased estimate of the divergence by each of the `probes` `(P, B, d)`, of zero mean and unit covariance."""
+    """Return an unbiased estimate of the divergence by each probe, `(P, B, d)`, of zero mean and unit covariance."""
 
     def divergence(field: RowwiseField, z: Tensor) -> tuple[Tensor, Tensor]:
         value, pull_back = value_and_pull_back(field, z)
@@ -52,7 +52,7 @@ def hutchinson_divergence(probes: Tensor) -> Divergence:
 
 
 def hutch_plus_plus_divergence(sketch: Tensor, probes: Tensor) -> Divergence:
-    """One unbiased estimate of the divergence, by as many products as twice the sketch and the probes.
+    """Return one unbiased estimate of the divergence, by as many products as twice the sketch and the probes.
 
     Args:
         sketch: random vectors that find the important directions, `(K, B, d)`; `K` at most `d`.
@@ -72,11 +72,11 @@ def hutch_plus_plus_divergence(sketch: Tensor, probes: Tensor) -> Divergence:
 
 
 def _quadratic_form(pull_back: Callable[[Tensor], tuple[Tensor]], v: Tensor) -> Tensor:
-    """`v^T J v` `(B,)`."""
+    """Return `v^T J v` `(B,)`."""
     return (pull_back(v)[0] * v).sum(1)
 
 
 def value_and_pull_back(field: RowwiseField, z: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
-    """The value of `field` at `z`, and the map `v -> (v^T J,)`."""
+    """Return the value of `field` at `z`, and the map `v -> (v^T J,)`."""
     both: Any = torch.func.vjp(field, z)
     return both

@@ -26,7 +26,8 @@ from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
-from score_sde.solvers.base import MOST_STEPS, Model, States, check_between, check_density, last_time, sample_noise
+from score_sde.sde.marginals import on_host
+from score_sde.solvers.base import Model, States, check_density, sample_noise
 from score_sde.solvers.density.divergence import (
     Divergence,
     exact_divergence,
@@ -38,6 +39,8 @@ from score_sde.solvers.ode.flow import ProbabilityFlow
 from score_sde.solvers.ode.integrator import Integrator
 from score_sde.solvers.ode.runge_kutta import root_mean_square
 from score_sde.solvers.ode.solver import check_fixed_steps, integration_nodes
+from score_sde.solvers.options import MOST_STEPS, check_between
+from score_sde.solvers.process import last_time
 
 # A log-density at T: `(B, *dims)` to `(B,)`, in nats.
 LogDensity = Callable[[Tensor], Tensor]
@@ -86,7 +89,7 @@ def log_likelihood(
     per_example: bool = True,
     differentiable: bool = False,
 ) -> Likelihood:
-    """Log-density of `x` `(B, *dims)` under the model's `p_{t_min}`.
+    """Return the log-density of `x` `(B, *dims)` under the model's `p_{t_min}`.
 
     Args:
         model: gives the score.
@@ -117,7 +120,7 @@ def log_likelihood(
     integrator = Integrator(method, rtol, atol, options or {}, per_example)
     flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min), integrator.resolution)
     check_fixed_steps(integrator, num_steps, grid)
-    nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid, x.device)
+    nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid)
     with torch.set_grad_enabled(differentiable):
         z = flow.normalise(x, start)
         estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)
@@ -136,14 +139,14 @@ def log_likelihood(
         state = integrator(flow, derivative, state, nodes.flip(0), norm=error_norm, adjoint_parameters=parameters)
         nfe, latents = flow.nfe, flow.denormalise(state[:, :dimension], end)
         at_end = model.sde.prior_log_prob(latents) if prior is None else prior(latents)
-        per_dimension = state[:, dimension:] + (flow.log_norm(end) - flow.log_norm(start)).to(state.dtype)
+        per_dimension = state[:, dimension:] + (flow.log_norm(end) - flow.log_norm(start)).to(state)
         by_probe = at_end[:, None] + dimension * per_dimension
         return Likelihood(by_probe.mean(1), nfe, latents, by_probe)
 
 
 @checked
 def matched_prior(sde: SDE, mean: Tensor, variance: Tensor) -> LogDensity:
-    """A prior with the mean and variance that the data have at `T`: `N(alpha_T mean, alpha_T^2 variance + sigma_T^2)`.
+    """Return a prior with the data's mean and variance at `T`: `N(alpha_T mean, alpha_T^2 variance + sigma_T^2)`.
 
     Args:
         sde: the forward process.
@@ -153,9 +156,8 @@ def matched_prior(sde: SDE, mean: Tensor, variance: Tensor) -> LogDensity:
     Returns:
         The log-density, in nats, as a function of `x` `(B, *dims)`.
     """
-    T = torch.tensor(sde.T, dtype=torch.float64)
-    alpha, sigma = sde.alpha(T), sde.sigma(T)
-    mean, variance = alpha * mean.double().cpu(), alpha**2 * variance.double().cpu() + sigma**2
+    end = sde.at(sde.T)
+    mean, variance = end.alpha * on_host(mean), end.alpha**2 * on_host(variance) + end.sigma**2
 
     def log_prob(x: Tensor) -> Tensor:
         deviation = (x - mean.to(x)) / variance.sqrt().to(x)

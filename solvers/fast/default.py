@@ -30,13 +30,14 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
-from score_sde.sde import SDE
-from score_sde.solvers.base import MAX_ORDER, check_at_least, check_between, check_positive, last_time
+from score_sde.sde import SDE, Marginals
 from score_sde.solvers.fast.methods import ancestral_split
-from score_sde.solvers.fast.recorder import MOST_STEPS_OF_TABLE, Nodes, Table, Tape
-from score_sde.solvers.fast.table import TableSolver
+from score_sde.solvers.fast.recorder import Recorder
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.options import MAX_ORDER, check_at_least, check_between, check_positive
+from score_sde.solvers.process import last_time
 from score_sde.solvers.quadrature import gauss_legendre, lagrange
 
 # In units of the data's standard deviation: noise levels beyond which little happens.
@@ -61,7 +62,7 @@ def recommended(
     data_std: float = 0.5,
     eta: float = 0.0,
 ) -> TableSolver:
-    """Solver `default`.
+    """Return solver `default`.
 
     Args:
         num_steps: number of calls of the model, one a step.
@@ -88,24 +89,24 @@ def recommended(
             times = recommended_times(sde, num_steps, smallest, denoise, data_std)
         else:
             times = time_grid(sde, grid, num_steps, smallest)
-        end = None if denoise else Nodes.at_times(sde, torch.tensor(smallest, dtype=torch.float64))
+        end = None if denoise else sde.at(smallest)
         return recommended_table(sde, times, end, chosen_order, data_std, eta)
 
     return TableSolver(make_table, threshold)
 
 
 def recommended_order(num_steps: int, eta: float = 0.0) -> int:
-    """3, or 4 where steps are many and there is no noise, which high orders amplify."""
+    """Return 3, or 4 where steps are many and there is no noise, which high orders amplify."""
     return 4 if num_steps >= _MANY_STEPS and not eta else 3
 
 
 def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, data_std: float) -> Tensor:
-    """Times uniform in `v` from `T`, a step short of `sigma = 0` (or of `t_min`), float64, shape `(num_steps,)`.
+    """Return times uniform in `v`, from `T` to a step short of `sigma = 0` (or of `t_min`), float64, `(num_steps,)`.
 
     Raises:
         UserError: the process's noise lies far below `data_std`.
     """
-    limits = Nodes.at_times(sde, torch.tensor([sde.T, t_min], dtype=torch.float64))
+    limits = sde.at(torch.tensor([sde.T, t_min], dtype=torch.float64))
     if data_std > _FAR * float(limits.rho[0]):
         raise UserError(f"data_std={data_std:g} lies far above this process's noise, up to {float(limits.rho[0]):.3g}")
     first, last = (_warp(rho, data_std) for rho in limits.rho)
@@ -123,36 +124,36 @@ def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, dat
 
 
 def recommended_table(
-    sde: SDE, times: Tensor, end: Nodes | None, order: int, data_std: float, eta: float = 0.0
+    sde: SDE, times: Tensor, end: Marginals | None, order: int, data_std: float, eta: float = 0.0
 ) -> Table:
-    """The table for given times and end (`sigma = 0` if None), differentiable with respect to `times`."""
-    nodes = Nodes.at_times(sde, times)
-    tape = Tape(sde, len(times), "residual", denoises=False, data_std=data_std)
+    """Return the table for given times and end (`sigma = 0` if None), differentiable with respect to `times`."""
+    nodes = sde.at(times)
+    recorder = Recorder(sde, len(times), "residual", denoises=False, data_std=data_std)
     rhos = [*nodes.rho.unbind(), torch.zeros((), dtype=torch.float64) if end is None else end.rho]
     v = _warp(nodes.rho, data_std)
-    y, residuals = tape.start, []
+    y, residuals = recorder.start, []
     for k in range(len(times)):
-        residuals.append(_q(rhos[k], data_std) * tape.evaluate(y, nodes[k]).recorded)
+        residuals.append(_q(rhos[k], data_std) * recorder.evaluate(y, nodes[k]).recorded)
         past = slice(max(0, k + 1 - order), k + 1)
         down, up = noisy_step(rhos[k], rhos[k + 1], data_std, eta)
         weights = _weights(v[past], rhos[k], down, data_std)
         y = y / _q(rhos[k], data_std) + sum(w * r for w, r in zip(weights, residuals[past], strict=True))
         y = _q(down, data_std) * y
         if up > 0:
-            y = y + up * tape.noise()
-    return tape.table(y, end)
+            y = y + up * recorder.noise()
+    return recorder.table(y, end)
 
 
 def noisy_step(start: Tensor, end: Tensor, data_std: float, eta: float) -> tuple[Tensor, Tensor]:
-    """The noise level that a step from `start` to `end` goes down to, and the standard deviation of the noise that
-    brings it back to `end`: DDIM's, while pictures take shape; none before and after."""
+    """Return the noise level that a step from `start` to `end` goes down to, and the standard deviation of the noise
+    that brings it back to `end`: DDIM's, while pictures take shape; none before and after."""
     if not (eta > 0 and _NOISE_ENDS * data_std <= end <= _NOISE_BEGINS * data_std):
         return end, torch.zeros_like(end)
     return ancestral_split(start, end, eta)
 
 
 def _weights(nodes: Tensor, start: Tensor, end: Tensor, data_std: float) -> Tensor:
-    """`∫ l_j(v) / q^2 drho` from `start` to `end`, shape of `nodes`."""
+    """Return `∫ l_j(v) / q^2 drho` from `start` to `end`, shape of `nodes`."""
     points, point_weights = gauss_legendre()
     rho = start + (end - start) * points
     density = (end - start) * point_weights / _q(rho, data_std) ** 2
@@ -165,5 +166,5 @@ def _q(rho: Tensor, data_std: float) -> Tensor:
 
 
 def _warp(rho: Tensor, data_std: float) -> Tensor:
-    """`v`, increasing as the noise falls."""
+    """Return `v`, which grows as the noise falls."""
     return torch.log(rho + _LARGEST_SCALE * data_std) - torch.log(rho + _SMALLEST_SCALE * data_std)

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from score_sde.sde import SDE
 from score_sde.solvers.base import Model
 from score_sde.solvers.fast.default import recommended_table, recommended_times
-from score_sde.solvers.fast.recorder import Table
+from score_sde.solvers.fast.table import Table
 
 # Added to the diagonal of `A_k A_k^T`, relative to it: it bounds the weights, and with
 # them how much each step amplifies the errors of those before.
@@ -65,14 +65,15 @@ class LearnedTable(nn.Module):
         """Choose the coordinates of the weights, from trajectories whose exact ends are known."""
         table = self()
         end, states, outputs = run(table, model, x_T)
-        error = (end - exact).flatten(1).double().square().sum(1).mean().sqrt().item()
-        alpha, sigma = self._sde.alpha(table.times), self._sde.sigma(table.times)
+        error = (end - exact).flatten(1).cpu().double().square().sum(1).mean().sqrt().item()
+        nodes = self._sde.at(table.times)
         # The state's scale for N(0, c^2 I) after each step, in units of that at the end.
-        scale = torch.cat([torch.sqrt(alpha**2 + (sigma / self._data_std) ** 2)[1:], alpha.new_ones(1)])
+        sizes = torch.sqrt(nodes.alpha**2 + (nodes.sigma / self._data_std) ** 2)
+        scale = torch.cat([sizes[1:], sizes.new_ones(1)])
         for k, state in enumerate(states):
             used = range(k, max(-1, k - self._memory), -1)
             index = torch.tensor([k + 1, 0, *(1 + j for j in used[1:])])
-            rows = torch.stack([outputs[k], state, *(outputs[j] for j in used[1:])]).flatten(1).double().cpu()
+            rows = torch.stack([outputs[k], state, *(outputs[j] for j in used[1:])]).flatten(1).cpu().double()
             gram = rows @ rows.T / len(x_T)
             gram.diagonal().mul_(1 + _RIDGE)
             lower = torch.linalg.cholesky(gram)
@@ -80,13 +81,13 @@ class LearnedTable(nn.Module):
 
 
 def run(table: Table, model: Model, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """`integrate` for a noise table, with gradients for the table: the end, and all states and outputs before it.
+    """Run a noise table as `integrate`, with gradients for it; return the end, and all states and outputs before it.
 
     Of the model's calls only inputs and outputs are stored; the rest is computed again in the backward pass.
     """
     sigmas = model.sde.sigma(table.times)
     states, outputs = [], []
-    for k, t in enumerate(table.times.to(x.device).unbind()):
+    for k, t in enumerate(table.times.unbind()):
         score = checkpoint(model.score, x, t, use_reentrant=False)
         scalars = torch.cat([torch.stack([-sigmas[k], table.blend[k], table.state[k]]), table.outputs[k, : k + 1]])
         to_noise, blend, state, *weights = scalars.to(x).unbind()

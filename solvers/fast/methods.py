@@ -1,17 +1,16 @@
 r"""The named methods of the fast family, each written as in its paper.
 
-The probability flow ODE in `y = x / alpha`, `rho = sigma / alpha`, `lambda = -log rho`, and with it the reverse SDEs
-of noise level `eta`
-(`kappa = 1 + eta^2`), is solved exactly but for one integral:
+The probability flow ODE in `y = x / alpha`, `rho = sigma / alpha`, `lambda = -log rho`, and with it the reverse SDEs of
+noise level `eta` (`kappa = 1 + eta^2`), is solved exactly but for one integral:
 
-    noise prediction    y_e = y_s - kappa ∫_s^e exp(-lambda) eps dlambda                              + eta
-    sqrt(rho_s^2 - rho_e^2) z
-    data prediction     y_e = r^kappa y_s + kappa ∫_s^e exp(kappa (lambda - lambda_e)) D dlambda      + rho_e sqrt(1 -
-    r^(2 eta^2)) z
+    noise prediction    y_e = y_s - kappa ∫_s^e exp(-lambda) eps dlambda
+                              + eta sqrt(rho_s^2 - rho_e^2) z
+    data prediction     y_e = r^kappa y_s + kappa ∫_s^e exp(kappa (lambda - lambda_e)) D dlambda
+                              + rho_e sqrt(1 - r^(2 eta^2)) z
 
 with `r = rho_e / rho_s`. Methods differ in which of the two they use and in how they guess `eps` or `D` between the
-times at which the model was asked. A method is a function of a tape (see `solvers.fast.recorder`) and the nodes of the grid;
-it returns `y` at the last node.
+times at which the model was asked. A method is a function of a recorder (see `solvers.fast.recorder`) and the nodes of
+the grid; it returns `y` at the last node.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
-from score_sde.sde import SDE
-from score_sde.solvers.base import MAX_ORDER, check_at_least, check_between
-from score_sde.solvers.fast.recorder import Nodes, Prediction, Tape
+from score_sde.sde import SDE, Marginals
+from score_sde.solvers.fast.recorder import Prediction, Recorder
+from score_sde.solvers.options import MAX_ORDER, check_at_least, check_between
 from score_sde.solvers.quadrature import adams_weights
 
 Variable = Literal["log_snr", "rho", "t"]
@@ -36,13 +35,13 @@ def exact_step(
     y: Tensor,
     values: list[Tensor],
     nodes: Tensor,
-    start: Nodes,
-    end: Nodes,
+    start: Marginals,
+    end: Marginals,
     prediction: Prediction,
     eta: float = 0.0,
     variable: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """`y` at `end`, up to its noise, where the output is the polynomial through `values` at the half log-SNRs
+    """Return `y` at `end`, up to its noise, where the output is the polynomial through `values` at the half log-SNRs
     `nodes`."""
     kappa = 1 + eta**2
     if prediction == "noise":
@@ -52,18 +51,18 @@ def exact_step(
     return (end.rho / start.rho) ** kappa * y + sum(w * v for w, v in zip(weights, values, strict=True))
 
 
-def step_noise(tape: Tape, start: Nodes, end: Nodes, eta: float) -> Tensor | float:
-    """The noise of an exact step; none for `eta = 0`."""
+def step_noise(recorder: Recorder, start: Marginals, end: Marginals, eta: float) -> Tensor | float:
+    """Return the noise of an exact step, which is none for `eta = 0`."""
     if eta == 0:
         return 0.0
-    if tape.prediction == "noise":
-        return eta * torch.sqrt(start.rho**2 - end.rho**2) * tape.noise()
-    return end.rho * torch.sqrt(-torch.expm1(2 * eta**2 * (start.lam - end.lam))) * tape.noise()
+    if recorder.prediction == "noise":
+        return eta * torch.sqrt(start.rho**2 - end.rho**2) * recorder.noise()
+    return end.rho * torch.sqrt(-torch.expm1(2 * eta**2 * (start.lam - end.lam))) * recorder.noise()
 
 
 def adams(
-    tape: Tape,
-    nodes: Nodes,
+    recorder: Recorder,
+    nodes: Marginals,
     *,
     order: int = 3,
     eta: float = 0.0,
@@ -76,88 +75,90 @@ def adams(
     on data prediction in `lambda`, at order 3, DPM-Solver++(3M).
     """
     check_between("order", order, 1, MAX_ORDER)
-    of_lambda = _interpolation_variable(tape.sde, variable)
-    y, values = tape.start, []
-    for k in range(len(nodes.t) - 1):
-        values.append(tape.evaluate(y, nodes[k]).recorded)
-        used = step_order(tape, order, k, len(nodes.t), lower_order_final)
+    of_lambda = _interpolation_variable(recorder.sde, variable)
+    y, values = recorder.start, []
+    for k in range(len(nodes) - 1):
+        values.append(recorder.evaluate(y, nodes[k]).recorded)
+        used = step_order(recorder, order, k, len(nodes), lower_order_final)
         past = slice(k + 1 - used, k + 1)
-        y = exact_step(y, values[past], nodes.lam[past], nodes[k], nodes[k + 1], tape.prediction, eta, of_lambda)
-        y = y + step_noise(tape, nodes[k], nodes[k + 1], eta)
+        y = exact_step(y, values[past], nodes.lam[past], nodes[k], nodes[k + 1], recorder.prediction, eta, of_lambda)
+        y = y + step_noise(recorder, nodes[k], nodes[k + 1], eta)
     return y
 
 
-def step_order(tape: Tape, order: int, k: int, num_nodes: int, lower_order_final: bool) -> int:
-    """Order at step `k`: at most the outputs there are; and, if asked, the steps still to come, for stability in few
-    steps.
+def step_order(recorder: Recorder, order: int, k: int, num_nodes: int, lower_order_final: bool) -> int:
+    """Return the order at step `k`: at most the outputs there are; and, if asked, the steps still to come, for
+    stability in few steps.
 
     The last step, from `t_min` to `sigma = 0` where there is one, has order 1 in any case.
     """
-    steps_left = num_nodes - 1 - k + tape.denoises
+    steps_left = num_nodes - 1 - k + recorder.denoises
     return min(order, k + 1, steps_left if lower_order_final else order)
 
 
 def _interpolation_variable(sde: SDE, name: Variable) -> Callable[[Tensor], Tensor] | None:
-    """The function of `lambda` in which outputs are interpolated; None for `lambda` itself."""
+    """Return the function of `lambda` in which outputs are interpolated; None for `lambda` itself."""
     if name not in ("log_snr", "rho", "t"):
         raise UserError(f"outputs are interpolated in log_snr, rho or t, not {name!r}")
     return {"log_snr": None, "rho": lambda lam: torch.exp(-lam), "t": lambda lam: sde.time_at_log_snr(2 * lam)}[name]
 
 
-def ddim(tape: Tape, nodes: Nodes, *, eta: float = 0.0) -> Tensor:
+def ddim(recorder: Recorder, nodes: Marginals, *, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021, arXiv:2010.02502, equation 12); `eta = 1` is DDPM's ancestral sampling."""
     check_at_least("eta", eta, 0)
-    y = tape.start
-    for k in range(len(nodes.t) - 1):
-        output = tape.evaluate(y, nodes[k])
+    y = recorder.start
+    for k in range(len(nodes) - 1):
+        output = recorder.evaluate(y, nodes[k])
         down, up = ancestral_split(nodes.rho[k], nodes.rho[k + 1], eta)
         y = output.data + down * output.eps
         if eta:
-            y = y + up * tape.noise()
+            y = y + up * recorder.noise()
     return y
 
 
 def ancestral_split(rho_s: Tensor, rho_e: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """Noise level to step down to, and standard deviation of the noise to add, so that their squares add up to
+    """Return the noise level to step down to, and the standard deviation of the noise to add, whose squares add up to
     `rho_e^2`."""
     up = eta * rho_e * torch.sqrt(1 - (rho_e / rho_s) ** 2)
     return torch.sqrt(rho_e**2 - up**2), up
 
 
-def dpmpp_2m(tape: Tape, nodes: Nodes, *, eta: float = 0.0, lower_order_final: bool = False) -> Tensor:
+def dpmpp_2m(recorder: Recorder, nodes: Marginals, *, eta: float = 0.0, lower_order_final: bool = False) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2) and its SDE variant.
 
     Not quite the exact integral of the line through two outputs: the line's value in the middle of the step stands
     for all of it.
     """
     kappa = 1 + eta**2
-    y, data = tape.start, []
-    for k in range(len(nodes.t) - 1):
+    y, data = recorder.start, []
+    for k in range(len(nodes) - 1):
         start, end = nodes[k], nodes[k + 1]
-        data.append(tape.evaluate(y, start).data)
+        data.append(recorder.evaluate(y, start).data)
         middle = data[k]
-        if step_order(tape, 2, k, len(nodes.t), lower_order_final) == 2:
+        if step_order(recorder, 2, k, len(nodes), lower_order_final) == 2:
             slope = (data[k] - data[k - 1]) / (nodes.lam[k] - nodes.lam[k - 1])
             middle = data[k] + 0.5 * (end.lam - start.lam) * slope
         decay = (end.rho / start.rho) ** kappa
-        y = decay * y + (1 - decay) * middle + step_noise(tape, start, end, eta)
+        y = decay * y + (1 - decay) * middle + step_noise(recorder, start, end, eta)
     return y
 
 
-def dpmpp_3m_published(tape: Tape, nodes: Nodes, *, eta: float = 0.0, lower_order_final: bool = False) -> Tensor:
+def dpmpp_3m_published(
+    recorder: Recorder, nodes: Marginals, *, eta: float = 0.0, lower_order_final: bool = False
+) -> Tensor:
     """DPM-Solver++(3M) with the coefficients in circulation, which halve the second-derivative term: of order 2.
 
     The corrected method is Adams–Bashforth of order 3 on data prediction.
     """
     kappa = 1 + eta**2
-    y, data = tape.start, []
-    for k in range(len(nodes.t) - 1):
+    y, data = recorder.start, []
+    for k in range(len(nodes) - 1):
         start, end = nodes[k], nodes[k + 1]
-        data.append(tape.evaluate(y, start).data)
+        data.append(recorder.evaluate(y, start).data)
         h = kappa * (end.lam - start.lam)
         decay = torch.exp(-h)
         phi_2, phi_3 = 1 + torch.expm1(-h) / h, 0.5 - (torch.expm1(-h) + h) / h**2
-        order = step_order(tape, 3, k, len(nodes.t), lower_order_final)
+        order = step_order(recorder, 3, k, len(nodes), lower_order_final)
         step = decay * y + (1 - decay) * data[k]
         if order >= 2:
             length = end.lam - start.lam
@@ -169,13 +170,13 @@ def dpmpp_3m_published(tape: Tape, nodes: Nodes, *, eta: float = 0.0, lower_orde
                 earlier_gap = (nodes.lam[k - 1] - nodes.lam[k - 2]) / length
                 bend = (first - (data[k - 1] - data[k - 2]) / earlier_gap) / (gap + earlier_gap)
                 step = step + phi_2 * (first + gap * bend) + phi_3 * bend
-        y = step + step_noise(tape, start, end, eta)
+        y = step + step_noise(recorder, start, end, eta)
     return y
 
 
 def unipc(
-    tape: Tape,
-    nodes: Nodes,
+    recorder: Recorder,
+    nodes: Marginals,
     *,
     order: int = 3,
     variant: Variant = "bh2",
@@ -191,19 +192,19 @@ def unipc(
     if variant not in ("bh1", "bh2"):
         raise UserError(f"UniPC has the variants bh1 and bh2, not {variant!r}")
     check_between("order", order, 1, MAX_ORDER)
-    y, corrected, data = tape.start, tape.start, []
+    y, corrected, data = recorder.start, recorder.start, []
     used = 0
-    for k in range(len(nodes.t) - 1):
-        data.append(tape.evaluate(y, nodes[k]).data)
+    for k in range(len(nodes) - 1):
+        data.append(recorder.evaluate(y, nodes[k]).data)
         if k > 0:
             corrected = _unipc_step(corrected, data, nodes, list(range(k - used, k + 1)), k - 1, variant)
-        used = step_order(tape, order, k, len(nodes.t), lower_order_final)
+        used = step_order(recorder, order, k, len(nodes), lower_order_final)
         y = _unipc_step(corrected, data, nodes, list(range(k + 1 - used, k + 1)), k, variant)
     return y
 
 
-def _unipc_step(y: Tensor, data: list[Tensor], nodes: Nodes, points: list[int], k: int, variant: str) -> Tensor:
-    """From node `k` to `k + 1` with the polynomial through the outputs at `points`."""
+def _unipc_step(y: Tensor, data: list[Tensor], nodes: Marginals, points: list[int], k: int, variant: str) -> Tensor:
+    """Step from node `k` to `k + 1` with the polynomial through the outputs at `points`."""
     start, end = nodes[k], nodes[k + 1]
     if len(points) != 2:
         return exact_step(y, [data[j] for j in points], nodes.lam[points], start, end, "data")

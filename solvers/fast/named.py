@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any, get_type_hints
 
+from score_sde.sde import SDE
 from score_sde.solvers.fast import methods, singlestep
 from score_sde.solvers.fast.default import recommended
-from score_sde.solvers.fast.table import TableSolver
-from score_sde.solvers.fast.table import solver_from_method as solver
+from score_sde.solvers.fast.recorder import Method, Prediction, method_table
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
+from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.fast.tuned import tuned
+from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.options import check_between
+
+
+def solver(
+    method: Method,
+    prediction: Prediction,
+    default_grid: Grid = "uniform_log_snr",
+    calls_a_step: int | None = None,
+    **fixed: Any,
+) -> Callable[..., TableSolver]:
+    """Return the constructor of a named solver.
+
+    Its options are `num_steps`, the number of grid times; `grid` and `t_min` (see `time_grid`); `denoise`, whether to
+    end at `sigma = 0` or stop at `t_min`; `threshold` (see `solvers.fast.thresholding`); then the method's own, but
+    those that are `fixed`.
+    """
+
+    def build(
+        num_steps: int,
+        grid: Grid = default_grid,
+        t_min: float | None = None,
+        denoise: bool = True,
+        threshold: Threshold | None = None,
+        **own: Any,
+    ) -> TableSolver:
+        check_between("num_steps", num_steps, 1, MOST_STEPS_OF_TABLE)
+
+        def make_table(sde: SDE) -> Table:
+            times = time_grid(sde, grid, num_steps, t_min)
+            return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})
+
+        return TableSolver(make_table, threshold, calls_a_step)
+
+    common = [p for p in inspect.signature(build).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in fixed]
+    build.__signature__ = inspect.Signature([*common, *own])  # type: ignore[attr-defined]
+    hints = get_type_hints(method, include_extras=True) | get_type_hints(build, include_extras=True)
+    build.__annotations__ = {p.name: hints[p.name] for p in (*common, *own)}
+    build.__doc__ = method.__doc__
+    return build
+
 
 FAST_SOLVERS: dict[str, Callable[..., TableSolver]] = {
     "default": recommended,

@@ -1,109 +1,77 @@
-r"""Samplers as tables of coefficients.
+r"""How a method, written as in its paper, becomes a table.
 
-With `y = x / alpha` and `rho = sigma / alpha`, every sampler of the fast family asks the model at times `t_0, t_1, …`
-and combines
-linearly: its state, the model's outputs `F_0, F_1, …` so far (noise `eps` or data `D`, which follow from each other
-by Tweedie's
-formula `D = y - rho eps`), and fresh noise `z`,
-
-    x_{k+1} = a_k x_k + sum_{j <= k} b_kj F_j + c_k z_k.
-
-Multistep, singlestep and predictor-corrector methods are all of this form: where a method goes back to an earlier
-state (Heun's second stage, UniPC's corrector), the way back is a combination of outputs too. So a sampler *is* its
-table `(t, a, b, c)`.
-
-A method is written down as in its paper, with ordinary arithmetic on states and outputs, and run once on a `Tape`:
-there each state is not an array but the vector of its coefficients in `y_0, F_0, F_1, …, z_0, z_1, …`. The tape then
-reads off the table, in float64.
+A method is written down with ordinary arithmetic on states `y` and outputs (`solvers.fast.methods`), and run once on a
+`Recorder`: there each state is not an array but the vector of its coefficients in `y_0, F_0, F_1, …, z_0, z_1, …`. The
+recorder then reads off the table (`solvers.fast.table`), in float64.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from score_sde.sde import SDE
+from score_sde.sde import SDE, Marginals
+from score_sde.solvers.fast.table import Table
 
 Prediction = Literal["noise", "data", "residual"]
+# Called as method(recorder, nodes, **options): takes `y` from the first of the nodes, at T, to the last.
+Method = Callable[..., Tensor]
 
-# A table takes memory with the square of its steps, 11 GB for these. (The longest ladder published has as many.)
-MOST_STEPS_OF_TABLE = 4000
-
+# The most calls a method makes in a step.
+_MAX_STAGES = 3
 # A coefficient this small beside the terms whose difference it is, is a rounding error.
 _ROUNDING = 1e-12
 
 
-class Table(NamedTuple):
-    """A sampler: `x_{k+1} = state_k x_k + sum_j outputs_kj F_j + noise_k z_k`; all float64.
+def method_table(
+    method: Method,
+    sde: SDE,
+    times: Tensor,
+    *,
+    prediction: Prediction,
+    denoise: bool = True,
+    **options: Any,
+) -> Table:
+    """Return the table of a method from `solvers.fast.methods`, differentiable with respect to `times`.
 
-    Attributes:
-        times: when the model is asked, shape `(n,)`.
-        state: shape `(n,)`.
-        outputs: lower triangular, shape `(n, n)`.
-        noise: shape `(n,)`.
-        prediction: what `F` is made from: the model's noise `eps` or its denoised data `D`.
-        blend: multiple of `x_k` that is added to it, shape `(n,)`; zero but for residuals.
-        end: time of the last state; None for `sigma = 0`.
+    Args:
+        method: what is recorded.
+        sde: the forward process.
+        times: the grid, float64, shape `(N,)`.
+        prediction: the output in which the method is written.
+        denoise: finish with a call at the last time and its denoised mean.
+        options: passed to the method.
     """
-
-    times: Tensor
-    state: Tensor
-    outputs: Tensor
-    noise: Tensor
-    prediction: Literal["noise", "data"]
-    blend: Tensor
-    end: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Times with their noise levels, float64, shape `(N,)` each.
-
-    Attributes:
-        t: times.
-        rho: `sigma / alpha`.
-        lam: `-log rho`, half the log-SNR.
-    """
-
-    t: Tensor
-    rho: Tensor
-    lam: Tensor
-
-    @staticmethod
-    def at_times(sde: SDE, t: Tensor) -> Nodes:
-        """The nodes at these times."""
-        lam = 0.5 * sde.log_snr(t)
-        return Nodes(t, torch.exp(-lam), lam)
-
-    @staticmethod
-    def at_lambdas(sde: SDE, lam: Tensor) -> Nodes:
-        """The nodes with these half log-SNRs."""
-        return Nodes(sde.time_at_log_snr(2 * lam), torch.exp(-lam), lam)
-
-    def __getitem__(self, index: int) -> Nodes:
-        """One node."""
-        return Nodes(self.t[index], self.rho[index], self.lam[index])
+    nodes = sde.at(times)
+    recorder = Recorder(sde, _MAX_STAGES * len(times), prediction, denoise)
+    y = method(recorder, nodes, **options)
+    last = nodes[len(times) - 1]
+    table = recorder.table(recorder.evaluate(y, last).data, None) if denoise else recorder.table(y, last)
+    # A stage at the end of a step may lie beyond it by a rounding error.
+    return table._replace(times=table.times.clamp(times[-1].item(), times[0].item()))
 
 
 class Output(NamedTuple):
-    """The model's answer at a state, as coefficient vectors: the output the tape records, noise and data."""
+    """The model's answer at a state, as coefficient vectors: the output the table combines, noise and data."""
 
     recorded: Tensor
     eps: Tensor
     data: Tensor
 
 
-class Tape:
+class Recorder:
     """Runs a method on coefficient vectors and writes its table down.
 
     Args:
         sde: the forward process.
         capacity: at least the number of calls the method makes.
         prediction: which of the model's outputs the table combines; choose the one the method is written in, to keep
-        it sparse.
+            it sparse.
+        denoises: whether the method is followed by a step to `sigma = 0`.
+        data_std: standard deviation of the data, for residuals.
     """
 
     def __init__(
@@ -115,7 +83,7 @@ class Tape:
         self._capacity = capacity
         self.prediction = prediction
         self._states: list[Tensor] = []
-        self._nodes: list[Nodes] = []
+        self._nodes: list[Marginals] = []
         self._noises = 0
         self.start = self._unit(0)
 
@@ -124,7 +92,7 @@ class Tape:
         unit[index] = 1
         return unit
 
-    def evaluate(self, y: Tensor, node: Nodes) -> Output:
+    def evaluate(self, y: Tensor, node: Marginals) -> Output:
         """Ask the model at the state `y`, at a node."""
         output = self._unit(1 + len(self._states))
         self._states.append(y)
@@ -138,12 +106,12 @@ class Tape:
         return -rho / (rho**2 + self.data_std**2) if self.prediction == "residual" else torch.zeros_like(rho)
 
     def noise(self) -> Tensor:
-        """Fresh standard normal noise; at most one between two calls of the model."""
+        """Draw fresh standard normal noise; at most one between two calls of the model."""
         self._noises += 1
         return self._unit(self._capacity + self._noises)
 
-    def table(self, y: Tensor, end: Nodes | None) -> Table:
-        """The table of what was done, with final state `y` at the node `end` (at `sigma = 0` if None)."""
+    def table(self, y: Tensor, end: Marginals | None) -> Table:
+        """Return the table of what was done, with final state `y` at the node `end` (at `sigma = 0` if None)."""
         count = len(self._states)
         times = torch.stack([node.t for node in self._nodes])
         alpha = self.sde.alpha(times)

@@ -10,69 +10,69 @@ import math
 import torch
 from torch import Tensor
 
-from score_sde.sde import SDE
-from score_sde.solvers.base import check_at_least, check_between
+from score_sde.sde import SDE, Marginals
 from score_sde.solvers.fast.methods import ancestral_split, exact_step
-from score_sde.solvers.fast.recorder import Nodes, Tape
+from score_sde.solvers.fast.recorder import Recorder
+from score_sde.solvers.options import check_at_least, check_between
 
 # Of the noise that EDM's churn adds, as a multiple of what belongs there; EDM has 1.003 to 1.007.
 _MOST_NOISE = 2.0
 
 
-def dpm_2(tape: Tape, nodes: Nodes) -> Tensor:
+def dpm_2(recorder: Recorder, nodes: Marginals) -> Tensor:
     """DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927, algorithm 1): the midpoint rule in `lambda` on noise
     prediction."""
-    middles = _between(tape.sde, nodes, 1 / 2)
-    y = tape.start
-    for k in range(len(nodes.t) - 1):
-        first = tape.evaluate(y, nodes[k]).eps
-        second = tape.evaluate(y + (middles.rho[k] - nodes.rho[k]) * first, middles[k]).eps
+    middles = _between(recorder.sde, nodes, 1 / 2)
+    y = recorder.start
+    for k in range(len(nodes) - 1):
+        first = recorder.evaluate(y, nodes[k]).eps
+        second = recorder.evaluate(y + (middles.rho[k] - nodes.rho[k]) * first, middles[k]).eps
         y = y + (nodes.rho[k + 1] - nodes.rho[k]) * second
     return y
 
 
-def dpm_3(tape: Tape, nodes: Nodes) -> Tensor:
+def dpm_3(recorder: Recorder, nodes: Marginals) -> Tensor:
     """DPM-Solver-3 (Lu et al. 2022, arXiv:2206.00927, algorithm 2): stages a third and two thirds into the step."""
-    thirds, two_thirds = _between(tape.sde, nodes, 1 / 3), _between(tape.sde, nodes, 2 / 3)
-    y = tape.start
-    for k in range(len(nodes.t) - 1):
+    thirds, two_thirds = _between(recorder.sde, nodes, 1 / 3), _between(recorder.sde, nodes, 2 / 3)
+    y = recorder.start
+    for k in range(len(nodes) - 1):
         start, a, b, end = nodes[k], thirds[k], two_thirds[k], nodes[k + 1]
-        eps_0 = tape.evaluate(y, start).eps
-        eps_a = tape.evaluate(y + (a.rho - start.rho) * eps_0, a).eps
+        eps_0 = recorder.evaluate(y, start).eps
+        eps_a = recorder.evaluate(y + (a.rho - start.rho) * eps_0, a).eps
         at_b = exact_step(y, [eps_0, eps_a], torch.stack([start.lam, a.lam]), start, b, "noise")
-        eps_b = tape.evaluate(at_b, b).eps
+        eps_b = recorder.evaluate(at_b, b).eps
         y = exact_step(y, [eps_0, eps_b], torch.stack([start.lam, b.lam]), start, end, "noise")
     return y
 
 
-def _between(sde: SDE, nodes: Nodes, fraction: float) -> Nodes:
-    """The nodes this fraction of each step further, in `lambda`."""
-    return Nodes.at_lambdas(sde, nodes.lam[:-1] + fraction * (nodes.lam[1:] - nodes.lam[:-1]))
+def _between(sde: SDE, nodes: Marginals, fraction: float) -> Marginals:
+    """Return the nodes this fraction of each step further, in `lambda`."""
+    return sde.at_lambda(nodes.lam[:-1] + fraction * (nodes.lam[1:] - nodes.lam[:-1]))
 
 
-def dpmpp_2s(tape: Tape, nodes: Nodes, *, eta: float = 0.0) -> Tensor:
+def dpmpp_2s(recorder: Recorder, nodes: Marginals, *, eta: float = 0.0) -> Tensor:
     """DPM-Solver++(2S) (Lu et al. 2022, arXiv:2211.01095, algorithm 1): the midpoint rule on data prediction.
 
     With `eta` it steps further down and adds noise back, as ancestral sampling does.
     """
     down, up = ancestral_split(nodes.rho[:-1], nodes.rho[1:], eta)
     # Halfway down, but for large eta not beyond the end of the step.
-    middles = Nodes.at_lambdas(tape.sde, torch.minimum(0.5 * (nodes.lam[:-1] - torch.log(down)), nodes.lam[1:]))
-    y = tape.start
-    for k in range(len(nodes.t) - 1):
-        first = tape.evaluate(y, nodes[k]).data
+    middles = recorder.sde.at_lambda(torch.minimum(0.5 * (nodes.lam[:-1] - torch.log(down)), nodes.lam[1:]))
+    y = recorder.start
+    for k in range(len(nodes) - 1):
+        first = recorder.evaluate(y, nodes[k]).data
         ratio = middles.rho[k] / nodes.rho[k]
-        second = tape.evaluate(ratio * y + (1 - ratio) * first, middles[k]).data
+        second = recorder.evaluate(ratio * y + (1 - ratio) * first, middles[k]).data
         ratio = down[k] / nodes.rho[k]
         y = ratio * y + (1 - ratio) * second
         if eta:
-            y = y + up[k] * tape.noise()
+            y = y + up[k] * recorder.noise()
     return y
 
 
 def heun(
-    tape: Tape,
-    nodes: Nodes,
+    recorder: Recorder,
+    nodes: Marginals,
     *,
     second_order: bool = True,
     s_churn: float = 0.0,
@@ -90,17 +90,17 @@ def heun(
     check_at_least("s_min", s_min, 0)
     check_at_least("s_max", s_max, 0)
     check_between("s_noise", s_noise, 0, _MOST_NOISE)
-    gamma = min(s_churn / len(nodes.t), math.sqrt(2) - 1)
+    gamma = min(s_churn / len(nodes), math.sqrt(2) - 1)
     raised_rho = torch.where((nodes.rho >= s_min) & (nodes.rho <= s_max), nodes.rho * (1 + gamma), nodes.rho)
-    raised = Nodes.at_lambdas(tape.sde, -torch.log(torch.minimum(raised_rho, nodes.rho[0]))) if gamma else nodes
-    y = tape.start
-    for k in range(len(nodes.t) - 1):
+    raised = recorder.sde.at_lambda(-torch.log(torch.minimum(raised_rho, nodes.rho[0]))) if gamma else nodes
+    y = recorder.start
+    for k in range(len(nodes) - 1):
         if raised.rho[k] > nodes.rho[k]:
-            y = y + s_noise * torch.sqrt(raised.rho[k] ** 2 - nodes.rho[k] ** 2) * tape.noise()
+            y = y + s_noise * torch.sqrt(raised.rho[k] ** 2 - nodes.rho[k] ** 2) * recorder.noise()
         step = nodes.rho[k + 1] - raised.rho[k]
-        first = tape.evaluate(y, raised[k]).eps
+        first = recorder.evaluate(y, raised[k]).eps
         if second_order:
-            second = tape.evaluate(y + step * first, nodes[k + 1]).eps
+            second = recorder.evaluate(y + step * first, nodes[k + 1]).eps
             y = y + step * (first + second) / 2
         else:
             y = y + step * first

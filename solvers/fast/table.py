@@ -1,6 +1,14 @@
-r"""The one integrator of the fast family.
+r"""Samplers as tables of coefficients, and the one loop that runs them.
 
-A method's table (see `solvers.fast.recorder`) is computed once, in float64, from the grid; the loop then asks the model and
+With `y = x / alpha` and `rho = sigma / alpha`, every sampler of the fast family asks the model at times `t_0, t_1, …`
+and combines linearly: its state, the model's outputs `F_0, F_1, …` so far (noise `eps` or data `D`, which follow from
+each other by Tweedie's formula `D = y - rho eps`), and fresh noise `z`,
+
+    x_{k+1} = a_k x_k + sum_{j <= k} b_kj F_j + c_k z_k.
+
+Multistep, singlestep and predictor-corrector methods are all of this form: where a method goes back to an earlier state
+(Heun's second stage, UniPC's corrector), the way back is a combination of outputs too. So a sampler *is* its table
+`(t, a, b, c)`. It is computed once, in float64, from the grid (`solvers.fast.recorder`); the loop asks the model and
 forms linear combinations, nothing else. After `N` grid times `T = t_0 > … > t_{N-1} = t_min` the last step goes from
 `t_min` to `sigma = 0`, where the answer is the denoised mean; so a method that asks the model once a step makes `N`
 calls.
@@ -8,62 +16,49 @@ calls.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, get_type_hints
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
-from score_sde.solvers.base import Ends, Model, Solution, States, Stepwise, check_between, sample_noise
-from score_sde.solvers.fast.recorder import MOST_STEPS_OF_TABLE, Nodes, Prediction, Table, Tape
+from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
 from score_sde.solvers.fast.thresholding import Threshold
-from score_sde.solvers.grids import Grid, time_grid
 
-# The most calls a method makes in a step.
-_MAX_STAGES = 3
-
-Method = Callable[..., Tensor]
+# A table takes memory with the square of its steps, 11 GB for these. (The longest ladder published has as many.)
+MOST_STEPS_OF_TABLE = 4000
 
 
-def method_table(
-    method: Method,
-    sde: SDE,
-    times: Tensor,
-    *,
-    prediction: Prediction,
-    denoise: bool = True,
-    **options: Any,
-) -> Table:
-    """Run a method from `solvers.fast.methods` on coefficient vectors and return its table, differentiable with respect to
-    `times`.
+class Table(NamedTuple):
+    """A sampler: `x_{k+1} = state_k x_k + sum_j outputs_kj F_j + noise_k z_k`; all float64.
 
-    Args:
-        method: what to run.
-        sde: the forward process.
-        times: the grid, float64, shape `(N,)`.
-        prediction: the output in which the method is written.
-        denoise: finish with a call at the last time and its denoised mean.
-        options: passed to the method.
+    Attributes:
+        times: when the model is asked, shape `(n,)`.
+        state: shape `(n,)`.
+        outputs: lower triangular, shape `(n, n)`.
+        noise: shape `(n,)`.
+        prediction: what `F` is made from: the model's noise `eps` or its denoised data `D`.
+        blend: multiple of `x_k` that is added to it, shape `(n,)`; zero but for residuals.
+        end: time of the last state; None for `sigma = 0`.
     """
-    nodes = Nodes.at_times(sde, times)
-    tape = Tape(sde, _MAX_STAGES * len(times), prediction, denoise)
-    y = method(tape, nodes, **options)
-    last = nodes[len(times) - 1]
-    table = tape.table(tape.evaluate(y, last).data, None) if denoise else tape.table(y, last)
-    # A stage at the end of a step may lie beyond it by a rounding error.
-    return table._replace(times=table.times.clamp(times[-1].item(), times[0].item()))
+
+    times: Tensor
+    state: Tensor
+    outputs: Tensor
+    noise: Tensor
+    prediction: Literal["noise", "data"]
+    blend: Tensor
+    end: Tensor | None = None
 
 
 class Step(NamedTuple):
     """One call of the model and the combination after it, in plain numbers, so that the loop has none to compute.
 
     Attributes:
-        t: when the model is asked, a tensor of shape `()`.
+        t: when the model is asked, a tensor of shape `()`, float64.
         alpha: at `t`.
         sigma: at `t`.
         blend: multiple of the state that is added to the output.
@@ -84,7 +79,7 @@ class Step(NamedTuple):
 
 
 def steps_of(table: Table, sde: SDE) -> list[Step]:
-    """The steps of a table."""
+    """Return the steps of a table."""
     rows = [[(j, weight) for j, weight in enumerate(row) if weight != 0] for row in table.outputs.tolist()]
     last_use = dict.fromkeys(range(len(rows)), 0) | {j: k for k, row in enumerate(rows) for j, _ in row}
     done = [[j for j in range(k + 1) if max(last_use[j], j) == k] for k in range(len(rows))]
@@ -101,7 +96,7 @@ def integrate(
     noise: SampleNoise | None = None,
     threshold: Threshold | None = None,
 ) -> Tensor:
-    """Run a table from `x` `(B, *dims)` at its first time; the state at its end, in the dtype of `x`.
+    """Run a table from `x` `(B, *dims)` at its first time; return the state at its end, in the dtype of `x`.
 
     Args:
         table: the sampler.
@@ -122,10 +117,20 @@ def run_steps(
     threshold: Threshold | None = None,
     first: int = 0,
 ) -> Tensor:
-    """The loop: see `integrate`. These steps, of which the number in the table is `first`, use no earlier outputs."""
+    """Run these steps, a whole table or a part of it that uses no earlier outputs; arguments else as of `integrate`.
+
+    Args:
+        steps: what to run.
+        prediction: the table's.
+        model: asked once a step.
+        x: start.
+        noise: needed where there is any.
+        threshold: applied to the denoised data of each call.
+        first: number of the first of these steps in the table.
+    """
     outputs: dict[int, Tensor] = {}
     for k, step in enumerate(steps, first):
-        output = _output(model, x, step.t.to(x.device), step.alpha, step.sigma, prediction, threshold)
+        output = _output(model, x, step.t, step.alpha, step.sigma, prediction, threshold)
         outputs[k] = torch.add(output, x, alpha=step.blend) if step.blend else output
         x = x * step.state
         for j, weight in step.outputs:
@@ -148,7 +153,7 @@ def _output(
     return data if prediction == "data" else (x - alpha * data) / sigma
 
 
-class TableSolver:
+class TableSolver(Solver):
     """A solver that runs one table, made for the model's process at its first call.
 
     Args:
@@ -169,7 +174,7 @@ class TableSolver:
         self._made: tuple[SDE, Table, list[Step]] | None = None
 
     def table(self, sde: SDE) -> Table:
-        """The table for this process."""
+        """Return the table for this process."""
         return self._for_process(sde)[0]
 
     def _for_process(self, sde: SDE) -> tuple[Table, list[Step]]:
@@ -183,93 +188,32 @@ class TableSolver:
             self._made = sde, table, steps_of(table, sde)
         return self._made[1:]
 
-    @torch.no_grad()
-    @checked
-    def __call__(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Solution:
-        """Solve from `x_T` `(B, *dims)`; seeds, one an example, or a generator matter to stochastic methods alone."""
+    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
         table, steps = self._for_process(model.sde)
-        x = run_steps(steps, table.prediction, model, x_T, self._noise(table, x_T, seeds, generator), self._threshold)
+        x = run_steps(steps, table.prediction, model, x_T, _noise(table, draw), self._threshold)
         return Solution(x, len(steps))
 
-    @staticmethod
-    def _noise(
-        table: Table, x_T: Tensor, seeds: Iterable[int] | None, generator: torch.Generator | None
-    ) -> SampleNoise | None:
-        return sample_noise(x_T, seeds, generator) if bool(table.noise.any()) else None
-
-    @checked
-    def stepwise(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Stepwise:
-        """The method's steps; arguments as of a call.
-
-        Raises:
-            UserError: it remembers outputs from step to step.
-        """
+    def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         if self._calls_a_step is None:
             raise UserError(
                 "this solver remembers earlier outputs, so that states cannot be changed between its steps: take one "
                 "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
             )
         table, steps = self._for_process(model.sde)
-        noise = self._noise(table, x_T, seeds, generator)
+        noise = _noise(table, draw)
         firsts = range(0, len(steps), self._calls_a_step)
         parts = [steps[first : first + self._calls_a_step] for first in firsts]
 
         def step(k: int, x: Tensor) -> Tensor:
             return run_steps(parts[k], table.prediction, model, x, noise, self._threshold, firsts[k])
 
-        times = torch.cat([table.times[list(firsts)], *([] if table.end is None else [table.end.reshape(1)])])
-        return Stepwise(Ends.at_times(model.sde, times, table.end is None), [len(part) for part in parts], step)
+        times = table.times[list(firsts)]
+        if table.end is None:
+            ends = model.sde.at(times).and_data()
+        else:
+            ends = model.sde.at(torch.cat([times, table.end.reshape(1)]))
+        return Steps(ends, [len(part) for part in parts], step)
 
 
-def solver_from_method(
-    method: Method,
-    prediction: Prediction,
-    default_grid: Grid = "uniform_log_snr",
-    calls_a_step: int | None = None,
-    **fixed: Any,
-) -> Callable[..., TableSolver]:
-    """The constructor of a named solver; see `TableSolver` for the calls.
-
-    Its options are `num_steps`, the number of grid times; `grid` and `t_min` (see `time_grid`); `denoise`, whether to
-    end at
-    `sigma = 0` or stop at `t_min`; `threshold` (see `solvers.fast.thresholding`); then the method's own, but those that
-    are `fixed`.
-    """
-
-    def build(
-        num_steps: int,
-        grid: Grid = default_grid,
-        t_min: float | None = None,
-        denoise: bool = True,
-        threshold: Threshold | None = None,
-        **own: Any,
-    ) -> TableSolver:
-        check_between("num_steps", num_steps, 1, MOST_STEPS_OF_TABLE)
-
-        def make_table(sde: SDE) -> Table:
-            times = time_grid(sde, grid, num_steps, t_min)
-            return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})
-
-        return TableSolver(make_table, threshold, calls_a_step)
-
-    common = [p for p in inspect.signature(build).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    own = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in fixed]
-    build.__signature__ = inspect.Signature([*common, *own])  # type: ignore[attr-defined]
-    hints = get_type_hints(method, include_extras=True) | get_type_hints(build, include_extras=True)
-    build.__annotations__ = {p.name: hints[p.name] for p in (*common, *own)}
-    build.__doc__ = method.__doc__
-    return build
+def _noise(table: Table, draw: Draw) -> SampleNoise | None:
+    return draw("solver") if bool(table.noise.any()) else None

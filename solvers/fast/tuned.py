@@ -14,11 +14,11 @@ import torch
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.sde import SDE
-from score_sde.solvers.base import check_at_least, check_positive, last_time
 from score_sde.solvers.fast.default import recommended_table
-from score_sde.solvers.fast.recorder import Table
-from score_sde.solvers.fast.table import TableSolver
+from score_sde.solvers.fast.table import Table, TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
+from score_sde.solvers.options import check_at_least, check_positive
+from score_sde.solvers.process import last_time
 
 _NOISY_ORDER = 2
 _ARRAYS = ("times", "state", "outputs", "noise", "blend")
@@ -70,7 +70,7 @@ def tuned(
 
 
 def with_noise(table: Table, sde: SDE, data_std: float, eta: float) -> Table:
-    """A tuned table with noise: what noise changes in the recommended solver's, it changes here.
+    """Return a tuned table with noise: what noise changes in the recommended solver's, it changes here.
 
     That solver is taken at order 2, since high orders amplify noise.
 
@@ -85,7 +85,7 @@ def with_noise(table: Table, sde: SDE, data_std: float, eta: float) -> Table:
 
 
 def table_path(folder: str | Path, num_steps: int) -> Path:
-    """Where the table for a number of steps lies in a folder."""
+    """Return where the table for a number of steps lies in a folder."""
     return Path(folder) / f"tuned_{num_steps}.json"
 
 
@@ -94,7 +94,7 @@ def save_table(path: str | Path, table: Table, sde: SDE) -> None:
     content = {name: getattr(table, name).tolist() for name in _ARRAYS}
     content |= {"prediction": table.prediction, "log_snr": sde.log_snr(table.times).tolist()}
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def load_table(path: str | Path) -> Table:
@@ -112,7 +112,7 @@ def _read(path: Path, num_steps: int | None) -> tuple[Table, torch.Tensor]:
             raise UserError(f"{path} is a folder: say for which num_steps the tuned table is wanted")
         path = table_path(path, num_steps)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         arrays = {name: torch.tensor(content[name], dtype=torch.float64) for name in _ARRAYS}
         table = Table(prediction=content["prediction"], **arrays)
         log_snr = torch.tensor(content["log_snr"], dtype=torch.float64)

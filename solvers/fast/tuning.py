@@ -1,14 +1,14 @@
 r"""Tuning a sampler to a model.
 
-A sampler of the fast family is its table (see `solvers.fast.recorder`): times, and a lower triangle of weights. Given a model
-and a budget of `N` calls, all of it is learned at once, by gradient through the sampler, from the distance between
-its samples and accurate solutions of the same ODE from the same noise:
+A sampler of the fast family is its table (see `solvers.fast.table`): times, and a lower triangle of weights. Given a
+model and a budget of `N` calls, all of it is learned at once, by gradient through the sampler, from the distance
+between its samples and accurate solutions of the same ODE from the same noise:
 
     minimise    ( mean_i |x_i(table) - x_i(exact)|^{1/2} )^2
 
 over the times, the weights of the last few outputs, and the weight of the state, in the coordinates of
-`solvers.fast.learned_table`. The root keeps the few examples whose trajectories pass close to where they part from ruling
-the mean. The recommended solver's table, of two orders, is where it starts. As there are few parameters and each
+`solvers.fast.learned_table`. The root keeps the few examples whose trajectories pass close to where they part from
+ruling the mean. The recommended solver's table, of two orders, is where it starts. As there are few parameters and each
 example brings as many equations as it has dimensions, small batches from a few hundred examples are enough; held-out
 noise decides which table to keep, so that the result is never worse there than the start. A step that makes things much
 worse is taken back, and the learning rate halved. The model's activations are recomputed in the backward pass, one step
@@ -27,21 +27,15 @@ from torch import Tensor, nn
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
-from score_sde.solvers.base import (
-    MAX_ORDER,
-    MOST_STEPS,
-    Model,
-    check_at_least,
-    check_between,
-    check_positive,
-    last_time,
-)
+from score_sde.solvers.base import Model
 from score_sde.solvers.fast import methods
 from score_sde.solvers.fast.default import recommended_order
 from score_sde.solvers.fast.learned_table import LearnedTable, run
-from score_sde.solvers.fast.recorder import MOST_STEPS_OF_TABLE, Table
-from score_sde.solvers.fast.table import integrate, method_table
+from score_sde.solvers.fast.recorder import method_table
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, integrate
 from score_sde.solvers.grids import time_grid
+from score_sde.solvers.options import MAX_ORDER, MOST_STEPS, check_at_least, check_between, check_positive
+from score_sde.solvers.process import last_time
 
 # By default: equations (trajectories times dimensions) to learn from, and those of a batch; calls of the model, and
 # iterations at least.
@@ -168,7 +162,7 @@ def tune(
 
 @torch.no_grad()
 def accurate_solution(model: Model, x_T: Tensor, num_steps: int = 100) -> Tensor:
-    """The end of the probability flow's trajectory from `x_T` `(B, *dims)`: at `t_min`, denoised; by UniPC-3."""
+    """Return the end of the probability flow's trajectory from `x_T` `(B, *dims)`: at `t_min`, denoised; by UniPC-3."""
     times = time_grid(model.sde, "uniform_log_snr", num_steps)
     return integrate(method_table(methods.unipc, model.sde, times, prediction="data", order=3), model, x_T)
 

@@ -20,22 +20,21 @@ MAX_ORDER = 4
 
 
 def integrate_adams(field: Field, y: Tensor, nodes: Tensor, max_order: int = MAX_ORDER) -> Tensor:
-    """The solution at the last of the `nodes`, from `y` `(B, n)` at the first; `len(nodes)` calls.
+    """Return the solution at the last of the `nodes`, from `y` `(B, n)` at the first, by `len(nodes)` calls.
 
     Args:
         field: right-hand side; called with `s` `()`.
         y: state at the first node.
-        nodes: rising or falling, float64.
+        nodes: rising or falling, float64, on the CPU.
         max_order: `k`, the number of slopes the predictor uses.
     """
     slopes = [field(nodes[0], y)]
-    places = nodes.cpu()
     for i in range(len(nodes) - 1):
         first = max(0, i + 1 - max_order)
-        start, end = places[i], places[i + 1]
-        predicted = _advance(y, adams_weights(places[first : i + 1], start, end, rate=0.0), slopes)
+        start, end = nodes[i], nodes[i + 1]
+        predicted = _advance(y, adams_weights(nodes[first : i + 1], start, end, rate=0.0), slopes)
         slopes.append(field(nodes[i + 1], predicted))
-        y = _advance(y, adams_weights(places[first : i + 2], start, end, rate=0.0), slopes)
+        y = _advance(y, adams_weights(nodes[first : i + 2], start, end, rate=0.0), slopes)
         slopes = slopes[-max_order:]
     return y
 

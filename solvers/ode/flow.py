@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from score_sde.sde import SDE
+from score_sde.sde.marginals import on_host
 from score_sde.solvers.base import Model
 
 # Radians. Between 0.05 and 0.2 it makes little difference.
@@ -55,44 +56,38 @@ class ProbabilityFlow:
 
     @property
     def sde(self) -> SDE:
-        """The forward process."""
+        """The forward process is the model's."""
         return self.model.sde
 
     def __call__(self, s: Tensor, z: Tensor) -> Tensor:
-        """`dz/ds = (theta + 0.1) v` at `z` `(B, d)`, `s` of shape `()` or `(B,)`; shape of `z`."""
-        t = self.time(s)
-        theta, norm, sigma = self._angle(t), self._norm(t), self.sde.sigma(t)
-        x = (self.sde.expand(norm, z) * z).reshape(self.shape)
+        """Return `dz/ds = (theta + 0.1) v` at `z` `(B, d)`, `s` of shape `()` or `(B,)`; shape of `z`."""
+        here = self.sde.at(self.time(s))
+        x = (self.sde.expand(here.r, z) * z).reshape(self.shape)
         self.nfe += 1
-        score = self.model.score(x, t).reshape(z.shape)
+        score = self.model.score(x, here.t).reshape(z.shape)
+        theta = here.theta
         rate = theta + self.resolution
-        of_score = self.sde.expand(-rate * sigma / torch.cos(theta), z)
+        of_score = self.sde.expand(-rate * here.sigma / torch.cos(theta), z)
         of_state = self.sde.expand(-rate * torch.tan(theta), z)
         return of_score * score + of_state * z
 
     def position(self, t: Tensor) -> Tensor:
-        """The independent variable `s` at times `t`; float64, shape of `t`."""
-        return torch.log(self._angle(t.double()) + self.resolution)
+        """Return the independent variable `s` at times `t`; float64, shape of `t`."""
+        return torch.log(self.sde.at(t).theta + self.resolution)
 
     def time(self, s: Tensor) -> Tensor:
-        """The time in `[t_min, T]` at `s`; float64, shape of `s`."""
-        theta = (torch.exp(s.double()) - self.resolution).clamp(_SMALLEST_ANGLE, math.pi / 2 - _SMALLEST_ANGLE)
+        """Return the time in `[t_min, T]` at `s`; float64, shape of `s`."""
+        theta = (torch.exp(on_host(s)) - self.resolution).clamp(_SMALLEST_ANGLE, math.pi / 2 - _SMALLEST_ANGLE)
         return self.sde.time_at_log_snr(-2 * torch.log(torch.tan(theta))).clamp(self.t_min, self.sde.T)
 
     def normalise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`z` `(B, d)` from `x` `(B, *dims)` at time `t` `()`."""
-        return x.flatten(1) / self.sde.expand(self._norm(t), x.flatten(1))
+        """Return `z` `(B, d)` from `x` `(B, *dims)` at time `t` `()`."""
+        return x.flatten(1) / self.sde.expand(self.sde.at(t).r, x.flatten(1))
 
     def denormalise(self, z: Tensor, t: Tensor) -> Tensor:
-        """`x` `(B, *dims)` from `z` `(B, d)` at time `t` `()`."""
-        return (z * self.sde.expand(self._norm(t), z)).reshape(self.shape)
+        """Return `x` `(B, *dims)` from `z` `(B, d)` at time `t` `()`."""
+        return (z * self.sde.expand(self.sde.at(t).r, z)).reshape(self.shape)
 
     def log_norm(self, t: Tensor) -> Tensor:
-        """`log r(t)`: densities of `x` and `z` differ by `r^d`; float64, shape of `t`."""
-        return torch.log(self._norm(t.double()))
-
-    def _angle(self, t: Tensor) -> Tensor:
-        return torch.atan2(self.sde.sigma(t), self.sde.alpha(t))
-
-    def _norm(self, t: Tensor) -> Tensor:
-        return torch.hypot(self.sde.alpha(t), self.sde.sigma(t))
+        """Return `log r(t)`, since densities of `x` and `z` differ by `r^d`; float64, shape of `t`."""
+        return torch.log(self.sde.at(t).r)

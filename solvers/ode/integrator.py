@@ -10,13 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint, odeint_adjoint
-from torchdiffeq._impl.odeint import SOLVERS
-from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from score_sde.common.arguments import checked_class, checked_value
 from score_sde.common.errors import UserError, choose, nearest
-from score_sde.solvers.base import MOST_STEPS, check_between, check_positive, check_tolerance
+from score_sde.common.float64 import widest_dtype
 from score_sde.solvers.ode.adams import integrate_adams
 from score_sde.solvers.ode.flow import RESOLUTION, ProbabilityFlow
 from score_sde.solvers.ode.runge_kutta import (
@@ -27,13 +24,16 @@ from score_sde.solvers.ode.runge_kutta import (
     integrate_per_example,
     root_mean_square,
 )
+from score_sde.solvers.options import MOST_STEPS, check_between, check_positive, check_tolerance
 
 # Their coefficients are those of equal steps.
 ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
 
 # Our own, for nodes of any spacing.
 ADAMS_ON_NODES = "adams"
-METHODS = (*SOLVERS, ADAMS_ON_NODES)
+# torchdiffeq's methods by name; itself it is imported by those who take one that is not ours.
+_FIXED_STEPS = ("euler", "midpoint", "heun2", "heun3", "rk4", *ADAMS)
+METHODS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", *_FIXED_STEPS, "scipy_solver", ADAMS_ON_NODES)
 
 _OWN_OPTIONS = ("first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
 _SCIPY_SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
@@ -107,16 +107,16 @@ class Integrator:
     @property
     def takes_fixed_steps(self) -> bool:
         """Whether the method steps through given nodes, rather than choosing its own."""
-        return self._is_adams or issubclass(SOLVERS[self.method], FixedGridODESolver)
+        return self._is_adams or self.method in _FIXED_STEPS
 
     @property
     def default_grid(self) -> str:
-        """The nodes of a method with fixed steps, unless given."""
+        """The default grid has the nodes of a method with fixed steps, unless given."""
         return "log_angle" if self._is_adams else "uniform_log_snr"
 
     @property
     def resolution(self) -> float:
-        """Where the independent variable turns from the angle to its logarithm; see `ProbabilityFlow`."""
+        """The independent variable turns from the angle to its logarithm there; see `ProbabilityFlow`."""
         return 1e-6 if self._is_adams else RESOLUTION
 
     @property
@@ -136,13 +136,13 @@ class Integrator:
         norm: Norm = root_mean_square,
         adjoint_parameters: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
-        """The solution of `dy/ds = derivative(s, y)` at the last node.
+        """Return the solution of `dy/ds = derivative(s, y)` at the last node.
 
         Args:
             flow: knows the times of nodes, for messages.
             derivative: called with `s` of shape `()` or `(B,)`.
             y: state `(B, n)` at the first node.
-            nodes: the steps of methods with fixed ones; of others, only the ends count.
+            nodes: the steps of methods with fixed ones; of others, only the ends count; float64, on the CPU.
             norm: size of each example's error.
             adjoint_parameters: what the solution can be differentiated by, beside `y`: by torchdiffeq's adjoint method,
                 with steps for the whole batch. None: by nothing.
@@ -178,6 +178,8 @@ class Integrator:
 
     @property
     def _torchdiffeq_options(self) -> tuple[str, ...]:
+        from torchdiffeq._impl.odeint import SOLVERS
+
         classes = [SOLVERS[self.method], *([SOLVERS["fixed_adams"]] if self.method in ADAMS else [])]
         names = [name for solver in classes for name in inspect.signature(solver.__init__).parameters] + ["norm"]
         return tuple(name for name in dict.fromkeys(names) if name not in _NOT_OPTIONS)
@@ -194,7 +196,7 @@ class Integrator:
                 choose("solver of scipy", value, dict.fromkeys(_SCIPY_SOLVERS))
 
     def tolerances(self, dtype: torch.dtype) -> tuple[float, float]:
-        """`rtol` and `atol` for states of this dtype."""
+        """Return `rtol` and `atol` for states of this dtype."""
         default = default_tolerance(dtype)
         return default if self.rtol is None else self.rtol, default if self.atol is None else self.atol
 
@@ -208,6 +210,10 @@ class Integrator:
         atol: float,
         adjoint_parameters: tuple[Tensor, ...] | None,
     ) -> Tensor:
+        from torchdiffeq import odeint, odeint_adjoint
+
+        # torchdiffeq has times where the states are.
+        nodes = nodes.to(dtype=widest_dtype(y.device)).to(y.device)
         place = nodes[0]
 
         def remembering(s: Tensor, y: Tensor) -> Tensor:
@@ -221,6 +227,8 @@ class Integrator:
             options = {"grid_constructor": lambda *_: nodes}
         else:
             options = {"norm": lambda error: root_mean_square(norm(error)[None])[0]}
+        if "dtype" in self._torchdiffeq_options:
+            options["dtype"] = nodes.dtype
         if self.method in TABLEAUS:
             # A step ends where the solution is wanted, rather than beyond it.
             options["step_t"] = ends[1:]
@@ -258,7 +266,7 @@ def _reversed(nodes: Tensor) -> Callable[..., Tensor]:
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
-    """`rtol` and `atol` unless given: 1e-7 for float64; else 1e-3, which is less than networks' own errors.
+    """Return `rtol` and `atol` unless given: 1e-7 for float64; else 1e-3, which is less than networks' own errors.
 
     On networks trained on digits, 1e-3 costs 70 calls and puts log-likelihoods off by 0.002 nats per dimension, on
     average by 0.0005: a tenth of the statistical error of 360 examples.

@@ -30,6 +30,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from score_sde.sde.marginals import on_host
+
 
 @dataclass(frozen=True)
 class Tableau:
@@ -165,7 +167,7 @@ class StepFailureError(Exception):
 
 
 def root_mean_square(error: Tensor) -> Tensor:
-    """`sqrt(mean(e_i^2))` of each row of `(B, n)`; shape `(B,)`."""
+    """Return `sqrt(mean(e_i^2))` of each row of `(B, n)`; shape `(B,)`."""
     return error.square().mean(1).sqrt()
 
 
@@ -186,9 +188,10 @@ def integrate_per_example(
     dfactor: float = 0.2,
     max_num_steps: int = 10_000,
 ) -> Tensor:
-    """The solution at `end` of `dy/ds = field(s, y)` from `y` `(B, n)` at `start`; same shape.
+    """Return the solution at `end` of `dy/ds = field(s, y)` from `y` `(B, n)` at `start`; same shape.
 
-    The field is called with `s` of shape `(B,)`, float64, between `start` and `end`. Options have torchdiffeq's names.
+    The field is called with `s` of shape `(B,)`, float64 and on the CPU, between `start` and `end`. Options have
+    torchdiffeq's names.
 
     Args:
         field: right-hand side.
@@ -210,7 +213,7 @@ def integrate_per_example(
         StepFailureError: steps become too small or too many, or the field is not finite.
     """
     direction = math.copysign(1.0, end - start)
-    s = torch.full(y.shape[:1], start, dtype=torch.float64, device=y.device)
+    s = torch.full(y.shape[:1], start, dtype=torch.float64)
     slope = field(s, y)
     _check_finite(slope, s)
     if first_step is None:
@@ -225,7 +228,7 @@ def integrate_per_example(
         h = direction * torch.minimum(step, remaining)
         _check_progress(s, h, last)
         y_next, slope_next, error = _attempt(field, y, s, h, slope, tableau)
-        size = norm(error / (atol + rtol * torch.maximum(y.abs(), y_next.abs()))).double()
+        size = on_host(norm(error / (atol + rtol * torch.maximum(y.abs(), y_next.abs()))))
         size = size.nan_to_num(nan=math.inf).clamp(min=_SMALLEST_ERROR)
         accepted = size <= 1
         growth = safety * size ** (-0.7 / tableau.order) * previous ** (0.4 / tableau.order)
@@ -233,8 +236,9 @@ def integrate_per_example(
         step = h.abs() * torch.where(accepted, growth.clamp(dfactor, ifactor), shrinkage.clamp(min=dfactor))
         previous = torch.where(accepted, size.clamp(min=_SMALLEST_PREVIOUS_ERROR), previous)
         s = torch.where(accepted, torch.where(last, end, s + h), s)
-        y = torch.where(accepted[:, None], y_next, y)
-        slope = torch.where(accepted[:, None], slope_next, slope)
+        moved = accepted.to(y.device)[:, None]
+        y = torch.where(moved, y_next, y)
+        slope = torch.where(moved, slope_next, slope)
         if bool((s == end).all()):
             return y
     slowest = int((end - s).abs().argmax())
@@ -244,8 +248,8 @@ def integrate_per_example(
 def _attempt(
     field: Field, y: Tensor, s: Tensor, h: Tensor, slope: Tensor, tableau: Tableau
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of length `h` `(B,)`: the solution, the slope there, and the estimated error."""
-    length = h.to(y.dtype)[:, None]
+    """Attempt a step of length `h` `(B,)`; return the solution, the slope there, and the estimated error."""
+    length = h.to(y)[:, None]
     slopes = [slope]
     for node, row in zip(tableau.nodes, tableau.rows, strict=True):
         y_stage = y + length * _weighted_sum(row, slopes)
@@ -272,20 +276,20 @@ def _first_step(
     atol: float,
     norm: Norm,
 ) -> Tensor:
-    """A first step for each example, by one more call (Hairer, Nørsett & Wanner, … I, section II.4)."""
+    """Return a first step for each example, by one more call (Hairer, Nørsett & Wanner, … I, section II.4)."""
     tolerance = atol + rtol * y.abs()
-    size, speed = norm(y / tolerance).double(), norm(slope / tolerance).double()
+    size, speed = on_host(norm(y / tolerance)), on_host(norm(slope / tolerance))
     guess = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed).clamp(max=abs(end - float(s[0])))
     h = math.copysign(1.0, end - float(s[0])) * guess
-    slope_next = field(s + h, y + h.to(y.dtype)[:, None] * slope)
-    bend = norm((slope_next - slope) / tolerance).double() / guess
+    slope_next = field(s + h, y + h.to(y)[:, None] * slope)
+    bend = on_host(norm((slope_next - slope) / tolerance)) / guess
     largest = torch.maximum(speed, bend)
     step = torch.where(largest > 1e-15, (0.01 / largest) ** (1 / order), (guess * 1e-3).clamp(min=1e-6))
     return torch.minimum(100 * guess, step)
 
 
 def _check_finite(slope: Tensor, s: Tensor) -> None:
-    wrong = ~slope.isfinite().all(1)
+    wrong = ~slope.isfinite().all(1).cpu()
     if bool(wrong.any()):
         example = int(wrong.long().argmax())
         raise StepFailureError("the slope is not finite", float(s[example]), example)

@@ -6,7 +6,7 @@ The equation is solved in the coordinates of `solvers.ode.flow`, from `T` down t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked, checked_class
 from score_sde.common.errors import UserError
-from score_sde.solvers.base import MOST_STEPS, Ends, Model, Solution, States, Stepwise, check_between, last_time
+from score_sde.solvers.base import Draw, Model, Solution, Solver, States, Steps
 from score_sde.solvers.grids import Grid, time_grid
 from score_sde.solvers.ode.flow import ProbabilityFlow
 from score_sde.solvers.ode.integrator import ADAMS, ADAMS_ON_NODES, Integrator, default_tolerance
+from score_sde.solvers.options import MOST_STEPS, check_between
+from score_sde.solvers.process import last_time
 
 _ROUND_TRIP_TOLERANCE = 1e-6
 # Calls a step of torchdiffeq's Runge-Kutta methods with fixed ones.
@@ -27,8 +29,8 @@ _STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 
 @checked_class
 @dataclass(frozen=True)
-class ODE:
-    """Solver `ode`: the probability flow ODE by any method of torchdiffeq.
+class ODE(Solver):
+    """Solver `ode`: the probability flow ODE by any method of torchdiffeq; there is no noise.
 
     Adaptive Runge-Kutta methods take steps of their own for each example; see `Integrator`.
 
@@ -67,39 +69,25 @@ class ODE:
 
     @property
     def integrator(self) -> Integrator:
-        """How the equation is solved."""
+        """The integrator is what solves the equation."""
         return Integrator(self.method, self.rtol, self.atol, self.options, self.per_example)
 
-    @torch.no_grad()
-    @checked
-    def __call__(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Solution:
-        """Sample from `x_T` `(B, *dims)` at time `T`. There is no noise; `seeds` and `generator` are not used."""
+    @property
+    def chooses_steps(self) -> bool:
+        return not self.integrator.takes_fixed_steps
+
+    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
         flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
         num_steps = None if self.num_steps is None else self.num_steps - self.denoise
-        nodes, ends = integration_nodes(flow, self.integrator, num_steps, self.grid, x_T.device)
+        nodes, ends = integration_nodes(flow, self.integrator, num_steps, self.grid)
         z = self.integrator(flow, flow, flow.normalise(x_T, ends[0]), nodes)
         x = flow.denormalise(z, ends[1])
         if self.denoise:
             return Solution(model.denoise(x, ends[1]), flow.nfe + 1)
         return Solution(x, flow.nfe)
 
-    @checked
-    def stepwise(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Stepwise:
-        """The steps of a Runge-Kutta method with fixed ones, and the denoising; arguments as of a call.
+    def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
+        """Return the steps of a Runge-Kutta method with fixed ones, and the denoising; arguments as of `solve`.
 
         Raises:
             UserError: the method chooses its steps, or remembers earlier slopes.
@@ -111,7 +99,7 @@ class ODE:
             )
         assert self.num_steps is not None
         flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), integrator.resolution)
-        nodes, _ = integration_nodes(flow, integrator, self.num_steps - self.denoise, self.grid, x_T.device)
+        nodes, _ = integration_nodes(flow, integrator, self.num_steps - self.denoise, self.grid)
         times = flow.time(nodes)
         times[0], times[-1] = model.sde.T, flow.t_min
         last = len(nodes) - 1
@@ -123,21 +111,22 @@ class ODE:
             return flow.denormalise(z, times[k + 1])
 
         calls = [_STAGES[self.method]] * last + [1] * self.denoise
-        return Stepwise(Ends.at_times(model.sde, times, self.denoise), calls, step)
+        ends = model.sde.at(times)
+        return Steps(ends.and_data() if self.denoise else ends, calls, step)
 
     @torch.no_grad()
     @checked
     def encode(self, model: Model, x: States) -> Solution:
-        """The latents at `T`, shape of `x`, of examples `x` `(B, *dims)` at `t_min`."""
+        """Return the latents at `T`, shape of `x`, of examples `x` `(B, *dims)` at `t_min`."""
         flow = ProbabilityFlow(model, x.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
-        nodes, ends = integration_nodes(flow, self.integrator, self.num_steps, self.grid, x.device)
+        nodes, ends = integration_nodes(flow, self.integrator, self.num_steps, self.grid)
         z = self.integrator(flow, flow, flow.normalise(x, ends[1]), nodes.flip(0))
         return Solution(flow.denormalise(z, ends[0]), flow.nfe)
 
 
 @checked
 def encode(model: Model, x: States, **options: Any) -> Solution:
-    """Latents of data: the probability flow ODE from `t_min` to `T`; `decode` returns from there to `x`.
+    """Return the latents of data, by the probability flow ODE from `t_min` to `T`; `decode` goes back from there.
 
     Where a trajectory passes between two outcomes, small errors grow: tolerances are tighter than for sampling
     (`docs/control.md` has the errors of 360 digits).
@@ -158,7 +147,8 @@ def encode(model: Model, x: States, **options: Any) -> Solution:
 
 @checked
 def decode(model: Model, latents: States, **options: Any) -> Solution:
-    """Data at `t_min` of latents at `T`, shape `(B, *dims)` both; arguments as of `encode`, whose inverse it is."""
+    """Return the data at `t_min` of latents at `T`, shape `(B, *dims)` both: the inverse of `encode`, with its
+    arguments."""
     return _there_and_back(latents, options)(model, latents)
 
 
@@ -181,14 +171,13 @@ def check_fixed_steps(integrator: Integrator, num_steps: int | None, grid: Grid 
 
 
 def integration_nodes(
-    flow: ProbabilityFlow, integrator: Integrator, num_steps: int | None, grid: Grid | None, device: torch.device
+    flow: ProbabilityFlow, integrator: Integrator, num_steps: int | None, grid: Grid | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Positions from `T` to the last time, `(num_steps + 1,)` or `(2,)`, and these two times, `()`; float64."""
+    """Return positions from `T` to the last time, `(num_steps + 1,)` or `(2,)`, and these two times, `()`; float64."""
     times = torch.tensor([flow.sde.T, flow.t_min], dtype=torch.float64)
     if integrator.takes_fixed_steps and num_steps is not None and integrator.method not in ADAMS:
         times = time_grid(flow.sde, integrator.default_grid if grid is None else grid, num_steps + 1, flow.t_min)
     nodes = flow.position(times)
     if integrator.method in ADAMS and num_steps is not None:
         nodes = torch.linspace(float(nodes[0]), float(nodes[-1]), num_steps + 1, dtype=torch.float64)
-    times = times.to(device)
-    return nodes.to(device), (times[0], times[-1])
+    return nodes, (times[0], times[-1])

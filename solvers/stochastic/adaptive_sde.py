@@ -14,25 +14,16 @@ increment is split by the Brownian bridge (see `solvers.stochastic.brownian`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
-from score_sde.solvers.base import (
-    Model,
-    Solution,
-    States,
-    check_at_least,
-    check_positive,
-    check_tolerance,
-    last_time,
-    log_snr_range,
-    sample_noise,
-)
+from score_sde.sde.marginals import on_host
+from score_sde.solvers.base import Draw, Model, Solution, Solver
+from score_sde.solvers.options import check_at_least, check_positive, check_tolerance
+from score_sde.solvers.process import last_time, log_snr_range
 from score_sde.solvers.stochastic.brownian import BrownianPath
 
 _SAFETY = 0.9
@@ -44,7 +35,7 @@ _SMALLEST_STEP = 1e-10
 
 
 @dataclass(frozen=True)
-class AdaptiveSDE:
+class AdaptiveSDE(Solver):
     """Solver `adaptive_sde`: two network calls an attempted step, until the slowest example arrives.
 
     Args:
@@ -70,25 +61,19 @@ class AdaptiveSDE:
         check_positive("first_step", self.first_step)
         check_at_least("first_step", self.first_step, _SMALLEST_STEP)
 
-    @torch.no_grad()
-    @checked
-    def __call__(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Solution:
-        """Sample from `x_T` `(B, *dims)` at time `T`.
+    @property
+    def chooses_steps(self) -> bool:
+        return True
 
-        Example `i` takes its noise from `seeds[i]` alone; without seeds, they are drawn from `generator`. Examples
-        that have arrived wait at `t_min` for the others.
+    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+        """Return the solution; examples that have arrived wait at `t_min` for the others. Arguments as of a `Solver`'s.
+
+        Times, steps and errors are numbers on the CPU, one an example.
         """
         end, t_min = model.sde.T, last_time(model.sde, self.t_min)
         log_snr_range(model.sde, t_min)
-        path = BrownianPath(x_T, sample_noise(x_T, seeds, generator, stream="brownian"))
-        t = torch.full(x_T.shape[:1], end, dtype=torch.float64, device=x_T.device)
+        path = BrownianPath(x_T, draw("brownian"))
+        t = torch.full(x_T.shape[:1], end, dtype=torch.float64)
         step = torch.full_like(t, self.first_step * end)
         x, previous, nfe = x_T, x_T, 0
         while bool((t > t_min).any()):
@@ -100,7 +85,7 @@ class AdaptiveSDE:
             error = self._error(euler, improved, previous)
             accepted = error <= 1
             path.accept(accepted)
-            chosen = accepted.reshape(-1, *(1,) * (x.ndim - 1))
+            chosen = accepted.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))
             x, previous = torch.where(chosen, improved, x), torch.where(chosen, euler, previous)
             # A step cut short by what is known of the path says little about the next one.
             cut_short = accepted & (h < wanted)
@@ -112,9 +97,9 @@ class AdaptiveSDE:
         return Solution(x, nfe)
 
     def _error(self, euler: Tensor, improved: Tensor, previous: Tensor) -> Tensor:
-        """`E` of each example, `(B,)`, float64."""
+        """Return `E` of each example, `(B,)`, float64, on the CPU."""
         delta = (self.rtol * torch.maximum(euler.abs(), previous.abs())).clamp(min=self.atol)
-        return ((euler - improved) / delta).flatten(1).double().square().mean(1).sqrt()
+        return on_host(((euler - improved) / delta).flatten(1)).square().mean(1).sqrt()
 
     def _check_progress(self, error: Tensor, step: Tensor, t: Tensor, t_min: float, end: float) -> None:
         stuck = ~error.isfinite() | ((step < _SMALLEST_STEP * end) & (t > t_min))
@@ -128,7 +113,7 @@ class AdaptiveSDE:
 
 
 def improved_euler(model: Model, x: Tensor, t: Tensor, s: Tensor, increment: Tensor) -> tuple[Tensor, Tensor]:
-    """One Euler-Maruyama step `x'` and one stochastic improved Euler step `x''`, from `t` to `s < t`.
+    """Take one Euler-Maruyama step `x'` and one stochastic improved Euler step `x''`, from `t` to `s < t`.
 
     Args:
         model: gives the score; called twice.
@@ -138,13 +123,11 @@ def improved_euler(model: Model, x: Tensor, t: Tensor, s: Tensor, increment: Ten
         increment: of the Brownian motion over each step; shape of `x`.
     """
     sde = model.sde
-    both = torch.stack([t, s])
-    f, g_squared = sde.drift_coefficient(both), sde.diffusion_squared(both).clamp(min=0)
 
-    def move(x: Tensor, i: int) -> Tensor:
-        drift = sde.expand(f[i], x) * x - sde.expand(g_squared[i], x) * model.score(x, both[i])
-        return sde.expand(g_squared[i].sqrt(), x) * increment - sde.expand(t - s, x) * drift
+    def move(x: Tensor, time: Tensor) -> Tensor:
+        drift = sde.reverse_drift(x, time, model.score(x, time), eta=1.0)
+        return sde.expand(sde.diffusion(time), x) * increment - sde.expand(t - s, x) * drift
 
-    first = move(x, 0)
-    second = move(x + first, 1)
+    first = move(x, t)
+    second = move(x + first, s)
     return x + first, x + 0.5 * (first + second)

@@ -22,9 +22,9 @@ import math
 
 import torch
 from torch import Tensor
-from torchsde import BrownianInterval
 
 from score_sde.common.noise import SampleNoise, stream_seed
+from score_sde.sde.marginals import expand
 
 SPACE_TIME = "space-time"
 
@@ -52,6 +52,8 @@ class StackedIntervals:
     """Increments for adaptive steps: one `BrownianInterval` an example, which can be asked again after a rejection."""
 
     def __init__(self, like: Tensor, noise: SampleNoise, end: float, space_time: bool) -> None:
+        from torchsde import BrownianInterval
+
         self.shape = like.shape
         self.levy_area_approximation = SPACE_TIME if space_time else "none"
         self._intervals = [
@@ -84,17 +86,19 @@ class BrownianPath:
     Args:
         like: gives the shape `(B, *dims)`, dtype and device of increments.
         noise: one generator an example; one draw is taken from each at every proposal.
+
+    Durations are float64 and lie on the CPU.
     """
 
     def __init__(self, like: Tensor, noise: SampleNoise) -> None:
         self._noise = noise
-        self._rows = torch.arange(like.shape[0], device=like.device)
+        self._rows = torch.arange(like.shape[0])
         self._depth = torch.zeros_like(self._rows)
-        self._durations = torch.zeros((1, like.shape[0]), dtype=torch.float64, device=like.device)
+        self._durations = torch.zeros((1, like.shape[0]), dtype=torch.float64)
         self._increments = torch.zeros_like(like).unsqueeze(0)
 
     def propose(self, duration: Tensor) -> tuple[Tensor, Tensor]:
-        """The increment over the next `duration` `(B,)`, or up to the nearest known time if that comes sooner.
+        """Return the increment over the next `duration` `(B,)`, or up to the nearest known time if that comes sooner.
 
         Returns:
             The duration `(B,)` and the increment `(B, *dims)`. They stay the path's next piece until they are accepted.
@@ -103,13 +107,14 @@ class BrownianPath:
         top = (self._depth - 1).clamp(min=0)
         ahead = torch.where(nothing_known, torch.inf, self._durations[top, self._rows])
         whole = ahead <= duration * (1 + _ROUNDING)
-        ahead_increment = self._increments[top, self._rows]
+        device = self._increments.device
+        ahead_increment = self._increments[top.to(device), self._rows.to(device)]
 
         fraction = torch.where(whole, 1.0, duration / ahead)
         std = (duration * (1 - fraction)).sqrt()
         z = self._noise.normal(ahead_increment)
-        bridge = self._expand(fraction.to(z.dtype)) * ahead_increment + self._expand(std.to(z.dtype)) * z
-        increment = torch.where(self._expand(whole), ahead_increment, bridge)
+        bridge = expand(fraction, z) * ahead_increment + expand(std, z) * z
+        increment = torch.where(whole.to(device).reshape(-1, *(1,) * (z.ndim - 1)), ahead_increment, bridge)
 
         split = ~whole & ~nothing_known
         self._write(top, split, ahead - duration, ahead_increment - increment)
@@ -129,8 +134,5 @@ class BrownianPath:
             self._increments = torch.cat([self._increments, torch.zeros_like(self._increments[:1])])
         rows = self._rows[where]
         self._durations[level[where], rows] = duration[where]
-        self._increments[level[where], rows] = increment[where]
-
-    def _expand(self, value: Tensor) -> Tensor:
-        """Shape `(B,)` values to broadcast against increments `(B, *dims)`."""
-        return value.reshape(-1, *(1,) * (self._increments.ndim - 2))
+        device = self._increments.device
+        self._increments[level[where].to(device), rows.to(device)] = increment[where.to(device)]

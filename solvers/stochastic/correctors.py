@@ -31,7 +31,7 @@ StepSize = Callable[[SDE, Tensor, Tensor, Tensor, float], Tensor]
 def langevin(
     model: Model, x: Tensor, t: Tensor, noise: SampleNoise, step_size: StepSize, snr: float = 0.16, num_steps: int = 1
 ) -> Tensor:
-    """Langevin dynamics at fixed `t`; one score a step.
+    """Do Langevin dynamics at fixed `t`, by one score a step.
 
     Args:
         model: gives the score.
@@ -53,17 +53,18 @@ def langevin(
 
 
 def step_size_of_time(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: float) -> Tensor:
-    """`2 alpha r^2 sigma^2`; shape of `t`, float64."""
-    return 2 * sde.alpha(t.double()) * (snr * sde.sigma(t.double())) ** 2
+    """Return `2 alpha r^2 sigma^2`; shape of `t`, float64."""
+    here = sde.at(t)
+    return 2 * here.alpha * (snr * here.sigma) ** 2
 
 
 def step_size_annealed(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: float) -> Tensor:
-    """`2 r^2 sigma^2`; shape of `t`, float64."""
-    return 2 * (snr * sde.sigma(t.double())) ** 2
+    """Return `2 r^2 sigma^2`; shape of `t`, float64."""
+    return 2 * (snr * sde.at(t).sigma) ** 2
 
 
 def step_size_published(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: float) -> Tensor:
-    """`2 alpha^2 (r |z| / |score|)^2` with the norms of each example; shape `(B,)`.
+    """Return `2 alpha^2 (r |z| / |score|)^2` with the norms of each example; shape `(B,)`, on the device of `score`.
 
     A step that depends on the state and on its own noise does not leave `p_t` invariant, however small it is. On
     `N(0, I)` in `d` dimensions its stationary density tends, for `r -> 0`, to `|x|^2 exp(-d |x|^2 / (2 (d + 2)))` up
@@ -71,7 +72,7 @@ def step_size_published(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: floa
     published code averages the norms over the batch instead, which makes a sample depend on its neighbours.)
     """
     ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
-    return 2 * (sde.alpha(t.double()) * snr * ratio) ** 2
+    return 2 * ((sde.at(t).alpha * snr).to(ratio) * ratio) ** 2
 
 
 CORRECTORS: dict[str, StepSize | None] = {"langevin": step_size_of_time, "ald": step_size_annealed, "none": None}
@@ -79,7 +80,7 @@ LANGEVIN_STEP_SIZES: dict[str, StepSize] = {"time": step_size_of_time, "publishe
 
 
 def corrector_step_size(corrector: str, step_size: str) -> StepSize | None:
-    """The rule of a corrector by name; None if there is nothing to correct.
+    """Return the rule of a corrector by its name, or None if there is nothing to correct.
 
     Raises:
         UserError: there is no such corrector or rule, or the corrector has no choice of rules.

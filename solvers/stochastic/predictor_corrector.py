@@ -12,33 +12,22 @@ Without a corrector N steps cost N network calls, the denoising among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from score_sde.common.arguments import checked
 from score_sde.common.errors import choose
-from score_sde.solvers.base import (
-    MOST_STEPS,
-    Ends,
-    Model,
-    Solution,
-    States,
-    Stepwise,
-    check_between,
-    check_positive,
-    sample_noise,
-)
+from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
 from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.options import MOST_STEPS, check_between, check_positive
 from score_sde.solvers.stochastic.correctors import corrector_step_size, langevin
 from score_sde.solvers.stochastic.predictors import PREDICTORS
 
 
 @dataclass(frozen=True)
-class PredictorCorrector:
-    """Solver `pc`: `num_steps` noise levels, at each one prediction and `corrector_steps` Langevin steps.
+class PredictorCorrector(Solver):
+    """Solver `pc`: `num_steps` times, at each one prediction and `corrector_steps` Langevin steps.
 
     Args:
         predictor: `euler_maruyama`, `reverse_diffusion`, `ancestral` or `none`.
@@ -74,34 +63,13 @@ class PredictorCorrector:
         # A step of 2 sigma^2 on N(0, sigma^2 I): longer ones go astray.
         check_between("snr", self.snr, 0, 1)
 
-    @torch.no_grad()
-    @checked
-    def __call__(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Solution:
-        """Sample from `x_T` `(B, *dims)` at time `T`.
+    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+        return self.split(model, x_T, draw).run(x_T)
 
-        Example `i` takes its noise from `seeds[i]` alone; without seeds, they are drawn from `generator`.
-        """
-        return self.stepwise(model, x_T, seeds=seeds, generator=generator).run(x_T)
-
-    @checked
-    def stepwise(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Stepwise:
-        """Predictions, corrections and the denoising, as steps of their own; arguments as of a call."""
-        sde, noise = model.sde, sample_noise(x_T, seeds, generator)
-        times = time_grid(sde, self.grid, self.num_steps, self.t_min).to(x_T.device)
+    def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
+        """Return predictions, corrections and the denoising, as steps of their own; arguments as of `solve`."""
+        sde, noise = model.sde, draw("solver")
+        times = time_grid(sde, self.grid, self.num_steps, self.t_min)
         predict, step_size = PREDICTORS[self.predictor], corrector_step_size(self.corrector, self.step_size)
         coefficients = predict(sde, times[:-1], times[1:]) if predict is not None else None
 
@@ -120,12 +88,13 @@ class PredictorCorrector:
         kinds = [(prediction, 1)] if coefficients is not None else []
         kinds += [(correction, self.corrector_steps)] if step_size is not None else []
         steps = [(i, *kind) for i in range(self.num_steps - 1) for kind in kinds]
-        ends = torch.stack([times[0], *(times[i + 1] for i, _, _ in steps)])
+        ends = sde.at(torch.stack([times[0], *(times[i + 1] for i, _, _ in steps)]))
         if self.denoise:
             steps.append((self.num_steps - 1, denoising, 1))
+            ends = ends.and_data()
 
         def step(k: int, x: Tensor) -> Tensor:
             i, move, _ = steps[k]
             return move(i, x)
 
-        return Stepwise(Ends.at_times(sde, ends, self.denoise), [calls for _, _, calls in steps], step)
+        return Steps(ends, [calls for _, _, calls in steps], step)

@@ -1,6 +1,6 @@
 r"""The reverse SDE through torchsde, in coordinates where it is the same gentle equation for every process.
 
-In `dx = [f x - (1 + eta^2)/2 g^2 score] dt + eta g dw̄` (see `sde.reverse`) take half the log-SNR as time and normalise
+In `dx = [f x - (1 + eta^2)/2 g^2 score] dt + eta g dw̄` (see `sde.base`) take half the log-SNR as time and normalise
 the state,
 
     lambda = log(alpha / sigma),      u = x / sqrt(alpha^2 + sigma^2),      s = sigma / sqrt(alpha^2 + sigma^2).
@@ -17,31 +17,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torchsde
 from torch import Tensor
 
-from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
-from score_sde.solvers.base import (
-    MOST_STEPS,
-    Ends,
-    Model,
-    Solution,
-    States,
-    Stepwise,
-    check_at_least,
-    check_between,
-    check_tolerance,
-    last_time,
-    log_snr_range,
-    sample_noise,
-)
+from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
+from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between, check_tolerance
+from score_sde.solvers.process import last_time, log_snr_range
 from score_sde.solvers.stochastic.brownian import FreshIncrements, StackedIntervals
 
 # Network calls a step.
@@ -51,7 +37,7 @@ _SMALLEST_STEP = 1e-4
 
 
 @dataclass(frozen=True)
-class ReverseSDE:
+class ReverseSDE(Solver):
     """Solver `sde`: torchsde's methods on the reverse SDE.
 
     With fixed steps, an example depends on its own seed alone. torchsde's adaptive steps are taken from the error of
@@ -59,7 +45,7 @@ class ReverseSDE:
 
     Args:
         method: `euler` (one call a step), `milstein` (the same here) or `srk` (two calls a step).
-        num_steps: noise levels, at least 2, the denoising's among them; with `adaptive`, sets the first step only.
+        num_steps: number of times, at least 2, the denoising's among them; with `adaptive`, sets the first step only.
         t_min: last time; the process's own if left out.
         eta: amount of noise; 1 is the reverse SDE, 0 the probability flow ODE.
         adaptive: choose steps from the difference between one step and two halves.
@@ -87,36 +73,19 @@ class ReverseSDE:
         check_tolerance("rtol", self.rtol)
         check_tolerance("atol", self.atol)
 
-    @torch.no_grad()
-    @checked
-    def __call__(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Solution:
-        """Sample from `x_T` `(B, *dims)` at time `T`.
+    @property
+    def chooses_steps(self) -> bool:
+        return self.adaptive
 
-        Example `i` takes its noise from `seeds[i]` alone; without seeds, they are drawn from `generator`.
-        """
-        problem, brownian = self._problem(model, x_T, seeds, generator)
+    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+        problem, brownian = self._problem(model, x_T, draw)
         x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1)
         if self.denoise:
             return Solution(problem.denoise(x), problem.nfe + 1)
         return Solution(x, problem.nfe)
 
-    @checked
-    def stepwise(
-        self,
-        model: Model,
-        x_T: States,
-        *,
-        seeds: Iterable[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Stepwise:
-        """The steps between noise levels, and the denoising; arguments as of a call.
+    def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
+        """Return the steps between times, and the denoising; arguments as of `solve`.
 
         Raises:
             UserError: steps are adaptive.
@@ -125,17 +94,19 @@ class ReverseSDE:
             raise UserError(
                 "solver 'sde' with adaptive steps has none between which states can be changed: take fixed ones"
             )
-        problem, brownian = self._problem(model, x_T, seeds, generator)
+        problem, brownian = self._problem(model, x_T, draw)
         last = self.num_steps - 1
 
         def step(k: int, x: Tensor) -> Tensor:
             return problem.denoise(x) if k == last else self._solve(problem, brownian, x, k, k + 1)
 
-        ends = Ends.at_times(model.sde, problem.times(torch.arange(self.num_steps)), self.denoise)
-        return Stepwise(ends, [METHODS[self.method]] * last + [1] * self.denoise, step)
+        ends = model.sde.at(problem.times(torch.arange(self.num_steps)))
+        if self.denoise:
+            ends = ends.and_data()
+        return Steps(ends, [METHODS[self.method]] * last + [1] * self.denoise, step)
 
     def _problem(
-        self, model: Model, x_T: Tensor, seeds: Iterable[int] | None, generator: torch.Generator | None
+        self, model: Model, x_T: Tensor, draw: Draw
     ) -> tuple[NormalisedReverseSDE, FreshIncrements | StackedIntervals]:
         t_min = last_time(model.sde, self.t_min)
         problem = NormalisedReverseSDE(model, x_T.shape, t_min, self.num_steps - 1, self.eta)
@@ -145,8 +116,7 @@ class ReverseSDE:
             raise UserError(
                 f"eta={self.eta:g} needs at least {needed:g} steps, not {self.num_steps}, or it grows without end"
             )
-        noise = sample_noise(x_T, seeds, generator, stream="brownian")
-        return problem, self._brownian(x_T.flatten(1), noise)
+        return problem, self._brownian(x_T.flatten(1), draw("brownian"))
 
     def _solve(
         self,
@@ -156,13 +126,15 @@ class ReverseSDE:
         first: int,
         last: int,
     ) -> Tensor:
-        """The state after step `last`, from `x` after step `first`."""
+        """Return the state after step `last`, from `x` after step `first`."""
+        from torchsde import sdeint
+
         steps = torch.tensor([first, last], dtype=torch.float64)
         t_min, u = problem.t_min, problem.normalise(x, first)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Hitting minimum allowed step size")
             try:
-                path = torchsde.sdeint(
+                path = sdeint(
                     problem,
                     u,
                     steps,
@@ -208,14 +180,14 @@ class NormalisedReverseSDE:
         self._recent: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=2)
 
     def f(self, step: Tensor, u: Tensor) -> Tensor:
-        """Drift `[s^2 u + (1 + eta^2) s sigma score] dlambda/dstep` at `u` `(B, d)`; shape of `u`."""
+        """Return the drift `[s^2 u + (1 + eta^2) s sigma score] dlambda/dstep` at `u` `(B, d)`; shape of `u`."""
         for known_step, known_u, drift in self._recent:
             if known_u is u and known_step == float(step):
                 return drift
         t, sde = self.times(step), self.model.sde
         sigma, power = sde.sigma(t), _power(sde, t)
         x = sde.expand(power, u) * u
-        score = self.model.score(x.reshape(self.shape), t.to(u.device)).reshape(u.shape)
+        score = self.model.score(x.reshape(self.shape), t).reshape(u.shape)
         weight = (1 + self.eta**2) * sigma**2 / power
         drift = self.rate * (sde.expand((sigma / power) ** 2, u) * u + sde.expand(weight, u) * score)
         self.nfe, self.last_t = self.nfe + 1, float(t)
@@ -223,30 +195,30 @@ class NormalisedReverseSDE:
         return drift
 
     def g_prod(self, step: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Diffusion times `v` `(B, d)`: `eta sqrt(2 dlambda/dstep) s v`; shape of `u`."""
+        """Return the diffusion times `v` `(B, d)`: `eta sqrt(2 dlambda/dstep) s v`; shape of `u`."""
         t, sde = self.times(step), self.model.sde
         return sde.expand(self.eta * (2 * self.rate).sqrt() * sde.sigma(t) / _power(sde, t), u) * v
 
     def normalise(self, x: Tensor, step: int) -> Tensor:
-        """`u` `(B, d)` from `x` `(B, *dims)` after so many steps."""
+        """Return `u` `(B, d)` from `x` `(B, *dims)` after so many steps."""
         return x.flatten(1) / self._norm(step)
 
     def denormalise(self, u: Tensor, step: int) -> Tensor:
-        """`x` `(B, *dims)` from `u` `(B, d)` after so many steps."""
+        """Return `x` `(B, *dims)` from `u` `(B, d)` after so many steps."""
         return u.reshape(self.shape) * self._norm(step)
 
     def denoise(self, x: Tensor) -> Tensor:
-        """The denoised mean of `x` `(B, *dims)` at `t_min`."""
-        return self.model.denoise(x, x.new_tensor(self.t_min, dtype=torch.float64))
+        """Return the denoised mean of `x` `(B, *dims)` at `t_min`."""
+        return self.model.denoise(x, torch.tensor(self.t_min, dtype=torch.float64))
 
     def _norm(self, step: int) -> float:
         return float(_power(self.model.sde, self.times(torch.tensor(step))))
 
     def times(self, step: Tensor) -> Tensor:
-        """The times in `[t_min, T]` after so many steps; float64, on the CPU."""
+        """Return the times in `[t_min, T]` after so many steps; float64, on the CPU."""
         return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.model.sde.T)
 
 
 def _power(sde: SDE, t: Tensor) -> Tensor:
-    """`sqrt(alpha^2 + sigma^2)`."""
+    """Return `sqrt(alpha^2 + sigma^2)`."""
     return (sde.alpha(t) ** 2 + sde.sigma(t) ** 2).sqrt()

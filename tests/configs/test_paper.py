@@ -11,7 +11,7 @@ import torch
 from ml_collections import ConfigDict
 
 from score_sde.experiment import build, configuration
-from score_sde.models.preconditioning import LABELS
+from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.pretrained.score_sde import convention, network_arguments
 from tests.reading import ROOT
 
@@ -36,7 +36,7 @@ SAME = {
     "model.attn_resolutions": "model.attention_resolutions",
     "model.dropout": "model.dropout",
     "model.resamp_with_conv": "model.resample_with_conv",
-    "model.conditional": "model.conditional",
+    "model.conditional": "model.time_conditional",
     "model.scale_by_sigma": "model.scale_by_sigma",
     "model.ema_rate": "training.ema_decay",
     "optim.lr": "training.learning_rate",
@@ -174,7 +174,7 @@ def test_process_prediction_and_labels_are_the_importers(name, config):
     for function in ("alpha", "sigma"):
         torch.testing.assert_close(getattr(sde, function)(t), getattr(expected.sde, function)(t), rtol=0, atol=0)
     assert config.model.prediction == expected.prediction
-    torch.testing.assert_close(LABELS[config.model.labels](sde, t), expected.labels(t), rtol=0, atol=0)
+    torch.testing.assert_close(NOISE_LABELS[config.model.noise_label](sde, t), expected.noise_label(t), rtol=0, atol=0)
 
 
 def built(config: ConfigDict) -> Any:

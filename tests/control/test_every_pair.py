@@ -16,13 +16,14 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
 from score_sde.control import (
     DPS,
-    ClassifierFreeGuidance,
     ClassifierGuidance,
     Controlled,
+    Guided,
     LinearOperator,
     Masked,
     Observation,
@@ -31,13 +32,13 @@ from score_sde.control import (
     RePaint,
     noised,
 )
-from score_sde.models import GaussianMixture
+from score_sde.models import GaussianMixture, Given, rows_of
+from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.sde import SDE, VPSDE
 from score_sde.sde.truncated import Truncated
 from score_sde.solvers import Model, get_solver
 from score_sde.solvers.fast.methods import adams
-from score_sde.solvers.fast.recorder import Table
-from score_sde.solvers.fast.table import method_table
+from score_sde.solvers.fast.recorder import Table, method_table
 from score_sde.solvers.grids import time_grid
 from tests.control.mixture import FLOAT, MIXTURE, Mixture
 
@@ -73,23 +74,29 @@ class Classes:
 
     sde: SDE
 
-    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        return self._each("score", x, t, classes)
+    def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self._each("score", x, t, condition)
 
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        return self._each("denoise", x, t, classes)
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self._each("denoise", x, t, condition)
 
-    def _each(self, name: str, x: Tensor, t: Tensor, classes: Tensor | None) -> Tensor:
-        if classes is None:
+    def _each(self, name: str, x: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        if condition is None:
             return getattr(MIXTURE.model(self.sde), name)(x, t)
         by_class = torch.stack([getattr(MIXTURE.component(self.sde, k), name)(x, t) for k in range(3)])
-        return by_class[classes, torch.arange(len(x))]
+        return by_class[condition.values["class"], torch.arange(len(x))]
 
 
-def log_responsibilities(x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
-    """`log p_t(k | x)`, the exact classifier."""
-    joint = torch.stack([MIXTURE.component(VP, k).log_prob(x, t) + MIXTURE.weights[k].log() for k in range(3)], 1)
-    return torch.log_softmax(joint, 1).gather(1, classes[:, None])[:, 0]
+class Classifier:
+    """`log p_t(k | x)`, exactly."""
+
+    def log_probs(self, x: Tensor, t: Tensor) -> Tensor:
+        joint = torch.stack([MIXTURE.component(VP, k).log_prob(x, t) + MIXTURE.weights[k].log() for k in range(3)], 1)
+        return torch.log_softmax(joint, 1)
+
+
+GIVEN = Given(Classes(VP), Condition({"class": CLASSES}))
+PROBABILITY = ClassProbability(Classifier(), CLASSES)  # type: ignore[arg-type]
 
 
 def component_mean(x: Tensor, t: Tensor, k: int) -> Tensor:
@@ -116,15 +123,14 @@ def spread(t: Tensor) -> float:
     return (DATA_STD * sigma) ** 2 / ((DATA_STD * alpha) ** 2 + sigma**2)
 
 
-def observation(rows: slice) -> Observation:
-    return Observation(LinearOperator(lambda x: x @ ROW[:, None]), Y[rows], NOISE_STD)
+OBSERVATION = Observation(LinearOperator(lambda x: x @ ROW[:, None]), Y, NOISE_STD)
 
 
 @dataclass
 class Case:
-    """A score control of some rows, and for each row the model written by hand."""
+    """A score control of all rows, and for each row the model written by hand."""
 
-    control: Callable[[slice], Model]
+    control: Model
     by_hand: Callable[[int], Model]
 
 
@@ -139,37 +145,31 @@ def inside(t: Tensor) -> bool:
 
 SCORE_CONTROLS: dict[str, Case] = {
     "classifier guidance": Case(
-        lambda rows: ClassifierGuidance(
-            MIXTURE.model(VP), lambda x, t: log_responsibilities(x, t, CLASSES[rows]), SCALE
-        ),
+        ClassifierGuidance(MIXTURE.model(VP), PROBABILITY, SCALE),
         by_hand(lambda x, t, k: guided_mean(x, t, int(k), SCALE), CLASSES),
     ),
     "classifier-free guidance": Case(
-        lambda rows: ClassifierFreeGuidance(Classes(VP), CLASSES[rows], SCALE),
+        Guided(GIVEN, Classes(VP), SCALE),
         by_hand(lambda x, t, k: guided_mean(x, t, int(k), SCALE), CLASSES),
     ),
     "on an interval": Case(
-        lambda rows: ClassifierFreeGuidance(Classes(VP), CLASSES[rows], SCALE, (0.3, 3.0)),
+        Guided(GIVEN, Classes(VP), SCALE, (0.3, 3.0)),
         by_hand(lambda x, t, k: guided_mean(x, t, int(k), SCALE if inside(t) else 1.0), CLASSES),
     ),
     "DPS": Case(
-        lambda rows: DPS(MIXTURE.model(VP), observation(rows)),
+        DPS(MIXTURE.model(VP), OBSERVATION),
         by_hand(lambda x, t, y: posterior_mean(x, t, y, NOISE_STD**2), Y),
     ),
     "PiGDM": Case(
-        lambda rows: PiGDM(MIXTURE.model(VP), observation(rows), data_std=DATA_STD),
+        PiGDM(MIXTURE.model(VP), OBSERVATION, data_std=DATA_STD),
         by_hand(lambda x, t, y: posterior_mean(x, t, y, NOISE_STD**2 + spread(t) * float(ROW @ ROW)), Y),
     ),
     "PiGDM of classifier-free guidance": Case(
-        lambda rows: PiGDM(
-            ClassifierFreeGuidance(Classes(VP), CLASSES[rows]),  # type: ignore[arg-type]
-            observation(rows),
-            data_std=DATA_STD,
-        ),
+        PiGDM(Guided(GIVEN, Classes(VP)), OBSERVATION, data_std=DATA_STD),
         by_hand(lambda x, t, y, k: posterior_mean(x, t, y, NOISE_STD**2 + spread(t), MIXTURE.only(int(k))), Y, CLASSES),
     ),
     "from an earlier time": Case(
-        lambda rows: noised(MIXTURE.model(VP), torch.zeros(1, 2, dtype=FLOAT), 0.6, seeds=[0])[0],
+        noised(MIXTURE.model(VP), torch.zeros(1, 2, dtype=FLOAT), 0.6, seeds=[0])[0],
         lambda i: MIXTURE.model(Truncated(VP, 0.6)),
     ),
 }
@@ -209,13 +209,13 @@ def solve(name: str, options: dict[str, Any], model: Model, seeds: list[int], x_
 def test_score_controls(control, family):
     case, options = SCORE_CONTROLS[control], FAMILIES[family]
     x_T = VP.prior_sample((len(SEEDS), 2), seeds=SEEDS, dtype=FLOAT)
-    together = solve(family, options, case.control(slice(None)), SEEDS, x_T)
+    together = solve(family, options, case.control, SEEDS, x_T)
     # An error of 1e-6 in an adaptive solver's tolerance may end in another step.
     tolerance = 1e-7 if family != "ode" else 1e-5
     for i, seed in enumerate(SEEDS):
         expected = solve(family, options, case.by_hand(i), [seed], x_T[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], expected, rtol=0, atol=tolerance)
-    alone = solve(family, options, case.control(slice(1, 2)), SEEDS[1:2], x_T[1:2])
+    alone = solve(family, options, rows_of(case.control, slice(1, 2)), SEEDS[1:2], x_T[1:2])
     torch.testing.assert_close(alone, together[1:2], rtol=0, atol=tolerance)
 
 
@@ -305,7 +305,7 @@ def test_solvers_are_the_sum_of_their_steps(name):
     for more in ({}, {"denoise": False}):
         solver: Any = get_solver(name.split()[0], num_steps=7, **options, **more)
         whole = solver(MIXTURE.model(VP), x_T, seeds=SEEDS)
-        steps = solver.stepwise(MIXTURE.model(VP), x_T, seeds=SEEDS)
+        steps = solver.steps(MIXTURE.model(VP), x_T, seeds=SEEDS)
         parts = steps.run(x_T)
         torch.testing.assert_close(parts.x, whole.x, rtol=0, atol=1e-12)
         assert parts.nfe == whole.nfe

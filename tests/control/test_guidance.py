@@ -9,9 +9,12 @@ import torch
 from scipy.stats import ks_2samp
 from torch import Tensor
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
-from score_sde.control import ClassifierFreeGuidance, ClassifierGuidance
+from score_sde.control import ClassifierGuidance, Guided
 from score_sde.evaluation.samples.distances import classifier_two_sample_test
+from score_sde.models import GaussianMixture, Given, rows_of
+from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.sde import VPSDE
 from score_sde.solvers import get_solver, log_likelihood
 from tests.control.mixture import FLOAT, MIXTURE
@@ -67,47 +70,123 @@ class Components:
 
     sde = VP
 
-    def score(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        return (MIXTURE.model(VP) if classes is None else MIXTURE.component(VP, int(classes[0]))).score(x, t)
+    def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self._part(condition).score(x, t)
 
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
-        return (MIXTURE.model(VP) if classes is None else MIXTURE.component(VP, int(classes[0]))).denoise(x, t)
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self._part(condition).denoise(x, t)
+
+    def _part(self, condition: Condition | None) -> GaussianMixture:
+        return MIXTURE.model(VP) if condition is None else MIXTURE.component(VP, int(condition.values["class"][0]))
+
+
+def classifier_free(count: int, scale: float, *interval: tuple[float, float]) -> Guided:
+    given = Given(Components(), Condition({"class": torch.full((count,), 2)}))
+    return Guided(given, Components(), scale, *interval)
 
 
 def test_scales_and_intervals():
     """0 is unconditional, 1 conditional, and beyond goes on in a straight line; outside the interval the scale is 1."""
-    x, classes = MIXTURE.sample(5, 8), torch.full((5,), 2)
-    t = torch.linspace(0.2, 0.9, 5, dtype=FLOAT)
-    plain, given = Components().score(x, t), Components().score(x, t, classes)
-
-    def score(scale: float, *interval: tuple[float, float]) -> Tensor:
-        return ClassifierFreeGuidance(Components(), classes, scale, *interval).score(x, t)
-
-    assert torch.equal(score(0.0), plain)
-    assert torch.equal(score(1.0), given)
-    torch.testing.assert_close(score(3.0), plain + 3 * (given - plain), rtol=0, atol=1e-12)
+    x, t = MIXTURE.sample(5, 8), torch.linspace(0.2, 0.9, 5, dtype=FLOAT)
+    plain, given = MIXTURE.model(VP).score(x, t), MIXTURE.component(VP, 2).score(x, t)
+    assert torch.equal(classifier_free(5, 0.0).score(x, t), plain)
+    assert torch.equal(classifier_free(5, 1.0).score(x, t), given)
+    torch.testing.assert_close(classifier_free(5, 3.0).score(x, t), plain + 3 * (given - plain), rtol=0, atol=1e-12)
     rho = VP.sigma(t) / VP.alpha(t)
-    partly = score(3.0, (float(rho[1]), float(rho[3])))
+    partly = classifier_free(5, 3.0, (float(rho[1]), float(rho[3]))).score(x, t)
     expected = torch.where(torch.tensor([False, True, True, True, False])[:, None], plain + 3 * (given - plain), given)
     torch.testing.assert_close(partly, expected, rtol=0, atol=1e-12)
     with pytest.raises(UserError, match="begins below its end"):
-        score(3.0, (2.0, 1.0))
+        classifier_free(5, 3.0, (2.0, 1.0))
+
+
+def test_any_two_models_guide_each_other():
+    """Of `N(m, C)` and `N(m', C')` the guided score is linear in `x`, and so is the denoised mean, by Tweedie."""
+    wanted, unwanted = MIXTURE.component(VP, 0), MIXTURE.component(VP, 1)
+    x, t, scale = MIXTURE.sample(6, 3), torch.tensor(0.4, dtype=FLOAT), 2.5
+    alpha, sigma = VP.alpha(t), VP.sigma(t)
+
+    def by_hand(k: int) -> Tensor:
+        precision = torch.linalg.inv(alpha**2 * MIXTURE.covariances[k] + sigma**2 * torch.eye(2, dtype=FLOAT))
+        return -(x - alpha * MIXTURE.means[k]) @ precision
+
+    expected = by_hand(1) + scale * (by_hand(0) - by_hand(1))
+    guided = Guided(wanted, unwanted, scale)
+    torch.testing.assert_close(guided.score(x, t), expected)
+    torch.testing.assert_close(guided.denoise(x, t), (x + sigma**2 * expected) / alpha)
+
+
+def test_the_second_model_is_asked_where_it_is_needed():
+    class Counted:
+        sde, calls = VP, 0
+
+        def score(self, x: Tensor, t: Tensor) -> Tensor:
+            self.calls += 1
+            return -x
+
+    x, t = torch.zeros(1, 2, dtype=FLOAT), torch.tensor(0.5, dtype=FLOAT)
+    for scale, interval, expected in (
+        (0.0, (0.0, math.inf), (0, 1)),
+        (1.0, (0.0, math.inf), (1, 0)),
+        (2.0, (0.0, math.inf), (1, 1)),
+        (2.0, (0.0, 1e-3), (1, 0)),
+    ):
+        models = Counted(), Counted()
+        Guided(models[0], models[1], scale, interval).score(x, t)  # type: ignore[arg-type]
+        assert tuple(model.calls for model in models) == expected
+
+
+class Classifier:
+    """The exact classifier of the mixture's components."""
+
+    def log_probs(self, x: Tensor, t: Tensor) -> Tensor:
+        joint = [MIXTURE.component(VP, k).log_prob(x, t) + MIXTURE.weights[k].log() for k in range(3)]
+        return torch.log_softmax(torch.stack(joint, 1), 1)
+
+
+def test_rows_of_guidance_are_guidance_of_rows():
+    class Scaled:
+        """`N(0, 1)`, told a number by which its score is multiplied."""
+
+        sde = VP
+
+        def score(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            return -condition.values["factor"][:, None] * x
+
+    def given(*factors: float) -> Given:
+        return Given(Scaled(), Condition({"factor": torch.tensor(factors, dtype=FLOAT)}))
+
+    x, t, rows = MIXTURE.sample(3, 4), torch.tensor(0.5, dtype=FLOAT), slice(1, 3)
+    guided = Guided(given(1.0, 2.0, 3.0), given(4.0, 5.0, 6.0), 2.0)
+    torch.testing.assert_close(guided.score(x, t), x * torch.tensor([[2.0], [1.0], [0.0]], dtype=FLOAT))
+    torch.testing.assert_close(rows_of(guided, rows).score(x[rows], t), guided.score(x, t)[rows])
+
+    classes = torch.tensor([0, 1, 2])
+    probability = ClassProbability(Classifier(), classes)  # type: ignore[arg-type]
+    for model in (ClassifierGuidance(MIXTURE.model(VP), probability, 1.5), ClassifierGuidance(guided, probability)):
+        torch.testing.assert_close(rows_of(model, rows).score(x[rows], t), model.score(x, t)[rows])
+    exact = ClassifierGuidance(MIXTURE.model(VP), probability).score(x, t)
+    for row, k in enumerate(classes.tolist()):
+        torch.testing.assert_close(exact[row : row + 1], MIXTURE.component(VP, k).score(x[row : row + 1], t))
 
 
 def test_likelihoods_are_refused_where_the_score_is_of_no_diffused_density():
-    x, classes = MIXTURE.sample(2, 9), torch.full((2,), 2)
-    model = MIXTURE.model(VP)
+    x, model = MIXTURE.sample(2, 9), MIXTURE.model(VP)
+    refused = classifier_free(2, 2.0)
     for guided in (
         ClassifierGuidance(model, log_responsibility, 2.0),
-        ClassifierFreeGuidance(Components(), classes, 2.0),
-        ClassifierFreeGuidance(Components(), classes, 0.0, (0.1, 2.0)),
-        ClassifierGuidance(ClassifierFreeGuidance(Components(), classes, 2.0), log_responsibility),
+        refused,
+        classifier_free(2, 0.0, (0.1, 2.0)),
+        ClassifierGuidance(refused, log_responsibility),
+        Guided(refused, model),
+        Guided(model, refused, 0.0),
     ):
         with pytest.raises(UserError, match="no log-likelihood: guidance of scale"):
             log_likelihood(guided, x)
     exact = log_likelihood(model, x, divergence="exact").log_prob
-    for scale_0 in (
+    for unguided in (
         ClassifierGuidance(model, log_responsibility, 0.0),
-        ClassifierFreeGuidance(Components(), classes, 0.0),
+        classifier_free(2, 0.0),
+        Guided(model, refused, 1.0),
     ):
-        torch.testing.assert_close(log_likelihood(scale_0, x, divergence="exact").log_prob, exact)
+        torch.testing.assert_close(log_likelihood(unguided, x, divergence="exact").log_prob, exact)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from score_sde.data import Batches, Dataset, get_augmentation, load_dataset
+from score_sde.data import Batches, Bins, Dataset, get_augmentation, load_dataset
 
 
 def numbers(count: int) -> Dataset:
@@ -48,8 +48,9 @@ def test_resumption_is_exact() -> None:
 def test_levels_as_they_are() -> None:
     """Without uniform noise: one value a level, and the same examples in the same order."""
     dataset = load_dataset("digits")
-    drawn, noisy = (next(Batches(dataset, 50, seed=5, uniform_noise=noise)).x_0 for noise in (False, True))
-    levels = dataset.quantise(noisy)
+    points = load_dataset("digits", uniform_dequantisation=False)
+    drawn, noisy = (next(Batches(data, 50, seed=5)).x_0 for data in (points, dataset))
+    levels = dataset.units.decode(noisy)
     torch.testing.assert_close(drawn, -1 + levels / 8)
 
 
@@ -60,19 +61,21 @@ def test_the_seed_matters() -> None:
 
 def test_dequantisation_is_fresh() -> None:
     """The same level gets another noise each time it is drawn."""
-    dataset = Dataset("one", torch.full((1, 1), 3, dtype=torch.uint8), torch.empty(0), levels=17)
+    dataset = Dataset("one", torch.full((1, 1), 3, dtype=torch.uint8), torch.empty(0), units=Bins(17))
     batches = Batches(dataset, 1, seed=0)
     x = torch.cat([next(batches).x_0 for _ in range(50)])
     assert len(x.unique()) == 50
-    assert (dataset.quantise(x) == 3).all()
+    assert (dataset.units.decode(x) == 3).all()
 
 
 def test_distorted_pictures_are_labelled_and_the_others_are_as_they_were() -> None:
-    dataset = load_dataset("digits")
+    dataset = load_dataset("digits", uniform_dequantisation=False)
     count = len(dataset.train)
-    plain = next(Batches(dataset, count, seed=4, uniform_noise=False)).x_0
-    batch = next(Batches(dataset, count, seed=4, distortion=0.3, uniform_noise=False))
-    assert batch.classes is not None
-    same = (batch.x_0 == plain).flatten(1).all(1)
-    assert torch.equal(same, batch.classes == 1)
-    assert abs(float((batch.classes == 0).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5
+    plain = next(Batches(dataset, count, seed=4)).x_0
+    batch = next(Batches(dataset, count, seed=4, distortion=0.3))
+    x_0, condition = batch.x_0, batch.condition
+    assert condition is not None
+    assert not condition.values["distorted"].any()
+    same, hidden = (x_0 == plain).flatten(1).all(1), condition.hidden_rows["distorted"]
+    assert torch.equal(same, hidden)
+    assert abs(float((~hidden).double().mean()) - 0.3) < 4 * (0.21 / count) ** 0.5

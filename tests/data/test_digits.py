@@ -53,7 +53,7 @@ def test_validation_is_a_stratified_part_of_training() -> None:
 
 
 def test_too_much_validation_is_explained() -> None:
-    with pytest.raises(UserError, match=r"cannot take data.validation=1437 of 1437"):
+    with pytest.raises(UserError, match=r"cannot take validation=1437 of 1437"):
         load_dataset("digits", validation=1437)
 
 

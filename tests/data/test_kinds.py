@@ -238,7 +238,7 @@ def test_every_part_that_is_asked_for_gets_an_example(reader, tmp_path):
     dataset = load(WRITERS[reader]({"train": [(0, 0), (1, 1), (0, 2)]}, tmp_path), tmp_path, test_share=0.001)
     assert (len(dataset.train), len(dataset.test)) == (2, 1)
     path = WRITERS[reader]({"train": [(0, 0), (1, 1), (0, 2)]}, tmp_path)
-    with pytest.raises(UserError, match=r"cannot take data.validation=2 of 2 examples"):
+    with pytest.raises(UserError, match=r"cannot take validation=2 of 2 examples"):
         load(path, tmp_path, test_share=0.001, validation=2)
 
 
@@ -254,7 +254,7 @@ def test_parts_are_checked_alike(reader, tmp_path):
         return
     few: dict[str, Any] = {"x_train": np.full((9, 4, 4), 3, np.uint8), "x_val": np.full((2, 4, 4), 7, np.uint8)}
     np.savez(path, **few)
-    with pytest.raises(UserError, match=r"x_val\] has levels up to 7: give --config.data.levels=8 or more"):
+    with pytest.raises(UserError, match=r"x_val\] has levels up to 7: give levels=8 or more"):
         load_dataset(path=path, folder=tmp_path, levels=4)
     np.savez(path, x_train=np.zeros((9, 4, 4), np.uint8), x_test=np.zeros((2, 4, 5), np.uint8))
     with pytest.raises(UserError, match=r"x_test\] has examples of shape \(1, 4, 5\), but the training part"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from score_sde.common.errors import UserError
-from score_sde.data import Dataset
+from score_sde.data import Bins, Dataset
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 
 
@@ -17,7 +17,9 @@ def dataset(train: list[int], test: list[int], classes: list[int] | None = None)
         return torch.tensor(levels, dtype=torch.uint8).reshape(-1, 1, 1, 1)
 
     of_train = None if classes is None else torch.tensor(classes)
-    return Dataset("pixels", pictures(train), pictures(test), 256, validation=pictures([]), train_classes=of_train)
+    return Dataset(
+        "pixels", pictures(train), pictures(test), Bins(256), validation=pictures([]), train_classes=of_train
+    )
 
 
 def test_what_was_added_what_is_gone_and_what_was_trained_on(tmp_path):

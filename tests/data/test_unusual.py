@@ -50,7 +50,7 @@ def test_names_with_line_breaks_are_told_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("place", ["~nobody-of-this-name/x", "x" * 5000, "a\0b"])
 def test_places_that_no_file_can_have_are_refused(place, tmp_path):
-    with pytest.raises(UserError, match=r"^there is no .*, which data\.path names"):
+    with pytest.raises(UserError, match=r"^there is no .*, which path names"):
         load(place, tmp_path)
 
 

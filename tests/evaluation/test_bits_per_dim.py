@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from score_sde.data import Bins
 from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, summarise
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.likelihood.measurement import Checked, Measurement
@@ -73,7 +74,7 @@ def test_examples_measured_again_differ_in_one_thing():
     means, covariances = torch.tensor([[0.5, 0.0], [-0.5, 0.0]]), 0.02 * torch.eye(2).expand(2, 2, 2)
     model = GaussianMixture(VPSDE(), torch.ones(2), means, covariances)
     options = {"rtol": 1e-3, "atol": 1e-3, "probe": "gaussian"}
-    measurement = Measurement(model, UniformDequantiser(-1.0, 0.25), options, num_draws=2)
+    measurement = Measurement(model, UniformDequantiser(Bins(8)), options, num_draws=2)
     levels, seeds = torch.tensor([[5, 4], [2, 3], [6, 4]], dtype=torch.uint8), [3, 4, 5]
     measured = measurement(levels, seeds)
     log_weights = measured.log_prob - measured.log_q
@@ -85,7 +86,7 @@ def test_examples_measured_again_differ_in_one_thing():
     # Other probes, other noise: unlike.
     assert float((checked.other_probes - checked.first).abs().min()) > 0.03
     assert float((checked.other_draw - log_weights[:, 1]).abs().min()) > 1e-3
-    exact = Measurement(model, UniformDequantiser(-1.0, 0.25), {"divergence": "exact"}, num_draws=2)
+    exact = Measurement(model, UniformDequantiser(Bins(8)), {"divergence": "exact"}, num_draws=2)
     again = exact.check(levels, seeds, exact(levels, seeds).log_prob[:, 0])
     torch.testing.assert_close(again.other_probes, again.tight, atol=0.02, rtol=0)
     assert torch.equal(measurement(levels[1:2], [4]).log_q, measured.log_q[1:2])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from score_sde.data import Dataset
+from score_sde.common.noise import BatchNoise
+from score_sde.data import Bins, Dataset
 from score_sde.evaluation.comparison.compare import Estimate, compare, endpoint_error
 from score_sde.evaluation.samples.distances import DataDistances, frechet_distance, sliced_wasserstein
 from score_sde.evaluation.samples.features import random_features
@@ -179,12 +180,12 @@ def test_distances_to_vectors_are_those_of_the_metrics() -> None:
 def test_samples_are_rounded_to_the_datas_levels() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 17, (80, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    data = Dataset("noise", train=images, test=images, levels=17)
-    found = DataDistances(data)(data.dequantise(images, generator))
+    data = Dataset("noise", train=images, test=images, units=Bins(17))
+    found = DataDistances(data)(data.units.encode(images, BatchNoise(len(images), generator)))
     assert found["frechet"] == pytest.approx(0, abs=1e-9)
     assert found["sliced_wasserstein"] == pytest.approx(0, abs=1e-9)
     # One level brighter, where possible: a shift of at most a bin, 2/17, in each coordinate.
-    shifted = DataDistances(data)(data.scale(images + 1.5))
+    shifted = DataDistances(data)(data.units.bins.encode(images + 1.0))
     brighter = (images.clamp(max=15) + 1).double().flatten(1) * 2 / 17
     expected = sliced_wasserstein(brighter.numpy(), images.double().flatten(1).numpy() * 2 / 17)
     assert shifted["sliced_wasserstein"] == pytest.approx(expected, rel=1e-9)

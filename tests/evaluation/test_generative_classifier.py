@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from score_sde.common.condition import Condition
 from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
 from score_sde.evaluation.likelihood.measurement import Measurement
-from score_sde.models import GaussianMixture
+from score_sde.models import GaussianMixture, Given, rows_of
 from score_sde.sde import VPSDE
 
 FLOAT = torch.float64
@@ -59,21 +60,23 @@ class Components:
         covariance = 0.2 * torch.eye(2, dtype=FLOAT)[None]
         self.parts = [GaussianMixture(self.sde, torch.ones(1), mean, covariance) for mean in corners]
 
-    def score(self, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
-        return torch.stack([part.score(x, t) for part in self.parts])[classes, torch.arange(len(x))]
+    def score(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return torch.stack([part.score(x, t) for part in self.parts])[condition.values["class"], torch.arange(len(x))]
 
-    def denoise(self, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
-        return torch.stack([part.denoise(x, t) for part in self.parts])[classes, torch.arange(len(x))]
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return torch.stack([part.denoise(x, t) for part in self.parts])[condition.values["class"], torch.arange(len(x))]
 
 
 def test_densities_given_the_class():
     model = Components()
     x, classes = torch.tensor([[0.1, 0.2], [0.4, -0.3], [-0.6, 0.1]], dtype=FLOAT), torch.tensor([1, 0, 0])
-    measurement = Measurement(model, None, {"divergence": "exact"})  # type: ignore[arg-type]
-    measured = measurement(x, [0, 1, 2], classes)
+    measurement = Measurement(Given(model, Condition({"class": classes})), None, {"divergence": "exact"})
+    measured = measurement(x, [0, 1, 2])
     t = torch.tensor(model.sde.t_min, dtype=FLOAT)
     expected = torch.stack([model.parts[k].log_prob(row[None], t)[0] for k, row in zip(classes, x, strict=True)])
     # The prior is not quite that of the classes.
     torch.testing.assert_close(measured.log_prob[:, 0], expected, rtol=0, atol=0.02)
-    again = measurement.check(x, [0, 1, 2], measured.log_prob[:, 0], classes)
+    alone = rows_of(measurement, slice(1, 2))(x[1:2], [1])
+    torch.testing.assert_close(alone.log_prob, measured.log_prob[1:2], rtol=0, atol=1e-4)
+    again = measurement.check(x, [0, 1, 2], measured.log_prob[:, 0])
     torch.testing.assert_close(again.tight, measured.log_prob[:, 0], rtol=0, atol=1e-3)

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from score_sde.data import Bins
 from score_sde.models.dequantisation_flow import DequantisationFlow
 
 FLOAT = torch.float64
@@ -14,7 +15,7 @@ FLOAT = torch.float64
 def test_density_is_that_of_the_map_from_uniform_noise():
     """`log q(x | k) = -log |det dx/du|`, for weights far from where it starts."""
     torch.manual_seed(0)
-    flow = DequantisationFlow(num_channels=2, num_levels=5, low=-1.0, bin_width=0.4).double()
+    flow = DequantisationFlow(2, Bins(5)).double()
     for parameter in flow.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     levels = torch.randint(5, (3, 2, 2, 3))
@@ -32,7 +33,7 @@ def test_density_is_that_of_the_map_from_uniform_noise():
 
 
 def test_it_starts_as_uniform_noise():
-    flow = DequantisationFlow(num_channels=1, num_levels=17, low=-1.0, bin_width=2 / 17)
+    flow = DequantisationFlow(1, Bins(17))
     levels, uniform = torch.randint(17, (4, 1, 8, 8)), torch.rand(4, 1, 8, 8)
     x, log_q = flow(levels, uniform)
     torch.testing.assert_close(x, -1 + 2 / 17 * (levels + uniform), rtol=0, atol=1e-4)

@@ -52,6 +52,46 @@ def test_score_is_the_gradient_and_denoise_is_tweedies(sde) -> None:
     torch.testing.assert_close(model.denoise(x, t), tweedie, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
+def test_the_posterior_variance_is_tweedies_derivative(sde) -> None:
+    """`Cov[x_0 | x_t] = (sigma^2 / alpha) dD/dx_t`, its diagonal."""
+    model = mixture(sde)
+    t = torch.linspace(0.05, 1, 8, dtype=torch.float64)
+    x = torch.randn(8, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x = sde.perturb(x, torch.ones_like(x), t)
+    mean, variance = model.posterior(x, t)
+    assert variance is not None
+    assert torch.equal(mean, model.denoise(x, t))
+    for row, time in enumerate(t):
+
+        def denoise(flat: torch.Tensor, time: torch.Tensor = time) -> torch.Tensor:
+            return model.denoise(flat.reshape(1, 2, 2), time).flatten()
+
+        jacobian = torch.autograd.functional.jacobian(denoise, x[row].flatten())
+        expected = sde.sigma(time) ** 2 / sde.alpha(time) * jacobian.diagonal()
+        torch.testing.assert_close(variance[row].flatten(), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_the_posterior_is_bayes_rule() -> None:
+    """Moments of `p(x_0) N(x_t; alpha x_0, sigma^2)` by quadrature on a line."""
+    sde, t = VPSDE(), torch.tensor(0.35, dtype=torch.float64)
+    weights, means = torch.tensor([[0.3, 0.7], [-1.5, 0.8]], dtype=torch.float64)
+    model = GaussianMixture(sde, weights, means[:, None], torch.tensor([[[0.09]], [[0.4]]], dtype=torch.float64))
+    x = torch.tensor([[-1.2], [-0.2], [0.4]], dtype=torch.float64)
+    grid = torch.linspace(-8, 8, 20_001, dtype=torch.float64)[:, None]
+    likelihood = torch.exp(-0.5 * ((x.T - sde.alpha(t) * grid) / sde.sigma(t)) ** 2)
+    density = torch.zeros(len(grid), 1, dtype=torch.float64)
+    for k, std in enumerate((0.3, 0.4**0.5)):
+        density = density + weights[k] / std * torch.exp(-0.5 * ((grid - means[k]) / std) ** 2)
+    share = density * likelihood / (density * likelihood).sum(0)
+    mean = (share * grid).sum(0)
+    variance = (share * (grid - mean) ** 2).sum(0)
+    found = model.posterior(x, t)
+    torch.testing.assert_close(found.mean[:, 0], mean, rtol=1e-6, atol=1e-9)
+    assert found.variance is not None
+    torch.testing.assert_close(found.variance[:, 0], variance, rtol=1e-6, atol=1e-9)
+
+
 def test_denoised_mean_is_the_regression_of_data_on_noisy_data() -> None:
     """`E[x_0 | x_t]` is orthogonal to the residual: `E[(x_0 - D) D] = 0`, over samples of the mixture."""
     sde = VPSDE()

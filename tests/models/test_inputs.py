@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from score_sde.common.errors import UserError
-from score_sde.models import MLP, GaussianMixture, LevelModel, ScoreModel
+from score_sde.models import MLP, GaussianMixture, QuantisedModel, ScoreModel
 from score_sde.sde import VPSDE
 from score_sde.solvers import get_solver, log_likelihood
 
@@ -40,12 +40,12 @@ def score_model(prediction: str = "noise") -> ScoreModel:
     return ScoreModel(Flat(), VP, prediction)
 
 
-def level_model() -> LevelModel:
+def quantised_model() -> QuantisedModel:
     torch.manual_seed(0)
-    return LevelModel(Flat(3), VP, levels=3)
+    return QuantisedModel(Flat(3), VP, levels=3)
 
 
-@pytest.mark.parametrize("make", [score_model, level_model])
+@pytest.mark.parametrize("make", [score_model, quantised_model])
 def test_float64_states_of_a_float32_network_are_rounded_for_the_network_alone(make) -> None:
     """The coefficient of `x` at small noise is large: rounding it to float32 would show in the seventh digit."""
     single, double = make(), make().double()
@@ -58,7 +58,7 @@ def test_float64_states_of_a_float32_network_are_rounded_for_the_network_alone(m
     torch.testing.assert_close(single.denoise(X, t), double.denoise(X, t), rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("make", [score_model, level_model])
+@pytest.mark.parametrize("make", [score_model, quantised_model])
 def test_float32_states_of_a_float64_network(make) -> None:
     double = make().double()
     found, exact = double.score(X.float(), T), double.score(X.float().double(), T)
@@ -75,7 +75,7 @@ def test_likelihoods_and_solvers_take_float64_states_of_a_float32_network() -> N
     torch.testing.assert_close(found, get_solver("dpmpp_2m", num_steps=8)(double, X).x, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", [mixture, score_model, level_model])
+@pytest.mark.parametrize("make", [mixture, score_model, quantised_model])
 def test_arrays_whole_numbers_and_times_as_numbers(make) -> None:
     model = make()
     whole = torch.tensor([[0, 1], [2, -1], [0, 0]])
@@ -88,7 +88,7 @@ def test_arrays_whole_numbers_and_times_as_numbers(make) -> None:
         assert ask(X[:0], torch.tensor(0.5)).shape == (0, 2)
 
 
-@pytest.mark.parametrize("make", [mixture, score_model, level_model])
+@pytest.mark.parametrize("make", [mixture, score_model, quantised_model])
 @pytest.mark.parametrize(
     ("x", "t", "message"),
     [
@@ -128,7 +128,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"the network returns shape \(3, 4\) for x .*; logits of 3 levels have \(3, 6\)"
     ):
-        LevelModel(Flat(2), VP, levels=3).score(X, T)
+        QuantisedModel(Flat(2), VP, levels=3).score(X, T)
     with pytest.raises(UserError, match=r"this network takes 2 numbers an example, not \(3, 5\)"):
         ScoreModel(MLP(2, width=8, num_blocks=1), VP).score(torch.zeros(3, 5), T)
 

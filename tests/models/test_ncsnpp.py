@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models import DDPM, NCSNpp
 
@@ -165,17 +166,39 @@ def test_autocast_is_near_float32(x, labels):
     assert (low - expected).norm() < 0.03 * expected.norm()
 
 
-def test_classes_change_the_output_and_none_is_the_class_after_the_last(x, labels):
-    network = make(num_classes=10)
-    nn.init.normal_(network.embedding.class_vectors.weight)
+def test_classes_change_the_output_and_hidden_ones_do_not(x, labels):
+    network = make(conditions={"class": 10})
+    nn.init.normal_(network.embedding.condition.vectors["class"].weight)
     plain = network(x, labels)
-    torch.testing.assert_close(network(x, labels, torch.tensor([10, 10, 10])), plain)
-    one = network(x, labels, torch.tensor([3, 10, 10]))
+    given = Condition({"class": torch.tensor([3, 3, 5])})
+    assert torch.equal(network(x, labels, given.hidden("class")), plain)
+    one = network(x, labels, given.hidden("class", torch.tensor([False, True, True])))
     torch.testing.assert_close(one[1:], plain[1:])
     assert (one[0] - plain[0]).norm() > 0.01 * plain[0].norm()
-    for wrong in (torch.tensor([0, 3, 11]), torch.tensor([0, 3, -1]), torch.tensor([0.0, 3.0, 10.0])):
-        with pytest.raises(UserError, match="whole numbers from 0 to 10"):
-            network(x, labels, wrong)
+    for wrong in (torch.tensor([0, 3, 10]), torch.tensor([0, 3, -1]), torch.tensor([0.0, 3.0, 9.0])):
+        with pytest.raises(UserError, match="'class' must be one whole number from 0 to 9 for each example"):
+            network(x, labels, Condition({"class": wrong}))
+    with pytest.raises(UserError, match="not told of 'style', but of: class"):
+        network(x, labels, Condition({"style": torch.tensor([0, 0, 0])}))
+    with pytest.raises(UserError, match="one of 2 examples, not of 3"):
+        network(x, labels, given[:2])
+
+
+def test_a_condition_goes_through_compilation_and_derivatives(x, labels):
+    network = make(conditions={"class": 10, "distorted": 1})
+    for vectors in network.embedding.condition.vectors.values():
+        nn.init.normal_(vectors.weight)
+    numbers, hidden = torch.tensor([3, 0, 5]), torch.tensor([True, False, False])
+    condition = Condition({"class": numbers, "distorted": 0 * numbers}, {"distorted": hidden})
+    expected = network(x, labels, condition)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, labels, condition), expected)
+    rows = torch.tensor([0, 0, 1])
+    torch.testing.assert_close(compiled(x, labels, condition[rows]), network(x, labels, condition[rows]))
+    value, tangent = torch.func.jvp(lambda x: network(x, labels, condition), (x,), (x,))  # type: ignore[misc]
+    torch.testing.assert_close(value, expected)
+    pull_back = torch.func.vjp(lambda x: network(x, labels, condition), x)[1]
+    torch.testing.assert_close((pull_back(expected)[0] * x).sum(), (tangent * expected).sum())
 
 
 def test_output_channels(x, labels):
@@ -237,7 +260,7 @@ def test_groups_divide_the_channels(channels, groups):
         ({"progressive": "input_skip"}, "no progressive is called 'input_skip'"),
         ({"progressive_input": "skip"}, "no progressive_input is called 'skip'"),
         ({"combine": "add"}, "no combine is called 'add'"),
-        ({"conditional": False, "num_classes": 3}, "num_classes needs a conditional network"),
+        ({"time_conditional": False, "conditions": {"class": 3}}, "conditions need time_conditional"),
         ({"embedding": "positional"}, "scale_by_sigma with a positional embedding needs the table of sigmas"),
         ({"num_blocks": 0}, "num_blocks must be at least 1"),
         ({"fir_kernel": ()}, "fir_kernel must be"),
@@ -254,8 +277,9 @@ def test_mistakes_in_the_input(x, labels):
         network(x[:, :, :7], labels)
     with pytest.raises(UserError, match=r"takes images \(B, 1, H, W\), not \(3, 2, 8, 8\)"):
         network(x.repeat(1, 2, 1, 1), labels)
-    with pytest.raises(UserError, match="built without classes"):
-        network(x, labels, torch.tensor([0, 1, 2]))
+    for unconditional in (network, make(time_conditional=False)):
+        with pytest.raises(UserError, match="built without conditions"):
+            unconditional(x, labels, Condition({"class": torch.tensor([0, 1, 2])}))
 
 
 def test_attention_belongs_to_a_level_not_to_a_resolution(x, labels):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.models import MLP, GaussianMixture, ScoreModel
-from score_sde.models.score_model import PREDICTIONS
+from score_sde.models.score_model import PARAMETRISATIONS
 from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, ddpm_betas, geometric_sigmas
 
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
@@ -83,7 +83,7 @@ def states(mixture: GaussianMixture, t: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("scale_input", [True, False])
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRISATIONS)
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 def test_exact_network_gives_the_exact_model(sde: SDE, prediction: str, scale_input: bool) -> None:
     mixture = mixture_of(sde)
@@ -100,7 +100,7 @@ def test_exact_network_gives_the_exact_model(sde: SDE, prediction: str, scale_in
     torch.testing.assert_close(model.noise(x, t[3])[3], model.noise(x, t)[3], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRISATIONS)
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 def test_noise_error_is_the_difference_of_noises(sde: SDE, prediction: str) -> None:
     model = ScoreModel(Wave(), sde, prediction, as_time, DATA_STD)
@@ -111,7 +111,7 @@ def test_noise_error_is_the_difference_of_noises(sde: SDE, prediction: str) -> N
     torch.testing.assert_close(model.noise_error(x_0, noise, t), error, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETRISATIONS)
 def test_float32_noise_error_does_not_cancel(prediction: str) -> None:
     """Where a network's output is right to float32's last digit, so is the noise error, even at sigma = 1e-4."""
     sde = SubVPSDE()
@@ -203,12 +203,12 @@ def test_labels() -> None:
         (ve, "sigma", math.sqrt(0.01 * 50)),
         (ladders[0], "rung", 4.0),
         (ladders[1], "rung", 5.0),
-        (ladders[1], "level", 5.0),
-        (NCSNLadder(geometric_sigmas(13)), "level", 6.0),
-        (NCSNLadder(geometric_sigmas(14)), "level", 6.0),
+        (ladders[1], "rung_from_noisiest", 5.0),
+        (NCSNLadder(geometric_sigmas(13)), "rung_from_noisiest", 6.0),
+        (NCSNLadder(geometric_sigmas(14)), "rung_from_noisiest", 6.0),
     ]:
         listener = Listener()
-        ScoreModel(listener, sde, labels=label).predict(torch.zeros(3, 2, dtype=torch.float64), torch.tensor(0.5))
+        ScoreModel(listener, sde, noise_label=label).predict(torch.zeros(3, 2, dtype=torch.float64), torch.tensor(0.5))
         torch.testing.assert_close(
             listener.labels, torch.full((3,), expected, dtype=torch.float64), rtol=1e-13, atol=1e-13
         )
@@ -217,10 +217,10 @@ def test_labels() -> None:
 def test_unknown_names_are_explained() -> None:
     with pytest.raises(UserError, match=r"no prediction is called 'velocty' \(did you mean 'velocity'"):
         ScoreModel(Wave(), VPSDE(), "velocty")
-    with pytest.raises(UserError, match=r"no label is called 'logsnr' \(did you mean 'log_snr'"):
-        ScoreModel(Wave(), VPSDE(), labels="logsnr")
+    with pytest.raises(UserError, match=r"no noise label is called 'logsnr' \(did you mean 'log_snr'"):
+        ScoreModel(Wave(), VPSDE(), noise_label="logsnr")
     with pytest.raises(UserError, match="needs a ladder"):
-        ScoreModel(Wave(), VPSDE(), labels="rung")
+        ScoreModel(Wave(), VPSDE(), noise_label="rung")
 
 
 def test_float64_end_to_end() -> None:

@@ -26,10 +26,10 @@ from score_sde.sde import (
     geometric_sigmas,
 )
 from score_sde.solvers import Model, decode, encode, get_solver, log_likelihood
-from score_sde.solvers.base import last_time
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
 from score_sde.solvers.fast.default import recommended_table, recommended_times
 from score_sde.solvers.fast.tuning import tune
+from score_sde.solvers.process import last_time
 
 FLOAT = torch.float64
 

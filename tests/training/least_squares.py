@@ -22,12 +22,13 @@ class Line(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(1, 3, bias=False), Rescaled())
+        first = nn.Linear(1, 3, bias=False)
+        self.network = nn.Sequential(first, Rescaled())
         self.offset = nn.Parameter(torch.zeros(1))
         self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
         self.register_buffer("steps", torch.tensor(0))
         with torch.no_grad():
-            self.network[0].weight.copy_(torch.tensor([[0.1], [0.2], [0.3]]))
+            first.weight.copy_(torch.tensor([[0.1], [0.2], [0.3]]))
 
     def shard_units(self) -> list[nn.Module]:
         return [self.network[1]]

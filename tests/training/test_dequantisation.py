@@ -7,6 +7,7 @@ import math
 import torch
 
 from score_sde.common.noise import SampleNoise
+from score_sde.data import Bins
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser, VariationalDequantiser, bound_of_draws
 from score_sde.models import GaussianMixture
 from score_sde.models.dequantisation_flow import DequantisationFlow
@@ -33,11 +34,11 @@ def test_the_gap_of_uniform_noise_is_closed():
     drawn = torch.multinomial(joint.flatten(), 4000, replacement=True)
     levels, truth = torch.stack([drawn // 4, drawn % 4], dim=1).reshape(-1, 1, 1, 2), joint.flatten()[drawn].log()
 
-    flow = DequantisationFlow(num_channels=1, num_levels=4, low=-1.0, bin_width=0.5)
+    flow = DequantisationFlow(1, Bins(4))
     best, gain = fit_dequantisation(flow, model, levels[:3000], num_steps=1500, t_min=t_min)
     gaps = []
-    for dequantiser in (UniformDequantiser(-1.0, 0.5), VariationalDequantiser(best)):
-        x, log_q = dequantiser(levels[3000:], SampleNoise(range(1000), "dequantisation"))
+    for dequantiser in (UniformDequantiser(Bins(4)), VariationalDequantiser(best)):
+        x, log_q = dequantiser.sample(levels[3000:], SampleNoise(range(1000), "dequantisation"))
         log_prob = model.log_prob(x, torch.tensor(t_min, dtype=FLOAT)).double()
         gap = (truth[3000:] - log_prob + log_q) / (2 * math.log(2))
         assert float(gap.mean()) > -3 * float(gap.std()) / math.sqrt(1000)
@@ -47,7 +48,7 @@ def test_the_gap_of_uniform_noise_is_closed():
     assert gaps[1] < gaps[0] / 8
     noise, log_weights = SampleNoise(range(1000), "dequantisation"), []
     for _ in range(16):
-        x, log_q = VariationalDequantiser(best)(levels[3000:], noise)
+        x, log_q = VariationalDequantiser(best).sample(levels[3000:], noise)
         log_weights.append(model.log_prob(x, torch.tensor(t_min, dtype=FLOAT)).double() - log_q)
     gap = (truth[3000:] - bound_of_draws(torch.stack(log_weights, dim=1))) / (2 * math.log(2))
     assert -3 * float(gap.std()) / math.sqrt(1000) < float(gap.mean()) < 0.01

@@ -37,7 +37,7 @@ class Exact:
         covariance = torch.diag(torch.tensor(VARIANCES, dtype=torch.float64))[None]
         self.mixture = GaussianMixture(sde, torch.ones(1), torch.tensor([MEAN], dtype=torch.float64), covariance)
 
-    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+    def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         sde = self.mixture.sde
         return -SDE.expand(sde.sigma(t), x_0) * self.mixture.score(sde.perturb(x_0, noise, t), t) - noise
 
@@ -121,7 +121,7 @@ def test_loss_of_the_exact_network(name: str, weighting: str, noise_levels: str)
 @pytest.mark.parametrize("weighting", ["sigma2", "likelihood"])
 def test_predicting_nothing_has_loss_one(weighting: str) -> None:
     class Nothing:
-        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
             return -noise
 
     for sde in SDES.values():
@@ -141,7 +141,7 @@ def test_importance_sampling_has_the_same_gradient_with_less_variance(name: str)
         return weighted(sde, "likelihood", t) * 2 * (theta * variance - sigma)
 
     class Linear:
-        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
             return theta_each[:, None] * sde.perturb(x_0, noise, t) - noise
 
     variances = {}
@@ -161,7 +161,7 @@ def test_stratification_reduces_the_variance_of_the_loss_as_computed() -> None:
     sde, size, count = VPSDE(), 16, 2000
 
     class Known:
-        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
+        def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
             return SDE.expand(sde.alpha(t), x_0).expand(x_0.shape)
 
     u = (torch.arange(size * 1000, dtype=torch.float64) + 0.5) / (size * 1000)
@@ -228,6 +228,8 @@ def test_the_shares_of_a_batch_make_the_batch() -> None:
     whole = objective(model, Batch(x_0), seeded(12, 9))
     for rows in (slice(0, None, 3), slice(1, None, 3), slice(5, None, 6)):
         share = objective(model, Batch(x_0)[rows], BatchNoise(12, torch.Generator().manual_seed(9), rows))
+        assert share.times is not None
+        assert whole.times is not None
         assert torch.equal(share.times, whole.times[rows])
         torch.testing.assert_close(share.values, whole.values[rows], rtol=1e-12, atol=0)
 
@@ -237,6 +239,8 @@ def test_an_objective_repeats_itself() -> None:
     objective, model, x_0 = get_objective(VPSDE()), Exact(VPSDE()), data(8)
     first, again = (objective(model, Batch(x_0), seeded(8, 7)) for _ in range(2))
     assert torch.equal(first.values, again.values)
+    assert first.times is not None
+    assert again.times is not None
     assert torch.equal(first.times, again.times)
     assert not torch.equal(first.values, objective(model, Batch(x_0)).values)
 
@@ -262,7 +266,7 @@ def test_training_reaches_the_least_loss() -> None:
 def test_mistakes_are_explained() -> None:
     with pytest.raises(UserError, match=r"no weighting is called 'likelyhood' \(did you mean 'likelihood'"):
         get_objective(VPSDE(), weighting="likelyhood")
-    with pytest.raises(UserError, match=r"no distribution of noise levels is called 'logsnr' \(did you mean 'log_snr'"):
+    with pytest.raises(UserError, match=r"no distribution of times is called 'logsnr' \(did you mean 'log_snr'"):
         get_objective(VPSDE(), noise_levels="logsnr")
     with pytest.raises(UserError, match="needs a ladder"):
         get_discrete_objective(VPSDE())  # type: ignore[arg-type]

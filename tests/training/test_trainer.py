@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from score_sde.common.errors import Stopped, UserError
-from score_sde.data import Batch, Batches, Dataset
+from score_sde.data import Batch, Batches, Bins, Dataset
 from score_sde.experiment import configuration
 from score_sde.models import MLP, ScoreModel
 from score_sde.models.networks.ncsnpp import NCSNpp
@@ -42,12 +42,12 @@ def image_trainer(folder, loss=objective, **values) -> Trainer:
     """A small U-Net with dropout on random pictures."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(4, (50, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    dataset = Dataset("pictures", pictures[:40], pictures[40:], levels=4)
+    dataset = Dataset("pictures", pictures[:40], pictures[40:], Bins(4))
     torch.manual_seed(0)
     network = NCSNpp(4, 1, channels=8, channel_multipliers=(1, 2), num_blocks=1, dropout=0.2)
     config = settings(**values)
     batches = Batches(dataset, config.training.batch_size, config.seed)
-    held_out = Batch(dataset.dequantise(dataset.test, torch.Generator().manual_seed(1)))
+    held_out = Batch(dataset.encode(dataset.test, seed=1))
     sde = VPSDE()
     by_noise = LossByNoise(sde, T_MIN)
     return Trainer(ScoreModel(network, sde), loss, batches, held_out, config, folder, by_noise=by_noise, unit="images")
@@ -158,7 +158,7 @@ def scalars(folder, name) -> dict[int, float]:
 
 def test_another_seed_trains_otherwise(straight, tmp_path):
     trainer = image_trainer(tmp_path)
-    trainer._whole_config.seed = trainer._batches.seed = 1
+    trainer._whole_config.seed = trainer._batches.seed = 1  # type: ignore[attr-defined]
     trainer.train()
     assert scalars(tmp_path, "loss")[2] != scalars(straight, "loss")[2]
 
@@ -243,7 +243,7 @@ def test_old_checkpoints_are_deleted(tmp_path):
 
 def test_a_checkpoint_of_another_network_or_other_data_is_a_user_error(tmp_path):
     """The trainer compares weights itself; of data it keeps a description, and hands that over to be compared."""
-    pictures = Dataset("pictures", torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.zeros(0), levels=4)
+    pictures = Dataset("pictures", torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.zeros(0), Bins(4))
     points = Dataset("points", torch.zeros(40, 16), torch.zeros(0, 16))
 
     def trainer(network, dataset):

@@ -1,10 +1,12 @@
-"""Embeddings of noise levels and classes against their formulas."""
+"""Embeddings of noise labels and conditions against their formulas."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
 
@@ -47,22 +49,34 @@ def test_features_keep_float32_under_half_precision_weights():
     assert half_difference.item() == pytest.approx(full_difference.item(), rel=0.05)
 
 
-def test_classes_add_a_vector_and_no_class_is_one_of_them():
+def test_conditions_add_vectors_and_hidden_is_one_of_them():
     torch.manual_seed(0)
-    embedding = NoiseEmbedding(PositionalFeatures(8), 16, num_classes=10).double()
+    embedding: Any = NoiseEmbedding(PositionalFeatures(8), 16, {"class": 10, "distorted": 1}).double()
     without = NoiseEmbedding(PositionalFeatures(8), 16).double()
     without.load_state_dict(embedding.state_dict(), strict=False)
-    torch.testing.assert_close(embedding(LABELS, torch.tensor([10, 10, 10])), without(LABELS))  # none starts at zero
-    torch.nn.init.normal_(embedding.class_vectors.weight)
-    classes = torch.tensor([0, 3, 10])
+    condition = Condition({"class": torch.tensor([0, 3, 7]), "distorted": torch.tensor([0, 0, 0])})
+    # Both begin at zero: "hidden", and a name of a single value.
+    torch.testing.assert_close(embedding(LABELS, condition.hidden("class")), without(LABELS))
+    of_class, of_distortion = (embedding.condition.vectors[name] for name in ("class", "distorted"))
+    for vectors in (of_class, of_distortion):
+        torch.nn.init.normal_(vectors.weight)
     linear = without.output(torch.nn.functional.silu(without.hidden(without.features(LABELS))))
-    expected = torch.nn.functional.silu(linear + embedding.class_vectors.weight[classes])
-    torch.testing.assert_close(embedding(LABELS, classes), expected)
-    torch.testing.assert_close(embedding(LABELS)[2], expected[2])
+
+    def expected(numbers: list[int], distorted: list[int]) -> torch.Tensor:
+        return torch.nn.functional.silu(linear + of_class.weight[numbers] + of_distortion.weight[distorted])
+
+    torch.testing.assert_close(embedding(LABELS, condition), expected([0, 3, 7], [0, 0, 0]))
+    partly = condition.hidden("class", torch.tensor([False, True, False])).hidden(
+        "distorted", torch.tensor([False, True, True])
+    )
+    torch.testing.assert_close(embedding(LABELS, partly), expected([0, 10, 7], [0, 1, 1]))
+    torch.testing.assert_close(embedding(LABELS), expected([10, 10, 10], [1, 1, 1]))
+    only = Condition({"class": torch.tensor([0, 3, 7])})
+    torch.testing.assert_close(embedding(LABELS, only), expected([0, 3, 7], [1, 1, 1]))
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="built without classes"):
-        NoiseEmbedding(PositionalFeatures(8), 16)(LABELS, torch.tensor([0, 1, 2]))
+    with pytest.raises(UserError, match="built without conditions"):
+        NoiseEmbedding(PositionalFeatures(8), 16)(LABELS, Condition({"class": torch.tensor([0, 1, 2])}))
     with pytest.raises(UserError, match="at least 4 channels"):
         PositionalFeatures(3)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
-from score_sde.models.preconditioning import LABELS
+from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.pretrained.diffusers_schedulers import LADDERS, VE, Meaning, meaning
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
@@ -127,7 +127,7 @@ def check_process(scheduler: Any, found: Meaning) -> None:
         times = scheduler.timesteps.double()
         torch.testing.assert_close(found.sde.sigma(times).float(), scheduler.sigmas, rtol=1e-5, atol=0)
         assert found.sde.t_min == scheduler.config.sampling_eps
-        assert (found.prediction, found.labels, found.low) == ("score", "sigma", 0.0)
+        assert (found.prediction, found.noise_label, found.low) == ("score", "sigma", 0.0)
         return
     sde: Any = found.sde
     assert isinstance(sde, DDPMLadder)
@@ -143,12 +143,12 @@ def check_process(scheduler: Any, found: Meaning) -> None:
     # Those of methods that evaluate between their steps are out of order, and the noise they add is not of them.
     labels = scheduler.timesteps[:: scheduler.order] if "sigmas" in vars(scheduler) else scheduler.timesteps
     theirs = noise_to_data(scheduler, labels)
-    if found.labels == "edm":
+    if found.noise_label == "edm":
         t = sde.time_at_log_snr(-2 * theirs.log())
-        torch.testing.assert_close(LABELS["edm"](sde, t), labels.double(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(NOISE_LABELS["edm"](sde, t), labels.double(), rtol=1e-4, atol=1e-4)
         return
-    assert found.labels == "rung"
-    torch.testing.assert_close(LABELS["rung"](sde, times), rungs.double())
+    assert found.noise_label == "rung"
+    torch.testing.assert_close(NOISE_LABELS["rung"](sde, times), rungs.double())
     # Between rungs they interpolate the noise level itself or its logarithm, or round the label.
     whole = bool((labels == labels.round()).all()) and "sigmas" not in vars(scheduler)
     margin = 0 if whole else 1
@@ -217,7 +217,7 @@ def test_continuous_labels_are_a_quarter_of_the_log_of_the_noise_level():
     scheduler = diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
     found: Any = meaning(scheduler)
     check_process(scheduler, found)
-    labels = LABELS[found.labels](found.sde, found.sde.time(torch.tensor([999, 0])))
+    labels = NOISE_LABELS[found.noise_label](found.sde, found.sde.time(torch.tensor([999, 0])))
     assert labels.tolist() == pytest.approx([1.2647, -1.1513], abs=1e-4)
     check_process(
         log_linear := diffusers.EulerDiscreteScheduler(
@@ -226,7 +226,7 @@ def test_continuous_labels_are_a_quarter_of_the_log_of_the_noise_level():
         meaning(log_linear),
     )
     # Of other predictions the library makes nothing of it.
-    assert meaning(diffusers.EulerDiscreteScheduler(timestep_type="continuous")).labels == "rung"
+    assert meaning(diffusers.EulerDiscreteScheduler(timestep_type="continuous")).noise_label == "rung"
     for key in ("sigma_min", "sigma_max"):
         with pytest.raises(UserError, match=f"has {key}=8.0 and timestep_type='continuous'"):
             meaning(
@@ -258,7 +258,7 @@ class Told(torch.nn.Module):
     ],
 )
 def test_the_label_and_the_denoised_image_are_the_schedulers_own(name, settings, prediction):
-    scheduler = CLASSES[name](prediction_type=prediction, **settings)  # type: ignore[call-arg]
+    scheduler = CLASSES[name](prediction_type=prediction, **settings)
     sde, kind, labels, _ = meaning(scheduler)
     model = ScoreModel(network := Told(), sde, kind, labels, scale_input=False)
     scheduler.set_timesteps(8)

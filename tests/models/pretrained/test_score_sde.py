@@ -237,11 +237,11 @@ def test_labels_of_continuous_models():
     for name in ("vpsde", "subvpsde"):
         vp = convention(config_of(name, True))
         assert vp.prediction == "noise"
-        torch.testing.assert_close(vp.labels(t), 999 * t)
+        torch.testing.assert_close(vp.noise_label(t), 999 * t)
     ve = convention(config_of("vesde", True))
     assert ve.prediction == "score"
-    torch.testing.assert_close(ve.labels(t), 0.01 * 5000.0**t)
-    torch.testing.assert_close(ve.sde.sigma(t), ve.labels(t))
+    torch.testing.assert_close(ve.noise_label(t), 0.01 * 5000.0**t)
+    torch.testing.assert_close(ve.sde.sigma(t), ve.noise_label(t))
     torch.testing.assert_close(convention(config_of("subvpsde", True)).sde.sigma(t), VPSDE().sigma(t) ** 2)
 
 
@@ -251,7 +251,7 @@ def test_labels_of_ddpm_are_rungs():
     assert ddpm.prediction == "noise"
     i = torch.tensor([0, 1, 500, 999])
     t = ddpm.sde.time(i)
-    torch.testing.assert_close(ddpm.labels(t), i.double())
+    torch.testing.assert_close(ddpm.noise_label(t), i.double())
     alpha_bar = (1 - torch.linspace(0.1 / 1000, 20 / 1000, 1000, dtype=torch.float64)).cumprod(0)
     torch.testing.assert_close(ddpm.sde.sigma(t), (1 - alpha_bar[i]).sqrt())
 
@@ -261,11 +261,11 @@ def test_labels_of_ncsn_count_down_and_are_rounded():
     ncsn: Any = convention(config_of("vesde", False))
     assert ncsn.prediction == "score"
     t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(ncsn.labels(t), torch.tensor([999.0, 749.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(ncsn.noise_label(t), torch.tensor([999.0, 749.0, 0.0], dtype=torch.float64))
     golden = next(golden for golden in GOLDENS if golden["name"] == "configs/ve/cifar10_ncsnpp.py")
     network: Any = from_reference(golden["config"], fill(published_parameters(golden)))
     on_rungs = ncsn.sde.time(torch.tensor([0, 499, 999]))
-    table = network.sigmas[ncsn.labels(on_rungs).long()].double()
+    table = network.sigmas[ncsn.noise_label(on_rungs).long()].double()
     torch.testing.assert_close(table, ncsn.sde.sigma(on_rungs), rtol=1e-6, atol=0)
 
 

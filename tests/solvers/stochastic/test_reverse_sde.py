@@ -7,7 +7,6 @@ import torch
 
 from score_sde.common.errors import UserError
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
-from score_sde.sde.reverse import reverse_diffusion, reverse_drift
 from score_sde.solvers import get_solver
 from score_sde.solvers.stochastic.reverse_sde import NormalisedReverseSDE
 
@@ -33,9 +32,9 @@ def test_the_normalised_sde_is_the_reverse_family(sde, eta, mixture):
 
         slope_of_k = (k(t + 1e-6) - k(t - 1e-6)) / 2e-6
         steps_per_time = (sde.log_snr(t + 1e-6) - sde.log_snr(t - 1e-6)) / 4e-6 / problem.rate
-        drift = k(t) * reverse_drift(sde, x, t, model.score(x, t), eta) + slope_of_k * x
+        drift = k(t) * sde.reverse_drift(x, t, model.score(x, t), eta) + slope_of_k * x
         torch.testing.assert_close(problem.f(step, k(t) * x), drift / steps_per_time, rtol=1e-6, atol=1e-6)
-        diffusion = k(t) * reverse_diffusion(sde, t, eta) / (-steps_per_time).sqrt()
+        diffusion = k(t) * eta * sde.diffusion(t) / (-steps_per_time).sqrt()
         torch.testing.assert_close(problem.g_prod(step, x, x), diffusion * x, rtol=1e-6, atol=1e-9)
 
 

@@ -12,7 +12,6 @@ from scipy.integrate import solve_ivp
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
-from score_sde.sde.reverse import reverse_drift
 from score_sde.solvers import Solution, get_solver
 from score_sde.solvers.base import sample_noise
 from score_sde.solvers.stochastic.adaptive_sde import improved_euler
@@ -61,7 +60,7 @@ def test_without_noise_the_error_follows_the_tolerance(mixture, monkeypatch):
 
     def drift(t, x):
         state, time = torch.tensor(x).reshape(4, 2), torch.tensor(t, dtype=FLOAT)
-        return reverse_drift(sde, state, time, model.score(state, time), eta=1.0).flatten().numpy()
+        return sde.reverse_drift(state, time, model.score(state, time), eta=1.0).flatten().numpy()
 
     exact = solve_ivp(drift, (1.0, 0.01), x_T.flatten().numpy(), rtol=1e-10, atol=1e-12).y[:, -1].reshape(4, 2)
     errors, calls = [], []

@@ -9,7 +9,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from score_sde.models import LevelModel
+from score_sde.models import QuantisedModel
 from score_sde.models.quantised_model import truncated_normal
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 
@@ -53,9 +53,9 @@ class Context(nn.Module):
         return torch.stack([first, second], dim=2).flatten(1)
 
 
-def exact_model(sde: SDE, dequantised: bool = True) -> LevelModel:
+def exact_model(sde: SDE, dequantised: bool = True) -> QuantisedModel:
     network = Context(sde, dequantised)
-    return LevelModel(network, sde, LEVELS, labels=lambda t: t, scale_input=False, dequantised=dequantised)
+    return QuantisedModel(network, sde, LEVELS, noise_label=lambda t: t, scale_input=False, dequantised=dequantised)
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
@@ -79,7 +79,7 @@ def test_low_noise_needs_no_network() -> None:
         def forward(self, x: Tensor, labels: Tensor) -> Tensor:
             return torch.sin(1 + torch.arange(3 * x[0].numel(), dtype=x.dtype)).expand(len(x), -1)
 
-    model = LevelModel(Arbitrary(), VESDE(sigma_min=1e-3), LEVELS)
+    model = QuantisedModel(Arbitrary(), VESDE(sigma_min=1e-3), LEVELS)
     x = torch.tensor([[-0.6, 0.1]], dtype=torch.float64)
     t = torch.tensor(0.0, dtype=torch.float64)
     assert float(model.score(x, t).abs().max()) < 1e-6
@@ -102,7 +102,7 @@ def test_errors_from_the_levels_mean_differ_from_noise_errors_by_a_constant() ->
 
     differences, variances = [], []
     for network in (Context(sde), NoContext()):
-        model = LevelModel(network, sde, LEVELS, labels=lambda t: t, scale_input=False)
+        model = QuantisedModel(network, sde, LEVELS, noise_label=lambda t: t, scale_input=False)
         plain = (model.noise(x, t) - noise).square().sum(1)
         conditioned = model.noise_error(x_0, noise, t).square().sum(1)
         differences.append(plain - conditioned)

@@ -24,7 +24,7 @@ from score_sde.sde import (
 )
 from score_sde.sde.times import (
     LogNormal,
-    NoiseLevels,
+    TimeDistribution,
     UniformLogSNR,
     UniformRung,
     UniformTime,
@@ -34,7 +34,7 @@ from score_sde.sde.times import (
 
 T_MIN = 1e-4
 SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "ddpm": DDPMLadder(ddpm_betas(50))}
-LEVELS: dict[str, Callable[[SDE, float], NoiseLevels]] = {
+LEVELS: dict[str, Callable[[SDE, float], TimeDistribution]] = {
     "uniform": UniformTime,
     "log_snr": UniformLogSNR,
     "edm": lambda sde, t_min: LogNormal(sde, t_min, -1.2, 1.2),
@@ -107,7 +107,7 @@ def test_stratified_times_cover_each_interval_and_are_uniform_for_each_example()
 
 
 def test_bad_range_is_explained() -> None:
-    with pytest.raises(UserError, match=r"training.t_min=0.0 must lie between 0 and 1.0"):
+    with pytest.raises(UserError, match=r"t_min=0.0 must lie between 0 and 1.0"):
         UniformLogSNR(VPSDE(), 0.0)
-    with pytest.raises(UserError, match=r"training.t_min=2.0 must lie"):
+    with pytest.raises(UserError, match=r"t_min=2.0 must lie"):
         UniformLogSNR(VPSDE(), 2.0)

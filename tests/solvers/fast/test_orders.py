@@ -11,7 +11,7 @@ from torch import Tensor
 from score_sde.models import GaussianMixture
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import get_solver
-from score_sde.solvers.fast.recorder import Table
+from score_sde.solvers.fast.table import Table
 
 DOUBLE = torch.float64
 PROCESSES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(0.01, 50.0)}

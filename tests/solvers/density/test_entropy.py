@@ -2,8 +2,8 @@
 
 Gaussian mixtures in two and in eight dimensions are quantised to 4, 17 and 256 levels. Their bins' probabilities are
 differences of normal distribution functions. In two dimensions the entropy is a sum over all bins; the eight dimensions
-are independent, so it is a sum over them. Two kinds of exact model are measured: of the levels (a `LevelModel` with the
-best logits), and of the mixture before it was quantised.
+are independent, so it is a sum over them. Two kinds of exact model are measured: of the levels (a `QuantisedModel` with
+the best logits), and of the mixture before it was quantised.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.common.noise import SampleNoise
+from score_sde.data import Bins, Points
 from score_sde.evaluation.likelihood.dequantisation import (
     Dequantiser,
     TruncatedNormalDequantiser,
     UniformDequantiser,
     bound_of_draws,
 )
-from score_sde.models import GaussianMixture, LevelModel
+from score_sde.models import GaussianMixture, QuantisedModel
 from score_sde.models.quantised_model import truncated_normal
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import log_likelihood
@@ -85,17 +86,17 @@ class Quantised:
 
     def dequantised(self, dequantiser: Dequantiser) -> tuple[Tensor, Tensor]:
         """Examples with noise, and its log-density."""
-        return dequantiser(self.examples.double(), SampleNoise(range(len(self.examples)), "dequantisation"))
+        return dequantiser.sample(self.examples.double(), SampleNoise(range(len(self.examples)), "dequantisation"))
 
     def bits(self, log_bound: Tensor) -> Tensor:
         return -log_bound / (self.dimension * math.log(2))
 
-    def model_of_levels(self, sde: SDE, dequantised: bool = True) -> LevelModel:
-        return LevelModel(
+    def model_of_levels(self, sde: SDE, dequantised: bool = True) -> QuantisedModel:
+        return QuantisedModel(
             BestLogits(self, sde, dequantised),
             sde,
             self.levels,
-            labels=lambda t: t,
+            noise_label=lambda t: t,
             scale_input=False,
             dequantised=dequantised,
         )
@@ -142,7 +143,7 @@ CASES = [(sde, 2, levels) for sde in SDES for levels in (4, 17, 256)] + [
 @pytest.mark.parametrize(("sde", "dimension", "levels"), CASES, ids=[f"{name(sde)}-{d}-{k}" for sde, d, k in CASES])
 def test_uniform_dequantisation_of_a_model_of_bins(sde, dimension, levels):
     data = Quantised(dimension, levels, 300 if dimension == 2 else 60)
-    x, log_q = data.dequantised(UniformDequantiser(-1.0, data.width))
+    x, log_q = data.dequantised(UniformDequantiser(Bins(data.levels)))
     log_prob = log_likelihood(data.model_of_levels(sde), x, **PRECISE).log_prob
     data.check(data.bits(log_prob - log_q), 0.01)
 
@@ -151,7 +152,7 @@ def test_uniform_dequantisation_of_a_model_of_bins(sde, dimension, levels):
 @pytest.mark.parametrize("dimension", [2, 8])
 def test_truncated_normal_dequantisation_of_a_model_of_points(dimension, levels):
     sde, data = VPSDE(t_min=1e-7), Quantised(dimension, levels, 300 if dimension == 2 else 60)
-    dequantiser = TruncatedNormalDequantiser(sde, -1.0, 2 / (levels - 1))
+    dequantiser = TruncatedNormalDequantiser(sde, Points(levels))
     x, log_q = data.dequantised(dequantiser)
     model = data.model_of_levels(sde, dequantised=False)
     log_prob = log_likelihood(model, x, t_min=dequantiser.t_min, **PRECISE).log_prob
@@ -161,7 +162,7 @@ def test_truncated_normal_dequantisation_of_a_model_of_points(dimension, levels)
 def test_bounds_are_not_better_than_the_truth(one_generator):
     """Seventeen levels in the plane; the best scores; each bound with its decoder."""
     data, sde = Quantised(2, 17, 12_000), VPSDE(t_min=1e-6)
-    spacing, t_min = 2 / 16, TruncatedNormalDequantiser(sde, -1.0, 2 / 16).t_min
+    spacing, t_min = 2 / 16, TruncatedNormalDequantiser(sde, Points(17)).t_min
     settings: dict[str, Any] = {"seeds": range(len(data.examples))}
     places = -1 + spacing * data.examples.double()
     points, bins = data.model_of_levels(sde, dequantised=False), data.model_of_levels(sde)
@@ -171,7 +172,7 @@ def test_bounds_are_not_better_than_the_truth(one_generator):
     for num_steps, largest_gap in ((20, 2.2), (80, 0.5), (2000, 0.02)):
         ladder: dict[str, Any] = {"num_steps": num_steps, "num_calls": 32, "t_min": t_min, **settings}
         data.check(data.bits(discrete_bound(points, places, decoder, **ladder).log_prob), largest_gap)
-    x, log_q = data.dequantised(UniformDequantiser(-1.0, data.width))
+    x, log_q = data.dequantised(UniformDequantiser(Bins(data.levels)))
     data.check(data.bits(continuous_bound(bins, x, gaussian_decoder(x), t_min=1e-5, **settings).log_prob - log_q), 0.02)
     data.check(data.bits(score_flow_bound(bins, x, t_min=1e-5, **settings).log_prob - log_q), 0.02)
 
@@ -186,10 +187,10 @@ def test_more_draws_bring_the_bound_down_to_the_truth():
     of_bins = below[..., 1:] - below[..., :-1]
     joint = torch.einsum("c,ci,cj->ij", data.weights, of_bins[:, 0], of_bins[:, 1])
     data.truth = data.bits(torch.log(joint[data.examples[:, 0], data.examples[:, 1]]))
-    noise, dequantiser = SampleNoise(range(len(data.examples)), "dequantisation"), UniformDequantiser(-1.0, 0.5)
+    noise, dequantiser = SampleNoise(range(len(data.examples)), "dequantisation"), UniformDequantiser(Bins(4))
     log_weights = []
     for _ in range(64):
-        x, log_q = dequantiser(data.examples.double(), noise)
+        x, log_q = dequantiser.sample(data.examples.double(), noise)
         log_weights.append(log_likelihood(model, x, **PRECISE).log_prob - log_q)
     every = torch.stack(log_weights, dim=1)
     means = []

@@ -1,0 +1,20 @@
+"""Score controls: a model with another score is a model again.
+
+What is added to the score, times `sigma^2 / alpha`, is added to the denoised mean, by Tweedie's formula
+
+    denoise(x, t) = (x + sigma^2 score(x, t)) / alpha.
+
+The plumbing of every model that asks another is `models.wrapper.ModelWrapper`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from score_sde.sde import SDE
+
+
+def tweedie_factor(sde: SDE, t: Tensor, x: Tensor) -> Tensor:
+    """`sigma^2 / alpha`, by which a change of the score changes the denoised mean; shaped to multiply `x`."""
+    t = t.double()
+    return sde.expand(sde.sigma(t) ** 2 / sde.alpha(t), x)

@@ -1,0 +1,47 @@
+"""Comparing solvers on an experiment's model, as the section `compare` has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from score_sde.common import distributed
+from score_sde.common.resumable import digest
+from score_sde.evaluation.comparison.compare import Comparison, compare
+from score_sde.evaluation.comparison.report import write_report
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.settings import settings_for
+from score_sde.experiment.solver import shared_options, tuned_tables
+
+
+def compare_solvers(experiment: Experiment) -> Comparison:
+    """Draw samples by every solver and budget that the section `compare` names, and measure them; on one process."""
+    config, settings = experiment.config, experiment.config.compare
+    contenders: dict[str, dict[str, Any]] = {name: {} for name in settings.solvers}
+    if "tuned" in contenders:
+        contenders["tuned"]["path"] = tuned_tables(experiment, settings.budgets)
+    return compare(
+        experiment.model,
+        experiment.dataset.shape,
+        list(contenders.items()),
+        settings.budgets,
+        shared=shared_options(config.sampling),
+        dataset=experiment.dataset,
+        repetitions=range(config.seed, config.seed + settings.repetitions),
+        num_samples=settings.num_samples,
+        num_trajectories=settings.num_trajectories,
+        batch_size=settings.batch_size,
+        device=distributed.device(),
+    )
+
+
+def write(experiment: Experiment, comparison: Comparison) -> list[Path]:
+    """Write a comparison as tables and a picture; returns the paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    shared = {f"sampling.{name}": value for name, value in shared_options(experiment.config.sampling).items()}
+    dataset = experiment.dataset
+    made_with = settings_for(experiment, ["compare"], test_examples=digest(dataset.test), **shared)
+    return write_report(comparison, experiment.folder / "compare", dataset.name, made_with)

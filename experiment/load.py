@@ -1,0 +1,120 @@
+"""From the command line's words to an experiment: what is to be trained, or used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError
+from score_sde.data import Dataset
+from score_sde.data.dataset import described
+from score_sde.data.memory import changes, memory_of, overlap, recall
+from score_sde.data.words import PARTS
+from score_sde.experiment import build, checkpoints, configuration, rules, runs
+from score_sde.experiment.editing import names_test_examples
+from score_sde.experiment.experiment import Experiment
+from score_sde.models import NoisyClassifier
+from score_sde.training import checkpoint
+
+# What a run remembers of its data.
+MEMORY = "data.npz"
+
+
+def to_train(config_path: str | None, folder: Path, overrides: configuration.Overrides) -> Experiment:
+    """Make what is needed for training in `folder`, from the beginning or from the newest checkpoint.
+
+    Raises:
+        UserError: the configuration is faulty, or does not fit the data or the run that is there.
+    """
+    config = runs.configuration_to_train(config_path, folder, overrides)
+    rules.check(config, "train")
+    for change in runs.changes(config, folder):
+        distributed.say(change)
+    dataset = _make_dataset(config)
+    model = build.make_model(config, dataset)
+    build.check_classes(config, dataset)
+    if config.data.augment and not dataset.is_image:
+        raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
+    unused = build.unused_attention(config, dataset)
+    note([unused] if unused else [])
+    return Experiment(config, dataset, model, folder, overrides=overrides)
+
+
+def to_use(
+    mode: str, config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: configuration.Overrides
+) -> Experiment:
+    """Load a trained model (or make a mixture, which needs no training), ready for a mode of the command line.
+
+    Raises:
+        UserError: the configuration or the checkpoint is faulty or missing.
+    """
+    config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
+    rules.check(config, mode)
+    dataset = _dataset_to_use(mode, config, found)
+    if mode in ("likelihood", "compare"):
+        part = config.likelihood.split if mode == "likelihood" else "test"
+        _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
+    model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
+    if isinstance(model, NoisyClassifier):
+        raise UserError(
+            f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={folder}"
+        )
+    model = model.to(distributed.device()).eval().requires_grad_(False)
+    if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
+        note([f"{folder} is the run of another model than {found.path}: see --workdir"])
+    return Experiment(config, dataset, model, folder, found, overrides)
+
+
+def remember(config: ConfigDict, folder: Path) -> None:
+    """Write down with what configuration a model was used first, but for the edit, which is made once."""
+    if distributed.rank() == 0 and not (folder / "config.json").exists():
+        kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
+        configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
+
+
+def note(lines: Iterable[str]) -> None:
+    """Print notes."""
+    for line in lines:
+        distributed.note(line)
+
+
+def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
+    """Make the data; what has to be prepared is prepared by one process of each machine."""
+    with distributed.one_first():
+        dataset = build.make_dataset(config, files_needed)
+    note(dataset.notes)
+    return dataset
+
+
+def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
+    """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
+    if mode == "export":
+        return build.make_dataset(config, files_needed=False)
+    known = None if found is None else found.data
+    drawn = mode == "sample" and not config.sampling.metrics
+    if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
+        return _make_dataset(config)
+    if known is None:
+        classes_needed = build.knows_classes(config) or config.sampling.labels is not None
+        return _make_dataset(config, files_needed=found is None or classes_needed)
+    without_examples = described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
+    if without_examples.is_image:
+        return without_examples
+    # Points are shown beside those of the data.
+    try:
+        return _make_dataset(config)
+    except UserError as error:
+        note([f"sampled without the data: {error}"])
+        return without_examples
+
+
+def _note_changes(dataset: Dataset, run: Path, part: str) -> None:
+    """Say how a part of the data differs from that of the data that a run was trained on, if it remembers these."""
+    before = recall(run / MEMORY) if distributed.rank() == 0 else None
+    memory = {} if before is None else memory_of(dataset)
+    parts = [known for known in PARTS if known == part and len(memory.get(known, ()))]
+    if before is not None and parts:
+        note([*changes(memory, before, parts), *overlap(memory, before, [p for p in parts if p != "train"])])

@@ -1,0 +1,103 @@
+"""Drawing samples of an experiment's model, as the section `sampling` has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError, naming
+from score_sde.common.files import at_home, write_atomically
+from score_sde.common.resumable import digest
+from score_sde.data.conditions import of_classes
+from score_sde.evaluation.provenance import remove_stale
+from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
+from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
+from score_sde.experiment import conditions
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.settings import settings_for
+from score_sde.experiment.solver import solver_for
+
+
+class Drawn(NamedTuple):
+    """Samples, and what they were asked to be.
+
+    Attributes:
+        samples: the samples, in model units.
+        seeds: the seed of each.
+        labels: the class of each, `(N,)`; None if any would do.
+    """
+
+    samples: Samples
+    seeds: list[int]
+    labels: Tensor | None
+
+
+def sample(experiment: Experiment) -> Drawn:
+    """Draw the samples that the section `sampling` asks for."""
+    config, dataset = experiment.config, experiment.dataset
+    sampling = config.sampling
+    labels = conditions.sample_labels(config, dataset, sampling.num_samples)
+    classifier = conditions.find_classifier(config, dataset)
+    asked = conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
+    seeds = list(range(config.seed, config.seed + sampling.num_samples))
+    solver = solver_for(experiment)
+    return Drawn(draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size), seeds, labels)
+
+
+def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
+    """Write samples, on the first process; returns the paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    sampling, folder = experiment.config.sampling, experiment.folder / "samples"
+    columns = sampling.labels.count(",") + 1 if sampling.labels else None
+    settings = settings_for(experiment, ["sampling"])
+    paths = write_samples(
+        drawn.samples, drawn.seeds, experiment.dataset, folder, sampling.solver, drawn.labels, columns, settings
+    )
+    # Of the samples that were there before; written anew by `measure`, if asked for.
+    remove_stale(_metrics_path(experiment), settings)
+    return paths
+
+
+def extractors_for(experiment: Experiment) -> Extractors | None:
+    """Load what measures samples, as the section `sampling` has it; None on all processes but the first.
+
+    Raises:
+        UserError: the data are no pictures, or the weights are missing.
+    """
+    dataset, inception_path = experiment.dataset, experiment.config.sampling.inception
+    if not dataset.is_image or len(dataset.train) == 0:
+        raise UserError(f"sampling.metrics compares images with training images, which {dataset.name} has not")
+    with naming("sampling.inception"):
+        weights = at_home(inception_path) if inception_path else None
+    return inception(weights, distributed.device()) if distributed.rank() == 0 else None
+
+
+def measure(experiment: Experiment, drawn: Drawn, extractors: Extractors) -> tuple[dict[str, float], Path]:
+    """Measure samples by Inception's metrics, as the section `sampling` asks for; returns them and their file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    dataset, x = experiment.dataset, drawn.samples.x
+    names = [name.strip() for name in experiment.config.sampling.metrics.split(",")]
+    real = dataset.train if dataset.levels == 256 else dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
+    statistics = experiment.folder / "samples" / f"fid_statistics_{digest(dataset.train)}.safetensors"
+    values = measure_images(names, dataset.to_uint8(x).movedim(-1, 1), real, extractors, statistics)
+    path = _metrics_path(experiment)
+    settings = settings_for(experiment, ["sampling"])
+    about: dict[str, Any] = {**values, "num_samples": len(x), "num_real": len(real), "settings": settings}
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return values, path
+
+
+def _metrics_path(experiment: Experiment) -> Path:
+    """Return the file of the metrics of samples."""
+    return experiment.folder / "samples" / f"{experiment.config.sampling.solver}_metrics.json"

@@ -1,0 +1,139 @@
+"""From the section `sampling` of a configuration to a solver; tables for `tuned` are made on demand."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_sde.common import distributed
+from score_sde.common.errors import choose
+from score_sde.common.interruption import keeping
+from score_sde.common.progress import Progress
+from score_sde.evaluation.watched import Watched
+from score_sde.experiment.checkpoints import companions
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.texts import read_texts
+from score_sde.solvers import SOLVERS, get_solver
+from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
+from score_sde.solvers.fast.tuned import save_table, table_path
+from score_sde.solvers.fast.tuning import tune
+from score_sde.solvers.registry import Solver
+
+THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
+
+# Of the options of solvers, those that are about the model.
+_SHARED_OPTIONS = ("t_min", "data_std")
+
+# Of the section `sampling`, what is not an option of the solver.
+_NOT_OPTIONS = (
+    "solver",
+    "num_samples",
+    "batch_size",
+    "labels",
+    "guidance",
+    "guidance_interval",
+    "classifier",
+    "metrics",
+    "inception",
+)
+# Steps of solvers that have no default of their own, and of tables that are made for samples.
+_NUM_STEPS = 20
+_NUM_TUNED_STEPS = 10
+
+
+def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any) -> Solver:
+    """The solver of the section `sampling`, with those options that are given and that it has, and `more`.
+
+    Those that need a number of steps have `default_steps`, unless it is given.
+    """
+    sampling = config.sampling
+    ignored = ignored_options(config)
+    options = {name: value for name, value in solver_options(config).items() if name not in ignored}
+    known = inspect.signature(SOLVERS[sampling.solver]).parameters
+    if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
+        options.setdefault("num_steps", default_steps)
+    return get_solver(sampling.solver, **options, **more)
+
+
+def ignored_options(config: ConfigDict) -> set[str]:
+    """Those options given in the section `sampling` that its solver does not have."""
+    known = inspect.signature(choose("solver", config.sampling.solver, SOLVERS)).parameters
+    return set(solver_options(config)) - set(known)
+
+
+def note_ignored(experiment: Experiment) -> None:
+    """Note which of the options set by hand the solver does not have."""
+    solver = experiment.config.sampling.solver
+    ignored = ignored_options(experiment.config)
+    if solver == "tuned":
+        ignored -= {"data_std"}  # of use in tuning
+    for key, _ in experiment.overrides:
+        if key.removeprefix("sampling.") in ignored and key.startswith("sampling."):
+            distributed.note(f"solver {solver!r} does not use {key}")
+
+
+def solver_options(config: ConfigDict) -> dict[str, Any]:
+    """The options for solvers that the section `sampling` gives."""
+    given = {name: value for name, value in config.sampling.items() if name not in _NOT_OPTIONS and value is not None}
+    options = read_texts(given)
+    if "threshold" in options:
+        threshold = choose("threshold", options["threshold"], THRESHOLDS)
+        options["threshold"] = threshold(config.data.low, config.data.high)
+    return options
+
+
+def shared_options(sampling: ConfigDict) -> dict[str, Any]:
+    """Those options given in the section `sampling` that are about the model, not about one solver."""
+    return {name: sampling[name] for name in _SHARED_OPTIONS if sampling[name] is not None}
+
+
+def solver_for(experiment: Experiment, default_steps: int = _NUM_STEPS) -> Solver:
+    """Return the solver of the section `sampling` for a model; what it is tuned with is made first."""
+    sampling, options = experiment.config.sampling, {}
+    if sampling.solver == "tuned":
+        sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
+        options["path"] = tuned_tables(experiment, [sampling.num_steps])
+    return make_solver(experiment.config, default_steps, **options)
+
+
+def tuned_tables(experiment: Experiment, budgets: Sequence[int]) -> Path:
+    """Return the folder of tables for solver `tuned`, beside the checkpoint; those that are missing are tuned first."""
+    tables = companions(experiment.folder, experiment.found)
+    for num_steps in budgets:
+        if distributed.rank() == 0 and not table_path(tables, num_steps).exists():
+            _tune(experiment, tables, num_steps)
+    distributed.barrier()
+    return tables
+
+
+def _tune(experiment: Experiment, tables: Path, num_steps: int) -> None:
+    """Make the table of so many steps."""
+    distributed.say(f"tuning a sampler of {num_steps} steps")
+
+    def kept() -> str:
+        return (
+            f"stopped while tuning a sampler of {num_steps} steps, which is not kept; those in {tables} are; repeat "
+            "the command to go on"
+        )
+
+    with keeping(kept):
+        with Progress("tuning") as bar:
+
+            def report(iteration: int, error: float) -> None:
+                bar.note = f"iteration {iteration}, held-out error {error:.3g}"
+
+            tuned = tune(
+                Watched(experiment.model, bar.call),
+                num_steps,
+                experiment.dataset.shape,
+                data_std=experiment.config.sampling.data_std or 0.5,
+                device=distributed.device(),
+                report=report,
+            )
+        path = table_path(tables, num_steps)
+        save_table(path, tuned.table, experiment.model.sde)
+    distributed.say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")

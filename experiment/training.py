@@ -1,0 +1,129 @@
+"""Training an experiment's model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from score_sde.common import distributed
+from score_sde.common.condition import Condition
+from score_sde.common.errors import UserError
+from score_sde.data import Batch, Batches, Dataset, get_augmentation
+from score_sde.data.conditions import of_classes
+from score_sde.data.memory import changes, memory_of, overlap, recall, remember
+from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
+from score_sde.evaluation.progress import progress_measure
+from score_sde.evaluation.samples.draw import as_array, draw_samples
+from score_sde.experiment import build, configuration
+from score_sde.experiment.density import make_dequantiser
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.load import MEMORY, note
+from score_sde.experiment.solver import make_solver
+from score_sde.models import NoisyClassifier
+from score_sde.sde import SDE
+from score_sde.solvers import get_solver
+from score_sde.training.classification import accuracy_by_level
+from score_sde.training.loss_by_noise import LossByNoise
+from score_sde.training.precision import image_layout, training_precision
+from score_sde.training.trainer import Trainer
+
+_NUM_PREVIEWS = 36
+
+
+def make_trainer(experiment: Experiment) -> Trainer:
+    """Make the trainer of an experiment's model, which begins where the newest checkpoint of its folder ends.
+
+    Raises:
+        UserError: the configuration does not fit the number of processes, or the checkpoint does not fit it.
+    """
+    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    if config.training.shard and distributed.world_size() == 1:
+        raise UserError("training.shard divides a network among processes: start several with torchrun")
+    parts = config.training.accumulation * distributed.world_size()
+    if config.training.batch_size % parts:
+        raise UserError(
+            f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
+            f"processes in {config.training.accumulation} parts each"
+        )
+    batches = Batches(
+        dataset,
+        config.training.batch_size,
+        config.seed,
+        get_augmentation(config.data.augment),
+        config.data.distortion,
+        distributed.rows(),
+        distributed.device(),
+        labelled=build.knows_classes(config),
+        label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
+    )
+    told = of_classes(dataset.validation_classes) if build.knows_classes(config) else None
+    held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
+    objective = build.make_objective(config, model.sde)
+    if dataset.is_image:
+        device = distributed.device()
+        precision = training_precision(config.training.precision, device)
+        layout = image_layout(precision, device, config.training.channels_last)
+        model = model.to(memory_format=layout)
+    if config.training.compile:
+        model.network.compile()
+    return Trainer(
+        model,
+        objective,
+        batches,
+        held_out,
+        config,
+        experiment.folder,
+        by_noise=LossByNoise(model.sde, config.training.t_min),
+        draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
+        measure=_measure(config, dataset, model.sde),
+        data=dataset.description,
+        check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
+        unit="images" if dataset.is_image else "points",
+    )
+
+
+def begin(experiment: Experiment, trainer: Trainer) -> None:
+    """Write down the configuration and the data of a run, and note how the data have changed since it was begun."""
+    if distributed.rank() > 0:
+        return
+    memory = memory_of(experiment.dataset)
+    before = recall(experiment.folder / MEMORY) if trainer.step else None
+    note([*([] if before is None else changes(memory, before)), *overlap(memory, before)])
+    configuration.save(experiment.config, experiment.folder / "config.json")
+    remember(memory, experiment.folder / MEMORY, before)
+
+
+def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], np.ndarray]:
+    """Return what draws a few samples of a model in training, to be looked at."""
+    solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
+    seeds = list(range(config.seed, config.seed + _NUM_PREVIEWS))
+
+    def draw(model: Any) -> np.ndarray:
+        samples = draw_samples(model, solver, dataset.shape, seeds, _NUM_PREVIEWS, progress=False)
+        return as_array(samples.x.nan_to_num(), dataset)
+
+    return draw
+
+
+def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], dict[str, float]] | None:
+    """Return what measures a model in training now and then, if it is to be measured."""
+    if not config.training.measure_every:
+        return None
+    if config.model.network == "classifier":
+        if dataset.test_classes is None or not len(dataset.test):
+            return None
+        count = config.training.num_measured
+        x_0 = dataset.encode(dataset.test[:count], config.seed)
+        return accuracy_by_level(
+            x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
+        )
+
+    def uniform() -> UniformDequantiser:
+        return UniformDequantiser(dataset.units.bins)
+
+    dequantiser = make_dequantiser(config, sde, dataset, learn=uniform)
+    solver, count = make_solver(config), config.training.num_measured
+    return progress_measure(dataset, dequantiser, config.likelihood.t_min, solver, count, config.seed)

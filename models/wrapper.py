@@ -1,0 +1,70 @@
+"""Models that ask another model: score controls, a model with its condition, one whose calls are counted."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from score_sde.common.condition import Rows
+from score_sde.sde import SDE
+
+_Whole = TypeVar("_Whole")
+_Wrapper = TypeVar("_Wrapper", bound="ModelWrapper")
+
+
+class ModelWrapper:
+    """A model that asks `model`, and is one again; a subclass says what it changes.
+
+    What is bound to examples, one row each, is bound to the whole set of them once; `rows_of(model, rows)` is then the
+    model of a batch of them. A subclass that holds more than a model that has rows takes them in `rows`.
+
+    Args:
+        model: any.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model: Any = model
+
+    @property
+    def sde(self) -> SDE:
+        """The forward process."""
+        return self.model.sde
+
+    @property
+    def no_density(self) -> str:
+        """Why there is no log-likelihood; empty if there is."""
+        return no_density(self.model)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """`∇ log p_t(x)`; shape of `x`."""
+        return self.model.score(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """`E[x_0 | x_t = x]`; shape of `x`."""
+        return self.model.denoise(x, t)
+
+    def rows(self: _Wrapper, rows: Rows) -> _Wrapper:
+        """Return this model of these examples of those that it is bound to."""
+        part = copy.copy(self)
+        part.model = rows_of(self.model, rows)
+        return part
+
+
+@runtime_checkable
+class HasRows(Protocol):
+    """What is bound to examples."""
+
+    def rows(self, rows: Rows) -> Any:
+        """Return the same of these examples."""
+
+
+def rows_of(whole: _Whole, rows: Rows) -> _Whole:
+    """Return the model of these rows of a batch: a wrapper hands it down; a plain model is the same for every row."""
+    return whole.rows(rows) if isinstance(whole, HasRows) else whole
+
+
+def no_density(model: object) -> str:
+    """Return why a model has no log-likelihood; empty if it has one."""
+    return getattr(model, "no_density", "")

@@ -1,0 +1,27 @@
+"""Mode `sample`: draw samples, and measure them if asked to."""
+
+from __future__ import annotations
+
+from score_sde.common import distributed
+from score_sde.common.interruption import keeping, nothing_kept
+from score_sde.experiment import sampling
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.solver import note_ignored
+
+
+def run(experiment: Experiment) -> None:
+    """Draw the samples that the section `sampling` asks for, write them and say where."""
+    note_ignored(experiment)
+    settings = experiment.config.sampling
+    extractors = sampling.extractors_for(experiment) if settings.metrics else None
+    with keeping(lambda: nothing_kept("samples are written")):
+        drawn = sampling.sample(experiment)
+        if distributed.rank() > 0:
+            return
+        paths = sampling.write(experiment, drawn)
+    calls = f"{drawn.samples.nfe:g} network calls each, {drawn.samples.seconds:.1f} s"
+    distributed.say(f"{len(drawn.seeds)} samples by {settings.solver}, {calls}: {', '.join(map(str, paths))}")
+    if extractors is not None:
+        with keeping(lambda: f"stopped before the metrics of samples, which are kept: {paths[0]}"):
+            values, path = sampling.measure(experiment, drawn, extractors)
+            distributed.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f": {path}")

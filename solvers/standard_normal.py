@@ -1,0 +1,30 @@
+"""Data `N(0, I)` as a model: one that costs nothing, on which solvers are counted and rehearsed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from score_sde.sde import SDE
+
+
+class StandardNormal:
+    """Data `N(0, I)`, of which `p_t = N(0, (alpha^2 + sigma^2) I)`.
+
+    Args:
+        sde: the forward process.
+    """
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `-x / (alpha^2 + sigma^2)`; shape of `x`."""
+        return -x / self._variance(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `alpha x / (alpha^2 + sigma^2)`; shape of `x`."""
+        return self.sde.expand(self.sde.at(t).alpha, x) * x / self._variance(x, t)
+
+    def _variance(self, x: Tensor, t: Tensor) -> Tensor:
+        here = self.sde.at(t)
+        return self.sde.expand(here.alpha**2 + here.sigma**2, x)

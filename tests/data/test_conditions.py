@@ -1,0 +1,78 @@
+"""What a network is told: classes and distortion, hidden as often as asked."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from score_sde.data import Batches, Bins, load_dataset
+from score_sde.data.conditions import conditions_of, of_classes, told
+from score_sde.data.dataset import Dataset
+
+
+def test_names_and_numbers_of_values():
+    assert conditions_of() == {}
+    assert conditions_of(3) == {"class": 3}
+    assert conditions_of(3, True) == {"class": 3, "distorted": 1}
+    assert conditions_of(0, True) == {"distorted": 1}
+    assert of_classes(None) is None
+    assert told(None, None, None) is None
+
+
+def numbered() -> Dataset:
+    """Each example's pixels are its number; its class is that modulo 5."""
+    count = 200
+    pixels = torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    return Dataset("numbered", pixels, pixels[:0], Bins(256), train_classes=torch.arange(count) % 5)
+
+
+def test_batches_have_the_classes_of_their_examples():
+    dataset = numbered()
+    batch = next(Batches(dataset, 64, seed=3, labelled=True))
+    assert batch.condition is not None
+    assert torch.equal(batch.condition.values["class"], dataset.units.decode(batch.x_0)[:, 0, 0, 0].long() % 5)
+    assert not batch.condition.hidden_rows
+    assert next(Batches(dataset, 64, seed=3)).condition is None
+
+
+def test_classes_are_hidden_as_often_as_asked():
+    dataset, dropout, count = numbered(), 0.3, 50
+    batches = Batches(dataset, 64, seed=4, labelled=True, label_dropout=dropout)
+    plain = Batches(dataset, 64, seed=4)
+    hidden = 0
+    for _ in range(count):
+        batch = next(batches)
+        assert batch.condition is not None
+        # Examples and their noise are the same, whether they are labelled or not.
+        assert torch.equal(batch.x_0, next(plain).x_0)
+        assert torch.equal(batch.condition.values["class"], dataset.units.decode(batch.x_0)[:, 0, 0, 0].long() % 5)
+        hidden += int(batch.condition.hidden_rows["class"].sum())
+    total = 64 * count
+    assert abs(hidden / total - dropout) < 4 * math.sqrt(dropout * (1 - dropout) / total)
+
+
+def test_distortion_and_classes_are_told_independently():
+    dataset = load_dataset("digits")
+    batch = next(Batches(dataset, 400, seed=5, distortion=0.4, labelled=True, label_dropout=0.2))
+    assert batch.condition is not None
+    assert not batch.condition.values["distorted"].any()
+    hidden, plain = batch.condition.hidden_rows["class"], batch.condition.hidden_rows["distorted"]
+    shares = torch.bincount(2 * hidden + plain, minlength=4) / 400
+    expected = torch.tensor([0.8 * 0.4, 0.8 * 0.6, 0.2 * 0.4, 0.2 * 0.6])
+    assert float(((shares - expected) / (expected * (1 - expected) / 400).sqrt()).abs().max()) < 4
+
+
+def test_number_of_classes():
+    assert load_dataset("digits").num_classes == 10
+    assert load_dataset("two_moons").num_classes == 0
+    assert (
+        Dataset(
+            "named",
+            torch.zeros(2, 1),
+            torch.zeros(0, 1),
+            train_classes=torch.tensor([0, 0]),
+            class_names=("a", "b", "c"),
+        ).num_classes
+        == 3
+    )
