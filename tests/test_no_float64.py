@@ -1,8 +1,8 @@
 """No float64 tensor reaches an accelerator: Apple's have none.
 
 A machine that has such an accelerator is not needed. Tensors of the class `Far` say that they lie on a device of their
-own (PyTorch's "meta", which is free here), hold their numbers on the CPU, and pass each operation on to them: so samples
-and densities can be compared with those of the CPU to the last bit. An operation that takes or yields a float64 tensor
+own (PyTorch's "meta", which is free here), hold their numbers on the CPU, and pass each operation on to them: so
+samples and densities can be compared with those of the CPU to the last bit. An operation that takes or yields a float64 tensor
 there is an error, and so is one that takes tensors of both places together, as on any accelerator.
 """
 
@@ -144,8 +144,11 @@ def both(run: Any, sde: SDE | None = None) -> None:
 
 def test_the_far_device_is_like_one() -> None:
     x = torch.ones(2, 3).to(FAR)
-    assert isinstance(x, Far) and x.device == FAR and (x + 1).sum().item() == 12
-    assert isinstance(torch.zeros(2, device=FAR), Far) and type(x.cpu()) is Tensor
+    assert isinstance(x, Far)
+    assert x.device == FAR
+    assert (x + 1).sum().item() == 12
+    assert isinstance(torch.zeros(2, device=FAR), Far)
+    assert type(x.cpu()) is Tensor
     assert torch.equal((torch.tensor(2.0, dtype=torch.float64) * x).cpu(), torch.full((2, 3), 2.0))
     with pytest.raises(AssertionError, match="float64 tensor on a device"):
         x.double()
