@@ -377,7 +377,7 @@ def main() -> None:
         elif part == "use" and clock.allows("samples and likelihoods", 30):
             use(device, width, batch)
         elif part == "trainer" and clock.allows("the trainer", 40):
-            trainer(width, batch, 20 if on_gpu else 3)
+            trainer(width, batch, 40 if on_gpu else 3)
         elif part == "tests" and clock.allows("the tests", 200 if on_gpu else 1000):
             tests()
         elif part == "training":

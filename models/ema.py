@@ -6,7 +6,7 @@ with `n` the number of updates so far: early on, the average forgets the initial
 parameters that are whole numbers, are states rather than weights: those of the model are copied.
 
 Small parameters, of which a network has hundreds, are averaged as one vector, since each operation costs more than
-their numbers do.
+their numbers do; on a GPU one operation averages them all as they are.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Pairs(NamedTuple):
             of_average, _ = pair
             if not (of_average.is_floating_point() or of_average.is_complex()):
                 pairs.copied.append(pair)
-            elif of_average.numel() <= _SMALL and not is_divided(of_average):
+            elif of_average.numel() <= _SMALL and not (of_average.is_cuda or is_divided(of_average)):
                 pairs.small.append(pair)
             else:
                 pairs.large.append(pair)

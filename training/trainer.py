@@ -141,13 +141,15 @@ class Trainer(Generic[_Model]):
             UserError: the loss is not finite, or a file cannot be written.
             Stopped: a signal (Ctrl-C, SIGTERM) came; a checkpoint has been saved.
         """
+        alone = distributed.world_size() == 1
         self.model.train()
         with note_signals() as signals, self._journal.opened(self.step):
             while self.step < self._config.num_steps:
                 started = time.perf_counter()
                 self.train_step(signals)
-                stop = self._read(signals)
+                stop = self._read(drain=self._is_told()) or (alone and bool(signals))
                 self._journal.seconds += time.perf_counter() - started
+                self._journal.advance()
                 if self._due(self._config.log_every):
                     self._journal.line(self.step, self._learning_rate)
                 self._look()
@@ -178,7 +180,6 @@ class Trainer(Generic[_Model]):
             average.update(self.model)
         self.step += 1
         self._late.put(self.step, [numbers, *losses])
-        self._journal.advance()
 
     def forward_backward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Add up the gradients of a batch, part by part.
@@ -223,19 +224,21 @@ class Trainer(Generic[_Model]):
                     total += losses.values.cpu().double().sum().item()
         return total / (_HELD_OUT_REPEATS * count)
 
-    def _read(self, signals: Sequence[int]) -> bool:
-        """Read what earlier steps came to; all of them, where something is told or kept of them now.
+    def _is_told(self) -> bool:
+        """Say whether something is told of all steps so far."""
+        config = self._config
+        return any(map(self._due, (config.log_every, config.evaluate_every, config.measure_every, config.sample_every)))
+
+    def _read(self, drain: bool) -> bool:
+        """Read what earlier steps came to, those whose time has come, or `drain`: all.
 
         Returns:
-            Whether to stop. One process does so at its signal; several at a step at which all know of it.
+            Whether a process had a signal by then; all processes read so at the same step.
 
         Raises:
             UserError: a loss or a gradient was not finite.
         """
-        stop = bool(signals) and distributed.world_size() == 1
-        config = self._config
-        told = (config.log_every, config.evaluate_every, config.measure_every, config.sample_every)
-        drain = stop or any(map(self._due, (*told, config.checkpoint_every))) or self.step == config.num_steps
+        stop = False
         for step, (numbers, *losses) in self._late.take(drain):
             loss, norm, signalled = numbers.tolist()
             for name, value in {"loss": loss, "gradient": norm}.items():
@@ -258,7 +261,8 @@ class Trainer(Generic[_Model]):
             self._journal.samples(self.step, self._draw(self.averaged_model()))
 
     def _save(self) -> None:
-        """Write a checkpoint; all steps have been read by now, and were good."""
+        """Write a checkpoint, unless the numbers of a step that is still to be read are bad."""
+        self._read(drain=True)
         state = {
             "config": self._whole_config.to_dict(),
             "data": None if self._data is None else dict(self._data),

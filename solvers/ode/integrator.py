@@ -212,8 +212,14 @@ class Integrator:
     ) -> Tensor:
         from torchdiffeq import odeint, odeint_adjoint
 
+        dtype = widest_dtype(y.device)
+        if self.method in ADAMS and dtype != torch.float64:
+            raise UserError(
+                f"ODE method {self.method!r} needs float64, which {y.device} has not: take one such as "
+                f"{ADAMS_ON_NODES!r}"
+            )
         # torchdiffeq has times where the states are.
-        nodes = nodes.to(dtype=widest_dtype(y.device)).to(y.device)
+        nodes = nodes.to(dtype).to(y.device)
         place = nodes[0]
 
         def remembering(s: Tensor, y: Tensor) -> Tensor:
@@ -221,14 +227,14 @@ class Integrator:
             place = s
             return derivative(s, y)
 
-        ends = nodes[[0, -1]]
+        ends = torch.stack([nodes[0], nodes[-1]])
         options: dict[str, Any]
         if self.takes_fixed_steps:
             options = {"grid_constructor": lambda *_: nodes}
         else:
             options = {"norm": lambda error: root_mean_square(norm(error)[None])[0]}
         if "dtype" in self._torchdiffeq_options:
-            options["dtype"] = nodes.dtype
+            options["dtype"] = dtype
         if self.method in TABLEAUS:
             # A step ends where the solution is wanted, rather than beyond it.
             options["step_t"] = ends[1:]

@@ -49,20 +49,23 @@ class FreshIncrements:
 
 
 class StackedIntervals:
-    """Increments for adaptive steps: one `BrownianInterval` an example, which can be asked again after a rejection."""
+    """Increments for adaptive steps: one `BrownianInterval` an example, which can be asked again after a rejection.
+
+    They are drawn on the CPU, so that they are the same on every device.
+    """
 
     def __init__(self, like: Tensor, noise: SampleNoise, end: float, space_time: bool) -> None:
         from torchsde import BrownianInterval
 
         self.shape = like.shape
         self.levy_area_approximation = SPACE_TIME if space_time else "none"
+        self._device = like.device
         self._intervals = [
             BrownianInterval(
                 t0=0.0,
                 t1=end,
                 size=(1, like.shape[1]),
                 dtype=like.dtype,
-                device=like.device,
                 entropy=stream_seed(seed, "brownian"),
                 levy_area_approximation=self.levy_area_approximation,
             )
@@ -71,9 +74,9 @@ class StackedIntervals:
 
     def __call__(self, a: Tensor | float, b: Tensor | float, return_U: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if not return_U:
-            return torch.cat([interval(a, b) for interval in self._intervals])
+            return torch.cat([interval(a, b) for interval in self._intervals]).to(self._device)
         increments, areas = zip(*(interval(a, b, return_U=True) for interval in self._intervals), strict=True)
-        return torch.cat(increments), torch.cat(areas)
+        return torch.cat(increments).to(self._device), torch.cat(areas).to(self._device)
 
 
 # A step this close to the nearest known time is taken to end there, so that rounding leaves no slivers.

@@ -40,7 +40,7 @@ class Line(nn.Module):
 
     @property
     def slope(self) -> float:
-        return self.network(torch.ones(1, 1)).item()
+        return self.network(torch.ones(1, 1, device=self.offset.device)).item()
 
 
 class Rescaled(nn.Module):

@@ -41,7 +41,7 @@ def main(folder):
         return squared_error(model, batch, noise)
 
     try:
-        train(folder / "stopped", interrupted)
+        train(folder / "stopped", interrupted, log_every=100)
     except Stopped as stopped:
         print(distributed.rank(), stopped, flush=True)
     train(folder / "stopped")
@@ -89,6 +89,9 @@ def test_a_signal_to_one_stops_all_at_the_same_step(folder):
     lines = [line for line in (folder / "said").read_text().splitlines() if "stopped after" in line]
     expected = f"stopped after step {4 + late.DELAY}, which is saved"
     assert sorted(line.split(";")[0] for line in lines) == [f"0 {expected}", f"1 {expected}"]
+    # What is saved has been read, too.
+    saved = checkpoint.load(checkpoint.path_at(folder / "stopped" / "checkpoints", 4 + late.DELAY))
+    assert len(saved["unlogged"]["losses"]) == 4 + late.DELAY
 
 
 def test_networks_say_what_is_gathered_at_a_time():

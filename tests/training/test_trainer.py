@@ -215,8 +215,10 @@ def test_a_fused_optimiser_differs_by_rounding_alone(straight, tmp_path, capsys)
     """The optimiser's operations one by one; and without a terminal there is a line now and then."""
     image_trainer(tmp_path / "one", fused=False).train()
     (weights, _), (expected, _) = weights_of(tmp_path / "one", 12), weights_of(straight, 12)
+    # A GPU adds up in another order each time.
+    atol = 1e-3 if torch.cuda.is_available() else 1e-4
     for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=atol)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 4 of 12: loss ")]
     assert len(lines) == 1
     assert lines[0].endswith("s left")
