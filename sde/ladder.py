@@ -61,11 +61,11 @@ class DDPMLadder(Ladder):
     @checked
     def __init__(self, betas: Tensor) -> None:
         if betas.ndim != 1 or len(betas) == 0:
-            raise UserError("a ladder needs at least 1 rung: see sde.num_rungs")
+            raise UserError("a ladder needs at least 1 rung")
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise UserError(
                 f"betas must lie between 0 and 1, not from {float(betas.min()):.3g} to {float(betas.max()):.3g}: "
-                "take more rungs (sde.num_rungs), or a smaller sde.beta_max"
+                "take more rungs, or a smaller beta_max"
             )
         self.betas = betas.double()
         self.num_rungs = len(betas)
@@ -107,7 +107,7 @@ class NCSNLadder(Ladder):
     @checked
     def __init__(self, sigmas: Tensor) -> None:
         if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas[0] > 0) or not bool((sigmas.diff() > 0).all()):
-            raise UserError("NCSN's noise levels must grow from above 0, in at least 2 rungs: see the section sde")
+            raise UserError("NCSN's sigmas must grow from above 0, in at least 2 rungs")
         self.num_rungs = len(sigmas)
         self.t_min = 0.0
         self._log_sigma = sigmas.double().log()
@@ -156,7 +156,7 @@ def geometric_sigmas(num_rungs: int, sigma_min: float = 0.01, sigma_max: float =
 
 def _check_rungs(num_rungs: int) -> None:
     if not 1 <= num_rungs <= _MOST_RUNGS:
-        raise UserError(f"a ladder has 1 to {_MOST_RUNGS} rungs, not {num_rungs}: see sde.num_rungs")
+        raise UserError(f"a ladder has 1 to {_MOST_RUNGS} rungs, not num_rungs={num_rungs}")
 
 
 def _interpolate(table: Tensor, position: Tensor) -> Tensor:

@@ -212,7 +212,8 @@ class Integrator:
         dtype = widest_dtype(y.device)
         if self.method in ADAMS and dtype != torch.float64:
             raise UserError(
-                f"ODE method {self.method!r} needs float64, which {y.device} has not: take one such as {ADAMS_ON_NODES!r}"
+                f"ODE method {self.method!r} needs float64, which {y.device} has not: take one such as "
+                f"{ADAMS_ON_NODES!r}"
             )
         # torchdiffeq has times where the states are.
         nodes = nodes.to(dtype).to(y.device)
