@@ -76,12 +76,12 @@ class AsVE:
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """`E[x_0 | x_t = x]`."""
-        own = self._model.sde.time_at_log_snr(self.sde.log_snr(t.double()) + 2 * math.log(self._scale))
+        own = self._model.sde.time_at_log_snr(self.sde.log_snr(t) + 2 * math.log(self._scale))
         return self._scale * self._model.denoise(self._model.sde.alpha(own).to(x) / self._scale * x, own)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """`∇ log p_t(x)`."""
-        return (self.denoise(x, t) - x) / (self.sde.sigma(t.double()) ** 2).to(x)
+        return (self.denoise(x, t) - x) / (self.sde.at(t).sigma ** 2).to(x)
 
 
 def network(workdir: Path) -> tuple[Model, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,10 @@ class GaussianMixture(nn.Module):
         self.register_buffer("eigenvalues", eigenvalues.clamp(min=0))
         self.register_buffer("basis", basis)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GaussianMixture:
+        """Stay where and as it is: its numbers are float64, which not every device has, and are cast when used."""
+        return self
+
     log_weights: Tensor
     means: Tensor
     eigenvalues: Tensor
@@ -96,16 +101,16 @@ class GaussianMixture(nn.Module):
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
         in_basis = -posterior.unsqueeze(-1) * whitened / variance
-        return torch.einsum("bkj,kij->bi", in_basis, self.basis.to(x.dtype)).reshape(x.shape)
+        return torch.einsum("bkj,kij->bi", in_basis, self.basis.to(x)).reshape(x.shape)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """`E[x_0 | x_t = x]`; shape of `x`. From the components: Tweedie's formula cancels at small `alpha`."""
         x, t = states_and_times(self.sde, x, t)
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
-        gain = self._per_component(self.sde.at(t).alpha, x) * self.eigenvalues.to(x.dtype) / variance
-        shift = torch.einsum("bkj,kij->bi", posterior.unsqueeze(-1) * gain * whitened, self.basis.to(x.dtype))
-        return (posterior @ self.means.to(x.dtype) + shift).reshape(x.shape)
+        gain = self._per_component(self.sde.at(t).alpha, x) * self.eigenvalues.to(x) / variance
+        shift = torch.einsum("bkj,kij->bi", posterior.unsqueeze(-1) * gain * whitened, self.basis.to(x))
+        return (posterior @ self.means.to(x) + shift).reshape(x.shape)
 
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return the mean and the variance of `x_0 | x_t = x`, which is a mixture again, of the same components.
@@ -134,12 +139,12 @@ class GaussianMixture(nn.Module):
             )
         here = self.sde.at(t)
         alpha, sigma = self._per_component(here.alpha, x), self._per_component(here.sigma, x)
-        variance = alpha**2 * self.eigenvalues.to(x.dtype) + sigma**2
-        residual = x.flatten(1).unsqueeze(1) - alpha * self.means.to(x.dtype)
-        whitened = torch.einsum("bki,kij->bkj", residual, self.basis.to(x.dtype))
+        variance = alpha**2 * self.eigenvalues.to(x) + sigma**2
+        residual = x.flatten(1).unsqueeze(1) - alpha * self.means.to(x)
+        whitened = torch.einsum("bki,kij->bkj", residual, self.basis.to(x))
         mahalanobis = (whitened**2 / variance).sum(-1)
         log_normaliser = torch.log(variance).sum(-1) + self.means.shape[1] * math.log(2 * math.pi)
-        return self.log_weights.to(x.dtype) - 0.5 * (mahalanobis + log_normaliser), whitened, variance
+        return self.log_weights.to(x) - 0.5 * (mahalanobis + log_normaliser), whitened, variance
 
     @staticmethod
     def _per_component(value: Tensor, x: Tensor) -> Tensor:

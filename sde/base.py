@@ -80,9 +80,9 @@ class SDE(ABC):
 
     def at(self, t: Tensor | float) -> Marginals:
         """Return the marginals at times `t` of any shape, dtype and device; differentiable."""
-        t = on_host(torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64))
-        lam = 0.5 * self.log_snr(t)
-        return Marginals(t, self.alpha(t), self.sigma(t), torch.exp(-lam), lam)
+        times = on_host(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+        lam = 0.5 * self.log_snr(times)
+        return Marginals(times, self.alpha(times), self.sigma(times), torch.exp(-lam), lam)
 
     def at_lambda(self, lam: Tensor) -> Marginals:
         """Return the marginals with these half log-SNRs; differentiable."""

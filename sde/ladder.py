@@ -107,7 +107,7 @@ class NCSNLadder(Ladder):
     @checked
     def __init__(self, sigmas: Tensor) -> None:
         if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas[0] > 0) or not bool((sigmas.diff() > 0).all()):
-            raise UserError("NCSN's noise levels must grow from above 0, in at least 2 rungs: see the section sde")
+            raise UserError("NCSN's sigmas must grow from above 0, in at least 2 rungs")
         self.num_rungs = len(sigmas)
         self.t_min = 0.0
         self._log_sigma = sigmas.double().log()

@@ -18,6 +18,12 @@ def quick(monkeypatch) -> None:
 
 
 @pytest.fixture
+def on_cpu(monkeypatch) -> None:
+    """Compute on the CPU, also where there is a GPU: for models that lie there, and for numbers that are the CPU's."""
+    monkeypatch.setattr("score_sde.common.distributed._chosen", "cpu")
+
+
+@pytest.fixture
 def one_generator(monkeypatch) -> torch.Generator:
     """Draw the noise of all examples at once: the same law as one generator an example, and quick for thousands."""
     generator = torch.Generator().manual_seed(0)

@@ -176,9 +176,10 @@ def test_a_folder_of_the_users_own_is_meant_by_a_tilde_wherever_a_path_is_taken(
     nobody = "there is no folder of the user that ~nobody-of-this-name/x begins with: write it out"
     for flag in ("config", "workdir", "checkpoint"):
         assert complaint("--mode=sample", f"--{flag}=~nobody-of-this-name/x") == f"error: {nobody}"
+    named = {"data.folder": "section data: folder", "sampling.classifier": "sampling.classifier"}
     for mode, key in (("likelihood", "data.folder"), ("sample", "sampling.classifier")):
         line = complaint(f"--mode={mode}", "--workdir", toy, f"--config.{key}=~nobody-of-this-name/x")
-        assert line == f"error: {key}: {nobody}"
+        assert line == f"error: {named[key]}: {nobody}"
 
 
 def test_suffixes_of_checkpoints_may_be_in_capitals(toy, tmp_path):
@@ -433,7 +434,7 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.training.shard=True"], "start several with torchrun"),
         (["--mode=train", "--config.training.accumulation=5"], "batch_size=64 cannot be divided among 1 processes"),
         (["--mode=train", "--config.training.more_ema_decays=0.5,2"], "must lie between 0 and 1"),
-        (["--mode=train", "--config.data.path=nowhere"], "there is no nowhere, which data.path names"),
+        (["--mode=train", "--config.data.path=nowhere"], "there is no nowhere, which path names"),
         (["--mode=train", "--config.data.low=1"], "data.low=1 must lie below data.high=1"),
         (["--mode=train", "--config.model.embedding=fourier"], "not model.noise_label=log_snr: use rho"),
         (["--mode=train", "--config.data.augment=flop"], "did you mean 'flip'?"),

@@ -2,12 +2,13 @@
 
 A machine that has such an accelerator is not needed. Tensors of the class `Far` say that they lie on a device of their
 own (PyTorch's "meta", which is free here), hold their numbers on the CPU, and pass each operation on to them: so
-samples and densities can be compared with those of the CPU to the last bit. An operation that takes or yields a float64 tensor
-there is an error, and so is one that takes tensors of both places together, as on any accelerator.
+samples and densities can be compared with those of the CPU to the last bit. An operation that takes or yields a float64
+tensor there is an error, and so is one that takes tensors of both places together, as on any accelerator.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,8 @@ from score_sde.common import float64
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
 from score_sde.control import Controlled, Masked, Observation, PiGDM, Projection
-from score_sde.models import ScoreModel
+from score_sde.data import Batch
+from score_sde.models import GaussianMixture, QuantisedModel, ScoreModel
 from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, SubVPSDE, ddpm_betas
 from score_sde.solvers import SOLVERS, encode, get_solver, log_likelihood, matched_prior
 from score_sde.solvers.density.bounds import (
@@ -144,11 +146,8 @@ def both(run: Any, sde: SDE | None = None) -> None:
 
 def test_the_far_device_is_like_one() -> None:
     x = torch.ones(2, 3).to(FAR)
-    assert isinstance(x, Far)
-    assert x.device == FAR
-    assert (x + 1).sum().item() == 12
-    assert isinstance(torch.zeros(2, device=FAR), Far)
-    assert type(x.cpu()) is Tensor
+    assert (type(x), x.device, (x + 1).sum().item()) == (Far, FAR, 12)
+    assert (type(torch.zeros(2, device=FAR)), type(x.cpu())) == (Far, Tensor)
     assert torch.equal((torch.tensor(2.0, dtype=torch.float64) * x).cpu(), torch.full((2, 3), 2.0))
     with pytest.raises(AssertionError, match="float64 tensor on a device"):
         x.double()
@@ -219,6 +218,37 @@ def test_likelihood(divergence: str) -> None:
     both(lambda model, x: log_likelihood(model, x, divergence=divergence, seeds=SEEDS, method="adams", num_steps=5))
 
 
+def test_a_mixture() -> None:
+    """Its numbers are float64 and stay on the CPU, wherever the states are."""
+    means = torch.tensor([[1.0, 0.0, -1.0], [-1.0, 0.5, 0.0]])
+    mixture = GaussianMixture(VPSDE(), torch.ones(2), means, 0.1 * torch.eye(3).expand(2, 3, 3))
+    both(lambda _, x: get_solver("default", num_steps=5)(mixture.to(x.device), x))
+    both(lambda _, x: log_likelihood(mixture, x, divergence="exact", rtol=1e-2, atol=1e-2))
+    both(lambda _, x: mixture.log_prob(x, torch.tensor([0.1, 0.5, 0.9]).to(x.device)))
+
+
+def test_levels() -> None:
+    network = nn.Conv2d(1, 4, 1)
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = copy.deepcopy(network)
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            return self.layer(x) + labels[:, None, None, None] / 100
+
+    def run(_: ScoreModel, x: Tensor) -> Any:
+        model = QuantisedModel(Logits(), VPSDE(), 4).to(x.device)
+        x = x[:, None, :, None]
+        losses = get_objective(VPSDE(), t_min=0.01)(model, x, BatchNoise(3, torch.Generator().manual_seed(0))).values
+        losses.mean().backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        return losses.detach(), gradients, get_solver("default", num_steps=4)(model, x)
+
+    both(run)
+
+
 def test_encoding() -> None:
     both(lambda model, x: encode(model, x, rtol=1e-2, atol=1e-2))
 
@@ -255,7 +285,7 @@ def test_a_training_step(weighting: str, times: str) -> None:
 
     def step(model: ScoreModel, x: Tensor) -> list[Tensor]:
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
-        losses = objective(model, x, BatchNoise(len(x), torch.Generator().manual_seed(0)))
+        losses = objective(model, Batch(x), BatchNoise(len(x), torch.Generator().manual_seed(0)))
         losses.values.mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

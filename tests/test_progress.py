@@ -224,7 +224,7 @@ def test_rows_and_the_lack_of_a_density_are_handed_on():
     assert watched.no_density == "for a reason"
 
 
-def test_samples_and_comparisons_tell_their_calls(clock, monkeypatch, capsys):
+def test_samples_and_comparisons_tell_their_calls(clock, monkeypatch, capsys, on_cpu):
     """Each call takes two seconds, as the clock has it; without progress, nothing is told."""
     tell = Progress.call
 

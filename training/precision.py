@@ -39,9 +39,9 @@ def image_layout(
 ) -> torch.memory_format:
     """Return the memory layout of a convolutional network in training: as `channels_last` says, or else the fastest.
 
-    Convolutions run fastest with the channels last. But on CPUs GroupNorm's backward pass takes three times as long
-    that way in bfloat16, which costs more than the convolutions gain.
+    Convolutions run fastest with the channels last. But GroupNorm is slower that way, on GPUs and, in bfloat16, on
+    CPUs, which costs more than the convolutions gain (`docs/gpu.md`, `docs/networks.md`).
     """
     if channels_last is None:
-        channels_last = device.type != "cpu" or precision != torch.bfloat16
+        channels_last = device.type == "cpu" and precision != torch.bfloat16
     return torch.channels_last if channels_last else torch.contiguous_format

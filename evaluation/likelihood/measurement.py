@@ -122,8 +122,8 @@ class Measurement:
 
     def _solve(self, x: Tensor, seeds: list[int], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
         result = log_likelihood(self.model, x.to(self.device), seeds=seeds, **options)
-        return result.log_prob.double().cpu(), result.latents.float().cpu(), result.nfe
+        return result.log_prob.cpu().double(), result.latents.float().cpu(), result.nfe
 
     def _terms(self, bound: ExampleBound, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Tensor:
         result = bound(self.model, examples.to(self.device), Dequantised(draw.x.to(self.device), draw.log_q), seeds)
-        return torch.stack([result.prior, result.diffusion, result.reconstruction], dim=1).double().cpu()
+        return torch.stack([result.prior, result.diffusion, result.reconstruction], dim=1).cpu().double()

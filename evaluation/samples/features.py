@@ -62,7 +62,7 @@ def _cosine_features(data: Tensor) -> Features:
     phases = torch.from_numpy(draws.uniform(0, 2 * np.pi, NUM_FEATURES))
 
     def features(x: Tensor) -> np.ndarray:
-        z = (x.double().cpu() - mean) / scale
+        z = (x.cpu().double() - mean) / scale
         return torch.cat([z, torch.cos(z @ frequencies + phases)], dim=1).numpy()
 
     return features
@@ -80,7 +80,7 @@ def _convolutional_features(data: Tensor) -> Features:
     def features(x: Tensor) -> np.ndarray:
         parts = []
         for part in x.split(_CHUNK):
-            hidden = (part.double().cpu() - mean) / scale
+            hidden = (part.cpu().double() - mean) / scale
             hidden = functional.avg_pool2d(functional.conv2d(hidden, *first, padding=1).relu(), 2, ceil_mode=True)
             parts.append(functional.conv2d(hidden, *second, padding=1).relu().mean((2, 3)))
         return torch.cat(parts).numpy()

@@ -62,7 +62,7 @@ def convention(config: Config) -> Convention:
         sigma_min, sigma_max = _value(config, "model", "sigma_min"), _value(config, "model", "sigma_max")
         if _value(config, "training", "continuous"):
             ve = VESDE(sigma_min, sigma_max)
-            return Convention(ve, "score", lambda t: ve.sigma(t.double()))
+            return Convention(ve, "score", lambda t: ve.at(t).sigma)
         ncsn = NCSNLadder(geometric_sigmas(_value(config, "model", "num_scales"), sigma_min, sigma_max))
         return Convention(ncsn, "score", lambda t: torch.round(ncsn.num_rungs - 1 - ncsn.index(t)))
     if name not in ("vpsde", "subvpsde"):

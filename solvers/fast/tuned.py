@@ -32,7 +32,7 @@ def tuned(
     eta: float = 0.0,
     data_std: float = 0.5,
 ) -> TableSolver:
-    """Solver `tuned`.
+    """Return solver `tuned`.
 
     Args:
         num_steps: number of calls; needed where `path` is a folder, checked otherwise.

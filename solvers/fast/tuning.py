@@ -213,7 +213,7 @@ def _fit(
 
 
 def _batches(count: int, size: int) -> Iterator[Tensor]:
-    """Indices of examples, without end: each example once before any comes again."""
+    """Yield indices of examples, without end: each example once before any comes again."""
     generator = torch.Generator().manual_seed(0)
     while True:
         yield from (batch for batch in torch.randperm(count, generator=generator).split(size) if len(batch) >= size)
@@ -244,7 +244,7 @@ def _error(learned: LearnedTable, model: Model, x_T: Tensor, exact: Tensor) -> f
 def _error_and_gradients(
     learned: LearnedTable, model: Model, x_T: Tensor, exact: Tensor
 ) -> tuple[float, tuple[Tensor, ...]]:
-    """The error, and the gradients of its logarithm."""
+    """Return the error, and the gradients of its logarithm."""
     with torch.enable_grad():
         squares = (run(learned(), model, x_T)[0] - exact).flatten(1).square().sum(1)
         error = _mean(torch.sqrt(squares + _SMALLEST_SQUARE))

@@ -17,13 +17,13 @@ from score_sde.common.float64 import widest_dtype
 from score_sde.solvers.ode.adams import integrate_adams
 from score_sde.solvers.ode.flow import RESOLUTION, ProbabilityFlow
 from score_sde.solvers.ode.runge_kutta import (
-    TABLEAUS,
     Field,
     Norm,
     StepFailureError,
     integrate_per_example,
     root_mean_square,
 )
+from score_sde.solvers.ode.tableaus import TABLEAUS
 from score_sde.solvers.options import MOST_STEPS, check_between, check_positive, check_tolerance
 
 # Their coefficients are those of equal steps.

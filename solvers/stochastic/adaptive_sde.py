@@ -9,7 +9,8 @@ With `F(x, t) = f x - g^2 score(x, t)`, a step `h` and the increment `dw` of the
 The step is accepted, with `x''`, if `E <= 1`; the next one is `h <- 0.9 h E^{-0.9}`. Each example has its own steps
 and its own Brownian path, so a sample does not depend on its batch mates. The published code draws `dw` anew after a
 rejection, which biases the samples (in one dimension it inflates their variance by half and more); here a rejected
-increment is split by the Brownian bridge (see `solvers.stochastic.brownian`).
+increment is split by the Brownian bridge (see
+`solvers.stochastic.brownian_path`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from score_sde.sde.marginals import on_host
 from score_sde.solvers.base import Draw, Model, Solution, Solver
 from score_sde.solvers.options import check_at_least, check_positive, check_tolerance
 from score_sde.solvers.process import last_time, log_snr_range
-from score_sde.solvers.stochastic.brownian import BrownianPath
+from score_sde.solvers.stochastic.brownian_path import BrownianPath
 
 _SAFETY = 0.9
 _EXPONENT = 0.9

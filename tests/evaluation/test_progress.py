@@ -16,7 +16,7 @@ from score_sde.sde import VPSDE
 from score_sde.solvers import get_solver
 
 
-def test_bits_and_distances_of_a_known_mixture():
+def test_bits_and_distances_of_a_known_mixture(on_cpu):
     dataset, sde = load_dataset("eight_gaussians"), VPSDE()
     model = GaussianMixture(sde, *ring_of_gaussians())
     solver = get_solver("default", num_steps=10)

@@ -49,11 +49,12 @@ def test_unknown_precisions():
         training_precision("half", CPU)
 
 
-def test_channels_come_last_but_in_bfloat16_on_a_cpu():
-    assert image_layout(torch.float32, CPU) == image_layout(torch.bfloat16, GPU) == torch.channels_last
-    assert image_layout(torch.bfloat16, CPU) == torch.contiguous_format
-    assert image_layout(torch.bfloat16, CPU, channels_last=True) == torch.channels_last
-    assert image_layout(torch.bfloat16, GPU, channels_last=False) == torch.contiguous_format
+def test_channels_come_last_in_float32_on_a_cpu_alone():
+    assert image_layout(torch.float32, CPU) == torch.channels_last
+    for precision, device in ((torch.bfloat16, CPU), (torch.bfloat16, GPU), (torch.float32, GPU)):
+        assert image_layout(precision, device) == torch.contiguous_format
+        assert image_layout(precision, device, channels_last=True) == torch.channels_last
+    assert image_layout(torch.float32, CPU, channels_last=False) == torch.contiguous_format
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

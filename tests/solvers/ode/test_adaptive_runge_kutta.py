@@ -9,7 +9,8 @@ import pytest
 import torch
 from torchdiffeq._impl.odeint import SOLVERS
 
-from score_sde.solvers.ode.runge_kutta import TABLEAUS, StepFailureError, integrate_per_example
+from score_sde.solvers.ode.runge_kutta import StepFailureError, integrate_per_example
+from score_sde.solvers.ode.tableaus import TABLEAUS
 
 FLOAT = torch.float64
 

@@ -15,7 +15,7 @@ from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import Solution, get_solver
 from score_sde.solvers.base import sample_noise
 from score_sde.solvers.stochastic.adaptive_sde import improved_euler
-from score_sde.solvers.stochastic.brownian import BrownianPath
+from score_sde.solvers.stochastic.brownian_path import BrownianPath
 
 FLOAT = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from score_sde.common.noise import SampleNoise
-from score_sde.solvers.stochastic.brownian import BrownianPath
+from score_sde.solvers.stochastic.brownian_path import BrownianPath
 
 FLOAT = torch.float64
 
