@@ -78,7 +78,7 @@ def count(path: str) -> tuple[int, float, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tflops", type=float, default=989, help="of a GPU, in bfloat16; an H100 (SXM) has 989")
-    parser.add_argument("--share", type=float, default=0.3, help="of it that is reached")
+    parser.add_argument("--share", type=float, default=0.085, help="of it that is reached; DDPM++, eager: docs/gpu.md")
     arguments = parser.parse_args()
     print("| `configs/` | parameters | GFLOP an image | kept, MB an image | batch | one GPU: GB | s / 1000 steps "
           "| eight: GB each | sharded | s / 1000 steps |")  # fmt: skip

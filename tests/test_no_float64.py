@@ -241,7 +241,7 @@ def test_levels() -> None:
     def run(_: ScoreModel, x: Tensor) -> Any:
         model = QuantisedModel(Logits(), VPSDE(), 4).to(x.device)
         x = x[:, None, :, None]
-        losses = get_objective(VPSDE(), t_min=0.01)(model, x, BatchNoise(3, torch.Generator().manual_seed(0))).values
+        losses = get_objective(VPSDE(), t_min=0.01)(model, Batch(x), BatchNoise(3, torch.Generator().manual_seed(0))).values
         losses.mean().backward()
         gradients = [parameter.grad for parameter in model.parameters()]
         return losses.detach(), gradients, get_solver("default", num_steps=4)(model, x)
