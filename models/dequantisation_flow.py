@@ -28,10 +28,10 @@ _MARGIN = 1e-6
 
 
 class DequantisationFlow(nn.Module):
-    """The distribution of noise within the bins, given levels, is made from uniform noise, for images.
+    """The flow makes noise within the bins, given the levels of images, from uniform noise.
 
     Args:
-        num_channels: of the images.
+        num_channels: channels of the images.
         units: the bins of their levels.
     """
 

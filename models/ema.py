@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 _Model = TypeVar("_Model", bound=nn.Module)
-# Numbers in a parameter that counts as small.
+# A parameter of no more numbers than this counts as small.
 _SMALL = 2**14
 
 
 class _Pairs(NamedTuple):
-    """Parameters of an average are paired with those of its model: to be averaged, small and large, or copied."""
+    """The parameters of an average are paired with those of its model: to be averaged, small and large, or copied."""
 
     model: nn.Module
     small: list[tuple[nn.Parameter, nn.Parameter]]
@@ -32,6 +32,7 @@ class _Pairs(NamedTuple):
 
     @staticmethod
     def of(average: nn.Module, model: nn.Module) -> _Pairs:
+        """Pair the parameters of an average with those of its model, by what is done to them."""
         pairs = _Pairs(model, [], [], list(zip(average.buffers(), model.buffers(), strict=True)))
         for pair in zip(average.parameters(), model.parameters(), strict=True):
             of_average, _ = pair
@@ -83,7 +84,7 @@ class EMA(Generic[_Model]):
         self.num_updates += 1
 
     def _join(self, averages: list[nn.Parameter]) -> None:
-        """Let these be parts of one vector, unless they are."""
+        """Make the small averages parts of one vector, unless they are already."""
         if averages[0].untyped_storage().data_ptr() == self._joined.untyped_storage().data_ptr():
             return
         self._joined = torch.cat([average.reshape(-1) for average in averages])
@@ -93,7 +94,7 @@ class EMA(Generic[_Model]):
 
 
 def decay_of_update(decay: float, updates: int) -> float:
-    """Return the decay of the update that comes after so many."""
+    """Return the decay of an update that comes after this many `updates`."""
     return min(decay, (1 + updates) / (10 + updates))
 
 

@@ -27,21 +27,21 @@ from score_sde.common.posterior import Posterior
 from score_sde.models.inputs import states_and_times
 from score_sde.sde import SDE
 
-# Relative to the largest entry: by how much rounding, to float32 say, may make a covariance asymmetric.
+# Rounding, to float32 say, may make a covariance asymmetric by so much, relative to its largest entry.
 _ASYMMETRY = 1e-5
 
 
 class GaussianMixture(nn.Module):
-    """Exact score, denoised mean and log-density of a Gaussian mixture at every time of an SDE.
+    """A Gaussian mixture knows its score, denoised mean and log-density exactly at every time of an SDE.
 
     States of shape `(B, *dims)` are flattened to `d` numbers an example; results have the state's shape and dtype.
     NumPy arrays become tensors (`models.inputs`).
 
     Args:
         sde: the forward process.
-        weights: not negative, shape `(K,)`; normalised to sum to 1.
-        means: shape `(K, d)`.
-        covariances: symmetric, positive semidefinite, shape `(K, d, d)`.
+        weights: shares of the components, not negative, shape `(K,)`; normalised to sum to 1.
+        means: means of the components, shape `(K, d)`.
+        covariances: covariances of the components, symmetric, positive semidefinite, shape `(K, d, d)`.
 
     Raises:
         UserError: shapes do not agree, weights are negative or all 0, a number is not finite, or a covariance is not
@@ -81,7 +81,7 @@ class GaussianMixture(nn.Module):
         self.register_buffer("basis", basis)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GaussianMixture:
-        """Stay where and as it is: its numbers are float64, which not every device has, and are cast when used."""
+        """Leave the mixture as and where it is: float64, which not every device has, is cast when used."""
         return self
 
     log_weights: Tensor
@@ -90,13 +90,13 @@ class GaussianMixture(nn.Module):
     basis: Tensor
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        """Log-density of `p_t` at `x` `(B, *dims)`, in nats; shape `(B,)`."""
+        """Return the log-density of `p_t` at `x` `(B, *dims)`, in nats; shape `(B,)`."""
         x, t = states_and_times(self.sde, x, t)
         log_joint, _, _ = self._components(x, t)
         return torch.logsumexp(log_joint, dim=1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`∇ log p_t(x)`; shape of `x`."""
+        """Return `∇ log p_t(x)`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
@@ -104,7 +104,7 @@ class GaussianMixture(nn.Module):
         return torch.einsum("bkj,kij->bi", in_basis, self.basis.to(x)).reshape(x.shape)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x]`; shape of `x`. From the components: Tweedie's formula cancels at small `alpha`."""
+        """Return `E[x_0 | x_t = x]`, shape of `x`, from the components: Tweedie's formula cancels at small `alpha`."""
         x, t = states_and_times(self.sde, x, t)
         log_joint, whitened, variance = self._components(x, t)
         posterior = torch.softmax(log_joint, dim=1)
@@ -130,7 +130,7 @@ class GaussianMixture(nn.Module):
         return Posterior(mean, (share * (variances + deviations**2)).sum(1).reshape(x.shape))
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log joint `(B, K)`; in each component's eigenbasis residuals `(B, K, d)` and variances `(B or 1, K, d)`."""
+        """Return log joints `(B, K)`; in each component's eigenbasis residuals `(B, K, d)`, variances `(B or 1, K, d)`."""
         dimension = x.flatten(1).shape[1]
         if dimension != self.means.shape[1]:
             raise UserError(
@@ -153,14 +153,14 @@ class GaussianMixture(nn.Module):
 
 
 def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> GaussianMixture:
-    """Fit by expectation-maximisation, with full covariances, from k-means.
+    """Fit a mixture by expectation-maximisation, with full covariances, from k-means.
 
     Args:
         sde: the forward process.
         data: examples `(N, *dims)` in model units. Quantised data are dequantised first: levels alone have singular
             covariances.
         num_components: number of Gaussians.
-        seed: of the initial k-means.
+        seed: seed of the initial k-means.
 
     Raises:
         UserError: a component has fewer examples than a covariance takes, as where many are alike.
@@ -171,7 +171,7 @@ def fit_mixture(sde: SDE, data: Tensor, num_components: int, seed: int = 0) -> G
     flat = data.double().flatten(1).cpu().numpy()
     try:
         with warnings.catch_warnings():
-            # Where it has not converged, or examples are alike, it is a mixture all the same, and its score exact.
+            # Before it converges, or of examples that are alike, it is a mixture all the same, and its score exact.
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = mixture.GaussianMixture(num_components, random_state=seed).fit(flat)
     except ValueError as error:

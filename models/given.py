@@ -11,11 +11,11 @@ from score_sde.models.wrapper import ModelWrapper, rows_of
 
 
 class Given(ModelWrapper):
-    """`model` with this condition: solvers, likelihoods and objectives take it for as many examples, in this order.
+    """`model` is given this condition: solvers, likelihoods and objectives take it for as many examples, in this order.
 
     Args:
-        model: whose methods take a condition after their own arguments, as those of `ScoreModel`.
-        condition: of the examples; None leaves the model as it is.
+        model: a model whose methods take a condition after their own arguments, as those of `ScoreModel`.
+        condition: the condition of the examples, one row each; None leaves the model as it is.
     """
 
     def __init__(self, model: Any, condition: Condition | None) -> None:
@@ -23,23 +23,23 @@ class Given(ModelWrapper):
         self.condition = condition
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`∇ log p_t(x | condition)`; shape of `x`."""
+        """Return `∇ log p_t(x | condition)`; shape of `x`."""
         return self.model.score(x, t, *self._given)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x, condition]`; shape of `x`."""
+        """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
         return self.model.denoise(x, t, *self._given)
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[eps | x_t = x, condition]`; shape of `x`."""
+        """Return `E[eps | x_t = x, condition]`; shape of `x`."""
         return self.model.noise(x, t, *self._given)
 
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The error of the noise at `x_t = alpha x_0 + sigma noise`, which is what is trained; shape of `x_0`."""
+        """Return the error of the noise at `x_t = alpha x_0 + sigma noise`, which is trained; shape of `x_0`."""
         return self.model.noise_error(x_0, noise, t, *self._given)
 
     def rows(self, rows: Rows) -> Given:
-        """Return the model of these examples."""
+        """Return the model with the condition of these examples."""
         return Given(rows_of(self.model, rows), None if self.condition is None else self.condition[rows])
 
     @property

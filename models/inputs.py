@@ -13,7 +13,7 @@ from score_sde.models.layers.basic import transforms_active
 from score_sde.sde import SDE
 from score_sde.sde.marginals import on_host
 
-# By how much a time may lie beyond T, as a part of it, through rounding to float32.
+# Rounding to float32 may bring a time beyond T by this part of it.
 _ROUNDING = 1e-6
 
 

@@ -18,13 +18,13 @@ from score_sde.sde import SDE
 
 
 class NoisyClassifier(Preconditioned):
-    """Probabilities of classes, from a network with one logit for each.
+    """A classifier of noisy states gives probabilities of classes, from a network with one logit for each.
 
     Args:
         network: called as `network(x, noise_label)`, labels `(B,)`; returns logits `(B, K)`.
         sde: the forward process.
-        noise_label: what the network is told of the time; see `Preconditioned`, as for the rest.
-        data_std: standard deviation of the data.
+        noise_label: what the network is told of the time; a key of `NOISE_LABELS`, or a function of `t` `(B,)`.
+        data_std: standard deviation of the data, all dimensions together.
         scale_input: whether to divide the network's input by its standard deviation.
     """
 
@@ -39,16 +39,16 @@ class NoisyClassifier(Preconditioned):
         super().__init__(network, sde, noise_label, data_std, scale_input)
 
     def log_probs(self, x: Tensor, t: Tensor) -> Tensor:
-        """`log p_t(y | x)` of all classes, `(B, K)`, for states `x` `(B, *dims)` at `t`, `()` or `(B,)`."""
+        """Return `log p_t(y | x)` of all classes, `(B, K)`, for states `x` `(B, *dims)` at `t`, `()` or `(B,)`."""
         return torch.log_softmax(self.output(x, t), dim=1)
 
 
 class ClassProbability:
-    """`log p_t(y | x)` of the class that each example is asked to have: what `control.ClassifierGuidance` follows.
+    """Each example is asked to have a class, of probability `p_t(y | x)`: `control.ClassifierGuidance` follows it.
 
     Args:
-        classifier: of noisy states.
-        classes: whole numbers `(B,)`, one for each example.
+        classifier: the classifier of noisy states.
+        classes: the classes that are asked for, whole numbers `(B,)`, one for each example.
     """
 
     def __init__(self, classifier: NoisyClassifier, classes: Tensor) -> None:
@@ -56,9 +56,9 @@ class ClassProbability:
         self.classes = classes
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return it for states `x` `(B, *dims)` at `t`, `()` or `(B,)`; `(B,)`."""
+        """Return the log-probability `(B,)` for states `x` `(B, *dims)` at `t`, `()` or `(B,)`."""
         return self.classifier.log_probs(x, t).gather(1, self.classes[:, None])[:, 0]
 
     def rows(self, rows: Rows) -> ClassProbability:
-        """Return the same of these examples."""
+        """Return the log-probability for these examples alone."""
         return ClassProbability(self.classifier, self.classes[rows])

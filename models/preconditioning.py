@@ -13,10 +13,10 @@ from score_sde.sde import SDE, Ladder, Marginals
 
 
 def _ladder(sde: SDE) -> Ladder:
-    """Return the ladder that a process is.
+    """Return the ladder that a process has.
 
     Raises:
-        UserError: it is none.
+        UserError: the process is no ladder.
     """
     if sde.ladder is None:
         raise UserError("a rung needs a ladder (DDPM's or NCSN's); for other processes take the noise label 'log_snr'")
@@ -24,24 +24,24 @@ def _ladder(sde: SDE) -> Ladder:
 
 
 NOISE_LABELS: dict[str, Callable[[SDE, Marginals], Tensor]] = {
-    # For positional embeddings, which count in steps: ten steps for each nat.
+    # Positional embeddings count in steps: the label has ten for each nat.
     "log_snr": lambda sde, here: 10 * here.log_snr,
-    # What the published VP and sub-VP networks (positional embeddings) and VE networks (Fourier embeddings) are told.
+    # The published VP and sub-VP networks (positional embeddings) and VE networks (Fourier embeddings) are told these.
     "time": lambda sde, here: 999 * here.t / sde.T,
     "sigma": lambda sde, here: here.sigma,
-    # For Fourier embeddings under any process; `rho` is `sigma` for VE.
+    # Fourier embeddings take this under any process; `rho` is `sigma` for VE.
     "rho": lambda sde, here: here.rho,
-    # EDM's c_noise.
+    # EDM calls this c_noise.
     "edm": lambda sde, here: -here.log_snr / 8,
-    # DDPM's and NCSN's own: the position on their ladder, counted from 0.
+    # DDPM and NCSN count the position on their ladder from 0.
     "rung": lambda sde, here: _ladder(sde).index(here.t),
-    # What the networks published for NCSN's ladder are told: a whole rung, counted from the noisiest.
+    # The networks published for NCSN's ladder are told a whole rung, counted from the noisiest.
     "rung_from_noisiest": lambda sde, here: torch.round(_ladder(sde).num_rungs - 1 - _ladder(sde).index(here.t)),
 }
 
 
 class Preconditioned(nn.Module):
-    """A network as a function of the state and the time of a process: what every model of a network begins with.
+    """A network is made a function of the state and the time of a process: every model of a network begins so.
 
     Args:
         network: called as `network(x, noise_label)`, with states `(B, *dims)` and labels `(B,)`, or with a condition as

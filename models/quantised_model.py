@@ -40,7 +40,7 @@ from score_sde.sde import SDE
 
 
 class QuantisedModel(Preconditioned):
-    """Score, denoised mean and noise from a network that predicts the level of each pixel.
+    """A network that predicts the level of each pixel gives score, denoised mean and noise.
 
     `x` has shape `(B, C, *dims)`, `t` shape `()` or `(B,)`; results have the shape and dtype of `x`. Arrays and other
     dtypes are taken as by `ScoreModel`.
@@ -52,8 +52,8 @@ class QuantisedModel(Preconditioned):
         levels: number of levels.
         low: lower edge of the first bin, in model units.
         high: upper edge of the last bin.
-        noise_label: what the network is told of the time; see `Preconditioned`, as for the rest.
-        data_std: standard deviation of the data.
+        noise_label: what the network is told of the time; a key of `NOISE_LABELS`, or a function of `t` `(B,)`.
+        data_std: standard deviation of the data, all dimensions together.
         scale_input: whether to divide the network's input by its standard deviation.
         dequantised: whether levels are bins, in which data are uniform, or points.
 
@@ -87,24 +87,24 @@ class QuantisedModel(Preconditioned):
         self.high = high
 
     def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
+        """Return `eps_hat = E[eps | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         return self._noise_of_levels(x, t, condition)[0].to(x)
 
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
+        """Return `∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         return -self.noise(x, t, condition) / self.sde.expand(self.sde.at(t).sigma, x)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`D = E[x_0 | x_t = x]`; shape of `x`."""
+        """Return `D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         noise, _ = self._noise_of_levels(x, t, condition)
         alpha, sigma = self.sde.at(t).to(noise)
         return ((in_float64(x) - sigma * noise) / alpha).to(x)
 
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`eps_hat - E[eps | x_t, level of x_0]` at `x_t = alpha x_0 + sigma noise`; shape of `x_0`."""
+        """Return `eps_hat - E[eps | x_t, level of x_0]` at `x_t = alpha x_0 + sigma noise`; shape of `x_0`."""
         estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t, condition)
         place = (x_0 - self.low) / (self.high - self.low)
         level = (place * self.levels).floor() if self.dequantised else (place * (self.levels - 1)).round()
@@ -112,9 +112,9 @@ class QuantisedModel(Preconditioned):
         return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0)
 
     def _noise_of_levels(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
-        """`E[eps | x_t]`, shape of `x`, and `E[eps | x_t, k]`, `(B, levels, *dims)`; float64.
+        """Return `E[eps | x_t]`, shape of `x`, and `E[eps | x_t, k]`, `(B, levels, *dims)`; float64.
 
-        In float64, since an edge of a bin may be thousands of deviations away.
+        Both are computed in float64, since an edge of a bin may be thousands of deviations away.
         """
         logits = self.output(x, t, condition)
         expected = (len(x), self.levels * x.shape[1], *x.shape[2:])
@@ -124,7 +124,7 @@ class QuantisedModel(Preconditioned):
                 f"{self.levels} levels have {expected}"
             )
         logits = in_float64(logits).unflatten(1, (self.levels, -1))
-        # Bins have the dimension after the batch's.
+        # The dimension of the bins comes after the batch's.
         x = in_float64(x).unsqueeze(1)
         alpha, sigma = self.sde.at(t).to(x)
         count = self.levels + 1 if self.dequantised else self.levels
@@ -135,10 +135,10 @@ class QuantisedModel(Preconditioned):
 
 
 def truncated_normal(edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability, under the standard normal distribution, of each interval between neighbours, and its mean there.
+    """Return the log-probability, under the standard normal distribution, of each interval, and its mean there.
 
     Args:
-        edges: increasing along dimension 1, shape `(B, K + 1, *dims)`; results have shape `(B, K, *dims)`.
+        edges: ends of the intervals `(B, K + 1, *dims)`, rising along dimension 1; results have shape `(B, K, *dims)`.
 
     With `tail = log Phi(-|edge|)`, which keeps its digits far out, the probability is the difference of two tails if
     the interval lies on one side of 0, and 1 less both tails if it does not.

@@ -42,16 +42,18 @@ from score_sde.models.inputs import states_and_times
 from score_sde.models.preconditioning import Preconditioned
 from score_sde.sde import SDE
 
-# (alpha, sigma, data_std) -> (a, b)
+# A parametrisation is a function (alpha, sigma, data_std) -> (a, b).
 Parametrisation = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def _velocity(alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
+    """Return `a` and `b` of the velocity; shape of `alpha`."""
     norm = torch.hypot(alpha, sigma)
     return -sigma / norm, alpha / norm
 
 
 def _edm(alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
+    """Return `a` and `b` of EDM's prediction; shape of `alpha`."""
     norm = torch.hypot(data_std * alpha, sigma)
     return sigma / (data_std * norm), -data_std * alpha / norm
 
@@ -66,7 +68,7 @@ PARAMETRISATIONS: dict[str, Parametrisation] = {
 
 
 class ScoreModel(Preconditioned):
-    """Score, denoised mean and noise from a network that predicts one of the combinations above.
+    """A network that predicts one of the combinations above gives score, denoised mean and noise.
 
     `x` has shape `(B, *dims)`, `t` shape `()` or `(B,)`, and a condition, if the network is told of any, `B` rows;
     results have the shape and dtype of `x`. NumPy arrays become tensors (`models.inputs`). Of `x` in another dtype than
@@ -77,7 +79,7 @@ class ScoreModel(Preconditioned):
             condition)`; returns the shape of `x`.
         sde: the forward process.
         prediction: what the network predicts, a key of `PARAMETRISATIONS`.
-        noise_label: what the network is told of the time; see `Preconditioned`, as for `scale_input`.
+        noise_label: what the network is told of the time: a key of `NOISE_LABELS`, or a function of `t` `(B,)`.
         data_std: standard deviation of the data, all dimensions together.
         scale_input: whether to divide the network's input by its standard deviation.
 
@@ -103,7 +105,7 @@ class ScoreModel(Preconditioned):
         self._combination = choose("prediction", prediction, PARAMETRISATIONS)
 
     def predict(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """The network's own prediction `F`; shape of `x`."""
+        """Return the network's own prediction `F`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         prediction = self.output(x, t, condition)
         if prediction.shape != x.shape:
@@ -111,30 +113,30 @@ class ScoreModel(Preconditioned):
         return prediction
 
     def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`eps_hat = E[eps | x_t = x]`; shape of `x`."""
+        """Return `eps_hat = E[eps | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         alpha, _, a, _, c = self._coefficients(t)
         return self._combine(-a / c, x, alpha / c, self.predict(x, t, condition))
 
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
+        """Return `∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         alpha, sigma, a, _, c = self._coefficients(t)
         return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, condition))
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`D = E[x_0 | x_t = x]`; shape of `x`."""
+        """Return `D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         _, sigma, _, b, c = self._coefficients(t)
         return self._combine(b / c, x, -sigma / c, self.predict(x, t, condition))
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """`F* = a x_0 + b eps`, what the network is trained to predict; shape of `x_0`."""
+        """Return `F* = a x_0 + b eps`, what the network is trained to predict; shape of `x_0`."""
         _, _, a, b, _ = self._coefficients(t)
         return self._combine(a, x_0, b, noise)
 
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """`eps_hat - eps` at `x_t = alpha x_0 + sigma eps`, computed from `F - F*`; shape of `x_0`."""
+        """Return `eps_hat - eps` at `x_t = alpha x_0 + sigma eps`, computed from `F - F*`; shape of `x_0`."""
         alpha, _, _, _, c = self._coefficients(t)
         error = self.predict(self.sde.perturb(x_0, noise, t), t, condition) - self.target(x_0, noise, t)
         return self.sde.expand(alpha / c, x_0) * error

@@ -15,13 +15,13 @@ _Wrapper = TypeVar("_Wrapper", bound="ModelWrapper")
 
 
 class ModelWrapper:
-    """A model that asks `model`, and is one again; a subclass says what it changes.
+    """A wrapper asks `model`, and is a model again; a subclass says what it changes.
 
-    What is bound to examples, one row each, is bound to the whole set of them once; `rows_of(model, rows)` is then the
-    model of a batch of them. A subclass that holds more than a model that has rows takes them in `rows`.
+    A condition or an observation, one row an example, is bound to all of them once; `rows_of(model, rows)` is then
+    the model of a batch of them. A subclass that holds more than a model that has rows takes them in `rows`.
 
     Args:
-        model: any.
+        model: the model that is asked, of any kind.
     """
 
     def __init__(self, model: Any) -> None:
@@ -29,24 +29,24 @@ class ModelWrapper:
 
     @property
     def sde(self) -> SDE:
-        """The forward process."""
+        """The forward process is that of the model that is asked."""
         return self.model.sde
 
     @property
     def no_density(self) -> str:
-        """Why there is no log-likelihood; empty if there is."""
+        """The reason why there is no log-likelihood is the asked model's; it is empty if there is one."""
         return no_density(self.model)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`∇ log p_t(x)`; shape of `x`."""
+        """Return `∇ log p_t(x)`; shape of `x`."""
         return self.model.score(x, t)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x]`; shape of `x`."""
+        """Return `E[x_0 | x_t = x]`; shape of `x`."""
         return self.model.denoise(x, t)
 
     def rows(self: _Wrapper, rows: Rows) -> _Wrapper:
-        """Return this model of these examples of those that it is bound to."""
+        """Return this model for some of the examples that it is bound to."""
         part = copy.copy(self)
         part.model = rows_of(self.model, rows)
         return part
@@ -54,10 +54,10 @@ class ModelWrapper:
 
 @runtime_checkable
 class HasRows(Protocol):
-    """What is bound to examples."""
+    """Something that is bound to examples, one row each, can be had for some of them."""
 
     def rows(self, rows: Rows) -> Any:
-        """Return the same of these examples."""
+        """Return what is bound to these examples alone."""
 
 
 def rows_of(whole: _Whole, rows: Rows) -> _Whole:

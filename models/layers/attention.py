@@ -18,8 +18,7 @@ from score_sde.models.layers.basic import group_norm, linear, residual_sum, tran
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """`softmax(Q K^T / sqrt(C)) V` for `(B, N, C)` tensors: PyTorch's fused kernel, with derivatives of every kind and
-    order.
+    """Return `softmax(Q K^T / sqrt(C)) V` of `(B, N, C)` tensors, by PyTorch's fused kernel, with all derivatives.
 
     The fused kernels have a first derivative in reverse mode only. Under forward-mode differentiation or a function
     transform the formula is written out instead; a backward pass that is itself to be differentiated
@@ -34,12 +33,12 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:
-    """`softmax(Q K^T / sqrt(C))`, `(B, N, N)`."""
+    """Return `softmax(Q K^T / sqrt(C))`, `(B, N, N)`."""
     return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), dim=-1)
 
 
 class _DifferentiableTwice(torch.autograd.Function):
-    """The identity on a fused attention's output. Backward decides who computes the gradient.
+    """This identity on a fused attention's output decides in the backward pass who computes the gradient.
 
     An ordinary backward pass hands the gradient on to the fused kernel. One that builds a graph (grad mode is on in it)
     computes the gradients of query, key and value from their formula, in differentiable operations, and hands nothing
@@ -64,7 +63,7 @@ class _DifferentiableTwice(torch.autograd.Function):
 
 
 class SelfAttention(nn.Module):
-    """A residual block of single-head attention over pixels: `(B, C, H, W)` to the same shape.
+    """A residual block attends over pixels with a single head: `(B, C, H, W)` to the same shape.
 
     Args:
         channels: C.
@@ -79,7 +78,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.norm = group_norm(channels, channels_per_group)
         self.query_key_value = nn.Linear(channels, 3 * channels)
-        # Initialised as three separate maps of scale 0.1.
+        # One map computes all three; its parts are initialised as three separate maps of scale 0.1.
         bound = math.sqrt(3 * 0.1 / channels)
         nn.init.uniform_(self.query_key_value.weight, -bound, bound)
         nn.init.zeros_(self.query_key_value.bias)

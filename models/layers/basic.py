@@ -30,13 +30,13 @@ def conv(
     padding: int | None = None,
     init_scale: float = 1.0,
 ) -> nn.Conv2d:
-    """A convolution that keeps the image's size (unless `stride` or `padding` say otherwise)."""
+    """Return a convolution that keeps the image's size (unless `stride` or `padding` say otherwise)."""
     padding = kernel_size // 2 if padding is None else padding
     return initialise(nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding), init_scale)
 
 
 def linear(in_features: int, out_features: int, *, init_scale: float = 1.0) -> nn.Linear:
-    """An affine map of the last axis."""
+    """Return an affine map of the last axis."""
     return initialise(nn.Linear(in_features, out_features), init_scale)
 
 
@@ -49,14 +49,14 @@ def initialise(layer: _LayerT, init_scale: float = 1.0) -> _LayerT:
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's, whose kernel for channels-last images has derivatives in reverse mode only."""
+    """Normalise groups as PyTorch does, but with derivatives in forward mode for channels-last images, too."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous() if transforms_active() else x)
 
 
 def group_norm(channels: int, channels_per_group: int = 4) -> GroupNorm:
-    """GroupNorm with as many groups, up to 32, as divide `channels` evenly and leave `channels_per_group` in each.
+    """Return a GroupNorm with as many groups, up to 32, as divide `channels` and leave `channels_per_group` in each.
 
     NCSN++ keeps at least 4 channels a group; DDPM, which has 32 groups at every width, asks for at least 1.
     """
@@ -66,7 +66,7 @@ def group_norm(channels: int, channels_per_group: int = 4) -> GroupNorm:
 
 
 def residual_sum(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
-    """`x + branch`, divided by sqrt(2) if `rescale`, which keeps the variance of a sum of independent terms
+    """Return `x + branch`, divided by sqrt(2) if `rescale`, which keeps the variance of a sum of independent terms
     (`skip_rescale`).
     """
     total = x + branch
@@ -74,7 +74,7 @@ def residual_sum(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
 
 
 def transforms_active() -> bool:
-    """Whether forward-mode differentiation or a `torch.func` transform (jvp, grad, vmap, …) is in progress.
+    """Say whether forward-mode differentiation or a `torch.func` transform (jvp, grad, vmap, …) is in progress.
 
     Fused kernels and saved-tensor hooks (which activation checkpointing uses) support neither.
     """

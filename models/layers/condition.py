@@ -25,14 +25,14 @@ _STD = 0.5
 
 
 class ConditionVectors(nn.Module):
-    """The sum of vectors, one for each name, by which a condition modulates a network.
+    """A condition modulates a network by a sum of vectors, one for each of its names.
 
     The vectors of a name start apart, drawn from N(0, 1/4): had they to leave zero first, nothing would tell classes
     from each other while the network learns everything else. "Hidden" starts at zero; and so does the one value of a
     name that has no other, so that what is learnt from examples with it counts for those without from the start.
 
     Args:
-        conditions: the number of values of each name; they are whole numbers from 0.
+        conditions: the number of values of each name; values are whole numbers from 0.
         width: size of a vector.
     """
 
@@ -48,7 +48,7 @@ class ConditionVectors(nn.Module):
                 weight.mul_(_STD)[0 if count == 1 else count :] = 0.0  # they are drawn from N(0, 1)
 
     def forward(self, condition: Condition | None, count: int) -> Tensor:
-        """Return what is added to the embeddings of so many examples, `(count, width)`.
+        """Return what is added to the embeddings of `count` examples, `(count, width)`.
 
         Raises:
             UserError: the condition has another number of rows, a name that this network is not told of, or a value
@@ -60,7 +60,7 @@ class ConditionVectors(nn.Module):
         return sum(heard[1:], heard[0])
 
     def _numbers(self, name: str, condition: Condition | None, count: int) -> Tensor:
-        """The row of each example's vector among those of this name, `(count,)`."""
+        """Return the row of each example's vector among those of this name, `(count,)`."""
         hidden = self.conditions[name]
         if condition is None or name not in condition.values:
             weight = self.vectors[name].weight

@@ -25,7 +25,7 @@ _LONGEST_PERIOD = 10_000.0
 
 
 class PositionalFeatures(nn.Module):
-    """Sinusoidal features of a noise label counted in steps: `(B,)` to `(B, num_features)`."""
+    """Sines and cosines describe a noise label counted in steps: `(B,)` to `(B, num_features)`."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -44,9 +44,7 @@ class PositionalFeatures(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Random Fourier features of the logarithm of a noise label: `(B,)` to `(B, 2 num_frequencies)`. The frequencies
-    are not trained.
-    """
+    """Random, untrained frequencies describe the logarithm of a noise label: `(B,)` to `(B, 2 num_frequencies)`."""
 
     def __init__(self, num_frequencies: int, scale: float) -> None:
         super().__init__()
@@ -59,8 +57,7 @@ class FourierFeatures(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """What every residual block is told: features of the noise label through a two-layer network, plus the vectors of
-    a condition if there are any.
+    """Every residual block is told features of the noise label, through two layers, and the vectors of a condition.
 
     Args:
         features: maps noise labels `(B,)` to `(B, features.num_features)`.

@@ -23,7 +23,7 @@ FACTOR = 2
 
 
 def fir_kernel_2d(taps: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
-    """The normalised square kernel `(n, n)` with these taps: an outer product if they are one row of n numbers.
+    """Return the normalised square kernel `(n, n)` with these taps: an outer product if they are one row of n numbers.
 
     Raises:
         UserError: the taps are not one row or a square, or sum to zero.
@@ -40,7 +40,7 @@ def fir_kernel_2d(taps: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
 
 
 def upsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Twice the size: `(B, C, H, W)` to `(B, C, 2H, 2W)`, filtered with `kernel` `(n, n)`."""
+    """Double an image's size: `(B, C, H, W)` to `(B, C, 2H, 2W)`, filtered with `kernel` `(n, n)`."""
     # Transposed convolution with the kernel: zeros are inserted and filtered in one pass, at the full (H - 1) * 2 + n
     # outputs.
     size = kernel.shape[0]
@@ -51,7 +51,7 @@ def upsample(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def downsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Half the size: `(B, C, H, W)` to `(B, C, H / 2, W / 2)`, filtered with `kernel` `(n, n)`."""
+    """Halve an image's size: `(B, C, H, W)` to `(B, C, H / 2, W / 2)`, filtered with `kernel` `(n, n)`."""
     return _filter(x, kernel, kernel.shape[0] - FACTOR, stride=FACTOR)
 
 
@@ -80,11 +80,11 @@ def _filter(x: Tensor, kernel: Tensor, surplus: int, stride: int = 1) -> Tensor:
 
 
 def _convolve(x: Tensor, kernel: Tensor, padding: tuple[int, int], stride: int = 1) -> Tensor:
-    """Convolution (the kernel runs backwards) of each channel with `kernel`; negative padding crops."""
+    """Convolve each channel with `kernel` (which runs backwards); negative padding crops."""
     weight = _one_per_channel(kernel.flip(0, 1), x)
     return F.conv2d(F.pad(x, padding * 2), weight, stride=stride, groups=x.shape[1])
 
 
 def _one_per_channel(kernel: Tensor, x: Tensor) -> Tensor:
-    """`kernel` as the weight of a depthwise convolution on `x`."""
+    """Return `kernel` as the weight of a depthwise convolution on `x`."""
     return kernel.to(x.dtype).expand(x.shape[1], 1, *kernel.shape)

@@ -36,9 +36,7 @@ class InputSkip(nn.Module):
 
 
 class InputResidual(nn.Module):
-    """A convolutional path from the image down, to which the features of every resolution are added
-    (`progressive_input="residual"`).
-    """
+    """A convolutional path goes down from the image, and features are added to it (`progressive_input="residual"`)."""
 
     def __init__(
         self, pyramid_channels: int, channels: int, skip_rescale: bool, fir_kernel: Sequence[float] | None
@@ -54,7 +52,7 @@ class InputResidual(nn.Module):
 
 
 class Head(nn.Module):
-    """Normalise, activate, convolve: features to an image, or to the start of a residual output pyramid."""
+    """Normalise, activate, convolve: the head makes an image of features, or the start of a residual output pyramid."""
 
     def __init__(self, channels: int, out_channels: int, channels_per_group: int = 4, init_scale: float = 1.0) -> None:
         super().__init__()
@@ -79,7 +77,7 @@ class OutputSkip(nn.Module):
 
 
 class OutputResidualStart(nn.Module):
-    """The lowest resolution of `OutputResidual`, where the pyramid begins."""
+    """The lowest resolution of `OutputResidual` begins the pyramid."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -90,7 +88,7 @@ class OutputResidualStart(nn.Module):
 
 
 class OutputResidual(nn.Module):
-    """A convolutional path upwards, to which the features of every resolution are added (`progressive="residual"`)."""
+    """A convolutional path goes upwards, and features are added to it (`progressive="residual"`)."""
 
     def __init__(
         self, pyramid_channels: int, channels: int, skip_rescale: bool, fir_kernel: Sequence[float] | None

@@ -18,7 +18,7 @@ from score_sde.models.layers.basic import conv
 
 
 class _Resample(nn.Module):
-    """Keeps the FIR kernel, if one is used, as a buffer that follows the module's device and dtype."""
+    """A resampling keeps the FIR kernel, if it has one, as a buffer that follows the module's device and dtype."""
 
     kernel: Tensor | None
 
@@ -29,14 +29,14 @@ class _Resample(nn.Module):
 
 
 class Downsample(_Resample):
-    """`(B, C, H, W)` to `(B, C, H / 2, W / 2)`, nothing learned."""
+    """Halve an image's size, with nothing learned: `(B, C, H, W)` to `(B, C, H / 2, W / 2)`."""
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         return F.avg_pool2d(x, 2) if self.kernel is None else fir.downsample(x, self.kernel)
 
 
 class Upsample(_Resample):
-    """`(B, C, H, W)` to `(B, C, 2H, 2W)`, nothing learned."""
+    """Double an image's size, with nothing learned: `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         return (
@@ -45,7 +45,7 @@ class Upsample(_Resample):
 
 
 class DownsampleConv(_Resample):
-    """`(B, C, H, W)` to `(B, C', H / 2, W / 2)` by a 3 x 3 convolution of stride two."""
+    """Halve an image's size by a 3 x 3 convolution of stride two: `(B, C, H, W)` to `(B, C', H / 2, W / 2)`."""
 
     def __init__(self, in_channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
         super().__init__(fir_kernel)
@@ -58,7 +58,7 @@ class DownsampleConv(_Resample):
 
 
 class UpsampleConv(_Resample):
-    """`(B, C, H, W)` to `(B, C', 2H, 2W)` by a 3 x 3 convolution at the higher resolution."""
+    """Double an image's size by a 3 x 3 convolution at the higher resolution: `(B, C, H, W)` to `(B, C', 2H, 2W)`."""
 
     def __init__(self, in_channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
         super().__init__(fir_kernel)

@@ -16,11 +16,11 @@ from score_sde.models.layers.resampling import Downsample, Upsample
 
 
 class ResidualBlock(nn.Module):
-    """`(B, in_channels, H, W)` and an embedding `(B, embedding_width)` to `(B, out_channels, H', W')`.
+    """A residual block makes `(B, out_channels, H', W')` of features `(B, in_channels, H, W)` and an embedding.
 
     Args:
-        embedding_width: size of the noise embedding; None for a block that is told nothing.
-        resample: changes the resolution of both branches, if given.
+        embedding_width: size of the noise embedding `(B, embedding_width)`; None for a block that is told nothing.
+        resample: a layer that changes the resolution of both branches, if given.
         dropout: probability of dropping an activation.
         channels_per_group: least number of channels in a GroupNorm group.
         init_scale: scale of the last convolution's initial weights.

@@ -15,7 +15,7 @@ OutputPyramid = OutputSkip | OutputResidualStart | OutputResidual
 
 
 class Stage(nn.Module):
-    """A residual block, and self-attention after it where there is any; activations kept or recomputed."""
+    """A stage is a residual block and self-attention, if any, after it; activations are kept or recomputed."""
 
     def __init__(self, residual: ResidualBlock, attention: SelfAttention | None, recompute: bool) -> None:
         super().__init__()
@@ -34,9 +34,7 @@ class Stage(nn.Module):
 
 
 class EncoderResolution(nn.Module):
-    """One resolution on the way down: blocks, then (but at the last) a step to the next, where the input may
-    join.
-    """
+    """On the way down a resolution has blocks, then (but for the last) a step to the next, where the input may join."""
 
     def __init__(self, blocks: nn.ModuleList, down: nn.Module | None, inject: InputSkip | InputResidual | None) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ class EncoderResolution(nn.Module):
         self.inject = inject
 
     def forward(self, h: Tensor, pyramid: Tensor, embedding: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        """All feature maps made here, in order, and the input pyramid."""
+        """Return all feature maps made here, in order, and the input pyramid."""
         features = []
         for block in self.blocks:
             h = block(h, embedding)
@@ -59,9 +57,7 @@ class EncoderResolution(nn.Module):
 
 
 class DecoderResolution(nn.Module):
-    """One resolution on the way up: blocks, each fed one feature map of the encoder; the output pyramid; a step to the
-    next resolution.
-    """
+    """On the way up a resolution has blocks, each fed a feature map of the encoder, an output pyramid, and a step."""
 
     def __init__(self, blocks: nn.ModuleList, emit: OutputPyramid | None, up: nn.Module | None) -> None:
         super().__init__()
@@ -72,7 +68,7 @@ class DecoderResolution(nn.Module):
     def forward(
         self, h: Tensor, skips: list[Tensor], output: Tensor | None, embedding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Features for the next resolution, and the output pyramid; takes what it needs from the end of `skips`."""
+        """Return features for the next resolution and the output pyramid, taking maps from the end of `skips`."""
         for block in self.blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         if self.emit is not None:

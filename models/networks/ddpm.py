@@ -10,8 +10,7 @@ from score_sde.models.networks.ncsnpp import NCSNpp
 
 
 class DDPM(NCSNpp):
-    """The network of DDPM: residual blocks between resamplings, sums not rescaled, no filter, no pyramid, 32 groups in
-    every GroupNorm.
+    """DDPM's U-Net has blocks between resamplings, sums not rescaled, no filter, no pyramid, and 32 groups a GroupNorm.
 
     Call it as `network(x, noise_label)`; the label is a time in steps. Arguments are those of `NCSNpp`.
     """

@@ -17,7 +17,7 @@ from score_sde.models.layers.residual import ResidualBlock
 
 
 class Encoder(nn.Module):
-    """Residual blocks at falling resolutions, the mean over positions, and a linear layer.
+    """Residual blocks at falling resolutions, a mean over positions and a linear layer make numbers of an image.
 
     Call it as `network(x, noise_label)`, with images `x` `(B, in_channels, H, W)` and labels `(B,)` that count in
     steps; it returns `(B, num_outputs)`.

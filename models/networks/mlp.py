@@ -16,7 +16,7 @@ _NUM_TIME_FEATURES = 64
 
 
 class MLP(nn.Module):
-    """A residual multilayer perceptron; the time shifts the features of every block.
+    """In this residual multilayer perceptron the time shifts the features of every block.
 
     Call it as `network(x, noise_label)`, with states `x` `(B, *dims)`, flattened within, and labels `(B,)` that count
     in steps ("log_snr" or "time" of `ScoreModel`), or with a condition as `network(x, noise_label, condition)`. Its
@@ -34,8 +34,8 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, conditions)
-        # Variance 1 / dimension: features of unit variance. Smaller ones hide the state behind the time for thousands
-        # of steps of training.
+        # Weights of variance 1 / dimension give features of unit variance. Smaller ones hide the state behind the time
+        # for thousands of steps of training.
         self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
         self.blocks = nn.ModuleList(Block(width) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
@@ -55,7 +55,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """`h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
+    """A block computes `h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ CombineMethod = Literal["sum", "cat"]
 
 
 class NCSNpp(nn.Module):
-    """The noise-conditional U-Net NCSN++, with every switch of the published configurations.
+    """The noise-conditional U-Net NCSN++ has every switch of the published configurations.
 
     Call it as `network(x, noise_label)`, with images `x` `(B, in_channels, H, W)` and labels `(B,)`, or with a
     condition as `network(x, noise_label, condition)`; it returns `(B, out_channels, H, W)`. With Fourier embeddings a
@@ -192,7 +192,7 @@ class NCSNpp(nn.Module):
                 return OutputResidualStart(Head(width, width, channels_per_group))
             return OutputResidual(pyramid_width, width, skip_rescale, kernel)
 
-        # Encoder. `skips` are the widths of the feature maps the decoder will ask for.
+        # On the encoder's way down, `skips` notes the widths of the feature maps the decoder will ask for.
         self.conv_in = conv(in_channels, channels)
         here, skips, pyramid = channels, [channels], in_channels
         self.encoder = nn.ModuleList()
@@ -235,12 +235,12 @@ class NCSNpp(nn.Module):
         return [module for module in self.modules() if isinstance(module, Stage)]
 
     def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
-        """The network's output `(B, out_channels, H, W)`.
+        """Return the network's output `(B, out_channels, H, W)`.
 
         Args:
             x: images, `(B, in_channels, H, W)`.
-            noise_label: what stands for the time, `(B,)`.
-            condition: of as many examples, if the network is told of any.
+            noise_label: what the network is told of the time, `(B,)`.
+            condition: the condition of as many examples, if the network is told of any.
 
         Raises:
             UserError: `x` has the wrong number of channels or a size that cannot be halved evenly; the network is not
@@ -271,7 +271,7 @@ class NCSNpp(nn.Module):
         return output / self._sigma(noise_label, output) if self.scale_by_sigma else output
 
     def _sigma(self, noise_label: Tensor, like: Tensor) -> Tensor:
-        """The sigma that noise labels `(B,)` stand for, shaped to divide `like` `(B, C, H, W)`; at least in float32."""
+        """Return the sigma that labels `(B,)` stand for, shaped to divide `like` `(B, C, H, W)`; at least in float32."""
         sigma = noise_label if self.sigmas is None else self.sigmas[noise_label.long()]
         return sigma.to(torch.promote_types(like.dtype, torch.float32))[:, None, None, None]
 

@@ -28,7 +28,7 @@ from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
 
 _NEEDED = "UNet2DModel"
-# What the library's own moving average of the weights writes into the network's settings.
+# The library's own moving average of the weights writes these into the network's settings.
 _OF_THE_AVERAGE = {
     "decay",
     "min_decay",
@@ -38,16 +38,16 @@ _OF_THE_AVERAGE = {
     "inv_gamma",
     "power",
 }
-# Of other pipelines with the same parts it is not known what they do to images before and after.
+# Other pipelines with the same parts may do things to images, before and after, that are not known here.
 _VE_PIPELINE = "ScoreSdeVePipeline"
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "RePaintPipeline", _VE_PIPELINE)
 
 
 def library() -> ModuleType:
-    """The library, without its progress bars and its notices of retried downloads.
+    """Import the library, without its progress bars and its notices of retried downloads, and return it.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the library is not installed.
     """
     try:
         with warnings.catch_warnings():
@@ -85,14 +85,14 @@ def _quiet() -> Iterator[None]:
 
 
 class UNet(nn.Module):
-    """A `UNet2DModel` called as networks are here: `network(x, noise_label)`.
+    """A `UNet2DModel` is called as networks are here: `network(x, noise_label)`.
 
     Args:
-        unet: the model.
+        unet: the library's model.
         low: what its pipeline takes for black; white is 1.
 
     Attributes:
-        image_shape: of an example, `(channels, height, width)`.
+        image_shape: shape of an example, `(channels, height, width)`.
         low: what its pipeline takes for black; white is 1.
 
     Raises:
@@ -117,12 +117,12 @@ class UNet(nn.Module):
         _differentiable_attention(unet)
 
     def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
-        """The model's output, shape of `x` `(B, C, H, W)`; of a model that predicts variances too, the first half."""
+        """Return the output, shape of `x` `(B, C, H, W)`; of a model that predicts variances too, its first half."""
         return self.unet(x, noise_label).sample[:, : x.shape[1]]
 
 
 def load_pipeline(source: str | Path) -> ScoreModel:
-    """The score model of a pipeline, in evaluation mode and float32; its `network` is a `UNet`.
+    """Read the score model of a pipeline, in evaluation mode and float32; its `network` is a `UNet`.
 
     Args:
         source: a folder with `model_index.json`, or a name on the hub such as `google/ddpm-cifar10-32`.
@@ -150,7 +150,7 @@ def load_pipeline(source: str | Path) -> ScoreModel:
 
 
 def _check_parts(source: str | Path, parts: dict[str, Any]) -> None:
-    """Raise UserError unless `model_index.json` is of a pipeline of images, a `UNet2DModel` and a scheduler alone."""
+    """Check that `model_index.json` describes a pipeline of images, made of a `UNet2DModel` and a scheduler alone."""
     kind = parts.get("_class_name", "something else")
     if parts.get("unet") != ["diffusers", _NEEDED]:
         raise UserError(f"{source} is not a pipeline of a {_NEEDED}, but {kind}")
@@ -168,7 +168,7 @@ def _is_part(name: str, value: object) -> bool:
 
 
 def _read_scheduler(path: Path, parts: dict[str, Any], diffusers: ModuleType) -> Any:
-    """The scheduler of a pipeline, every setting of its file in its `config`."""
+    """Read the scheduler of a pipeline, with every setting of its file in its `config`."""
     entry = parts.get("scheduler")
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(item, str) for item in entry):
         raise UserError(f"model_index.json does not say of which class its scheduler is, but {entry!r}")
@@ -184,12 +184,12 @@ def _read_scheduler(path: Path, parts: dict[str, Any], diffusers: ModuleType) ->
         raise UserError(f"model_index.json has a {parts['_class_name']} with {name}, which do not go together")
     try:
         return getattr(diffusers, name).from_config(_public(settings))
-    except Exception as error:  # as many as there are checks in it
+    except Exception as error:  # the class has many checks, and each raises its own
         raise UserError(f"{path} is not for a {name}: {_first_line(error)}") from error
 
 
 def _read_unet(source: str | Path, folder: Path, diffusers: ModuleType) -> Any:
-    """The network of a pipeline, with its weights, in float32."""
+    """Read the network of a pipeline, with its weights, in float32."""
     settings = read_json(folder / "config.json")
     kind = settings.get("_class_name", _NEEDED)
     if kind != _NEEDED:
@@ -205,7 +205,7 @@ def _read_unet(source: str | Path, folder: Path, diffusers: ModuleType) -> Any:
         del settings[key]
     try:
         unet = diffusers.UNet2DModel(**settings)
-    except Exception as error:  # as many as there are layers
+    except Exception as error:  # each layer raises its own
         raise UserError(f"{folder / 'config.json'} does not make a {_NEEDED}: {_first_line(error)}") from error
     weights = choose_weights((path.name for path in folder.iterdir() if path.name != "config.json"), str(folder))
     if weights.variant is not None:
@@ -217,7 +217,7 @@ def _read_unet(source: str | Path, folder: Path, diffusers: ModuleType) -> Any:
 
 
 def _public(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without those that the library keeps for itself, which it may leave others out by."""
+    """Return the settings without those that the library keeps for itself, by which it may leave others out."""
     return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
@@ -227,7 +227,7 @@ def _first_line(error: Exception) -> str:
 
 
 def score_model(unet: Any, scheduler: Any) -> ScoreModel:
-    """A `UNet2DModel` with its scheduler as a score model, in evaluation mode.
+    """Make a score model, in evaluation mode, of a `UNet2DModel` and its scheduler.
 
     Raises:
         UserError: the model needs more than an image and a time, or the scheduler's class or settings mean
@@ -265,14 +265,14 @@ def _differentiable_attention(unet: nn.Module) -> None:
 
 
 def image_units(model: ScoreModel) -> tuple[tuple[int, ...], float, float]:
-    """Shape of an example `(channels, height, width)`, black and white, of a model read from a pipeline."""
+    """Return the shape of an example `(channels, height, width)`, black and white, of a model read from a pipeline."""
     network = model.network
     assert isinstance(network, UNet)
     return network.image_shape, network.low, 1.0
 
 
 def rungs(model: ScoreModel, timesteps: Tensor) -> Tensor:
-    """Times of a pipeline's `timesteps`, as grids of solvers take them; float64, their shape.
+    """Return the times of a pipeline's `timesteps`, as grids of solvers take them; float64, shape of `timesteps`.
 
     Raises:
         UserError: the process is no ladder, or the network is not told its rungs.

@@ -46,8 +46,8 @@ def save_pipeline(model: ScoreModel, folder: str | Path, image_size: int) -> Non
     """Write a score model as a pipeline: `DDPMPipeline` for DDPM's ladder, `ScoreSdeVePipeline` for VE.
 
     Args:
-        model: of images in [-1, 1] (DDPM's ladder, told rungs) or [0, 1] (VE, told sigma).
-        folder: is made.
+        model: a score model of images in [-1, 1] (DDPM's ladder, told rungs) or [0, 1] (VE, told sigma).
+        folder: the folder, which is made.
         image_size: height and width of the images.
 
     Raises:
@@ -67,7 +67,7 @@ def save_pipeline(model: ScoreModel, folder: str | Path, image_size: int) -> Non
 
 
 def to_unet(network: nn.Module, image_size: int) -> Any:
-    """A `UNet2DModel` that computes what our network does; in evaluation mode.
+    """Make a `UNet2DModel` that computes what our network does; in evaluation mode.
 
     Raises:
         UserError: no `UNet2DModel` does; the first reason is named.
@@ -83,7 +83,7 @@ def to_unet(network: nn.Module, image_size: int) -> Any:
 
 
 def unet_arguments(network: NCSNpp, image_size: int) -> dict[str, Any]:
-    """The keyword arguments of the `UNet2DModel` that expresses `network`.
+    """Return the keyword arguments of the `UNet2DModel` that expresses `network`.
 
     Raises:
         UserError: there is none; the first reason is named.
@@ -207,7 +207,7 @@ def _require(noise_label: object, wanted: str, sde: SDE) -> None:
 
 
 def _pairs(network: NCSNpp, unet: Any) -> Pairs:
-    """Our layers and theirs, in the order of the forward pass; residual blocks and attentions whole."""
+    """Yield our layers with theirs, in the order of the forward pass; residual blocks and attentions are whole."""
     assert network.embedding is not None
     if isinstance(network.embedding.features, FourierFeatures):
         yield network.embedding.features, unet.time_proj
@@ -243,11 +243,12 @@ def _pairs(network: NCSNpp, unet: Any) -> Pairs:
 
 
 def _stages(stages: nn.ModuleList, block: Any) -> Pairs:
-    """The residual blocks of a resolution, and its attentions: those that only theirs has are made the identity."""
+    """Yield the residual blocks of a resolution, and its attentions: those that only theirs has are made the identity."""
     for stage, resnet in zip(stages, block.resnets, strict=True):
         yield _residual(stage), resnet
     theirs = list(getattr(block, "attentions", ()))
-    # Where they have only one: at the end of a decoder's size with skip pyramids, after the bottleneck's first block.
+    # Theirs has only one attention in two places: at the end of a decoder's size with skip pyramids, and after the
+    # bottleneck's first block.
     ours = [_attention(stage) for stage in stages]
     if len(theirs) < len(ours):
         ours = [attention for attention in ours if attention is not None]
@@ -260,7 +261,7 @@ def _stages(stages: nn.ModuleList, block: Any) -> Pairs:
 
 
 def _copy(ours: nn.Module, theirs: Any) -> None:
-    """Weights of one layer, one residual block or one attention."""
+    """Copy the weights of one layer, one residual block or one attention."""
     if isinstance(ours, ResidualBlock):
         assert ours.modulation is not None
         for one, other in (

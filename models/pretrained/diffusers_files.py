@@ -29,18 +29,18 @@ _WHOLE = re.compile(rf"{_STEM}(?:\.(?P<variant>.+))?\.(?P<suffix>safetensors|bin
 _INDEX = re.compile(rf"{_STEM}(?:\.(?P<old>.+))?\.(?P<suffix>safetensors|bin)\.index(?:\.(?P<variant>.+))?\.json")
 _PART = re.compile(r".*-\d+-of-\d+(?:\.|$).*")
 
-# How the projections of attention were called, before they were called as in `Attention`.
+# Attention's projections had these names, before they were called as in `Attention`.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(rf"(?<=\.)({'|'.join(_OLD_NAMES)})(?=\.(?:weight|bias)$)")
-# The Fourier frequencies, once saved by both names.
+# Older files have the Fourier frequencies by both names.
 _FOURIER, _OLD_FOURIER = "time_proj.weight", "time_proj.W"
 
 
 class Weights(NamedTuple):
-    """One of the files that a network's weights can be read from.
+    """A network's weights can be read from a file, or from the several that an index names.
 
     Attributes:
-        name: of the file, or of the index of several.
+        name: name of the file, or of the index of several.
         variant: the variant's name; None for the plain weights.
     """
 
@@ -49,17 +49,17 @@ class Weights(NamedTuple):
 
 
 def choose_weights(names: Iterable[str], where: str) -> Weights:
-    """Which of the files of a network to read: the plain weights, or else the only variant; safetensors first.
+    """Choose which of the files of a network to read: the plain weights, or else the only variant; safetensors first.
 
     Args:
-        names: of all files.
-        where: they are, for the error.
+        names: names of all files.
+        where: where the files are, in words for the error.
 
     Raises:
-        UserError: there are none, or several variants and no plain weights.
+        UserError: there are no weights, or several variants and no plain weights.
     """
     names = sorted(names)
-    # The better ones last.
+    # The better kinds of file come last, and replace the others.
     found: dict[str | None, str] = {}
     for suffix in ("bin", "safetensors"):
         for pattern in (_INDEX, _WHOLE):
@@ -80,7 +80,7 @@ def choose_weights(names: Iterable[str], where: str) -> Weights:
 
 
 def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
-    """The tensors of a network by their present names, on the CPU.
+    """Read the tensors of a network by their present names, onto the CPU.
 
     Raises:
         UserError: a file is missing or damaged, or holds more than data.
@@ -90,7 +90,7 @@ def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
 
 
 def _read_parts(path: Path) -> dict[str, Tensor]:
-    """The tensors of all parts that an index names."""
+    """Read the tensors of all parts that an index names."""
     found: dict[str, Tensor] = {}
     places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
@@ -103,10 +103,10 @@ def _read_parts(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file.
+    """Read the settings in a JSON file.
 
     Raises:
-        UserError: it is missing, or not one.
+        UserError: the file is missing, or is no JSON object.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -120,10 +120,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def local_folder(source: str | Path) -> Path:
-    """The folder of a pipeline: itself, or what the hub has under this name, without the weights that are not used.
+    """Return the folder of a pipeline: `source`, or what the hub has by this name, without weights that are not used.
 
     Raises:
-        UserError: the hub does not have it, or there is no way there.
+        UserError: the hub does not have the pipeline, or cannot be reached.
     """
     if Path(source).is_dir():
         return Path(source)

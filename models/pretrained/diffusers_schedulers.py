@@ -72,10 +72,10 @@ _REFUSED = {
 }
 _WAY_OUT = "give scheduler_config.json (and model_index.json) the scheduler that the network was trained with"
 
-# What changes sampling, and neither the process nor what the network is told and returns.
+# These change sampling, and neither the process nor what the network is told and returns.
 SAMPLING = frozenset(
     {
-        # Which of the process's noise levels are steps …
+        # Some choose which of the ladder's rungs are steps …
         "timestep_spacing",
         "steps_offset",
         "use_karras_sigmas",
@@ -85,14 +85,14 @@ SAMPLING = frozenset(
         "lambda_min_clipped",
         "sigma_min",
         "sigma_max",
-        # … and how the last one ends.
+        # … and how the last step ends.
         "final_sigmas_type",
         "set_alpha_to_one",
         "set_alpha_to_zero",
-        # What becomes of flows' noise levels, which are refused.
+        # Some rearrange the times of flows, which are refused.
         "flow_shift",
         "time_shift_type",
-        # The rule for a step.
+        # Some choose the rule for a step.
         "solver_order",
         "solver_type",
         "solver_p",
@@ -104,25 +104,25 @@ SAMPLING = frozenset(
         "lower_order_final",
         "euler_at_final",
         "skip_prk_steps",
-        # How much noise it adds. (Of a network that predicts variances too, they are left out.)
+        # Some say how much noise a step adds. (Of a network that predicts variances too, they are left out.)
         "variance_type",
         "tau_func",
         "eta",
         "noise_sampler_seed",
         "snr",
         "correct_steps",
-        # What is done to denoised images in between.
+        # Some change denoised images in between.
         "clip_sample",
         "clip_sample_range",
         "thresholding",
         "dynamic_thresholding_ratio",
         "sample_max_value",
-        # Of the time before it was PyTorch's alone.
+        # These remain from the time when the library had other frameworks beside PyTorch.
         "tensor_format",
     }
 )
 
-# Settings that are read, and what they are when they say nothing. Some schedulers ignore some of them.
+# Settings that are read have these values when a file does not name them. Some schedulers ignore some of them.
 _READ: dict[str, Any] = {
     "num_train_timesteps": None,
     "beta_start": None,
@@ -148,17 +148,17 @@ _NEUTRAL: dict[str, tuple[Any, str]] = {
 
 _PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "denoised"}
 
-# alpha_bar is a float32 product of up to some thousand factors: how far it is from a float64 one.
+# alpha_bar is a float32 product of up to some thousand factors, which is so far from a float64 one.
 _ROUNDING = 5e-6
 
 
 class Meaning(NamedTuple):
-    """How a network is to be used, according to its scheduler.
+    """A scheduler says how its network is to be used.
 
     Attributes:
-        sde: the process.
+        sde: the forward process.
         prediction: what the network returns, a key of `models.score_model.PARAMETRISATIONS`.
-        noise_label: what it is told of the time, a key of `models.preconditioning.NOISE_LABELS`.
+        noise_label: what the network is told of the time, a key of `models.preconditioning.NOISE_LABELS`.
         low: what stands for black; white is 1.
     """
 
@@ -169,10 +169,10 @@ class Meaning(NamedTuple):
 
 
 def check_class(name: str) -> None:
-    """See that the process of a scheduler class is known.
+    """Check that the process of a scheduler class is known.
 
     Raises:
-        UserError: it is not.
+        UserError: the class is not in the table.
     """
     if name == VE or name in LADDERS:
         return
@@ -181,7 +181,7 @@ def check_class(name: str) -> None:
 
 
 def meaning(scheduler: Any) -> Meaning:
-    """What a scheduler says of process, label and output, by the table above.
+    """Return what a scheduler says of process, label and output, by the table above.
 
     Raises:
         UserError: its class, or one of its settings, means something that is not in the table; it is named.
@@ -206,8 +206,8 @@ def _check_setting(name: str, key: str, value: Any, ignored: bool) -> None:
 
     Args:
         name: the scheduler's class.
-        key: the setting.
-        value: its value.
+        key: the setting's name.
+        value: the setting's value.
         ignored: whether the class knows no such setting.
     """
     if key.startswith("_") or key in SAMPLING:
@@ -255,7 +255,7 @@ def _ladder_label(name: str, settings: Any) -> str:
 
 
 def _betas(name: str, scheduler: Any) -> Tensor:
-    """The betas of the scheduler's alpha_bar, float64."""
+    """Return the betas of the scheduler's alpha_bar, float64."""
     betas, alpha_bar = scheduler.betas.double(), scheduler.alphas_cumprod.double()
     count = scheduler.config.num_train_timesteps
     if len(betas) != count:

@@ -38,12 +38,12 @@ Config = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Convention:
-    """How a published network is to be used.
+    """A published network is to be used in this way.
 
     Attributes:
         sde: the process it was trained on.
-        prediction: what it returns: the noise (`score = -output / sigma`) or the score itself.
-        noise_label: its second argument `(B,)` for times `(B,)`, in float64.
+        prediction: what the network returns: the noise (`score = -output / sigma`) or the score itself.
+        noise_label: a function that gives the network's second argument `(B,)` for times `(B,)`, in float64.
     """
 
     sde: SDE
@@ -52,7 +52,7 @@ class Convention:
 
 
 def convention(config: Config) -> Convention:
-    """The process, prediction and noise label that a published configuration stands for; see the table above.
+    """Return the process, prediction and noise label that a published configuration stands for; see the table above.
 
     Raises:
         UserError: a needed value is missing, or the process is unknown.
@@ -76,7 +76,7 @@ def convention(config: Config) -> Convention:
 
 
 def network_arguments(config: Config) -> tuple[type[NCSNpp], dict[str, Any]]:
-    """The class of a published configuration's network, and the keyword arguments to build it with.
+    """Return the class of a published configuration's network, and the keyword arguments to build it with.
 
     Raises:
         UserError: a needed value is missing, or the network is not NCSN++ or DDPM.
@@ -128,7 +128,7 @@ def network_arguments(config: Config) -> tuple[type[NCSNpp], dict[str, Any]]:
 
 
 def from_reference(config: Config, state_dict: Mapping[str, Tensor]) -> NCSNpp:
-    """The network of a published configuration, with the weights of `state_dict`, in evaluation mode.
+    """Build the network of a published configuration, with the weights of `state_dict`, in evaluation mode.
 
     Call it as `network(x, noise_label)`, with the labels of the table above.
 
@@ -184,8 +184,7 @@ def copy_weights(
 
 
 def load_reference_checkpoint(config: Config, path: str | Path, use_ema: bool = True) -> NCSNpp:
-    """The network of a published configuration, with the weights of a checkpoint file of the published code, in
-    evaluation mode.
+    """Build the network of a published configuration, with the weights of a published checkpoint, in evaluation mode.
 
     Args:
         config: the published configuration: sections `model` and `data`.
@@ -203,8 +202,7 @@ def load_reference_checkpoint(config: Config, path: str | Path, use_ema: bool = 
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights in a checkpoint of the published code, and their exponential moving average, both under the published
-    names.
+    """Read the weights in a published checkpoint, and their moving average, both under the published names.
 
     The file is a dictionary with `model` (a state dict), `ema` (with `shadow_params`: the trained parameters in the
     order of the state dict), `optimizer` and `step`. Nothing in it is executed: only tensors, numbers and containers
@@ -229,7 +227,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tens
     return weights, weights | dict(zip(trained, averages, strict=True))
 
 
-# The Fourier frequencies, the one parameter that is not trained. Networks without them have no tensor of this name.
+# The Fourier frequencies are the one parameter that is not trained. Networks without them have no tensor of this name.
 _FOURIER = "all_modules.0.W"
 
 

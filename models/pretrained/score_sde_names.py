@@ -23,8 +23,7 @@ NamedTensors = Iterator[tuple[str, Tensor]]
 
 
 def reference_tensors(network: NCSNpp, block: Block, *, first: int = 0) -> NamedTensors:
-    """Names and tensors of `network` in the published code's order and layout. The tensors share memory with the
-    network's.
+    """Yield names and tensors in the published code's order and layout; tensors share memory with the network's.
 
     Args:
         block: the kind of residual block, which decides how shortcuts are stored.
@@ -38,7 +37,7 @@ def reference_tensors(network: NCSNpp, block: Block, *, first: int = 0) -> Named
 
 
 def _modules(network: NCSNpp) -> Iterator[nn.Module]:
-    """The entries of `all_modules`, those without parameters included."""
+    """Yield the entries of `all_modules`, those without parameters included."""
     if network.embedding is not None:
         if isinstance(network.embedding.features, FourierFeatures):
             yield network.embedding.features
@@ -78,7 +77,7 @@ def _decoder_resolution(resolution: DecoderResolution) -> Iterator[nn.Module]:
 
 
 def _stage(stage: nn.Module) -> Iterator[nn.Module]:
-    """A residual block and its attention are two entries; a plain change of resolution is one."""
+    """Yield a residual block and its attention as two entries, a plain change of resolution as one."""
     if not isinstance(stage, Stage):
         yield stage
         return
@@ -88,7 +87,7 @@ def _stage(stage: nn.Module) -> Iterator[nn.Module]:
 
 
 def _tensors(module: nn.Module, block: Block) -> NamedTensors:
-    """Names and tensors of one entry."""
+    """Yield names and tensors of one entry."""
     if isinstance(module, FourierFeatures):
         yield "W", module.frequencies
     elif isinstance(module, ResidualBlock):
@@ -127,7 +126,7 @@ def _self_attention(module: SelfAttention) -> NamedTensors:
 
 
 def _pixelwise(name: str, weight: Tensor, bias: Tensor | None) -> NamedTensors:
-    """An affine map of each pixel, whose weight the published code stores as inputs x outputs."""
+    """Yield an affine map of each pixel, whose weight the published code stores as inputs x outputs."""
     assert bias is not None
     yield f"{name}.W", weight.T
     yield f"{name}.b", bias
