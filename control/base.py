@@ -15,6 +15,6 @@ from score_sde.sde import SDE
 
 
 def tweedie_factor(sde: SDE, t: Tensor, x: Tensor) -> Tensor:
-    """`sigma^2 / alpha`, by which a change of the score changes the denoised mean; shaped to multiply `x`."""
+    """Return `sigma^2 / alpha`, by which a change of the score changes the denoised mean; shaped to multiply `x`."""
     t = t.double()
     return sde.expand(sde.sigma(t) ** 2 / sde.alpha(t), x)

@@ -33,19 +33,20 @@ from score_sde.models.wrapper import ModelWrapper, no_density, rows_of
 from score_sde.solvers import Model
 from score_sde.solvers.density.divergence import value_and_pull_back
 
-# `log p_t(y | x)` of each example, `(B,)`, at states `(B, *dims)` and times `()` or `(B,)`.
+# A function gives `log p_t(y | x)` of each example, `(B,)`, at states `(B, *dims)` and times `()` or `(B,)`.
 LogProbability = Callable[[Tensor, Tensor], Tensor]
 
 _NOT_DIFFUSED = "guidance of scale {scale:g} gives no diffused density; with scale 1 it does"
 
 
 class ClassifierGuidance(ModelWrapper):
-    """The gradient of a classifier of noisy states, added to the score.
+    """The gradient of a classifier of noisy states is added to the score.
 
     Args:
-        model: of `p(x)`, or another control.
-        log_prob: of what is asked for, given the state, such as a `models.noisy_classifier.ClassProbability`.
-        scale: `w`.
+        model: a model of `p(x)`, or another control.
+        log_prob: log-probability of what is asked for, given the state, such as a
+            `models.noisy_classifier.ClassProbability`.
+        scale: the factor `w` on the gradient.
     """
 
     @checked
@@ -56,20 +57,20 @@ class ClassifierGuidance(ModelWrapper):
 
     @property
     def no_density(self) -> str:
-        """Why there is no log-likelihood; empty if there is."""
+        """The reason why there is no log-likelihood is empty if there is one."""
         own = "" if self.scale in (0, 1) else _NOT_DIFFUSED.format(scale=self.scale)
         return own or no_density(self.model)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`s(x) + w ∇ log p_t(y | x)`; shape of `x`."""
+        """Return `s(x) + w ∇ log p_t(y | x)`; shape of `x`."""
         return self.model.score(x, t) + self.scale * self._gradient(x, t)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """The denoised mean that goes with this score; shape of `x`."""
+        """Return the denoised mean that goes with this score; shape of `x`."""
         return self.model.denoise(x, t) + tweedie_factor(self.sde, t, x) * self.scale * self._gradient(x, t)
 
     def rows(self, rows: Rows) -> ClassifierGuidance:
-        """Return the same of these examples."""
+        """Return the guided model of these examples."""
         part = super().rows(rows)
         part.log_prob = rows_of(self.log_prob, rows)
         return part
@@ -80,13 +81,13 @@ class ClassifierGuidance(ModelWrapper):
 
 
 class Guided(ModelWrapper):
-    """A model led away from another, the reference; two network calls where both are needed.
+    """A model is led away from another, the reference; there are two network calls where both are needed.
 
     Args:
-        model: of what is wanted, such as `Given(network, condition)`.
-        reference: what it is led away from: the same without a condition, with another one, or a worse model.
-        scale: `w`.
-        interval: of noise levels `rho = sigma / alpha`; elsewhere the scale is 1.
+        model: a model of what is wanted, such as `Given(network, condition)`.
+        reference: what `model` is led away from: itself without a condition, itself with another one, or a worse model.
+        scale: the factor `w` on the difference of the two.
+        interval: where `rho = sigma / alpha` has to lie for guidance; elsewhere the scale is 1.
 
     Raises:
         UserError: the interval is empty.
@@ -107,7 +108,7 @@ class Guided(ModelWrapper):
 
     @property
     def no_density(self) -> str:
-        """Why there is no log-likelihood; empty if there is."""
+        """The reason why there is no log-likelihood is empty if there is one."""
         if self.scale == 1:
             return no_density(self.model)
         if self.scale == 0 and self.interval[0] <= 0 and math.isinf(self.interval[1]):
@@ -115,15 +116,15 @@ class Guided(ModelWrapper):
         return _NOT_DIFFUSED.format(scale=self.scale)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`s_ref(x) + w [s(x) - s_ref(x)]`; shape of `x`."""
+        """Return `s_ref(x) + w [s(x) - s_ref(x)]`; shape of `x`."""
         return self._blend("score", x, t)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`D_ref(x) + w [D(x) - D_ref(x)]`; shape of `x`."""
+        """Return `D_ref(x) + w [D(x) - D_ref(x)]`; shape of `x`."""
         return self._blend("denoise", x, t)
 
     def rows(self, rows: Rows) -> Guided:
-        """Return the same of these examples."""
+        """Return the guided model of these examples."""
         part = super().rows(rows)
         part.reference = rows_of(self.reference, rows)
         return part

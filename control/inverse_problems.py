@@ -20,16 +20,16 @@ from score_sde.solvers import Model, Solver
 from score_sde.solvers.options import check_between
 
 METHODS = ("pigdm", "dps", "projection", "repaint")
-# Along one side of a picture.
+# A side of a picture has at most so many pixels.
 _MOST_PIXELS = 100_000
 
 
 @checked
 def box_mask(height: int, width: int, box: tuple[float, ...]) -> Tensor:
-    """True but in a box `(top, left, height, width)`, in parts of the picture; `(1, 1, height, width)`, bool.
+    """Return a mask `(1, 1, height, width)`, bool, false in a box `(top, left, height, width)` in parts of the picture.
 
     Raises:
-        UserError: it does not lie in the picture.
+        UserError: the box does not lie in the picture.
     """
     check_between("height", height, 1, _MOST_PIXELS)
     check_between("width", width, 1, _MOST_PIXELS)
@@ -47,10 +47,10 @@ def box_mask(height: int, width: int, box: tuple[float, ...]) -> Tensor:
 
 @checked
 def random_mask(height: int, width: int, hidden: float, seed: int) -> Tensor:
-    """False for a share of the pixels, drawn by the seed; `(1, 1, height, width)`, bool.
+    """Return a mask `(1, 1, height, width)`, bool, that is false for a share of the pixels, drawn by the seed.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: a size, the share or the seed is out of range.
     """
     check_between("height", height, 1, _MOST_PIXELS)
     check_between("width", width, 1, _MOST_PIXELS)
@@ -74,20 +74,20 @@ def answer(
     jump: int = 1,
     repeats: int = 10,
 ) -> tuple[Solver, Model]:
-    """The solver and the model that sample what was observed by this method: `solver(model, x_T, seeds=…)`.
+    """Return the solver and the model that sample what was observed by this method: `solver(model, x_T, seeds=…)`.
 
     Args:
         method: `pigdm`, `dps`, `projection` or `repaint`.
-        solver: for `projection` and `repaint`, one of single steps.
-        model: of pictures.
-        observation: of as many pictures as are solved for at once.
-        scale: of `pigdm` and `dps`.
-        data_std: of `pigdm`.
-        jump: of `repaint`.
-        repeats: of `repaint`.
+        solver: any solver; for `projection` and `repaint`, one that can be taken apart into steps.
+        model: a model of pictures.
+        observation: what was observed of as many pictures as are solved for at once.
+        scale: multiple of the approximate gradient of `pigdm` and `dps`.
+        data_std: standard deviation of the data per dimension, for `pigdm`.
+        jump: steps that `repaint` goes back at once.
+        repeats: how often `repaint` does each stretch of so many steps.
 
     Raises:
-        UserError: there is no such method, or it cannot be used so.
+        UserError: there is no such method, a number is out of range, or `dps` is given an observation without noise.
     """
     operator, y = observation.operator, observation.y
     methods: dict[str, Callable[[], tuple[Any, Any]]] = {

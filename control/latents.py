@@ -24,15 +24,15 @@ from score_sde.solvers.base import States, sample_noise
 
 @checked
 def slerp(a: States, b: States, share: Tensor) -> Tensor:
-    """Spherical interpolation from `a` (share 0) to `b` (share 1), `(B, *dims)` each, each example by itself.
+    """Interpolate spherically from `a` (share 0) to `b` (share 1), `(B, *dims)` each, each example by itself.
 
     `[sin((1 - share) omega) a + sin(share omega) b] / sin omega`, with `omega` the angle between the two; the straight
     line where it vanishes.
 
     Args:
-        a: one end.
-        b: the other.
-        share: `(B,)` or `()`.
+        a: the end at share 0, `(B, *dims)`.
+        b: the end at share 1, `(B, *dims)`.
+        share: how far to go from `a` to `b`, `(B,)` or `()`.
     """
     flat_a, flat_b = a.flatten(1), b.flatten(1)
     lengths = flat_a.norm(dim=1) * flat_b.norm(dim=1)
@@ -47,11 +47,11 @@ def slerp(a: States, b: States, share: Tensor) -> Tensor:
 
 
 class Until(ModelWrapper):
-    """A model whose process ends at an earlier time: solvers start from there.
+    """A model's process ends at an earlier time, from which solvers start.
 
     Args:
-        model: any.
-        T: between its process's `t_min` and `T`.
+        model: the model whose process is cut short, of any kind.
+        T: where the process ends, between the model's `t_min` and `T`.
 
     Raises:
         UserError: `T` is out of range.
@@ -64,7 +64,7 @@ class Until(ModelWrapper):
 
     @property
     def sde(self) -> SDE:
-        """The forward process up to `T`."""
+        """The forward process goes up to `T` only."""
         return self._truncated
 
 
@@ -77,13 +77,13 @@ def noised(
     seeds: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Until, Tensor]:
-    """SDEdit's beginning: pictures with noise, and the model from their time on; `solver(*noised(…))` is the rest.
+    """Return SDEdit's beginning: pictures with noise, and the model up to their time; `solver(*noised(…))` is the rest.
 
     Args:
-        model: any.
+        model: any model.
         x_0: pictures `(B, *dims)`, in model units.
         strength: how far the way to noise is gone, as a part of `T`; 1 forgets the pictures (nearly).
-        seeds: one an example, for its noise; drawn from `generator` if left out.
+        seeds: one seed an example, for its noise; drawn from `generator` if left out.
         generator: source of seeds.
 
     Raises:

@@ -26,17 +26,17 @@ from score_sde.sde import SDE
 from score_sde.solvers.density.divergence import value_and_pull_back
 
 _MAX_ITERATIONS = 100
-# In pixels.
+# A blur's standard deviation in pixels is at most this.
 LARGEST_BLUR = 100.0
-# Relative residual at which conjugate gradients stop, in units of the number format's.
+# Conjugate gradients stop at this relative residual, in units of the number format's rounding.
 _ROUNDINGS = 10.0
 
 
 class LinearOperator:
-    """A linear function, its transpose, and the inverses that go with them.
+    """A linear function comes with its transpose, and the inverses that follow from the two.
 
     Args:
-        function: from `(B, *dims)` to `(B, *observed)`, linear, each example by itself.
+        function: a function from `(B, *dims)` to `(B, *observed)`, linear, each example by itself.
     """
 
     @checked
@@ -44,23 +44,23 @@ class LinearOperator:
         self.function = function
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`A x`, `(B, *observed)`."""
+        """Return `A x`, `(B, *observed)`."""
         return self.function(x)
 
     def transpose(self, y: Tensor, like: Tensor) -> Tensor:
-        """`A^T y` for `y` `(B, *observed)`; shape of `like` `(B, *dims)`."""
+        """Return `A^T y` for `y` `(B, *observed)`; shape of `like` `(B, *dims)`."""
         return value_and_pull_back(self.function, torch.zeros_like(like))[1](y)[0]
 
     def solve(self, y: Tensor, like: Tensor, diagonal: Tensor, spread: Tensor) -> Tensor:
-        """`(diagonal I + spread A A^T)^{-1} y`; shape of `y` `(B, *observed)`.
+        """Return `(diagonal I + spread A A^T)^{-1} y`; shape of `y` `(B, *observed)`.
 
-        With a diagonal of 0, the pseudo-inverse, for `y` that can be observed.
+        With a diagonal of 0 this is the pseudo-inverse, for `y` that can be observed.
 
         Args:
-            y: what it is applied to.
+            y: what the inverse is applied to.
             like: a state `(B, *dims)`, for its shape.
-            diagonal: not negative, `()` or `(B,)`.
-            spread: positive, likewise.
+            diagonal: the multiple of `I`, not negative, `()` or `(B,)`.
+            spread: the multiple of `A A^T`, positive, `()` or `(B,)`.
         """
         _, pull_back = value_and_pull_back(self.function, torch.zeros_like(like))
         diagonal, spread = SDE.expand(diagonal, y), SDE.expand(spread, y)
@@ -71,19 +71,19 @@ class LinearOperator:
         return _conjugate_gradients(apply, y)
 
     def pseudo_inverse(self, y: Tensor, like: Tensor) -> Tensor:
-        """`A^+ y = A^T (A A^T)^{-1} y`, the smallest state that gives `y`; shape of `like`."""
+        """Return `A^+ y = A^T (A A^T)^{-1} y`, the smallest state that gives `y`; shape of `like`."""
         return self.transpose(self.solve(y, like, y.new_zeros(()), y.new_ones(())), like)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """The state nearest to `x` `(B, *dims)` that gives `y`: `x + A^+ (y - A x)`."""
+        """Return the state nearest to `x` `(B, *dims)` that gives `y`: `x + A^+ (y - A x)`."""
         return x + self.pseudo_inverse(y - self(x), x)
 
 
 class Masked(LinearOperator):
-    """The pixels where `keep` is true; others are observed as 0.
+    """The pixels where `keep` is true are observed; others are observed as 0.
 
     Args:
-        keep: broadcasts against `(B, *dims)`; bool.
+        keep: which pixels are observed; bool, broadcasts against `(B, *dims)`.
     """
 
     @checked
@@ -99,13 +99,13 @@ class Masked(LinearOperator):
 
 
 def grey() -> LinearOperator:
-    """The mean over channels of images `(B, C, H, W)`, `(B, 1, H, W)`."""
+    """Return the operator that takes the mean over channels of images `(B, C, H, W)`, `(B, 1, H, W)`."""
     return LinearOperator(lambda x: x.mean(1, keepdim=True))
 
 
 @checked
 def shrunk(factor: int) -> LinearOperator:
-    """Means of squares of `factor` by `factor` pixels of images `(B, C, H, W)`.
+    """Return the operator that takes means of squares of `factor` by `factor` pixels of images `(B, C, H, W)`.
 
     Raises:
         UserError: `factor` is not positive; when called: the squares do not fill the image.
@@ -124,7 +124,7 @@ def shrunk(factor: int) -> LinearOperator:
 
 @checked
 def blurred(std: float) -> LinearOperator:
-    """A Gaussian filter of this standard deviation in pixels; pixels beyond the border are those at it.
+    """Return a Gaussian filter of this standard deviation in pixels; pixels beyond the border are those at it.
 
     Raises:
         UserError: `std` is not positive, or enormous.
@@ -147,10 +147,10 @@ def blurred(std: float) -> LinearOperator:
 
 
 def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    """The solution of `apply(v) = y` for each example, for a positive operator; examples that are done wait.
+    """Solve `apply(v) = y` for each example, for a positive operator; examples that are done wait.
 
-    Where there is none, since part of `y` cannot be observed, iterates come near and then go astray: the nearest is
-    returned.
+    Where there is no solution, since part of `y` cannot be observed, iterates come near and then go astray: the
+    nearest is returned.
     """
     target = _dot(y, y) * (_ROUNDINGS * torch.finfo(y.dtype).eps) ** 2
     v, residual, direction = torch.zeros_like(y), y, y
@@ -162,7 +162,7 @@ def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor
             break
         image = apply(direction)
         curvature = _dot(direction, image)
-        # None is left where y has a part that cannot be observed.
+        # No curvature is left where y has a part that cannot be observed.
         running = running & (curvature > 0)
         length = torch.where(running, size / curvature, 0.0)
         v, residual = v + length * direction, residual - length * image
@@ -173,5 +173,5 @@ def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Of each example, shaped to multiply it."""
+    """Return the inner product of each example's `a` and `b`, shaped to multiply them."""
     return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))

@@ -39,12 +39,12 @@ from score_sde.solvers.options import check_at_least, check_positive
 @checked_class
 @dataclass(frozen=True)
 class Observation:
-    """What was observed: `y = A x_0 + noise_std n`.
+    """What was observed is `y = A x_0 + noise_std n`, with `n` standard normal.
 
     Attributes:
-        operator: `A`.
-        y: `(B, *observed)`.
-        noise_std: `s`, in model units.
+        operator: the operator `A`.
+        y: the observed values `(B, *observed)`.
+        noise_std: standard deviation `s` of the noise, in model units.
 
     Raises:
         UserError: `noise_std` is negative, or a value has the wrong type.
@@ -63,7 +63,7 @@ class Observation:
 
 
 class _PosteriorControl(ModelWrapper):
-    """The score and the denoised mean, with the gradient of `log p_t(y | x)` as a subclass approximates it."""
+    """The gradient of `log p_t(y | x)`, as a subclass approximates it, changes the score and the denoised mean."""
 
     no_density = "posterior sampling by DPS or ΠGDM gives no diffused density"
 
@@ -74,18 +74,18 @@ class _PosteriorControl(ModelWrapper):
         self.scale = scale
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`s(x) + scale ∇ log p_t(y | x)`; shape of `x`."""
+        """Return `s(x) + scale ∇ log p_t(y | x)`; shape of `x`."""
         mean, gradient = self._mean_and_gradient(x, t)
         alpha, sigma = self.sde.at(t).to(x)
         return (alpha * mean - x) / sigma**2 + gradient
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """The denoised mean that goes with this score; shape of `x`."""
+        """Return the denoised mean that goes with this score; shape of `x`."""
         mean, gradient = self._mean_and_gradient(x, t)
         return mean + tweedie_factor(self.sde, t, x) * gradient
 
     def rows(self, rows: Rows) -> _PosteriorControl:
-        """Return the same of these examples."""
+        """Return the model of these examples, given what was observed of them."""
         part = super().rows(rows)
         part.observation = rows_of(self.observation, rows)
         return part
@@ -102,11 +102,11 @@ class _PosteriorControl(ModelWrapper):
 
 
 class DPS(_PosteriorControl):
-    """Diffusion posterior sampling.
+    """Diffusion posterior sampling takes the denoised mean for `x_0`.
 
     Args:
-        model: of `p(x_0)`, or another control.
-        observation: `y`, with some noise.
+        model: a model of `p(x_0)`, or another control.
+        observation: what was observed, with some noise.
         scale: multiple of the approximate gradient.
 
     Raises:
@@ -124,11 +124,11 @@ class DPS(_PosteriorControl):
 
 
 class PiGDM(_PosteriorControl):
-    """Pseudoinverse-guided diffusion.
+    """Pseudoinverse-guided diffusion takes a normal distribution around the denoised mean for that of `x_0`.
 
     Args:
-        model: of `p(x_0)`, or another control.
-        observation: `y`.
+        model: a model of `p(x_0)`, or another control.
+        observation: what was observed.
         scale: multiple of the approximate gradient.
         data_std: `c`, the data's standard deviation per dimension, in model units.
 

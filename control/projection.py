@@ -39,20 +39,20 @@ from score_sde.solvers.standard_normal import StandardNormal
 
 
 class StateControl(Protocol):
-    """What may be done between steps."""
+    """A state control says what is done to the state between steps."""
 
     def change(self, x: Tensor, alpha: Tensor, sigma: Tensor, noise: SampleNoise) -> Tensor:
-        """The state `x` `(B, *dims)` at the end of a step, changed; `alpha` and `sigma` `()` are those there."""
+        """Return the state `x` `(B, *dims)` at the end of a step, changed; `alpha` and `sigma` `()` are those there."""
 
     def path(self, num_steps: int) -> Iterator[int]:
-        """The ends of steps that are gone to, from 0 to `num_steps`; each is one more than the last, or less: back."""
+        """Yield the ends of steps to go to, from 0 to `num_steps`; each is one more than the last, or less: back."""
 
 
 class Projection:
     """The observed part of the state is replaced after each step.
 
     Args:
-        operator: `A`.
+        operator: the operator `A`.
         y: what was observed, `(B, *observed)`.
     """
 
@@ -62,28 +62,28 @@ class Projection:
         self.y = y
 
     def change(self, x: Tensor, alpha: Tensor, sigma: Tensor, noise: SampleNoise) -> Tensor:
-        """`x + A^+ (alpha y + sigma A z - A x)`; shape of `x`."""
+        """Return `x + A^+ (alpha y + sigma A z - A x)`; shape of `x`."""
         y = self.y.to(x)
         if sigma == 0:
             return self.operator.project(x, y)
         return self.operator.project(x, alpha.to(x) * y + sigma.to(x) * self.operator(noise.normal(x)))
 
     def path(self, num_steps: int) -> Iterator[int]:
-        """Go straight on."""
+        """Yield the ends of all steps, in order."""
         yield from range(1, num_steps + 1)
 
 
 class RePaint(Projection):
-    """Projection with resampling.
+    """Projection does each stretch of steps several times, with noise added back in between.
 
     Args:
-        operator: `A`.
+        operator: the operator `A`.
         y: what was observed, `(B, *observed)`.
         jump: steps that are gone back at once.
         repeats: how often each stretch of so many steps is done; 1 is `Projection`.
 
     Raises:
-        UserError: one of them is less than 1.
+        UserError: `jump` or `repeats` is less than 1.
     """
 
     @checked
@@ -95,7 +95,7 @@ class RePaint(Projection):
         self.repeats = repeats
 
     def path(self, num_steps: int) -> Iterator[int]:
-        """Each stretch of `jump` steps `repeats` times, going back in between."""
+        """Yield the ends of each stretch of `jump` steps `repeats` times, going back in between."""
         for first in range(0, num_steps, self.jump):
             last = min(first + self.jump, num_steps)
             for repeat in range(self.repeats):
@@ -105,11 +105,11 @@ class RePaint(Projection):
 
 
 class Controlled(Solver):
-    """A solver with a state control: a solver again, `controlled(model, x_T, seeds=…)`.
+    """A solver with a state control is a solver again: `controlled(model, x_T, seeds=…)`.
 
     Args:
-        solver: one whose steps remember nothing.
-        control: what is done between them.
+        solver: a solver whose steps remember nothing.
+        control: what is done between the steps.
 
     Raises:
         UserError: when called: the solver's steps cannot be taken apart.
@@ -135,7 +135,7 @@ class Controlled(Solver):
         return total
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
-        """Return the solution; the control has noise of its own. Arguments as of a `Solver`'s."""
+        """Return the solution; arguments are those of `Solver.solve`, and the control has noise of its own."""
         noise = draw("control")
         steps = self.solver.steps(model, x_T, seeds=noise.seeds)
         alpha, sigma = steps.ends.alpha, steps.ends.sigma

@@ -130,7 +130,7 @@ class GaussianMixture(nn.Module):
         return Posterior(mean, (share * (variances + deviations**2)).sum(1).reshape(x.shape))
 
     def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log joints `(B, K)`; in each component's eigenbasis residuals `(B, K, d)`, variances `(B or 1, K, d)`."""
+        """Return log joints `(B, K)`, and in each eigenbasis residuals `(B, K, d)` and variances `(B or 1, K, d)`."""
         dimension = x.flatten(1).shape[1]
         if dimension != self.means.shape[1]:
             raise UserError(

@@ -243,7 +243,7 @@ def _pairs(network: NCSNpp, unet: Any) -> Pairs:
 
 
 def _stages(stages: nn.ModuleList, block: Any) -> Pairs:
-    """Yield the residual blocks of a resolution, and its attentions: those that only theirs has are made the identity."""
+    """Yield the blocks of a resolution, and its attentions: those that only theirs has are made the identity."""
     for stage, resnet in zip(stages, block.resnets, strict=True):
         yield _residual(stage), resnet
     theirs = list(getattr(block, "attentions", ()))
