@@ -2,5 +2,5 @@
 
 import logging
 
-# It tells of its cache of fonts when it runs for the first time.
+# Matplotlib tells of its cache of fonts when it runs for the first time.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

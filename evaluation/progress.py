@@ -17,7 +17,7 @@ from score_sde.evaluation.samples.draw import draw_samples
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 
-# Cheap ones: this is to see how things go.
+# The likelihood's solver is a cheap one: this is to see how things go.
 _LIKELIHOOD: dict[str, Any] = {"method": "adams", "num_steps": 24}
 _BATCH_SIZE = 50
 
@@ -25,18 +25,18 @@ _BATCH_SIZE = 50
 def progress_measure(
     dataset: Dataset, dequantiser: Dequantiser | None, t_min: float | None, solver: Solver, count: int, seed: int
 ) -> Callable[[Model], dict[str, float]]:
-    """A function that measures a model: `test_bits_per_dim`, and `frechet`, `sliced_wasserstein` and `c2st`.
+    """Return a function that measures a model: `test_bits_per_dim`, and `frechet`, `sliced_wasserstein` and `c2st`.
 
     Each time it uses the same examples and the same noise, which follow from `seed`; several processes divide the work,
     and all have the result.
 
     Args:
-        dataset: has test examples.
-        dequantiser: for levels.
+        dataset: the data, with test examples.
+        dequantiser: what adds noise to levels.
         t_min: where the density is taken, if the dequantiser does not say.
-        solver: draws samples.
-        count: of examples and of samples, at most.
-        seed: of all noise.
+        solver: the solver that draws samples.
+        count: number of examples and of samples, at most.
+        seed: seed of all noise.
     """
     distances = DataDistances(dataset)
     examples = dataset.test[:count]

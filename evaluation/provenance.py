@@ -39,12 +39,12 @@ def remove_stale(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def as_text(settings: Mapping[str, Any]) -> np.ndarray:
-    """Settings as an entry of an `.npz` archive."""
+    """Return settings as an entry of an `.npz` archive."""
     return np.array(json.dumps(dict(settings)))
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """The settings of a result; None if it says nothing, or is not there."""
+    """Read the settings of a result; return None if it says nothing, or is not there."""
     try:
         if path.suffix == ".npz":
             with open_npz(path) as file:
@@ -57,7 +57,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they are read from a file."""
+    """Return settings as they are read from a file."""
     found = json.loads(json.dumps(dict(settings)))
     assert isinstance(found, dict)
     return found

@@ -10,12 +10,12 @@ from pathlib import Path
 from score_sde.common.errors import UserError
 from score_sde.common.files import open_npz
 
-# What reading a damaged file may raise.
+# Reading a damaged file may raise any of these.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
 def summarise(folder: Path) -> str:
-    """Lines on the samples, the likelihoods and the comparison of solvers in a run's folder, and where pictures are.
+    """Return lines on the samples, likelihoods and comparison of solvers in a run's folder, and where pictures are.
 
     Raises:
         UserError: a file is damaged.

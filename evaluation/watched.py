@@ -11,13 +11,13 @@ from score_sde.models.wrapper import ModelWrapper
 
 
 class Watched(ModelWrapper):
-    """`model`, a model again: of each call of it, `tell` is told the times.
+    """`model` is a model again, and `tell` is told the times of each call of it.
 
     Solvers, controls, bounds and likelihoods take it for the model; whatever reads weights should have the model.
 
     Args:
-        model: any.
-        tell: called with `t`, before the model is.
+        model: the model that is called, of any kind.
+        tell: a function that is called with `t`, before the model is.
     """
 
     def __init__(self, model: Any, tell: Callable[[Tensor], None]) -> None:
@@ -25,11 +25,11 @@ class Watched(ModelWrapper):
         self.tell = tell
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`∇ log p_t(x)`; shape of `x`."""
+        """Return `∇ log p_t(x)`; shape of `x`."""
         self.tell(t)
         return super().score(x, t)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x]`; shape of `x`."""
+        """Return `E[x_0 | x_t = x]`; shape of `x`."""
         self.tell(t)
         return super().denoise(x, t)

@@ -38,21 +38,21 @@ from score_sde.solvers.base import Solver
 
 MEASURES = ("endpoint_error", *DATA_DISTANCES)
 
-# Tolerances of the exact trajectory.
+# The exact trajectory is solved at these tolerances.
 _EXACT = {torch.float32: 1e-6, torch.float64: 1e-9}
-# The warm-up's noise: none of the comparison's.
+# The warm-up's seeds are shifted by this, so that its noise is none of the comparison's.
 _OTHER_NOISE = 2**40
 
 
 class Estimate(NamedTuple):
-    """A mean over repetitions, and its standard error: `nan` if there was but one."""
+    """An estimate is a mean over repetitions, with its standard error: `nan` if there was but one."""
 
     mean: float
     standard_error: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """From one value a repetition."""
+        """Make an estimate of one value a repetition."""
         if not np.isfinite(values).all():
             return cls(math.inf, math.nan)
         error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -61,14 +61,14 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one run.
+    """A row holds what was measured of one run.
 
     Attributes:
         run: the solver and its options.
         nfe: network calls a sample; a mean over batches if steps are adaptive.
         deterministic: whether samples are a function of the latent alone.
-        seconds: a sample.
-        measures: by name, those of `MEASURES` that apply.
+        seconds: seconds a sample.
+        measures: what was measured, by name: those of `MEASURES` that apply.
     """
 
     run: Run
@@ -80,18 +80,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, and how they came about.
+    """A comparison is rows, and how they came about.
 
     Attributes:
-        rows: in the order in which the solvers were given, by rising budget.
+        rows: the rows, in the order in which the solvers were given, by rising budget.
         floor: distances of other real data from the held-out data; empty without data.
-        repetitions: their numbers.
-        num_samples: samples a repetition.
-        num_trajectories: of these, how many have an exact endpoint.
-        num_held_out: held-out examples.
-        batch_size: samples drawn at once.
-        tolerance: of the exact trajectories.
-        device: what it ran on.
+        repetitions: numbers of the repetitions.
+        num_samples: number of samples a repetition.
+        num_trajectories: number of samples of these that have an exact endpoint.
+        num_held_out: number of held-out examples.
+        batch_size: number of samples drawn at once.
+        tolerance: tolerance of the exact trajectories.
+        device: name of the device that it ran on.
     """
 
     rows: list[Row]
@@ -121,20 +121,20 @@ def compare(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Comparison:
-    """Measure solvers at budgets.
+    """Measure solvers at budgets, on the same latents.
 
     Args:
         model: a trained model, or an analytic one.
         shape: shape of one sample.
         contenders: names and options of solvers; see `evaluation.comparison.contenders`.
-        budgets: network calls a sample.
+        budgets: numbers of network calls a sample.
         shared: options such as `t_min`, for those solvers that have them; the exact trajectories among them.
         dataset: what samples are compared with; if left out, only endpoints are.
-        repetitions: their numbers, from which seeds follow.
-        num_samples: samples a repetition.
-        num_trajectories: of these, how many are compared with exact endpoints; 0 for none.
-        batch_size: samples drawn at once.
-        dtype: of the samples.
+        repetitions: numbers of the repetitions, from which seeds follow.
+        num_samples: number of samples a repetition.
+        num_trajectories: number of samples of these that are compared with exact endpoints; 0 for none.
+        batch_size: number of samples drawn at once.
+        dtype: dtype of the samples.
         device: where the model is.
         progress: whether to show a progress bar.
 
@@ -167,13 +167,13 @@ def compare(
 
 
 def endpoint_error(x: Tensor, exact: Tensor) -> float:
-    """Median, over the samples of `exact` `(M, *shape)`, of their Euclidean distance to the first `M` of `x`."""
+    """Return the median Euclidean distance of the samples `exact` `(M, *shape)` to the first `M` of `x`."""
     gaps = torch.linalg.vector_norm((x[: len(exact)] - exact).double().flatten(1), dim=1)
     return float(gaps.nan_to_num(nan=math.inf).median())
 
 
 class _Drawn(NamedTuple):
-    """A repetition's samples `(N, *shape)`, network calls and seconds a sample."""
+    """A repetition's samples `(N, *shape)` took so many network calls and seconds a sample."""
 
     x: Tensor
     nfe: float
@@ -182,7 +182,7 @@ class _Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class _Draws:
-    """Drawing samples from the latents that all solvers of a comparison share."""
+    """Samples are drawn from the latents that all solvers of a comparison share."""
 
     model: Model
     shape: tuple[int, ...]
@@ -193,7 +193,7 @@ class _Draws:
     bar: Progress
 
     def repetition(self, solver: Solver, number: int, count: int | None = None) -> _Drawn:
-        """The samples of a repetition, or only those of the batches that hold the first `count`."""
+        """Draw the samples of a repetition, or only those of the batches that hold the first `count`."""
         parts, calls, seconds = [], 0, 0.0
         for seeds in self._batches(number, count or self.num_samples):
             latents = self._latents(seeds)
@@ -207,7 +207,7 @@ class _Draws:
         return _Drawn(x, calls / len(x), seconds / len(x))
 
     def warm_up(self, solver: Solver, number: int) -> Tensor:
-        """A repetition's first batch: from its own latents, with other noise on the way."""
+        """Draw a repetition's first batch: from its own latents, with other noise on the way."""
         seeds = self._batches(number, self.num_samples)[0]
         x = solver(self.model, self._latents(seeds), seeds=[seed + _OTHER_NOISE for seed in seeds]).x.cpu()
         self.bar.update(0)
@@ -256,7 +256,7 @@ def _measure(
 
 
 def _clock(device: torch.device) -> float:
-    """Seconds, once the device has finished what it was given."""
+    """Return the time in seconds, once the device has finished what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

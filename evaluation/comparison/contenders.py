@@ -22,13 +22,13 @@ from score_sde.solvers import SOLVERS, Solver, get_solver
 TOLERANCES = (1e-2, 1e-4)
 _TOLERANCES_WITH_NOISE = {"adaptive_sde": (0.1, 0.02), "sde": (0.1, 0.02)}
 
-# What tells the points of one line from each other, and what fills no label.
+# Some options tell the points of one line from each other; others (files) have no place in a label.
 _NOT_IN_LABELS = ("num_steps", "rtol", "atol", "path", "table")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A solver with all its options.
+    """A run is a solver with all its options.
 
     Attributes:
         label: the solver's name, with the options that all its runs have in common.
@@ -43,12 +43,12 @@ class Run:
     budget: int | None = None
 
     def solver(self) -> Solver:
-        """The solver itself."""
+        """Make the solver itself."""
         return get_solver(self.name, **self.options)
 
     @property
     def setting(self) -> str:
-        """The options that the budget or the sweep decided, such as `num_steps=10`."""
+        """The setting is what the budget or the sweep decided of the options, such as `num_steps=10`."""
         varied = ("num_steps", "rtol")
         return ", ".join(f"{name}={self.options[name]:g}" for name in varied if name in self.options)
 
@@ -60,7 +60,7 @@ def runs_within(
     sde: SDE,
     shared: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Run]:
-    """The runs of one solver: one a budget, or one a tolerance, or the one that `options` fix by `num_steps` or `rtol`.
+    """Return the runs of one solver: one a budget, or one a tolerance, or the one that `num_steps` or `rtol` fixes.
 
     A budget too small for the solver has no run. Options in `shared` are for any solver that has them.
 
@@ -90,7 +90,7 @@ def runs_within(
 
 
 def most_steps(name: str, options: Mapping[str, Any], budget: int, sde: SDE) -> int | None:
-    """The largest `num_steps` with which a solver makes at most `budget` network calls; None if there is none."""
+    """Return the largest `num_steps` with which a solver makes at most `budget` network calls; None if there is none."""
     if _calls(name, {**options, "num_steps": budget}, sde) in range(1, budget + 1):
         return budget
     # A step makes at least one call, so that `too_many` steps are too many throughout.
@@ -111,13 +111,13 @@ def _is_adaptive(name: str, options: Mapping[str, Any]) -> bool:
     try:
         get_solver(name, **options)
     except UserError:
-        # Of the solver `ode`, methods with fixed steps insist on num_steps.
+        # The solver `ode` has methods with fixed steps, which insist on num_steps.
         return False
     return True
 
 
 def _calls(name: str, options: Mapping[str, Any], sde: SDE) -> int:
-    """Network calls that a solver makes; 0 if it cannot run with so few steps."""
+    """Count the network calls that a solver makes; return 0 if it cannot run with so few steps."""
     try:
         return get_solver(name, **options).calls(sde) or 0
     except UserError:

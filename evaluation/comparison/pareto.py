@@ -18,7 +18,7 @@ _PANELS = {
     "endpoint_error": "distance to the exact endpoint",
     "frechet": "Fréchet distance to held-out data",
 }
-# The least gap between two labels, as a part of the panel's height.
+# Two labels are at least this part of the panel's height apart.
 _LABEL_GAP = 0.055
 
 
@@ -49,7 +49,7 @@ def save_pareto(comparison: Comparison, path: str | Path, title: str) -> None:
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of points (cost, distance), those that no other matches in one and beats in the other; by rising cost."""
+    """Return the points (cost, distance) that no other matches in one and beats in the other; by rising cost."""
     front: list[tuple[float, float]] = []
     for cost, distance in sorted(points):
         if not front or distance < front[-1][1]:
@@ -60,7 +60,7 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 def _panel(
     axes: Axes, comparison: Comparison, name: str, colours: dict[str, np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """Draw one measure; returns each solver's last point."""
+    """Draw one measure; return each solver's last point."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     rows = [row for row in comparison.rows if name in row.measures and 0 < row.measures[name].mean < math.inf]
@@ -100,7 +100,7 @@ def _panel(
 def _line(
     axes: Axes, rows: list[Row], name: str, colour: np.ndarray, front: set[tuple[float, float]]
 ) -> tuple[float, float]:
-    """Draw one solver; returns its last point."""
+    """Draw one solver; return its last point."""
     nfe = [row.nfe for row in rows]
     mean = np.array([row.measures[name].mean for row in rows])
     bars = np.abs(np.transpose([_bar(row.measures[name]) for row in rows]) - mean)
@@ -113,16 +113,16 @@ def _line(
 
 
 def _bar(measure: Estimate) -> tuple[float, float]:
-    """The ends of an error bar.
+    """Return the ends of an error bar.
 
-    Where it would reach below zero, for which a logarithmic axis has no place, it is cut at a tenth of the value.
+    Where the bar would reach below zero, for which a logarithmic axis has no place, it is cut at a tenth of the value.
     """
     error = np.nan_to_num(measure.standard_error)
     return measure.mean - min(error, 0.9 * measure.mean), measure.mean + error
 
 
 def _limits(values: list[float]) -> tuple[float, float]:
-    """The ends of a logarithmic axis that shows these values, with some room; also of a single one."""
+    """Return the ends of a logarithmic axis that shows these values, with some room; also of a single one."""
     low, high = min(values), max(values)
     room = max(1.2, (high / low) ** 0.05)
     return low / room, high * room
@@ -150,7 +150,7 @@ def _name_lines(axes: Axes, ends: dict[str, tuple[float, float]], colours: dict[
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
-    """Rising heights moved until they are `gap` apart at least, inside [0, 1]; those that touch keep their mean."""
+    """Move rising heights until they are `gap` apart at least, inside [0, 1]; those that touch keep their mean."""
     groups: list[list[float]] = []
     for height in heights:
         groups.append([height])
@@ -160,13 +160,13 @@ def spread(heights: list[float], gap: float) -> list[float]:
 
 
 def _low(group: list[float], gap: float) -> float:
-    """The lowest place of a group laid out around its mean, inside [0, 1]."""
+    """Return the lowest place of a group laid out around its mean, inside [0, 1]."""
     extent = gap * (len(group) - 1)
     return max(0.0, min(1.0 - extent, sum(group) / len(group) - extent / 2))
 
 
 def _ticks(calls: list[int]) -> list[int]:
-    """Of these numbers, rising, those far enough from each other that they can be read."""
+    """Return those of these numbers, rising, that are far enough from each other to be read."""
     ticks: list[int] = []
     for number in sorted(calls):
         if not ticks or number > 1.3 * ticks[-1]:

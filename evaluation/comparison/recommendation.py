@@ -11,11 +11,11 @@ from score_sde.evaluation.samples.distances import DATA_DISTANCES
 
 
 def recommend(comparison: Comparison) -> tuple[Row, str]:
-    """The recommended row, and a sentence that says why.
+    """Return the recommended row, and a sentence that says why.
 
     With data: of the rows that no row beats by more than two standard errors in any distance to the data, the one with
-    the fewest network calls; if every row is so beaten, the one with the smallest Fréchet distance. Without: of the
-    solvers, the nearest to the exact endpoints at most budgets, at the largest of these.
+    the fewest network calls; if every row is so beaten, the one with the smallest Fréchet distance. Without
+    data: the solver that is nearest to the exact endpoints at most budgets, at the largest of these.
 
     A solver may come nearer to the data than the exact trajectories do, where its errors happen to undo the model's. So
     the sentence also says who follows the model best.
@@ -59,14 +59,14 @@ def _nearest_to_data(rows: list[Row]) -> tuple[Row, str]:
 
 
 def _beats(best: Estimate, other: Estimate, name: str) -> bool:
-    """Whether the difference exceeds two standard errors. An accuracy below 1/2 counts as 1/2."""
+    """Say whether the difference exceeds two standard errors. An accuracy below 1/2 counts as 1/2."""
     floor = 0.5 if name == "c2st" else 0.0
     error = math.hypot(*(0.0 if math.isnan(e.standard_error) else e.standard_error for e in (best, other)))
     return max(other.mean, floor) - max(best.mean, floor) > 2 * error
 
 
 def _winners(rows: list[Row]) -> dict[int, Row]:
-    """For each budget, rising, the row with the smallest endpoint error."""
+    """Return, for each budget, rising, the row with the smallest endpoint error."""
     winners: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: row.run.budget or 0):
         budget = row.run.budget
@@ -79,7 +79,7 @@ def _winners(rows: list[Row]) -> dict[int, Row]:
 
 
 def _followers(winners: dict[int, Row]) -> str:
-    """Who is nearest to the exact endpoints, budget by budget."""
+    """Say which solver is nearest to the exact endpoints, budget by budget."""
     budgets: dict[str, list[int]] = {}
     for budget, row in winners.items():
         budgets.setdefault(row.run.label, []).append(budget)

@@ -30,13 +30,13 @@ TITLES = {
 def write_report(
     comparison: Comparison, folder: Path, title: str, settings: Mapping[str, Any] = MappingProxyType({})
 ) -> list[Path]:
-    """Write `results.csv`, `table.md` and `pareto.png` into `folder`, and `settings.json`; returns the former's paths.
+    """Write a table, its numbers, a picture and the settings into `folder`; return the paths of the first three.
 
     Args:
         comparison: what was measured.
-        folder: made if missing.
-        title: of what, such as `digits`.
-        settings: what it was made with.
+        folder: where the files go; made if missing.
+        title: what was sampled, such as `digits`.
+        settings: what the comparison was made with.
 
     Raises:
         UserError: a file cannot be written.
@@ -53,7 +53,7 @@ def write_report(
 
 
 def _write_csv(comparison: Comparison, path: Path) -> None:
-    """One row a run; a last one, `data`, for the floor. Empty cells were not measured."""
+    """Write one row a run; a last one, `data`, is for the floor. Cells are empty where nothing was measured."""
     measured = ["seconds", *MEASURES]
     columns = ["solver", "options", "budget", "nfe", "deterministic"]
     columns += [f"{name}{suffix}" for name in measured for suffix in ("", "_standard_error")]
@@ -77,7 +77,7 @@ def _cells(estimates: dict[str, Estimate], names: list[str]) -> list[str]:
 
 
 def markdown(comparison: Comparison, title: str) -> str:
-    """The table, one group of rows a budget, the best of each in bold; the recommendation above, the method below."""
+    """Return the table, one group of rows a budget, the best of each in bold, with recommendation and method."""
     columns = [name for name in MEASURES if any(name in row.measures for row in comparison.rows)]
     lines = [f"# Solvers on {title}", "", recommend(comparison)[1], ""]
     lines += ["| budget | solver | NFE | ms / sample | " + " | ".join(TITLES[name] for name in columns) + " |"]
@@ -101,7 +101,7 @@ def markdown(comparison: Comparison, title: str) -> str:
 
 
 def number(estimate: Estimate) -> str:
-    """`mean ± standard error`, to two digits of the error; three digits of the mean if there is no error."""
+    """Return `mean ± standard error`, to two digits of the error; three digits of the mean if there is no error."""
     mean, error = estimate
     if not math.isfinite(mean):
         return "not finite"

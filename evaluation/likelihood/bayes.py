@@ -26,13 +26,13 @@ from score_sde.evaluation.provenance import replacing
 
 
 class Classified(NamedTuple):
-    """What is known of `N` examples and `K` classes; float64.
+    """`N` examples were classified into `K` classes; tensors are float64.
 
     Attributes:
         log_prob: `log p(x | y)`, less that of dequantisation noise, `(N, K)`, in nats.
         log_prior: `log p(y)`, `(K,)`.
-        classes: the true ones, `(N,)`.
-        names: what the classes are called, in their order.
+        classes: the true classes, `(N,)`.
+        names: names of the classes, in their order.
         dimension: numbers in an example.
     """
 
@@ -44,16 +44,16 @@ class Classified(NamedTuple):
 
     @property
     def log_posterior(self) -> Tensor:
-        """`log p(y | x)`, `(N, K)`."""
+        """The posterior is `log p(y | x)`, `(N, K)`."""
         return torch.log_softmax(self.log_prob + self.log_prior, dim=1)
 
     @property
     def predicted(self) -> Tensor:
-        """The most probable class of each example, `(N,)`."""
+        """The predicted class of each example is the most probable one, `(N,)`."""
         return self.log_posterior.argmax(1)
 
     def summary(self) -> dict[str, Any]:
-        """Accuracy; bits/dim given the class, and of the sum over classes; bits of the class, given the example."""
+        """Return accuracy; bits/dim given the class, and of the sum over classes; bits of the class, given the example."""
         to_bits = -1 / (self.dimension * math.log(2))
         own = self.log_prob.gather(1, self.classes[:, None])[:, 0]
         surprise = -self.log_posterior.gather(1, self.classes[:, None])[:, 0] / math.log(2)
@@ -68,7 +68,7 @@ class Classified(NamedTuple):
         }
 
     def describe(self) -> list[str]:
-        """Lines for people."""
+        """Return the summary as lines for people."""
         found = self.summary()
         numbers = [f"{found[name]['bits_per_dim']:.4f}" for name in ("given_class", "sum_over_classes")]
         return [
@@ -78,12 +78,12 @@ class Classified(NamedTuple):
 
 
 def log_class_shares(numbers: Tensor, count: int) -> Tensor:
-    """`log p(y)`, the shares of so many classes among those of training examples, `(N,)`; `(count,)`, float64."""
+    """Return `log p(y)` `(count,)`, float64, from the class numbers `(N,)` of training examples."""
     return (torch.bincount(numbers, minlength=count).double() / len(numbers)).log()
 
 
 def write_classified(classified: Classified, about: dict[str, Any], folder: Path, name: str) -> list[Path]:
-    """Write the summary, with what there is to say `about` it, and the table; returns the paths.
+    """Write the summary, with what there is to say `about` it, and the table; return the paths.
 
     Raises:
         UserError: a file cannot be written.

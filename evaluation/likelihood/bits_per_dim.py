@@ -29,15 +29,15 @@ from score_sde.evaluation.likelihood.measurement import Checked
 
 
 class Likelihoods(NamedTuple):
-    """What was measured of `N` examples; float64.
+    """Likelihoods hold what was measured of `N` examples; tensors are float64.
 
     Attributes:
         log_prob: log-density of each draw in model units, `(N, K)`, in nats.
-        log_q: of its noise, likewise.
-        bounds: for each bound, its three terms `(N, 3)`, in nats.
-        latents: of first draws, `(N, *dims)`; float32.
-        nfe: network calls of a solution; the mean over batches.
-        seconds: all batches together, those of an earlier run that were found included.
+        log_q: log-density of each draw's noise, `(N, K)`, in nats.
+        bounds: three terms of each bound, by its name, `(N, 3)`, in nats.
+        latents: where first draws end at `T`, `(N, *dims)`; float32.
+        nfe: network calls of a solution; a mean over batches.
+        seconds: time of all batches together, those of an earlier run that were found included.
     """
 
     log_prob: Tensor
@@ -49,25 +49,25 @@ class Likelihoods(NamedTuple):
 
     @property
     def dimension(self) -> int:
-        """Numbers in an example."""
+        """The dimension is the number of numbers in an example."""
         return self.latents[0].numel()
 
     @property
     def bits_per_dim(self) -> Tensor:
-        """Of each example, the mean over draws, `(N,)`."""
+        """The bits/dim of each example are the mean over its draws, `(N,)`."""
         return self.to_bits((self.log_prob - self.log_q).mean(1))
 
     def to_bits(self, log_prob: Tensor) -> Tensor:
-        """Bits per dimension from nats."""
+        """Return bits per dimension, from nats."""
         return -log_prob / (self.dimension * math.log(2))
 
 
 def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool) -> dict[str, Any]:
-    """Plain numbers for a report.
+    """Return plain numbers for a report.
 
     Args:
         likelihoods: what was measured.
-        checked: examples measured again, if any were.
+        checked: the examples measured again, if any were.
         exact: whether divergences are exact; several draws are then also averaged inside the logarithm.
     """
     bits = likelihoods.bits_per_dim
@@ -97,13 +97,13 @@ def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool) ->
 
 
 def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
-    """The mean of `values` `(N,)`, called `name`, and its standard error."""
+    """Return the mean of `values` `(N,)`, called `name`, and its standard error."""
     error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
     return {name: values.mean().item(), "standard_error": error}
 
 
 def _sources(likelihoods: Likelihoods, checked: Checked) -> dict[str, Any]:
-    """Deviations by their source, and the solver's error, from examples measured again, in bits/dim."""
+    """Return deviations by their source, and the solver's error, from examples measured again, in bits/dim."""
     of_probes = (checked.first - checked.other_probes).square().mean().item() / 2
     of_draws = max(0.0, (checked.other_probes - checked.other_draw).square().mean().item() / 2 - of_probes)
     num_draws = likelihoods.log_prob.shape[1]
@@ -124,7 +124,7 @@ def _sources(likelihoods: Likelihoods, checked: Checked) -> dict[str, Any]:
 
 
 def describe(summary: dict[str, Any]) -> list[str]:
-    """Lines for people."""
+    """Return a summary as lines for people."""
     what = f"{summary['num_examples']} {summary['split']} examples"
     how = f"{summary['nfe']:.0f} network calls, {summary['seconds']:.1f} s"
     lines = [f"{_number(summary)} bits/dim of {what}; {how}"]
@@ -148,6 +148,6 @@ def _number(value: dict[str, Any]) -> str:
 
 
 def _plus_minus(value: dict[str, Any]) -> str:
-    """The standard error, which one example has none of."""
+    """Return the standard error in words; one example has none."""
     error = value["standard_error"]
     return "" if error is None else f" ± {error:.4f}"

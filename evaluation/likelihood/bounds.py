@@ -22,17 +22,17 @@ from score_sde.solvers.density.bounds import (
 
 BOUNDS = ("discrete", "continuous", "scoreflow")
 
-# Called with the model, levels (or vectors), the same with noise, and seeds; bounds `-log P(k)` (or `-log p(x)`).
+# It takes the model, levels (or vectors), those with noise, and seeds, and bounds `-log P(k)` (or `-log p(x)`).
 ExampleBound = Callable[[Model, Tensor, Dequantised, list[int]], Bound]
 
 
 def bounds_with_noise(num_calls: int, num_rungs: int, t_min: float | None) -> dict[str, ExampleBound]:
-    """Bounds on the density of levels with noise, less that of the noise; or on that of vectors.
+    """Return bounds on the density of levels with noise, less that of the noise; or on that of vectors.
 
     Args:
-        num_calls: of the model, for each bound.
+        num_calls: number of network calls for each bound.
         num_rungs: length of the discrete bound's ladder.
-        t_min: its first time; the process's own if left out.
+        t_min: first time of the bounds; the process's own if left out.
     """
 
     def discrete(model: Model, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Bound:
@@ -57,7 +57,7 @@ def bounds_of_points(
 ) -> dict[str, ExampleBound]:
     """Return bounds on the probability of levels at points `place + spacing k` of their units.
 
-    The other arguments are those of `bounds_with_noise`. ScoreFlow's is on the density at `t_min`, and needs noise.
+    The other arguments are those of `bounds_with_noise`. ScoreFlow's bound is on the density at `t_min`: it needs noise.
     """
 
     def x_0(examples: Tensor, draw: Dequantised) -> Tensor:
@@ -87,5 +87,5 @@ def _scoreflow(num_calls: int, t_min: float | None) -> ExampleBound:
 
 
 def _of_levels(bound: Bound, draw: Dequantised) -> Bound:
-    """A bound on the density of levels with noise as one on their probability."""
+    """Return a bound on the density of levels with noise as one on their probability."""
     return bound._replace(reconstruction=bound.reconstruction + draw.log_q)

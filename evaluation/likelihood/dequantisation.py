@@ -39,11 +39,11 @@ from score_sde.solvers.options import check_positive
 
 
 class Dequantised(NamedTuple):
-    """What a dequantiser gives back.
+    """A dequantiser gives back levels with noise, and the noise's density.
 
     Attributes:
         x: levels with noise, in model units, at the dequantiser's `t_min`, shape of the levels.
-        log_q: its log-density given the levels, `(B,)`, in nats; float64.
+        log_q: log-density of `x` given the levels, `(B,)`, in nats; float64.
     """
 
     x: Tensor
@@ -51,21 +51,21 @@ class Dequantised(NamedTuple):
 
 
 class Dequantiser(Protocol):
-    """What draws noisy levels and knows their density."""
+    """A dequantiser draws noisy levels and knows their density."""
 
     @property
     def t_min(self) -> float | None:
-        """The time whose density is to be evaluated; None if any small one will do."""
+        """The density is to be evaluated at this time; None if any small one will do."""
 
     def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
         """Draw levels `(B, *dims)` with the next noise."""
 
 
 class UniformDequantiser:
-    """Uniform noise, which fills the bins.
+    """Uniform noise fills the bins.
 
     Args:
-        units: the bins.
+        units: the bins of the levels.
     """
 
     t_min = None
@@ -80,12 +80,12 @@ class UniformDequantiser:
 
 
 class TruncatedNormalDequantiser:
-    """Noise as the forward process has it, cut off half-way between levels.
+    """Normal noise, as the forward process adds it, is cut off half-way between levels.
 
     Args:
         sde: the forward process.
-        units: where levels are.
-        cutoff: `tau`, how many deviations half the spacing is.
+        units: the places of the levels.
+        cutoff: number of deviations in half the spacing, `tau`.
 
     Attributes:
         t_min: the time at which that is so, or the nearest to it that the process has.
@@ -113,11 +113,11 @@ class TruncatedNormalDequantiser:
 
 
 class VariationalDequantiser:
-    """Noise whose distribution was learned (Ho et al. 2019, arXiv:1902.00275).
+    """The distribution of the noise was learned (Ho et al. 2019, arXiv:1902.00275).
 
     Args:
-        flow: takes levels `(B, *dims)` and uniform noise; returns `x` and `log q` as above.
-            `models.dequantisation_flow` has one.
+        flow: a module that takes levels `(B, *dims)` and uniform noise, and returns `x` and `log q` as above:
+            `models.dequantisation_flow.DequantisationFlow`.
     """
 
     t_min = None
@@ -132,10 +132,10 @@ class VariationalDequantiser:
 
 
 def density_time(dequantiser: Dequantiser | None, t_min: float | None) -> float | None:
-    """The time of the density: the dequantiser's, if it has one, or else `t_min`."""
+    """Return the time of the density: the dequantiser's, if it has one, or else `t_min`."""
     return t_min if dequantiser is None or dequantiser.t_min is None else dequantiser.t_min
 
 
 def bound_of_draws(log_weights: Tensor) -> Tensor:
-    """`log 1/K sum_j exp(log_weights_j)` `(B,)` of `log p - log q` for `K` draws `(B, K)`: a bound on `log P(k)`."""
+    """Return `log 1/K sum_j exp(log_weights_j)` `(B,)` of `log p - log q` `(B, K)`: a bound on `log P(k)`."""
     return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])

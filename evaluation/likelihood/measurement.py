@@ -20,23 +20,23 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantised, Dequanti
 from score_sde.models import rows_of
 from score_sde.solvers import Model, log_likelihood
 
-# Of a second solution, by which the first is judged.
+# A second solution at these tolerances judges the first.
 _TIGHT: dict[str, Any] = {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5}
 _SOLVER_OPTIONS = ("method", "options", "num_steps", "grid", "rtol", "atol")
-# Added to an example's seed for probes of its own.
+# This is added to an example's seed for other probes.
 _OTHER_PROBES = 2**40
 
 
 class Measured(NamedTuple):
-    """What is known of a batch of examples; tensors on the CPU, float64.
+    """A batch of examples was measured; tensors lie on the CPU, float64.
 
     Attributes:
         log_prob: log-density of each draw at `t_min`, in model units, `(B, K)`, in nats.
-        log_q: log-density of its noise, likewise; 0 for vectors.
+        log_q: log-density of each draw's noise, `(B, K)`, in nats; 0 for vectors.
         latents: where the first draw ends at `T`, `(B, *dims)`, float32.
-        bounds: for each, its three terms `(B, 3)`, in nats, on `-log P(k)` (or, of vectors, `-log p(x)`).
+        bounds: three terms of each bound, `(B, 3)`, in nats, on `-log P(k)` (or, of vectors, `-log p(x)`).
         nfe: network calls of one solution.
-        seconds: of everything.
+        seconds: time that everything took.
     """
 
     log_prob: Tensor
@@ -48,13 +48,13 @@ class Measured(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Examples measured again with one thing changed; `log p - log q` of each, `(B,)`, in nats, float64.
+    """Examples are measured again with one thing changed; `log p - log q` of each, `(B,)`, in nats, float64.
 
     Attributes:
-        first: of the first draw, as it was measured.
-        tight: the same, solved at tight tolerances.
-        other_probes: the same, with other probes.
-        other_draw: with other probes and other noise.
+        first: the first draw, as it was measured.
+        tight: the first draw, solved at tight tolerances.
+        other_probes: the first draw, with other probes of the divergence.
+        other_draw: another draw of noise, with other probes.
     """
 
     first: Tensor
@@ -65,14 +65,14 @@ class Checked(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """How likelihoods are measured.
+    """A measurement says how likelihoods are measured, and measures them.
 
     Args:
         model: the model; one that is bound to conditions has those of all examples.
-        dequantiser: for levels; None for vectors.
-        options: of `log_likelihood`.
-        num_draws: draws of noise an example.
-        bounds: variational bounds by name.
+        dequantiser: what adds noise to levels; None for vectors.
+        options: options of `log_likelihood`.
+        num_draws: number of draws of noise an example.
+        bounds: the variational bounds, by name.
         device: where the model is.
     """
 
@@ -111,7 +111,7 @@ class Measurement:
         )
 
     def rows(self, rows: Rows) -> Measurement:
-        """Return how these examples are measured."""
+        """Return the measurement of these examples alone."""
         return replace(self, model=rows_of(self.model, rows))
 
     def _draws(self, examples: Tensor, seeds: list[int], count: int) -> list[Dequantised]:

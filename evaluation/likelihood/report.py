@@ -98,7 +98,7 @@ def check_likelihoods(
     seeds: list[int],
     count: int,
 ) -> Checked | None:
-    """Measure the first `count` examples again; None for 0."""
+    """Measure the first `count` examples again; return None for 0."""
     if count == 0:
         return None
     first = (likelihoods.log_prob - likelihoods.log_q)[:count, 0]
@@ -117,17 +117,17 @@ def write_likelihoods(
     latents: bool,
     class_of: list[str] | None = None,
 ) -> list[Path]:
-    """Write everything; returns the paths.
+    """Write the numbers, tables and pictures; return the paths.
 
     Args:
         likelihoods: what was measured.
-        summary: of them, and how they were computed: plain values for the JSON file; `settings` are all of them.
-        dataset: knows how examples look.
+        summary: numbers, and how they were computed: plain values for the JSON file; `settings` has all options.
+        dataset: the data, which know how examples look.
         examples: levels or vectors `(N, *shape)`.
         folder: where the files go.
-        name: of the part of the data.
+        name: name of the part of the data.
         latents: whether to write the latents, too.
-        class_of: what the class of each example is called, if they have any.
+        class_of: name of each example's class, if examples have classes.
 
     Raises:
         UserError: a file cannot be written.
@@ -167,7 +167,7 @@ def write_likelihoods(
 
 
 def histogram(likelihoods: Likelihoods, title: str) -> Figure:
-    """How bits per dimension are spread over examples, with the means of the bounds."""
+    """Draw how bits per dimension are spread over examples, with the means of the bounds."""
     from matplotlib.figure import Figure
 
     bits = likelihoods.bits_per_dim

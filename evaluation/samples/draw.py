@@ -34,11 +34,11 @@ _NUM_SHOWN_POINTS = 5000
 
 
 class Samples(NamedTuple):
-    """What `draw_samples` gives back.
+    """`draw_samples` gives back samples, and what they cost.
 
     Attributes:
         x: samples `(N, *dims)` in model units, on the CPU.
-        nfe: network calls a sample; the mean over batches, which differ for adaptive steps only.
+        nfe: network calls a sample; a mean over batches, which differ for adaptive steps only.
         seconds: time a sample was waited for, all batches together; the longest of several processes.
     """
 
@@ -57,7 +57,7 @@ def draw_samples(
 ) -> Samples:
     """Draw one sample of this shape for each seed, from latents of the prior; several processes divide the work.
 
-    Sample `i` depends on `seeds[i]` alone; to the last bit, if the batch size stays the same. A model that is bound to
+    Sample `i` depends on `seeds[i]` alone, to the last bit if the batch size stays the same. A model that is bound to
     conditions has those of all samples, in the order of `seeds`.
     """
     device = distributed.device()
@@ -80,7 +80,7 @@ def draw_samples(
 
 
 def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
-    """Samples `(N, *dims)` in model units as one writes them down: uint8 images `(N, H, W, C)`, or float32 vectors.
+    """Return samples `(N, *dims)` in model units as files have them: uint8 images `(N, H, W, C)`, or float32 vectors.
 
     Raises:
         UserError: samples are not finite.
@@ -101,7 +101,7 @@ def write_samples(
     columns: int | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Path]:
-    """Write `name.npz`, and `name.png` if samples are images or points in the plane; returns the paths.
+    """Write `name.npz`, and `name.png` if samples are images or points in the plane; return the paths.
 
     `labels` `(N,)` are the classes that were asked for, if any were; the picture has so many `columns`, if more than
     one. The `settings` that samples were drawn with are kept beside them.
@@ -130,7 +130,7 @@ def write_samples(
         save_grid(picture, array[:_NUM_SHOWN], None if columns == 1 else columns)
     elif array.shape[1:] == (2,):
         reference = dataset.train[:_NUM_SHOWN_POINTS].numpy()
-        # Samples may be drawn without the data.
+        # A run may draw samples without having the data.
         save_scatter(picture, array[:_NUM_SHOWN_POINTS], reference if len(reference) else None)
     else:
         return [numbers]

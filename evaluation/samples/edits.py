@@ -22,13 +22,13 @@ from score_sde.evaluation.provenance import replacing
 
 
 class Edit(NamedTuple):
-    """Pictures in model units.
+    """An edit has pictures before and after, in model units.
 
     Attributes:
-        inputs: `(M, C, H, W)`.
+        inputs: the pictures that were given, `(M, C, H, W)`.
         observed: what was observed of each, as pictures; None if nothing was hidden.
-        answers: `(M, K, C, H, W)`.
-        numbers: of the whole, by name; `settings` are what it was made with.
+        answers: the pictures that were made, `K` for each input, `(M, K, C, H, W)`.
+        numbers: what was measured of the whole, by name; `settings` are what the edit was made with.
     """
 
     inputs: Tensor
@@ -38,12 +38,12 @@ class Edit(NamedTuple):
 
     @property
     def spread(self) -> Tensor:
-        """Standard deviation of the answers to each input, pixel by pixel, `(M, C, H, W)`."""
+        """The spread is the standard deviation of the answers to each input, pixel by pixel, `(M, C, H, W)`."""
         return self.answers.std(1) if self.answers.shape[1] > 1 else torch.zeros_like(self.inputs)
 
 
 def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str, labels: Tensor | None = None) -> list[Path]:
-    """Write everything; returns the paths. `labels` `(M K,)` or more are the classes of answers, if any were asked for.
+    """Write pictures, arrays and numbers; return the paths. `labels` `(M K,)` or more are the answers' classes, if any.
 
     Raises:
         UserError: a file cannot be written.
@@ -52,7 +52,7 @@ def write_edit(edit: Edit, dataset: Dataset, folder: Path, task: str, labels: Te
     columns = [edit.inputs] + ([] if edit.observed is None else [edit.observed])
     columns += list(edit.answers.unbind(1))
     if edit.answers.shape[1] > 1 and edit.observed is not None:
-        # Black is none, and white as much as half of all levels.
+        # Black shows no spread, and white one as large as half of all levels.
         columns.append(dataset.quantised.low + 2 * edit.spread)
     shown = torch.stack(columns, 1)
     save_grid(paths[0], dataset.to_uint8(shown.flatten(0, 1)).numpy(), columns=len(columns))

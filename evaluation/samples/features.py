@@ -30,12 +30,12 @@ NUM_FEATURES = 64
 _SEED = 0
 _LENGTH_SCALES = (1.0, 0.5, 0.25, 0.1)
 _BIAS_STD = 0.1
-# Images are taken through the convolutions this many at a time.
+# So many images at a time are taken through the convolutions.
 _CHUNK = 512
 
 
 def random_features(data: Tensor) -> Features:
-    """The feature map for data of this kind.
+    """Return the feature map for data of this kind.
 
     Args:
         data: examples `(N, channels, height, width)` or `(N, d)`; their mean and scale normalise the input.
@@ -89,6 +89,6 @@ def _convolutional_features(data: Tensor) -> Features:
 
 
 def _scale(centred: Tensor) -> Tensor:
-    """Root mean square over examples and coordinates; 1 for data that are all alike."""
+    """Return the root mean square over examples and coordinates; 1 for data that are all alike."""
     scale = centred.square().mean().sqrt()
     return scale if scale > 0 else torch.ones_like(scale)

@@ -31,11 +31,11 @@ _IS_SPLITS = 10
 
 
 class Extractors(NamedTuple):
-    """What metrics see of images `(B, 3, H, W)`, uint8.
+    """Metrics see images `(B, 3, H, W)`, uint8, by these networks.
 
     Attributes:
-        features: `(B, F)`; has an attribute `num_features`.
-        logits: of classes, `(B, K)`.
+        features: a network that returns features `(B, F)`; it has an attribute `num_features`.
+        logits: a network that returns logits of classes, `(B, K)`.
     """
 
     features: nn.Module
@@ -43,11 +43,11 @@ class Extractors(NamedTuple):
 
 
 def inception(weights: Path | None, device: torch.device | str) -> Extractors:
-    """The Inception network that published figures use.
+    """Return the Inception network that published figures use.
 
     Args:
-        weights: its file (pt_inception-2015-12-05); downloaded if None.
-        device: where it is put.
+        weights: file of the weights (pt_inception-2015-12-05); downloaded if None.
+        device: where the network is put.
 
     Raises:
         UserError: a library, the file or the network is missing.
@@ -63,7 +63,7 @@ def inception(weights: Path | None, device: torch.device | str) -> Extractors:
         ]
     except ModuleNotFoundError as error:
         raise UserError("Inception metrics need: pip install 'score-sde[metrics]'") from error
-    except Exception as error:  # of the network, or of the file
+    except Exception as error:  # the network or the file may fail in any way
         where = "download" if weights is None else f"read {weights}, as"
         raise UserError(f"cannot {where} the weights of Inception; give their file") from error
     networks[0].num_features = 2048
@@ -73,13 +73,13 @@ def inception(weights: Path | None, device: torch.device | str) -> Extractors:
 def measure_images(
     names: Iterable[str], samples: Tensor, real: Tensor, extractors: Extractors, statistics: Path | None = None
 ) -> dict[str, float]:
-    """Metrics of samples.
+    """Return metrics of samples.
 
     Args:
-        names: of the metrics.
-        samples: uint8 `(N, C, H, W)`, with 1 or 3 channels.
-        real: images to compare with, likewise.
-        extractors: see `Extractors`.
+        names: names of the metrics.
+        samples: the samples, uint8 `(N, C, H, W)`, with 1 or 3 channels.
+        real: images to compare with, uint8 `(M, C, H, W)`.
+        extractors: the networks by which metrics see images.
         statistics: file of the real images' statistics for `fid`: used if it is there, else written.
 
     Raises:
@@ -90,7 +90,7 @@ def measure_images(
         raise UserError(f"{len(samples)} samples and {len(real)} images are too few to compare")
     try:
         with warnings.catch_warnings():
-            # Of memory, and of a deviation between splits, which is not used.
+            # The library warns of memory, and of a deviation between splits, which is not used.
             warnings.filterwarnings("ignore", message="Metric `.*` will save all extracted features in buffer")
             warnings.filterwarnings("ignore", message=r"std\(\): degrees of freedom is <= 0")
             return {
@@ -122,7 +122,7 @@ def _fid(samples: Tensor, real: Tensor, extractors: Extractors, statistics: Path
 def _kid(samples: Tensor, real: Tensor, extractors: Extractors, statistics: Path | None) -> float:
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    # It draws its subsets from torch's own generator.
+    # The metric draws its subsets from torch's own generator.
     torch.manual_seed(0)
     subset = min(_KID_SUBSET, len(samples), len(real))
     metric = _on_device(KernelInceptionDistance(extractors.features, subset_size=subset), extractors.features)
@@ -155,7 +155,7 @@ def _feed(metric: Any, images: Tensor, what: str, **more: bool) -> None:
 
 
 def _batches(images: Tensor) -> Iterator[Tensor]:
-    """In colour."""
+    """Yield batches in colour."""
     for first in range(0, len(images), _BATCH_SIZE):
         yield images[first : first + _BATCH_SIZE].expand(-1, 3, -1, -1)
 
@@ -166,7 +166,7 @@ def _on_device(metric: Any, network: nn.Module) -> Any:
 
 
 def _read(path: Path, metric: Any) -> dict[str, Tensor] | None:
-    """Statistics as they were written; None if there are none."""
+    """Read statistics as they were written; return None if there are none."""
     if not path.exists():
         return None
     try:
