@@ -26,9 +26,9 @@ from score_sde.common.files import write_atomically
 from score_sde.common.resumable import digest
 from score_sde.common.weight_files import check_named, read_safetensors, read_torch
 
-# 1 had the network's weights in place of the model's.
+# Checkpoints of format 1 had the network's weights in place of the model's.
 _FORMAT = 2
-# The entry of a safetensors file's metadata that says whose it is.
+# This entry of a safetensors file's metadata says that the file is ours.
 _ABOUT = "score_sde"
 
 
@@ -47,7 +47,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint: nested dicts and lists of tensors, numbers and words.
 
     Raises:
-        UserError: it cannot be written; what was there before is left as it was.
+        UserError: the file cannot be written; what was there before is left as it was.
     """
     with write_atomically(path) as temporary, open(temporary, "wb") as file:
         try:
@@ -64,7 +64,7 @@ def save_weights(
     there is one; the same give the same bytes.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: the file cannot be written.
     """
     contiguous = {name: weights[name].detach().cpu().contiguous().clone() for name in sorted(weights)}
     # One entry, since the library writes several in an order of its own, another each time.
@@ -88,7 +88,7 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
         raise UserError(f"{path} does not say its configuration: it is not of this project") from error
     except ValueError as error:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged") from error
-    # They come back in the order of their names.
+    # The weights come back in the order of their names.
     if digest(*(weights[name] for name in sorted(weights))) != expected:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged")
     return weights, config, told.get("data")
@@ -111,10 +111,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Read the checkpoint with the most steps in this folder; None if there is none.
+    """Read the checkpoint with the most steps in this folder; return None if there is none.
 
     Raises:
-        UserError: it is damaged; the line says whether there is another to go on from.
+        UserError: the checkpoint is damaged; the line says whether there is another to go on from.
     """
     newest = latest(folder)
     if newest is None:
@@ -141,15 +141,15 @@ def clear(folder: Path, count: int, every: int = 0) -> None:
 
     Args:
         folder: folder of the checkpoints.
-        count: how many of the newest stay.
-        every: those stay, too, whose number of steps is a multiple of this, unless it is 0.
+        count: how many of the newest checkpoints stay.
+        every: checkpoints stay, too, whose number of steps is a multiple of this, unless it is 0.
     """
     old = sorted(folder.glob("step_*.pt"), key=_step)[:-count]
     gone = [path for path in old if not every or _step(path) % every]
     for path in [*gone, *folder.glob(".step_*")]:
         path.unlink(missing_ok=True)
         path.with_suffix(".safetensors").unlink(missing_ok=True)
-        # What was tuned to it.
+        # The folder beside a checkpoint has what was tuned to it.
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 

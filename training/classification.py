@@ -1,4 +1,4 @@
-r"""The loss of a classifier of noisy states, and its accuracy by noise level.
+r"""The loss of a classifier of noisy states, and its accuracy at several times.
 
 loss = E_t E -log p_t(y | x_t),        x_t = alpha x_0 + sigma eps
 """
@@ -23,11 +23,11 @@ _BATCH_SIZE = 256
 
 
 class Classification:
-    """The cross-entropy is estimated at one noise level and one noise an example.
+    """The cross-entropy is estimated at one time and one noise an example.
 
     Args:
-        levels: the distribution that noise levels are drawn from.
-        stratified: whether those of a batch are spread evenly.
+        levels: the distribution that times are drawn from.
+        stratified: whether the times of a batch are spread evenly.
     """
 
     def __init__(self, levels: TimeDistribution, stratified: bool = True) -> None:
@@ -55,7 +55,7 @@ def accuracy_by_level(
 
     Args:
         x_0: examples `(N, *dims)` in model units.
-        condition: which has the class of each.
+        condition: the condition of the examples, with the class of each.
         t_min: smallest time.
         seed: example `i` has noise `seed + i`.
     """

@@ -28,7 +28,7 @@ _BATCH_SIZE = 128
 _LEARNING_RATE = 5e-3
 _EVALUATE_EVERY = 100
 _SET_ASIDE = 0.1
-# Noises for each image set aside.
+# Each image set aside has so many draws of noise.
 _REPEATS = 4
 _EMA_DECAY = 0.99
 

@@ -23,7 +23,7 @@ from score_sde.training.logs import Log
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.objectives import Losses
 
-# A loss so many times the largest of the last steps is worth a word.
+# A loss that is so many times the largest of the last steps is worth a word.
 _SPIKE, _REMEMBERED = 5.0, 100
 
 
@@ -37,7 +37,7 @@ class Journal:
         by_noise: the loss by noise, where it is told.
 
     Attributes:
-        loss: that of the last step noted.
+        loss: loss of the last step noted.
         seconds: time taken by the steps since the last line.
     """
 
@@ -59,7 +59,7 @@ class Journal:
         self._recent.clear()
         first = distributed.rank() == 0
         self._log = Log(self._folder, step) if first else None
-        # Neither shown nor hidden: shown on a terminal only.
+        # With None, tqdm shows its bar on a terminal only.
         hidden = None if first else True
         try:
             with tqdm(
@@ -102,7 +102,7 @@ class Journal:
         assert self._bar is not None
         self._bar.set_postfix_str(state)
         if self._log is not None and self._bar.disable:
-            # No terminal: a line now and then.
+            # Without a terminal a line tells of progress now and then.
             left = (self._config.num_steps - step) * self._config.batch_size / speed
             print(f"step {step} of {self._config.num_steps}: {state}, {left:.0f} s left", flush=True)
         self._losses, self.seconds = [], 0.0
@@ -131,7 +131,7 @@ class Journal:
         return {"losses": losses, "seconds": self.seconds, **by_noise}
 
     def restore(self, unlogged: Mapping[str, Any]) -> None:
-        """Go on from what `unlogged` returned."""
+        """Restore what `unlogged` returned, to go on from there."""
         self._losses, self.seconds = unlogged["losses"].tolist(), unlogged["seconds"]
         if self._by_noise is not None and "by_noise" in unlogged:
             self._by_noise.restore(unlogged["by_noise"])
@@ -147,12 +147,12 @@ class Journal:
 
 
 def peak_memory() -> float | None:
-    """Return the most memory this process has used so far, of its GPU if it has one, in GB; None where none can say."""
+    """Return the most memory, of its GPU if it has one, that this process has used, in GB; None where none can say."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     try:
         import resource
     except ImportError:
-        # Windows has none.
+        # Windows has no such module.
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Steps that may be told before the first of them is read.
+# The device may be told so many steps before the first of them is read.
 DELAY = 2
 
 
@@ -50,7 +50,7 @@ class LateReader:
         self._queue.append(_Late(step, copies, copied))
 
     def take(self, drain: bool = False) -> Iterator[tuple[int, list[Tensor]]]:
-        """Yield the steps that are old enough to be read, or `drain`: all, oldest first, each with its tensors."""
+        """Yield the steps, oldest first, that are old enough to be read (all, to `drain`), each with its tensors."""
         while len(self._queue) > (0 if drain else DELAY):
             step, tensors, copied = self._queue.popleft()
             if copied is not None:

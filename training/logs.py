@@ -25,7 +25,7 @@ from score_sde.common.plots import curves_figure, image_grid, save_grid, save_sc
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# Which curves are drawn together, by how their names begin.
+# Curves whose names begin alike are drawn together.
 _PANELS = {
     "loss_at_log_snr": "loss by noise level",
     "loss": "loss",
@@ -127,13 +127,15 @@ class Log:
             ) from error
 
     def _skip_full_disk(self, arguments: threading.ExceptHookArgs) -> None:
-        """The writer's thread meets a full disk first, and hands the error over to the next call, which reports it."""
+        """Leave a full disk, which the writer's thread meets first, to the next call, which gets the error and reports
+        it.
+        """
         if not issubclass(arguments.exc_type, OSError):
             self._show_thread_error(arguments)
 
 
 def _read(path: Path) -> dict[int, dict[str, str]]:
-    """The rows of a table by step; empty if there is none, or none that can be read."""
+    """Read the rows of a table by step: no rows if there is no table, or none that can be read."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return {

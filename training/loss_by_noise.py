@@ -41,7 +41,7 @@ class LossByNoise:
         log_snr = self._sde.log_snr(losses.times.cpu().double())
         place = ((log_snr - self._low) / self._width).long().clamp(0, _NUM_INTERVALS - 1).numpy()
         values = losses.values.detach().cpu()
-        # NumPy has no bfloat16.
+        # NumPy has no bfloat16, so losses are added in float32 at least.
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         np.add.at(self._sums[0], place, values.numpy())
         np.add.at(self._sums[1], place, 1.0)
@@ -54,7 +54,7 @@ class LossByNoise:
         return distributed.world_size() * distributed.mean(own.to(distributed.device())).cpu()
 
     def restore(self, sums: Tensor) -> None:
-        """Go on from what `sums` returned; one process has it all."""
+        """Restore what `sums` returned; the first process has it all."""
         self._sums[:] = sums.numpy() if distributed.rank() == 0 else 0.0
 
     def take(self) -> dict[str, float]:

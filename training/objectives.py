@@ -73,12 +73,12 @@ class Weighting(NamedTuple):
 
 
 class Objective:
-    """A weighted loss is estimated without bias, from one noise level and one noise an example.
+    """A weighted loss is estimated without bias, from one time and one noise an example.
 
     Args:
-        levels: the distribution `p` the noise levels are drawn from.
+        levels: the distribution `p` that times are drawn from.
         weighting: the weight `w`.
-        stratified: whether the levels of a batch are spread evenly.
+        stratified: whether the times of a batch are spread evenly.
         reduce_mean: average over dimensions; otherwise take half their sum, `d / 2` times as much.
     """
 
@@ -112,7 +112,7 @@ class Objective:
         return weight if measure is self.levels else weight * measure.density(t) / self.levels.density(t)
 
 
-# The noise levels whose density each has; EDM's has a factor beside.
+# Each weighting has the density of this distribution of times; EDM's has a factor beside.
 WEIGHTINGS = {"sigma2": "uniform", "likelihood": "log_snr", "edm": "edm"}
 
 
@@ -133,14 +133,14 @@ def get_objective(
     Args:
         sde: the forward process.
         weighting: "sigma2", "likelihood" or "edm".
-        noise_levels: "uniform" in t, "log_snr" (uniform in it), or "edm" (log-normal). Any may go with any weighting:
-            the loss stays the one that was asked for. ("edm" seldom reaches the ends of a wide process; other
-            weightings then have a large variance.)
+        noise_levels: the distribution of times: "uniform" in t, "log_snr" (uniform in it), or "edm" (log-normal).
+            Any may go with any weighting: the loss stays the one that was asked for. ("edm" seldom reaches the ends of
+            a wide process; other weightings then have a large variance.)
         t_min: smallest time trained on.
-        stratified: whether the levels of a batch are spread evenly.
+        stratified: whether the times of a batch are spread evenly.
         reduce_mean: average over dimensions; otherwise take half their sum.
-        edm_mean: mean of `log(sigma / alpha)`, for "edm".
-        edm_std: its standard deviation.
+        edm_mean: mean of `log(sigma / alpha)`, for the "edm" distribution.
+        edm_std: standard deviation of `log(sigma / alpha)`, for the "edm" distribution.
         data_std: standard deviation of the data, for the "edm" weighting.
 
     Raises:

@@ -59,9 +59,9 @@ def clip(gradients: Sequence[Tensor], norm: Tensor, limit: float) -> None:
     Args:
         gradients: the gradients, or one process's parts of them.
         norm: their norm, all together, `()`, on their device.
-        limit: the largest norm; 0 for none.
+        limit: the largest norm; 0 for no limit.
     """
-    # On a CPU a number is there when it is asked for, and the scaling is saved.
+    # On a CPU a number can be asked for at once, which saves the scaling.
     if not limit or (norm.device.type == "cpu" and not norm > limit):
         return
     scale = torch.where(norm > limit, (limit / (norm + 1e-6)).clamp(max=1.0), torch.ones_like(norm))
@@ -69,7 +69,7 @@ def clip(gradients: Sequence[Tensor], norm: Tensor, limit: float) -> None:
 
 
 def step_if(optimizer: torch.optim.Optimizer, fine: Tensor) -> None:
-    """Do an optimiser's step, unless `fine`, `()` of bool, says that its numbers are bad: then nothing changes.
+    """Do an optimiser's step, unless `fine` `()`, of bool, says that its numbers are bad: then nothing changes.
 
     On a GPU the fused optimiser itself looks, when it comes to it; otherwise the answer is waited for.
     """

@@ -31,7 +31,7 @@ from score_sde.training.objectives import Losses
 
 
 class LossOf(nn.Module):
-    """A model's losses are a module, too: the one that is called, replicated and divided."""
+    """A module computes a model's losses: the one that is called, replicated and divided."""
 
     def __init__(self, model: nn.Module, objective: Callable[[Any, Batch, BatchNoise], Losses]) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class LossOf(nn.Module):
 
 
 def replicate(loss: nn.Module) -> nn.Module:
-    """Return what is called instead of `loss` to have gradients averaged over the processes; itself for one process."""
+    """Return the module to call for losses whose gradients are averaged over the processes; `loss` for one process."""
     if distributed.world_size() == 1:
         return loss
     from torch.nn.parallel import DistributedDataParallel
 
     with warnings.catch_warnings():
-        # The name of the option that all versions know.
+        # All versions know the option by this name.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return DistributedDataParallel(loss, broadcast_buffers=False)
 
@@ -60,7 +60,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # What a network returns is never changed in place.
+    # The warning is of views that are changed in place, which a network's outputs never are.
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(\w+\) returned a view", UserWarning)
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for unit in units(module):
@@ -138,7 +138,7 @@ def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def load_whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Copy such a state dict, which every process has, into the optimiser of a model that may be sharded."""
+    """Copy a whole state dict, which every process has, into the optimiser of a model that may be sharded."""
     if not is_sharded(model):
         optimizer.load_state_dict(dict(state))
         return
@@ -152,7 +152,7 @@ def load_whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     }
     set_optimizer_state_dict(model, optimizer, by_name, options=StateDictOptions(full_state_dict=True))
     for group in optimizer.param_groups:
-        # A list by now.
+        # The betas have become a list by now.
         group["betas"] = tuple(group["betas"])
 
 

@@ -28,7 +28,7 @@ from score_sde.common.files import at_home
 from score_sde.models.ema import decay_of_update
 from score_sde.training import checkpoint
 
-# Profiles are compared on so many stretches of training.
+# Training is divided into so many stretches, on which profiles are compared.
 _STRETCHES = 4000
 
 
@@ -41,7 +41,7 @@ def profile(decay: float, updates: int, ends: np.ndarray) -> np.ndarray:
     """Return the weight that an average after `updates` updates gives to the initial weights, then to each stretch."""
     logs = np.log([decay_of_update(decay, update) for update in range(updates)])
     remains = np.concatenate([[0.0], np.cumsum(logs)])
-    # The share of what was there after update k that is left at the end.
+    # This share of what was there after update k is left at the end.
     left = np.where(ends <= updates, np.exp(remains[-1] - remains[np.minimum(ends, updates)]), 1.0)
     return np.concatenate([left[:1], np.diff(left)])
 
@@ -53,11 +53,11 @@ def coefficients(kept: Sequence[tuple[float, int]], wanted: tuple[float, int]) -
         The coefficients, which add up to 1, and the distance of the profiles relative to the wanted one's length.
     """
     ends = stretches(wanted[1])
-    # A stretch of twice the length counts half as much for its square: densities are what is compared.
+    # Densities are compared: the square of a difference counts half as much on a stretch of twice the length.
     scale = 1 / np.sqrt(np.concatenate([[1.0], np.diff(ends)]))
     columns = np.stack([profile(*one, ends) * scale for one in kept], axis=1)
     target = profile(*wanted, ends) * scale
-    # Least squares under the condition that the sum is 1: differences from the first.
+    # Least squares of differences from the first average keep the sum at 1.
     rest, *_ = np.linalg.lstsq(columns[:, 1:] - columns[:, :1], target - columns[:, 0], rcond=1e-10)
     combination = np.concatenate([[1 - rest.sum()], rest])
     return combination, float(np.linalg.norm(columns @ combination - target) / np.linalg.norm(target))
@@ -98,7 +98,7 @@ def combine(tensors: Sequence[Tensor], combination: np.ndarray) -> Tensor:
 
 
 def main() -> int:
-    """Run the command."""
+    """Run the command: parse its arguments, and write the average that they ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--decay", type=float, required=True)

@@ -18,7 +18,7 @@ from score_sde.training import parallel
 
 
 def snapshot(model: nn.Module, averages: Sequence[EMA[Any]], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the state of a model, its averages, the main one first, and its optimiser; all processes must ask."""
+    """Return the state of a model, its averages (the main one first) and its optimiser; all processes must ask."""
     main, *more = averages
     return {
         "model": parallel.whole_state(model),
@@ -36,17 +36,17 @@ def restore(
     averages: Sequence[EMA[Any]],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Copy a snapshot back.
+    """Copy a snapshot back into a model, its averages and its optimiser.
 
     Args:
         state: what `snapshot` returned; every process has all of it.
         where: the checkpoint's file, for the complaint.
-        model: receives the model's state, as the next two receive theirs.
-        averages: the main one first.
+        model: the model that receives its state, as the next two receive theirs.
+        averages: the averages of the model, the main one first.
         optimizer: the optimiser of the model.
 
     Raises:
-        UserError: the snapshot is of another model, or has not all of the averages.
+        UserError: the snapshot is of another model, or lacks one of the averages.
     """
     saved, more = [state["model"], state["ema"]], state["more_ema"]
     for average in averages[1:]:

@@ -45,12 +45,12 @@ from score_sde.training.snapshot import restore, snapshot
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
-# The held-out loss is the mean over this many draws of noise, the same each time.
+# The held-out loss is a mean over this many draws of noise, the same each time.
 _HELD_OUT_REPEATS = 4
 
 
 class Batches(Protocol):
-    """Batches without end are drawn, number `step` next; `data.Batches` are such."""
+    """Batches are drawn without end, number `step` next; `data.Batches` does so."""
 
     step: int
 
@@ -67,23 +67,23 @@ class Trainer(Generic[_Model]):
         model: what is trained: all of its parameters that want gradients.
         objective: called as `objective(model, batch, noise)`; returns a loss for each example.
         batches: this process's rows of batches of `training.batch_size`.
-        held_out: examples for the held-out loss, if there are any.
+        held_out: examples for the held-out loss, if any.
         config: the section `training` and the `seed` are used, and all is kept in checkpoints.
         folder: folder of the run.
-        by_noise: tells the loss by noise, beside the loss.
-        draw: draws samples of a model, to be looked at.
-        measure: measures a model.
+        by_noise: what tells the loss by noise, beside the loss.
+        draw: a function that draws samples of a model, to be looked at.
+        measure: a function that measures a model.
         data: what the data are, in plain values, for checkpoints.
-        check_data: called with what a checkpoint says of its data, and its name, before going on from it; complains of
-            other data.
+        check_data: a function called with what a checkpoint says of its data, and its name, before going on from it;
+            it complains of other data.
         unit: what examples are called.
         device: where training is done; this process's own if left out.
 
     Attributes:
         step: number of training steps done.
         model: the model being trained.
-        ema: its moving average.
-        averages: this one, and those of other lengths.
+        ema: the moving average of the model.
+        averages: `ema`, and the averages of other lengths.
         optimizer: the optimiser.
     """
 
@@ -116,7 +116,7 @@ class Trainer(Generic[_Model]):
         self._late = LateReader()
         self._by_noise = by_noise
         self._journal = Journal(folder, self._config, unit, by_noise)
-        # A copy to sample from, where the average is divided.
+        # Where the average is divided, samples are drawn from a copy that is whole.
         self._plain = copy.deepcopy(model).eval().requires_grad_(False) if self._config.shard else None
         self.model = model if self._config.shard else model.to(self._device)
         self.averages = [EMA(self.model, decay) for decay in (self._config.ema_decay, *self._config.more_ema_decays)]

@@ -90,7 +90,7 @@ def runs_within(
 
 
 def most_steps(name: str, options: Mapping[str, Any], budget: int, sde: SDE) -> int | None:
-    """Return the largest `num_steps` with which a solver makes at most `budget` network calls; None if there is none."""
+    """Return the largest `num_steps` with which a solver makes at most `budget` network calls, or None."""
     if _calls(name, {**options, "num_steps": budget}, sde) in range(1, budget + 1):
         return budget
     # A step makes at least one call, so that `too_many` steps are too many throughout.

@@ -53,7 +53,7 @@ class Classified(NamedTuple):
         return self.log_posterior.argmax(1)
 
     def summary(self) -> dict[str, Any]:
-        """Return accuracy; bits/dim given the class, and of the sum over classes; bits of the class, given the example."""
+        """Return accuracy; bits/dim given the class, and of the sum over classes; a class's bits, given the example."""
         to_bits = -1 / (self.dimension * math.log(2))
         own = self.log_prob.gather(1, self.classes[:, None])[:, 0]
         surprise = -self.log_posterior.gather(1, self.classes[:, None])[:, 0] / math.log(2)

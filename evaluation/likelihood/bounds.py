@@ -57,7 +57,7 @@ def bounds_of_points(
 ) -> dict[str, ExampleBound]:
     """Return bounds on the probability of levels at points `place + spacing k` of their units.
 
-    The other arguments are those of `bounds_with_noise`. ScoreFlow's bound is on the density at `t_min`: it needs noise.
+    The other arguments are those of `bounds_with_noise`. ScoreFlow's bound, on the density at `t_min`, needs noise.
     """
 
     def x_0(examples: Tensor, draw: Dequantised) -> Tensor:

@@ -271,7 +271,7 @@ class NCSNpp(nn.Module):
         return output / self._sigma(noise_label, output) if self.scale_by_sigma else output
 
     def _sigma(self, noise_label: Tensor, like: Tensor) -> Tensor:
-        """Return the sigma that labels `(B,)` stand for, in float32 at least, shaped to divide `like` `(B, C, H, W)`."""
+        """Return the sigma that labels `(B,)` stand for, in float32 at least, to divide `like` `(B, C, H, W)`."""
         sigma = noise_label if self.sigmas is None else self.sigmas[noise_label.long()]
         return sigma.to(torch.promote_types(like.dtype, torch.float32))[:, None, None, None]
 
