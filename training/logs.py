@@ -127,9 +127,7 @@ class Log:
             ) from error
 
     def _skip_full_disk(self, arguments: threading.ExceptHookArgs) -> None:
-        """Leave a full disk, which the writer's thread meets first, to the next call, which gets the error and reports
-        it.
-        """
+        """Leave a full disk, which the writer's thread meets first, to the next call, which reports it."""
         if not issubclass(arguments.exc_type, OSError):
             self._show_thread_error(arguments)
 
