@@ -33,7 +33,7 @@ _BYTES = 20
 
 @contextmanager
 def kept_bytes(ignored: set[int]) -> Iterator[list[int]]:
-    """Collects the sizes of the tensors kept for the backward pass, each storage once, but for those ignored."""
+    """Collect the sizes of the tensors kept for the backward pass, each storage once, but for those ignored."""
     sizes: dict[int, int] = {}
     total: list[int] = []
 
@@ -51,7 +51,7 @@ def kept_bytes(ignored: set[int]) -> Iterator[list[int]]:
 
 
 def count(path: str) -> tuple[int, float, float, int]:
-    """Parameters, GFLOP of a step for an image, MB kept for it, and the batch size."""
+    """Return parameters, GFLOP of a step for an image, MB kept for it, and the batch size."""
     config = configuration.load_file(f"configs/{path}.py")
     data = config.data
     data.distortion = 0.0

@@ -57,7 +57,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
 
 
 class Setting(NamedTuple):
-    """How a network is run in training."""
+    """A setting says how a network is run in training."""
 
     bfloat16: bool = False
     channels_last: bool = False
@@ -65,7 +65,7 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The setting in words."""
+        """The name says the setting in words."""
         parts = ["bfloat16" if self.bfloat16 else "float32"]
         return ", ".join(parts + ["channels last"] * self.channels_last + ["compiled"] * self.compiled)
 
@@ -74,13 +74,13 @@ SETTINGS = (Setting(), Setting(False, True), Setting(True), Setting(True, True),
 
 
 class Clock:
-    """Tells how much of the time allowed is left."""
+    """A clock tells how much of the time allowed is left."""
 
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
 
     def allows(self, what: str, needed: float) -> bool:
-        """Whether `needed` seconds are left; says so if they are not."""
+        """Say whether `needed` seconds are left; print a line if they are not."""
         left = self._end - time.monotonic()
         if left < needed:
             print(f"Left out for want of time: {what}.\n", flush=True)
@@ -98,7 +98,7 @@ def print_table(heading: str, rows: list[list[str]]) -> None:
 
 
 def networks(width: int) -> dict[str, tuple[nn.Module, Any, tuple[int, ...]]]:
-    """Networks with random weights, their processes, and the shape of an example."""
+    """Return networks with random weights, their processes, and the shape of an example."""
     torch.manual_seed(0)
     pyramids: dict[str, Any] = {"progressive": "output_skip", "progressive_input": "input_skip"}
     return {
@@ -114,7 +114,7 @@ def networks(width: int) -> dict[str, tuple[nn.Module, Any, tuple[int, ...]]]:
 
 
 def difference(there: Tensor, here: Tensor) -> float:
-    """`||there - here|| / ||here||`."""
+    """Return `||there - here|| / ||here||`."""
     here = here.double()
     return ((there.cpu().double() - here).norm() / here.norm()).item()
 
@@ -168,7 +168,7 @@ class products:  # noqa: N801
 
 
 def compare_networks(network: nn.Module, sde: Any, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> float:
-    """The difference of one network's score on the device from that on the CPU."""
+    """Return the difference of one network's score on the device from that on the CPU."""
     model = ScoreModel(network.cpu().to(dtype), sde, "noise").eval()
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     t = torch.linspace(0.1, 1.0, 4)
@@ -182,14 +182,14 @@ def compare_networks(network: nn.Module, sde: Any, shape: tuple[int, ...], dtype
 def draw(
     model: ScoreModel, solver: str, shape: tuple[int, ...], seeds: range, device: Any = "cpu", **options: Any
 ) -> Tensor:
-    """Samples, each by its own seed."""
+    """Draw samples, each by its own seed."""
     x_T = model.sde.prior_sample((len(seeds), *shape), seeds=seeds, device=device)
     with torch.no_grad():
         return get_solver(solver, **(SOLVERS[solver] | options))(model, x_T, seeds=seeds).x
 
 
 def likelihood(model: ScoreModel, x: Tensor, num_steps: int = 5) -> Tensor:
-    """Log-likelihoods by a Runge-Kutta method of order four with so many steps, in nats, `(B,)`."""
+    """Return log-likelihoods by a Runge-Kutta method of order four with `num_steps` steps, in nats, `(B,)`."""
     options: dict[str, Any] = {"method": "rk4", "num_steps": num_steps, "t_min": 1e-3}
     return log_likelihood(model, x, seeds=range(len(x)), **options).log_prob
 
@@ -198,7 +198,7 @@ def likelihood(model: ScoreModel, x: Tensor, num_steps: int = 5) -> Tensor:
 
 
 class Steps:
-    """Training steps of a network on a batch that lies ready."""
+    """Training steps are done with a network on a batch that lies ready."""
 
     def __init__(self, network: nn.Module, objective: Any, setting: Setting, batch: int, device: torch.device) -> None:
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
@@ -222,7 +222,7 @@ class Steps:
 
 
 def cifar10_networks(width: int) -> dict[str, Callable[[], nn.Module]]:
-    """What is trained, by name; wider networks are the paper's with `width` 128."""
+    """Return what is trained, by name; wider networks are the paper's with `width` 128."""
 
     def ours(file: str) -> nn.Module:
         config = configuration.load_file(file)
@@ -238,14 +238,14 @@ def cifar10_networks(width: int) -> dict[str, Callable[[], nn.Module]]:
 
 
 def square(network: nn.Module, x: Tensor) -> Tensor:
-    """A loss whose gradient takes what the noise's takes."""
+    """Return a loss whose gradient takes what the noise's takes."""
     t = torch.rand(len(x), device=x.device)
     noise = torch.randn_like(x)
     return (network(x + noise, 1 + 998 * t).float() - noise).square().mean()
 
 
 def arithmetic(network: nn.Module) -> int:
-    """Operations of an image's forward pass."""
+    """Return the number of operations of an image's forward pass."""
     # Fused attention is not counted on CPUs; its parts are.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network.eval()(torch.randn(1, 3, 32, 32), torch.ones(1))
@@ -339,7 +339,7 @@ def use(device: torch.device, width: int, batch: int) -> None:
 
 
 def solve(solver: Any, model: ScoreModel, x_T: Tensor) -> int:
-    """Draw samples; returns the network calls."""
+    """Draw samples; return the network calls."""
     with torch.no_grad():
         return solver(model, x_T, seeds=range(len(x_T))).nfe
 

@@ -75,24 +75,24 @@ def main() -> None:
 
 
 class Judge:
-    """A support vector machine on pixels."""
+    """A support vector machine judges pixels."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._machine = SVC(gamma=0.001, C=10).fit(dataset.train.flatten(1).numpy(), dataset.train_classes)
 
     def accuracy(self, levels: Tensor, wanted: Tensor) -> float:
-        """The part of images of levels `(N, 1, 8, 8)` that it takes for their class."""
+        """Return the part of images of levels `(N, 1, 8, 8)` that the judge takes for their class."""
         return float(self._machine.score(levels.flatten(1).numpy(), wanted.numpy()))
 
 
 def spread_within(levels: Tensor, wanted: Tensor) -> float:
-    """Root mean square distance between images of the same class, over all classes."""
+    """Return the root mean square distance between images of the same class, over all classes."""
     parts = [levels[wanted == k].flatten(1).double() for k in wanted.unique()]
     return math.sqrt(float(np.mean([2 * part.var(0).sum().item() for part in parts])))
 
 
 def noisy_classifier(workdir: Path, dataset: Dataset) -> NoisyClassifier:
-    """The newest classifier of a working folder."""
+    """Read the newest classifier of a working folder."""
     config, found = runs.configuration_to_use(None, workdir, None, [])
     assert found is not None
     model = found.make_model(config, dataset)

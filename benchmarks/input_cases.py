@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.input_pictures import BROKEN, UNUSUAL, Form, Made, plain, resized, truth
 
-# Every part as users call it.
+# Users call each part by many names.
 _SPELT = {
     "train": ("train", "Train", "TRAIN", "training", "Training set", "train2017", "trainset", "my_train"),
     "test": ("test", "Test", "TEST", "testing", "test_images", "t10k", "T10K-images", "testset"),
@@ -35,7 +35,7 @@ _STEMS = ("IMG {}", "{}", "ñandú{}", "a,b {}", "-{}", "two\nlines{}", "dots.in
 
 
 class Example(NamedTuple):
-    """The numbers of an example, and the name of its class."""
+    """An example has numbers, and the name of its class."""
 
     content: np.ndarray
     name: str | None = None
@@ -43,17 +43,17 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """An input.
+    """A case is an input, and what must come of it.
 
     Attributes:
-        what: it is.
+        what: a description of the input.
         place: the path that is loaded.
         parts: the examples of each part that the input tells apart; whatever else is asked for comes from `train`.
-        options: of `load_dataset`.
+        options: options of `load_dataset`.
         notes: regular expressions; of each there must be a note.
         refused: whether it has to be refused.
-        named: of which a refusal has one.
-        then: what else must hold; a complaint if it does not.
+        named: words of which a refusal has one.
+        then: a function that checks what else must hold, and returns a complaint if it does not.
     """
 
     what: str
@@ -74,14 +74,14 @@ Make = Callable[[Generator, Path], Case]
 
 @dataclass
 class Entry:
-    """A file of a folder or an archive.
+    """An entry is a file of a folder or an archive.
 
     Attributes:
-        name: its path.
-        made: what is in it.
-        part: of the data.
-        label: its class.
-        fate: read; unread, of which a note counts; nothing, which is no picture.
+        name: path of the file.
+        made: what is in the file.
+        part: the part of the data.
+        label: the class of the picture.
+        fate: "read"; "unread", of which a note tells; "nothing", which is no picture.
     """
 
     name: str
@@ -138,7 +138,7 @@ def _in_classes(rng: Generator) -> list[Entry]:
 
 
 def _in_parts(rng: Generator, order: str = "part class") -> list[Entry]:
-    """`part/…`, `part/class/…`, or `class/part/…`."""
+    """Return entries at `part/…`, `part/class/…`, or `class/part/…`."""
     parts = ["train", *[part for part in ("test", "validation") if rng.random() < 0.7]]
     words = {part: _word(rng, part) for part in parts}
     labels: list[str | None] = [None] if order == "part" else [*_classes(rng, int(rng.integers(2, 4)))]
@@ -154,12 +154,12 @@ def _in_parts(rng: Generator, order: str = "part class") -> list[Entry]:
 
 
 def _numbered(rng: Generator) -> list[Entry]:
-    """Twelve folders, called 1 to 12."""
+    """Return entries in twelve folders, called 1 to 12."""
     return [Entry(f"{k}/{n}.png", plain(rng), label=str(k)) for k in range(1, 13) for n in range(2)]
 
 
 def _ten_folders(rng: Generator) -> list[Entry]:
-    """Thirty pictures in ten folders."""
+    """Return thirty pictures in ten folders."""
     return [Entry(f"class {k}/{n}.png", plain(rng), label=f"class {k}") for k in range(10) for n in range(3)]
 
 
@@ -174,10 +174,10 @@ _LAYOUTS: tuple[Callable[[Generator], list[Entry]], ...] = (
     _ten_folders,
 )
 
-# Of the others, what is added below would have no part, or be a class.
+# In the other layouts what is added below would have no part, or be a class.
 _TWISTED = (_flat, _in_classes, *_LAYOUTS[3:6])
 
-# What is added to a folder or an archive.
+# A twist returns what is added to a folder or an archive.
 _Twist = Callable[[Generator, str], list[Entry]]
 
 
@@ -221,7 +221,7 @@ def _with(rng: Generator, twist: str, entries: list[Entry]) -> list[Entry]:
 
 
 def _expected(entries: Sequence[Entry], form: Form, skip: bool) -> tuple[dict[str, list[Example]], list[str]]:
-    """The examples of each part, and what notes must say."""
+    """Return the examples of each part, and what notes must say."""
     parts: dict[str, list[Example]] = {}
     transparent = frames = 0
     for entry in entries:
@@ -243,7 +243,7 @@ def _expected(entries: Sequence[Entry], form: Form, skip: bool) -> tuple[dict[st
 
 
 def _case(what: str, rng: Generator, place: Path, entries: Sequence[Entry], **more: Any) -> Case:
-    """The case of a folder or archive that has been written."""
+    """Return the case of a folder or archive that has been written."""
     form, skip = _form(rng), bool(rng.random() < 0.5)
     parts, notes = _expected(entries, form, skip)
     damaged, test_share = "skip" if skip else "refuse", float(rng.choice([0, 0.1, 0.3]))
@@ -274,7 +274,7 @@ def _folder(layout: Callable[[Generator], list[Entry]], twist: str) -> Make:
 
 
 def _modes(makers: Sequence[Callable[[Generator], Made]]) -> Iterator[Make]:
-    """Folders with one such picture among ordinary ones."""
+    """Make folders that have one unusual picture among ordinary ones."""
     for maker in makers:
 
         def make(rng: Generator, folder: Path, maker: Callable[[Generator], Made] = maker) -> Case:
@@ -326,7 +326,7 @@ def _links(kind: str) -> Make:
 
 
 def _no_file(rng: Generator, folder: Path) -> Case:
-    """A pipe, from which reading never ends."""
+    """Make a pipe, from which reading never ends."""
     entries = [*_flat(rng), Entry("pipe.png", Made(b"", "png"), fate="unread")]
     _write(folder / "photos", entries[:-1])
     os.mkfifo(folder / "photos" / "pipe.png")
@@ -359,12 +359,12 @@ _TRAINED = [f"train/{label}/{n}.png" for label in ("cat", "dog") for n in range(
 
 
 def _labelled(rng: Generator, names: Sequence[str], part: str, depth: int | None) -> list[Entry]:
-    """Pictures of a part, whose class is this folder of their names."""
+    """Return pictures of a part, whose class is this folder of their names."""
     return [Entry(n, plain(rng), part, None if depth is None else n.split("/")[depth]) for n in names]
 
 
 def folders() -> list[Make]:
-    """Folders of images."""
+    """Return the cases that are folders of images."""
     return [
         *[_folder(layout, "plain") for layout in _LAYOUTS],
         *[_folder(_TWISTED[k % len(_TWISTED)], twist) for k, twist in enumerate(list(_TWISTS)[1:])],
@@ -410,7 +410,7 @@ def _zip(entries: Sequence[Entry], rename: Callable[[str], str] = str) -> bytes:
 
 
 def _patched(content: bytes, member: int, offset: int, value: bytes) -> bytes:
-    """An archive with other bytes in the directory's record of a member."""
+    """Return an archive with other bytes in the directory's record of a member."""
     at = struct.unpack("<I", content[-6:-2])[0]
     for _ in range(member):
         at += 46 + sum(struct.unpack("<HHH", content[at + 28 : at + 34]))
@@ -429,7 +429,7 @@ def _archive(layout: Callable[[Generator], list[Entry]], twist: str = "plain", p
 
 
 def _broken_archive(what: str, spoil: Callable[[Generator, bytes], bytes]) -> Make:
-    """An archive that is refused as a whole."""
+    """Make an archive that is refused as a whole."""
 
     def make(rng: Generator, folder: Path) -> Case:
         place = folder / "photos.zip"
@@ -440,7 +440,7 @@ def _broken_archive(what: str, spoil: Callable[[Generator, bytes], bytes]) -> Ma
 
 
 def _broken_member(what: str, spoil: Callable[[bytes, int], bytes]) -> Make:
-    """An archive of which one member is damaged."""
+    """Make an archive of which one member is damaged."""
 
     def make(rng: Generator, folder: Path) -> Case:
         entries = [Entry(f"{n}.png", plain(rng)) for n in range(5)]
@@ -454,7 +454,7 @@ def _broken_member(what: str, spoil: Callable[[bytes, int], bytes]) -> Make:
 
 
 def _spoilt_content(content: bytes, member: int) -> bytes:
-    """The last byte of what is packed, changed."""
+    """Change the last byte of what is packed."""
     at = struct.unpack("<I", content[-6:-2])[0]
     for _ in range(member):
         at += 46 + sum(struct.unpack("<HHH", content[at + 28 : at + 34]))
@@ -487,7 +487,7 @@ def _going_up(rng: Generator, folder: Path) -> Case:
 
 
 def archives() -> list[Make]:
-    """Zip archives of images."""
+    """Return the cases that are zip archives of images."""
     return [
         *[_archive(_LAYOUTS[k], "plain", prefix) for k, prefix in enumerate(("", "./", "\\", "/", "photos/", "a/b/"))],
         *[_archive(_TWISTED[k % len(_TWISTED)], twist) for k, twist in enumerate(list(_TWISTS)[1:])],
@@ -517,7 +517,7 @@ def _pixels(rng: Generator, *shape: int, levels: int = 256) -> np.ndarray:
 
 
 def _examples(pixels: np.ndarray, labels: Sequence[str | None] | None = None, axis: int | None = None) -> list[Example]:
-    """Pictures `(N, H, W)`, or with channels on this axis."""
+    """Return the examples of pictures `(N, H, W)`, or with channels on this axis."""
     pixels = pixels[:, None] if axis is None else np.moveaxis(pixels, axis, 1)
     return [Example(row, labels[n] if labels else None) for n, row in enumerate(pixels)]
 
@@ -582,7 +582,7 @@ def _oblong(rng: Generator) -> tuple[np.ndarray, list[Example]]:
     return pixels, _examples(pixels[:, :, 2:10])
 
 
-# A part's examples and classes, as users call them.
+# Users call a part's examples and classes by these names.
 _KEYS = {
     "train": (("x_train", "y_train"), ("X", "y"), ("trainX", "trainY"), ("train_images", "train_labels"),
               ("XTrain", "yTrain"), ("images", "labels"), ("xtrain", "ytrain"), ("data", "target")),
@@ -594,7 +594,7 @@ _KEYS = {
 
 
 def _labels(rng: Generator, count: int, how: str) -> tuple[np.ndarray, list[str]]:
-    """Classes as an array of some type, and their names; all of three are there."""
+    """Return classes as an array of some type, and their names; all of three are there."""
     numbers = np.concatenate([np.arange(3), rng.integers(0, 3, count - 3)])
     rng.shuffle(numbers)
     names = np.array(["zebra", "a b", "köln"])
@@ -636,7 +636,7 @@ def _named_arrays(
     what: str, make: Callable[[Generator], dict[str, np.ndarray]], parts: Mapping[str, Sequence[str]] | None = None,
     notes: Sequence[str] = (), **options: Any,
 ) -> Make:  # fmt: skip
-    """An `.npz` file; which arrays and classes each part has, or refused if not said."""
+    """Make an `.npz` file; `parts` says which arrays and classes each part has, or the file is refused."""
 
     def case(rng: Generator, folder: Path) -> Case:
         arrays = make(rng)
@@ -650,7 +650,7 @@ def _named_arrays(
 
 
 def _two(rng: Generator, **more: np.ndarray) -> dict[str, np.ndarray]:
-    """A training part with classes, a test part, and more, which may be instead of these."""
+    """Return a training part with classes, a test part, and more, which may be instead of these."""
     labels = np.arange(8) % 3
     return {"x_train": _pixels(rng, 8, 5, 5), "y_train": labels, "x_test": _pixels(rng, 4, 5, 5), **more}
 
@@ -665,7 +665,7 @@ def _cut(content: bytes, rng: Generator) -> bytes:
 
 
 def arrays() -> list[Make]:
-    """NumPy files of pictures."""
+    """Return the cases that are NumPy files of pictures."""
     dtypes = ("int8", "uint16", "int64", "float16", "float32", "float64", "complex64", "bool", "S3", "U2", "object")
     return [
         *[_read_array(layout, _as_is(layout)) for layout in ("NHW", "NHWC", "NCHW")],
@@ -764,7 +764,7 @@ def _with_number(number: float) -> Callable[[Generator], np.ndarray]:
 
 
 def vectors() -> list[Make]:
-    """NumPy files of vectors."""
+    """Return the cases that are NumPy files of vectors."""
     return [
         _good_vectors("good", _vectors),
         _good_vectors("float16", lambda rng: _vectors(rng, "f2")),
@@ -815,7 +815,7 @@ def _idx_folder(
     what: str, spoil: Callable[[Generator, list[str], dict[str, bytes]], Any] | None = None, refused: bool = False,
     notes: Sequence[str] = (), labelled: tuple[bool, bool] = (True, True),
 ) -> Make:  # fmt: skip
-    """A folder of four files, then spoilt."""
+    """Make a folder of four files, then spoil it."""
 
     def case(rng: Generator, folder: Path) -> Case:
         names = list(_IDX_NAMES[rng.integers(4)])
@@ -847,7 +847,7 @@ def _put(number: int, make: Callable[[Generator, bytes], bytes]) -> Callable[[Ge
 
 
 def _qmnist_labels(rng: Generator, names: list[str], files: dict[str, bytes]) -> None:
-    """Its classes are the first of eight columns of whole numbers, which is another format."""
+    """Put each class into the first of eight columns of whole numbers, which is another format."""
     for number in (1, 3):
         count = struct.unpack(">I", files.pop(names[number])[4:8])[0]
         name = names[number].replace("idx1-ubyte", "idx2-int").replace("IDX1-UBYTE", "IDX2-INT")
@@ -859,7 +859,7 @@ def _idx_bomb(rng: Generator) -> bytes:
 
 
 def idx_files() -> list[Make]:
-    """IDX files."""
+    """Return the cases that are IDX files."""
     return [
         *[_idx_folder("good")] * 3,
         _idx_folder("no classes to train on", _drop(1), labelled=(False, False), notes=["class"]),
@@ -894,7 +894,7 @@ _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 
 
 def _cifar(what: str, spoil: Callable[[Generator], dict[bytes, Any] | bytes | None] | None = None) -> Make:
-    """The six files; of one of them other content, or none."""
+    """Make the six files; one of them has other content, or is missing."""
 
     def case(rng: Generator, folder: Path) -> Case:
         place = folder / "cifar"
@@ -923,7 +923,7 @@ def _batch(rng: Generator, **more: Any) -> dict[bytes, Any]:
 
 
 def cifar_10() -> list[Make]:
-    """CIFAR-10's batches."""
+    """Return the cases that are CIFAR-10's batches."""
     return [
         _cifar("good"),
         _cifar("a file is missing", lambda rng: None),
@@ -948,7 +948,7 @@ def _parquet(
     named: Callable[[str, int], str | None], refused: bool = False, notes: Sequence[str] = (),
     spoil: Callable[[Generator, Path], Any] | None = None, pictures: Callable[[Generator], Made] = plain,
 ) -> Make:  # fmt: skip
-    """A folder of two files; the columns of each part, and the class of each row."""
+    """Make a folder of two files; `columns` gives the columns of each part, and the class of each row."""
 
     def case(rng: Generator, folder: Path) -> Case:
         import datasets
@@ -977,7 +977,7 @@ def _images(made: Sequence[Made]) -> list[dict[str, Any]]:
 
 
 def _described(order: Mapping[str, Sequence[str]]) -> Callable[..., Any]:
-    """Pictures and numbered classes, with the library's description; row `n` has the class `n % 2` of its part."""
+    """Make pictures and numbered classes with the library's description; row `n` has the class `n % 2` of its part."""
     import datasets
 
     def columns(rng: Generator, part: str, made: list[Made]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -995,7 +995,7 @@ def _undescribed(label: Callable[[int], Any], name: str = "label") -> Callable[.
 
 
 def parquet_files() -> list[Make]:
-    """Parquet files, if the library that reads them is installed."""
+    """Return the cases that are Parquet files, if the library that reads them is installed."""
     try:
         import datasets  # noqa: F401
     except ImportError:
@@ -1055,7 +1055,7 @@ def _empty_parquet_folder(rng: Generator, folder: Path) -> Case:
 
 
 def _split(rng: Generator, folder: Path) -> Case:
-    """Adding pictures moves none to another part, be they in folders that are there, or in a new one."""
+    """Check that adding pictures moves none to another part, be they in folders that are there, or in a new one."""
     place = folder / "photos"
     form = Form()
     labels: list[str] = [["cat", "dog", "emu"], [""], ["2024"]][rng.integers(3)]
@@ -1096,7 +1096,7 @@ def _file_of(what: str, name: str, content: Callable[[Generator], bytes]) -> Mak
 
 
 def splits_and_places() -> list[Make]:
-    """Splits; and paths that are nothing we read."""
+    """Return the cases of splits, and of paths that are nothing we read."""
     return [
         *[_split] * 3,
         _no_place("nothing there", "/no/such place", "/no/such place"),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageColor
 
-# How pixels (H, W, …) are turned upright, by the value of Exif's Orientation.
+# Pixels (H, W, …) are turned upright so, by the value of Exif's Orientation.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -32,7 +32,7 @@ _ORIENTATION = 0x0112
 
 
 class Form(NamedTuple):
-    """What pictures are made into, as the options of `load_dataset` say."""
+    """Pictures are brought to a form, as the options of `load_dataset` say."""
 
     image_size: int = 6
     num_channels: int = 3
@@ -41,13 +41,13 @@ class Form(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A picture's file.
+    """A picture's file was made, with what has to come of it.
 
     Attributes:
-        content: of the file.
-        suffix: of its name.
+        content: bytes of the file.
+        suffix: suffix of the file's name.
         broken: whether it has to be refused: damaged, too large, or with more than 8 bits a channel.
-        what: it is.
+        what: a description of the file.
     """
 
     content: bytes
@@ -57,7 +57,7 @@ class Made(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What a file holds: `(C, H, W)` levels; whether anything was transparent; whether there are further frames."""
+    """A file truly holds these levels `(C, H, W)`, perhaps something transparent, and perhaps more frames."""
 
     levels: np.ndarray
     transparent: bool
@@ -65,10 +65,10 @@ class Truth(NamedTuple):
 
 
 def truth(content: bytes, form: Form) -> Truth:
-    """The independent reading of a file."""
+    """Read a file independently of the program."""
     mode = "L" if form.num_channels == 1 else "RGB"
     with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as picture:
-        # Of conversions that lose what is not lost here.
+        # PIL warns of conversions that lose what is not lost here.
         warnings.simplefilter("ignore")
         frames = getattr(picture, "n_frames", 1) > 1
         picture.load()
@@ -90,7 +90,7 @@ def truth(content: bytes, form: Form) -> Truth:
 
 
 def resized(array: np.ndarray, form: Form) -> np.ndarray:
-    """Square pixels `(H, H)` or `(H, H, 3)` as levels `(C, size, size)`."""
+    """Return square pixels `(H, H)` or `(H, H, 3)` as levels `(C, size, size)`."""
     if len(array) != form.image_size:
         picture = Image.fromarray(np.ascontiguousarray(array))
         array = np.asarray(picture.resize((form.image_size, form.image_size), Image.Resampling.LANCZOS))
@@ -99,7 +99,7 @@ def resized(array: np.ndarray, form: Form) -> np.ndarray:
 
 
 def saved(picture: Image.Image, suffix: str, **options: Any) -> bytes:
-    """The file of a picture."""
+    """Return the file of a picture."""
     buffer = io.BytesIO()
     formats = {"jpg": "jpeg", "tif": "tiff", "jp2": "jpeg2000", "pgm": "ppm", "apng": "png"}
     picture.save(buffer, formats.get(suffix, suffix), **options)
@@ -107,7 +107,7 @@ def saved(picture: Image.Image, suffix: str, **options: Any) -> bytes:
 
 
 def plain(rng: Generator, suffix: str = "png", mode: str = "RGB") -> Made:
-    """An ordinary picture, 2 to 9 pixels high and wide."""
+    """Make an ordinary picture, 2 to 9 pixels high and wide."""
     return Made(saved(_random(rng, mode), suffix), suffix)
 
 
@@ -130,7 +130,7 @@ def _random(rng: Generator, mode: str, height: int | None = None, width: int | N
 
 
 def _png(colour_type: int, depth: int, height: int, width: int, rows: bytes) -> bytes:
-    """A PNG file by hand, for what PIL does not write."""
+    """Write a PNG file by hand, for what PIL does not write."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -140,7 +140,7 @@ def _png(colour_type: int, depth: int, height: int, width: int, rows: bytes) -> 
 
 
 def _deep_png(rng: Generator) -> bytes:
-    """16 bits a channel: grey, colour, or either with opacity."""
+    """Make a PNG file of 16 bits a channel: grey, colour, or either with opacity."""
     colour_type, channels = [(0, 1), (2, 3), (4, 2), (6, 4)][rng.integers(4)]
     height, width = 4, 5
     rows = b"".join(b"\0" + rng.bytes(2 * channels * width) for _ in range(height))
@@ -148,7 +148,7 @@ def _deep_png(rng: Generator) -> bytes:
 
 
 def _bmp_565(rng: Generator) -> bytes:
-    """16 bits a pixel, for all three channels together."""
+    """Make a BMP file of 16 bits a pixel, for all three channels together."""
     height, width = 3, 4
     pixels = rng.bytes(2 * width * height)
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 3, len(pixels), 0, 0, 0, 0)
@@ -158,7 +158,7 @@ def _bmp_565(rng: Generator) -> bytes:
 
 
 def _deep_jp2(rng: Generator) -> bytes:
-    """A JPEG 2000 file whose head says that its channels have 16 bits."""
+    """Make a JPEG 2000 file whose head says that its channels have 16 bits."""
     content = bytearray(saved(_random(rng, "RGB", 8, 8), "jp2"))
     at = content.index(b"ihdr")
     content[at + 14] = 15
@@ -193,7 +193,7 @@ def _with_modes(mode: str, suffixes: str, **options: Any) -> Callable[[Generator
 
 
 def _with_transparent(mode: str) -> Callable[[Generator], Made]:
-    """PNG's tRNS: a colour, a grey, an index or a list of opacities."""
+    """Make a picture with PNG's tRNS: a colour, a grey, an index or a list of opacities."""
 
     def make(rng: Generator) -> Made:
         picture = _random(rng, mode)

@@ -34,7 +34,7 @@ _READ, _REFUSED, _BADLY, _TRACEBACK, _SILENT = VERDICTS = (
     "silent changes",
 )
 _PARTS = ("train", "validation", "test")
-# Of a programming language or a library, which users need not know.
+# These words are of a programming language or a library, which users need not know.
 _JARGON = re.compile(
     r"NoneType|object at 0x|Errno|out of range|codec|unpack requires|allow_pickle|<class|invalid literal|b'|KeyError"
     r"|Traceback|Error\b|keyword|argument|numpy\.|PIL|datasets\."
@@ -42,7 +42,7 @@ _JARGON = re.compile(
 
 
 def judge(case: Case, cache: Path) -> tuple[str, str]:
-    """The verdict on a case, and what is wrong."""
+    """Return the verdict on a case, and what is wrong."""
 
     def load() -> Any:
         return score_sde.load_dataset(path=case.place, folder=cache, **case.options)
@@ -72,7 +72,7 @@ def _badly_told(case: Case, line: str) -> str | None:
 
 
 def _differs(case: Case, dataset: Any) -> str | None:
-    """What is different from the truth, or not said."""
+    """Say what is different from the truth, or not said."""
     if case.refused:
         return "this cannot be read, and was"
     wrong = [note for note in dataset.notes if not note.isprintable()]
@@ -92,7 +92,7 @@ def _differs(case: Case, dataset: Any) -> str | None:
     if found["train"] != wanted["train"]:
         return _difference("train", found["train"], wanted["train"])
     share = case.options.get("test_share", 0.1)
-    # What was taken to test on may have been damaged.
+    # The share that was taken to test on may have been damaged.
     skipped = any("skipped" in note for note in dataset.notes)
     if "test" not in wanted and not skipped and (len(dataset.test) > 0) != (share > 0):
         return f"{len(dataset.test)} test examples of a share of {share}"
@@ -100,7 +100,7 @@ def _differs(case: Case, dataset: Any) -> str | None:
 
 
 def _counted(dataset: Any, part: str) -> Counter:
-    """The examples of a part with the names of their classes."""
+    """Count the examples of a part with the names of their classes."""
     examples, classes = getattr(dataset, part), getattr(dataset, f"{part}_classes")
     names = [None] * len(examples) if classes is None else [dataset.class_names[k] for k in classes.tolist()]
     if len(names) != len(examples):
@@ -126,7 +126,7 @@ def _sum(counted: Counter) -> int:
 
 
 def cases(seed: int, count: int) -> list[tuple[str, int, Make]]:
-    """Which input is made of which kind, with its number: each of a kind in turn."""
+    """Return which input is made of which kind, with its number: each of a kind in turn."""
     shares = {kind: share for kind, (makers, share) in KINDS.items()}
     chosen = []
     for kind, (makers, share) in KINDS.items():

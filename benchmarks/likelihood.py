@@ -43,7 +43,7 @@ T_MIN = 1e-5
 
 
 class Result(NamedTuple):
-    """Log-densities `(B,)`, evaluations of the right-hand side, and network calls."""
+    """A result has log-densities `(B,)`, evaluations of the right-hand side, and network calls."""
 
     log_prob: Tensor
     evaluations: int
@@ -51,13 +51,13 @@ class Result(NamedTuple):
 
 
 def drift(model: Model, x: Tensor, t: Tensor) -> Tensor:
-    """The probability flow in t: `f x - g^2/2 score`."""
+    """Return the probability flow in t: `f x - g^2/2 score`."""
     sde = model.sde
     return sde.drift(x, t) - 0.5 * sde.expand(sde.diffusion_squared(t), x) * model.score(x, t)
 
 
 def reference_recipe(model: Model, x: Tensor, probe: Tensor) -> Result:
-    """The published implementation's way (`likelihood.py` there), at its tolerances."""
+    """Solve in the published implementation's way (`likelihood.py` there), at its tolerances."""
     calls = 0
 
     def derivative(t: float, state: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def reference_recipe(model: Model, x: Tensor, probe: Tensor) -> Result:
 
 
 def torchdiffeq_in_t(model: Model, x: Tensor, probe: Tensor, tolerance: float) -> Result:
-    """The same equation; value and divergence in one call."""
+    """Solve the flow in t by torchdiffeq; value and divergence come from one call."""
     calls = 0
 
     def derivative(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ def main() -> None:
         return float((result.log_prob - truth).abs().mean()) / (x[0].numel() * math.log(2))
 
     def cheapest(make: Callable[..., Callable[[], Result]], values: tuple[float, ...]) -> tuple[float, Callable]:
-        """The first of the values that reaches the wanted error, or the last."""
+        """Return the first of the values that reaches the wanted error, or the last."""
         for value in values:
             if error(make(value)()) <= arguments.error:
                 break

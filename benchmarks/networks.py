@@ -43,7 +43,7 @@ MIB, GIGA = 2**20, 1e9
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table."""
+    """A setting is one row of the table."""
 
     peer: bool
     dtype: torch.dtype = torch.float32
@@ -52,7 +52,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Without the library's."""
+        """The name says how the network is run, without the library's name."""
         parts = [str(self.dtype).removeprefix("torch.")]
         return ", ".join(parts + ["channels last"] * self.channels_last + ["compiled"] * self.compiled)
 
@@ -68,7 +68,7 @@ BASELINE = SETTINGS[0]
 
 
 class Peer(nn.Module):
-    """diffusers' UNet2DModel of the same shape."""
+    """diffusers' UNet2DModel has the same shape as our network."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,12 +90,12 @@ class Peer(nn.Module):
                 block.attentions[index] = nn.Identity()
 
     def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
-        """The model's output, shape of `x`."""
+        """Return the model's output, shape of `x`."""
         return self.unet(x, noise_label, return_dict=False)[0]
 
 
 class Subject:
-    """A network in a setting, with a batch."""
+    """A network is measured in a setting, with a batch."""
 
     def __init__(self, setting: Setting, channels: int, batch: int, device: str) -> None:
         torch.manual_seed(0)
@@ -109,13 +109,13 @@ class Subject:
             self.network.compile()
 
     def forward(self) -> None:
-        """The network's output, as in sampling."""
+        """Return the network's output, as in sampling."""
         self.network.eval()
         with torch.no_grad(), self.autocast:
             self.network(self.x, self.noise_label)
 
     def both(self) -> None:
-        """The gradient of a loss, as in training."""
+        """Compute the gradient of a loss, as in training."""
         self.network.train()
         with self.autocast:
             output = self.network(self.x, self.noise_label)
@@ -124,12 +124,12 @@ class Subject:
 
     @property
     def passes(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Both, in the order of the table."""
+        """Return the two passes, in the order of the table."""
         return self.forward, self.both
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
-    """How long it takes."""
+    """Return how many seconds a run takes."""
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     synchronise = torch.cuda.synchronize if device == "cuda" else lambda: None
     synchronise()
@@ -140,14 +140,14 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def peak_arithmetic(dtype: torch.dtype, device: str) -> float:
-    """Operations a second of a large matrix product; the best of several."""
+    """Return the operations a second of a large matrix product; the best of several."""
     size = 2048 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
 
 
 def arithmetic(peer: bool, channels: int) -> list[int]:
-    """Operations an image of the forward pass, and of both passes."""
+    """Return the operations an image of the forward pass, and of both passes."""
     subject = Subject(Setting(peer), channels, 1, "cpu")
     counts = []
     for run in subject.passes:
@@ -159,7 +159,7 @@ def arithmetic(peer: bool, channels: int) -> list[int]:
 
 
 def peak_memory(subject: Callable[[], Subject], device: str) -> list[float]:
-    """Peak memory of each pass in MiB, above what this process holds now; NaN where the system does not tell."""
+    """Return the peak memory of each pass in MiB, above what this process holds now; NaN where it is not told."""
 
     def status(key: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -184,7 +184,7 @@ def peak_memory(subject: Callable[[], Subject], device: str) -> list[float]:
 
 
 def in_own_process(index: int, arguments: argparse.Namespace) -> list[float]:
-    """`peak_memory` of one setting."""
+    """Return `peak_memory` of one setting, measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.networks", "--memory-of", str(index), "--device", arguments.device]
     command += ["--channels", str(arguments.channels), "--batch", str(arguments.batch)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -192,7 +192,7 @@ def in_own_process(index: int, arguments: argparse.Namespace) -> list[float]:
 
 
 def measure(chosen: list[Setting], arguments: argparse.Namespace) -> str:
-    """The table, in Markdown."""
+    """Return the table, in Markdown."""
     device, batch = arguments.device, arguments.batch
     subjects = {setting: Subject(setting, arguments.channels, batch, device) for setting in chosen}
     first = {s: [seconds(run, device) for run in subject.passes] for s, subject in subjects.items()}

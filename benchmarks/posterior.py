@@ -28,7 +28,7 @@ NOISE_STD = 0.2
 
 
 class Problem(NamedTuple):
-    """A mixture in the plane, and its second coordinate as it was observed."""
+    """A mixture in the plane is given, and its second coordinate as it was observed."""
 
     weights: Tensor
     means: Tensor
@@ -37,13 +37,13 @@ class Problem(NamedTuple):
 
     @property
     def std(self) -> float:
-        """Of the prior, per dimension."""
+        """The prior's standard deviation is that per dimension."""
         mean = self.weights @ self.means
         second = (self.weights[:, None] * (self.covariances.diagonal(dim1=1, dim2=2) + self.means**2)).sum(0)
         return float((second - mean**2).mean().sqrt())
 
     def posterior(self, noise_std: float) -> Posterior:
-        """Of the first coordinate, exactly."""
+        """Return the posterior of the first coordinate, exactly."""
         variance = self.covariances[:, 1, 1] + noise_std**2
         residual, gain = self.observed - self.means[:, 1], self.covariances[:, 0, 1] / variance
         log_shares = self.weights.log() - 0.5 * (residual**2 / variance + variance.log())
@@ -55,7 +55,7 @@ class Problem(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """A mixture on a line: shares, means and variances of its components."""
+    """A mixture on a line has shares, means and variances of its components."""
 
     shares: Tensor
     means: Tensor

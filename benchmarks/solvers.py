@@ -44,7 +44,7 @@ Sampler = Callable[[Model, Tensor, int], Tensor]
 
 
 def ring() -> GaussianMixture:
-    """Eight Gaussians of standard deviation 0.03 on a circle; 0.5 a coordinate."""
+    """Return eight Gaussians of standard deviation 0.03 on a circle; 0.5 a coordinate."""
     angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
     means = math.sqrt(0.5) * torch.stack([angle.cos(), angle.sin()], dim=1)
     covariances = 0.03**2 * torch.eye(2, dtype=torch.float64).repeat(8, 1, 1)
@@ -52,7 +52,7 @@ def ring() -> GaussianMixture:
 
 
 def digits_mixture() -> GaussianMixture:
-    """Twenty Gaussians with full covariances fitted to scikit-learn's digits, scaled to a standard deviation of 0.5."""
+    """Return twenty Gaussians fitted to scikit-learn's digits, scaled to a standard deviation of 0.5."""
     from sklearn import mixture
     from sklearn.datasets import load_digits
 
@@ -64,38 +64,38 @@ def digits_mixture() -> GaussianMixture:
 
 
 class AsVE:
-    """A model of any process, read as one of `VESDE(0.002, 80)`: the same denoiser at the same `sigma / alpha`.
+    """A model of any process is read as one of `VESDE(0.002, 80)`: the same denoiser at the same `sigma / alpha`.
 
     Args:
-        model: what is read.
-        scale: factor on its data.
+        model: the model that is read.
+        scale: factor on the model's data.
     """
 
     def __init__(self, model: Model, scale: float) -> None:
         self.sde, self._model, self._scale = VESDE(SIGMA_MIN, SIGMA_MAX), model, scale
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """`E[x_0 | x_t = x]`."""
+        """Return `E[x_0 | x_t = x]`."""
         own = self._model.sde.time_at_log_snr(self.sde.log_snr(t) + 2 * math.log(self._scale))
         return self._scale * self._model.denoise(self._model.sde.alpha(own).to(x) / self._scale * x, own)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """`∇ log p_t(x)`."""
+        """Return `∇ log p_t(x)`."""
         return (self.denoise(x, t) - x) / (self.sde.at(t).sigma ** 2).to(x)
 
 
 def network(workdir: Path) -> tuple[Model, tuple[int, ...]]:
-    """The newest trained network of a working folder, its data scaled to a standard deviation of 0.5; their shape."""
+    """Return the newest network of a working folder, its data scaled to a standard deviation of 0.5, and their shape."""
     model, dataset, _, _ = trained_network(workdir)
     scale = 0.5 / dataset.units.encode(dataset.train).std().item()
     return AsVE(model, scale), dataset.shape
 
 
-# Peers. A grid is a list of noise levels; a peer goes from each to the next.
+# A grid is a list of noises' standard deviations; a peer goes from each to the next.
 
 
 def levels(name: str, count: int) -> Tensor:
-    """`count` noise levels from 80 to 0.002."""
+    """Return `count` standard deviations of the noise, from 80 to 0.002."""
     position = torch.linspace(0, 1, count, dtype=torch.float64)
     if name == "log":
         return SIGMA_MAX * (SIGMA_MIN / SIGMA_MAX) ** position
@@ -103,13 +103,13 @@ def levels(name: str, count: int) -> Tensor:
 
 
 def noise(model: Model, x: Tensor, sigma: Tensor) -> Tensor:
-    """The model's noise at a noise level."""
+    """Return the model's noise where its standard deviation is `sigma`."""
     t = torch.log(sigma / SIGMA_MIN) / math.log(SIGMA_MAX / SIGMA_MIN)
     return -sigma.to(x) * model.score(x, t)
 
 
 def azula_peer(name: str, order: int | None, grid: str) -> Sampler:
-    """One of azula's samplers, on the noise levels of a grid."""
+    """Return one of azula's samplers, on the standard deviations of a grid."""
     # Installed without its dependencies, azula lacks what only its networks use.
     try:
         import einops  # noqa: F401
@@ -142,9 +142,9 @@ def azula_peer(name: str, order: int | None, grid: str) -> Sampler:
 
 
 def diffusers_peer(name: str, grid: str, scaled: bool, **options: Any) -> Sampler:
-    """One of diffusers' schedulers, on the noise levels of a grid.
+    """Return one of diffusers' schedulers, on the standard deviations of a grid.
 
-    Its state is `x`, if `scaled`, or the variance-preserving `x / sqrt(1 + sigma^2)`.
+    The scheduler's state is `x`, if `scaled`, or the variance-preserving `x / sqrt(1 + sigma^2)`.
     """
     import diffusers
 
@@ -170,11 +170,11 @@ def diffusers_peer(name: str, grid: str, scaled: bool, **options: Any) -> Sample
 
 
 def k_diffusion_peer(name: str, grid: str, **options: Any) -> Sampler:
-    """One of k-diffusion's samplers, on the noise levels of a grid and 0."""
+    """Return one of k-diffusion's samplers, on the standard deviations of a grid and 0."""
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError
-    # Its samplers need nothing of what the package imports besides.
+    # The package's samplers need nothing of what it imports besides.
     package = ModuleType("k_diffusion")
     package.__path__ = list(spec.submodule_search_locations)
     absent = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
@@ -193,7 +193,7 @@ def k_diffusion_peer(name: str, grid: str, **options: Any) -> Sampler:
 
 
 def peers() -> Iterator[tuple[str, Sampler]]:
-    """Every peer that is installed, at each of its grids and orders."""
+    """Return every peer that is installed, at each of its grids and orders."""
     for grid in ("log", "karras"):
         try:
             for order in (2, 3, 4):
@@ -234,7 +234,7 @@ def peers() -> Iterator[tuple[str, Sampler]]:
 
 
 def our_sampler(name: str) -> Sampler:
-    """One of ours, with as many steps as the budget pays."""
+    """Return one of our samplers, with as many steps as the budget pays."""
 
     def run(model: Model, x: Tensor, budget: int) -> Tensor:
         steps = (budget + 1) // 2 if name == "heun" else budget
@@ -244,7 +244,7 @@ def our_sampler(name: str) -> Sampler:
 
 
 def errors(sampler: Sampler, model: Model, x: Tensor, exact: Tensor) -> list[float]:
-    """Median endpoint error at each budget; infinite where the sampler fails."""
+    """Return the median endpoint error at each budget; infinite where the sampler fails."""
     row = []
     for budget in BUDGETS:
         try:
@@ -290,7 +290,7 @@ def compare(
 def tuned_errors(
     model: Model, shape: tuple[int, ...], x: Tensor, exact: Tensor, iterations: int | None, dtype: torch.dtype
 ) -> list[float]:
-    """Tune to the model on other noise, once for each budget."""
+    """Tune to the model on other noise, once for each budget, and return the errors."""
     row = []
     for budget in BUDGETS:
         start = time.perf_counter()
@@ -303,7 +303,7 @@ def tuned_errors(
 
 
 class Free:
-    """A model that costs nothing."""
+    """This model costs nothing."""
 
     def __init__(self, sde: SDE) -> None:
         self.sde = sde
@@ -316,7 +316,7 @@ class Free:
 
 
 def show_overhead() -> None:
-    """Time of the loop beside that of a network: DDPM with 16 channels, 64 images of 8x8."""
+    """Print the time of the loop beside that of a network: DDPM with 16 channels, 64 images of 8x8."""
     network = DDPM(8, 1, channels=16, channel_multipliers=(1, 2), attention_resolutions=(4,), dropout=0.0)
     model = ScoreModel(network, VPSDE()).eval().requires_grad_(False)
     x = model.sde.prior_sample((64, 1, 8, 8), seeds=range(64))
@@ -330,7 +330,7 @@ def show_overhead() -> None:
 
 
 def median_seconds(run: Callable[[], object], repeats: int = 9) -> float:
-    """Median processor time of a function, after one call to warm up."""
+    """Return the median processor time of a function, after one call to warm up."""
     run()
     seconds = []
     for _ in range(repeats):

@@ -14,13 +14,13 @@ from score_sde.models import QuantisedModel, ScoreModel
 
 
 class Trained(NamedTuple):
-    """The newest network of a working folder, ready to be used, with what it was trained with.
+    """The newest network of a working folder is ready to be used, with what it was trained with.
 
     Attributes:
-        model: without gradients for its parameters.
-        dataset: its data.
-        config: of the run.
-        path: of the checkpoint.
+        model: the model, without gradients for its parameters.
+        dataset: the data it was trained on.
+        config: configuration of the run.
+        path: path of the checkpoint.
     """
 
     model: ScoreModel | QuantisedModel
@@ -30,10 +30,10 @@ class Trained(NamedTuple):
 
 
 def trained_network(workdir: Path) -> Trained:
-    """The newest network of `workdir`.
+    """Read the newest network of `workdir`.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has none.
     """
     config, found = runs.configuration_to_use(None, workdir, None, [])
     if found is None:

@@ -41,13 +41,13 @@ _NUM_READY = 100
 
 
 def digits_shape() -> tuple[ConfigDict, Dataset]:
-    """The default job."""
+    """Return configuration and data of the default job, the digits."""
     config = configuration.load_file("configs/vp/digits.py")
     return config, build.make_dataset(config)
 
 
 def cifar10_shape(channels: int, batch_size: int) -> tuple[ConfigDict, Dataset]:
-    """DDPM++ of the CIFAR-10 configurations, on pictures that are noise."""
+    """Return configuration and data of CIFAR-10's DDPM++, on pictures that are noise."""
     config = configuration.load_file("configs/vp/cifar10_ddpmpp_continuous.py")
     config.model.channels = channels
     config.training.batch_size = batch_size
@@ -56,7 +56,7 @@ def cifar10_shape(channels: int, batch_size: int) -> tuple[ConfigDict, Dataset]:
 
 
 class Contest:
-    """A trainer and a plain loop on the same network, each doing some steps at a time."""
+    """A trainer and a plain loop compete on the same network, each doing some steps at a time."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, folder: Path) -> None:
         config.training.update(checkpoint_every=0, evaluate_every=0, sample_every=0, log_every=100, num_steps=10**9)
@@ -82,7 +82,7 @@ class Contest:
             self.model.network.compile()
 
     def plain(self, steps: int) -> None:
-        """Steps of the plain loop."""
+        """Do steps of the plain loop."""
         for _ in range(steps):
             self.optimizer.zero_grad()
             batch = next(self.ready)
@@ -94,14 +94,14 @@ class Contest:
             self.optimizer.step()
 
     def train(self, steps: int) -> None:
-        """Steps of the trainer, without what it does once, at the end: a checkpoint and a picture of the curves."""
+        """Do steps of the trainer, without what it does once, at the end: a checkpoint and a picture of the curves."""
         self.trainer._config.num_steps = self.trainer.step + steps
         self.trainer._save = lambda: None  # type: ignore[method-assign]
         Log._draw_curves = lambda self: None  # type: ignore[method-assign]
         self.trainer.train()
 
     def parts(self) -> dict[str, float]:
-        """Seconds that parts of a trainer's step take alone."""
+        """Return the seconds that parts of a trainer's step take alone."""
         return {
             "batch": seconds(lambda: next(self.batches)),
             "moving average": seconds(lambda: self.trainer.ema.update(self.trainer.model)),
@@ -110,7 +110,7 @@ class Contest:
 
 
 def seconds(work: Callable[[], object], repeats: int = 30) -> float:
-    """The median time of some work."""
+    """Return the median time of some work."""
     taken = []
     for _ in range(repeats):
         synchronise()
