@@ -1,14 +1,13 @@
 r"""State controls: what is observed of an image is put into the state between steps of a solver.
 
     projection    x <- x + A^+ (alpha y + sigma A z - A x)
-                  after each step: the part of the state that is observed becomes what it would be at this noise level,
+                  after each step: the part of the state that is observed becomes what it would be at this time,
                   with fresh noise z; the rest stays        Song et al. 2021, arXiv:2011.13456, appendix I.2
     RePaint       the same, and stretches of steps are done again, after noise has been added back, so that the rest may
                   come to fit                               Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1
 
 At `sigma = 0`, where `alpha = 1`, the answer is given what was observed: masked pixels to the last bit, the rest as
-far as `A A^T` can be inverted. Noise of the observation is not taken
-into account.
+far as `A A^T` can be inverted. Noise of the observation is not taken into account.
 
 The score of the rest is that of `p_t(x)`, at one noisy picture of what was observed, and not that of `p_t(x | y)`:
 answers are biased, on a Gaussian by a known amount. With short steps the mean of the rest there follows
