@@ -9,7 +9,7 @@ matching weighs the score's error by `lambda(t)` (Song et al. 2021, arXiv:2011.1
     weighting     w(t)                                    lambda(t)
     sigma2        1 / (T - t_min)                         sigma^2, the paper's standard choice
     likelihood    (g^2 / sigma^2) / ∫ (g^2 / sigma^2)     g^2, maximum likelihood: Song et al. 2021, arXiv:2101.09258
-    edm           p(t) (1 + rho^2 / s^2)                  Karras et al. 2022, arXiv:2206.00364; p: its noise levels
+    edm           p(t) (1 + rho^2 / s^2)                  Karras et al. 2022, arXiv:2206.00364; p: its times' density
 
 The first two are normalised to `∫ w = 1`, so that a network that predicts no noise at all has loss 1; the published
 constants differ. EDM's, with `rho = sigma / alpha` and `s` the data's standard deviation, weighs the error of the
