@@ -1,7 +1,7 @@
 """Fréchet and kernel Inception distance, and Inception score, by torchmetrics (`pip install score-sde[metrics]`).
 
     fid    Heusel et al. 2017, arXiv:1706.08500        samples against training images
-    kid    Binkowski et al. 2018, arXiv:1801.01401     likewise; unbiased, for few samples
+    kid    Binkowski et al. 2018, arXiv:1801.01401     samples against training images, unbiased for few samples
     is     Salimans et al. 2016, arXiv:1606.03498      samples alone
 
 Inception's weights come from a file, or are downloaded. The training images' statistics for `fid` are kept.
