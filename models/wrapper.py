@@ -1,4 +1,4 @@
-"""Models that ask another model: score controls, a model with its condition, one whose calls are counted."""
+"""Models that ask another model: score controls, a model with its condition, one whose calls are watched."""
 
 from __future__ import annotations
 
