@@ -85,7 +85,7 @@ class AsVE:
 
 
 def network(workdir: Path) -> tuple[Model, tuple[int, ...]]:
-    """Return the newest network of a working folder, its data scaled to a standard deviation of 0.5, and their shape."""
+    """Return the newest network of a working folder, its data scaled to a standard deviation of 0.5, and the shape."""
     model, dataset, _, _ = trained_network(workdir)
     scale = 0.5 / dataset.units.encode(dataset.train).std().item()
     return AsVE(model, scale), dataset.shape
