@@ -89,7 +89,7 @@ class BatchNoise:
         return self._draw(torch.randn, like)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Draw uniform numbers in [0, 1) for the rows at hand, of the shape, dtype and device of `like`, `(B, *dims)`."""
+        """Draw numbers uniform in [0, 1) for the rows at hand, of the shape, dtype and device of `like`."""
         return self._draw(torch.rand, like)
 
     def permutation(self) -> Tensor:
