@@ -42,10 +42,10 @@ _LONGEST = 60
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, which compares its arguments with their annotations whenever it is called.
+    """Return `function` as one that compares its arguments with their annotations whenever it is called.
 
     Raises:
-        UserError: when called: see `check_call`.
+        UserError: an argument of a call of the returned function does not fit; see `check_call`.
     """
     what = function.__qualname__.removesuffix(".__init__").removesuffix(".__call__")
 
@@ -58,7 +58,7 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def checked_class(cls: _Class) -> _Class:
-    """A class, such as a dataclass, whose constructor is `checked`."""
+    """Make the constructor of a class, such as a dataclass, `checked`; return the class."""
     cls.__init__ = checked(cls.__init__)  # type: ignore[misc]
     return cls
 
@@ -66,13 +66,13 @@ def checked_class(cls: _Class) -> _Class:
 def check_call(
     what: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> inspect.BoundArguments:
-    """The arguments of a call, as they are to be used.
+    """Return the arguments of a call, as they are to be used.
 
     Args:
-        what: is called, for messages.
-        function: with annotations.
-        args: by position.
-        kwargs: by name.
+        what: what is called, for messages.
+        function: the function or class that is called, with annotations.
+        args: the arguments given by position.
+        kwargs: the arguments given by name.
 
     Raises:
         UserError: there is no such argument, one is missing, or one has not its annotation's type.
@@ -103,14 +103,14 @@ def _annotations(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[
 
 
 def checked_value(what: str, name: str, value: Any, hint: Any, default: Any = None) -> Any:
-    """One argument, as it is to be used; see `check_call`.
+    """Return the value of one argument, as it is to be used; see `check_call`.
 
     Args:
-        what: is called, for messages.
-        name: of the argument.
-        value: that is given.
+        what: what is called, for messages.
+        name: the argument's name.
+        value: the value that is given.
         hint: the argument's annotation.
-        default: the argument's; the one value that may be infinite.
+        default: the argument's default, the one value that may be infinite.
 
     Raises:
         UserError: the value is not of this type, or not finite.
@@ -136,7 +136,7 @@ def _as_tensor(what: str, array: np.ndarray) -> Tensor:
 
 
 def _types(hint: Any) -> list[Any]:
-    """The alternatives of a union, or the one type."""
+    """Return the alternatives of a union, or the one type."""
     if get_origin(hint) is Annotated:
         return _types(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
@@ -161,7 +161,7 @@ def _fits_one(value: Any, kind: Any) -> bool:
     if kind is Tensor:
         return isinstance(value, (Tensor, np.ndarray))
     if origin is Literal:
-        # Which of the names it is, is told apart where they are used.
+        # Whether it is one of the names is checked where the names are used, which can suggest the nearest.
         return isinstance(value, tuple(type(part) for part in parts))
     if origin is tuple:
         items = [parts[0]] * len(value) if parts[-1] is Ellipsis and isinstance(value, (tuple, list)) else parts
@@ -192,7 +192,7 @@ def _is_whole(value: Any) -> bool:
 def _is_finite(value: Any) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond float64's
+    except OverflowError:  # a whole number larger than any float64
         return False
 
 
@@ -209,7 +209,7 @@ def _name_of_class(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value on one short line."""
+    """Return a value written on one short line."""
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
         return f"one of {value.dtype} and shape {tuple(value.shape)}"
     text = " ".join(repr(value).split())

@@ -24,14 +24,14 @@ Rows = slice | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Named values of as many examples as there are rows; a new one is made rather than one changed.
+    """A condition holds named values with one row an example; a new one is made rather than one changed.
 
     Attributes:
         values: for each name a tensor `(B, *dims)`.
-        hidden_rows: for names that are hidden of some examples, of which: `(B,)`, bool.
+        hidden_rows: for each name that is hidden of some examples, whether it is hidden of each: `(B,)`, bool.
 
     Raises:
-        UserError: there is no name, or numbers of rows differ.
+        UserError: there is no name, or the numbers of rows differ.
     """
 
     values: Mapping[str, Tensor]
@@ -53,14 +53,14 @@ class Condition:
         )
 
     def hidden(self, name: str, rows: Tensor | None = None) -> Condition:
-        """Return the same with `name` hidden of these examples, `(B,)`, bool, too; of all, if left out."""
+        """Return a condition with `name` hidden of the examples `rows`, `(B,)`, bool, too; of all, if left out."""
         if rows is None:
             rows = torch.ones(len(self), dtype=torch.bool, device=self.values[name].device)
         before = self.hidden_rows.get(name)
         return Condition(self.values, {**self.hidden_rows, name: rows if before is None else before | rows})
 
     def to(self, device: torch.device | str) -> Condition:
-        """Return the same on this device."""
+        """Return the condition with its values on this device."""
         return Condition(
             {name: value.to(device) for name, value in self.values.items()},
             {name: hidden.to(device) for name, hidden in self.hidden_rows.items()},

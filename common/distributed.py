@@ -44,7 +44,7 @@ def process_group() -> Iterator[None]:
         raise UserError(f"several processes compute on CUDA's GPUs or on the CPU, not on {device()}: --device cpu")
     import torch.distributed as group
 
-    # Others wait as long as one of them prepares data.
+    # A long time, since the others wait while one of them prepares data.
     group.init_process_group("nccl" if device().type == "cuda" else "gloo", timeout=timedelta(hours=6))
     _group = group
     try:
@@ -55,17 +55,17 @@ def process_group() -> Iterator[None]:
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return _group.get_rank() if _group else 0
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return _group.get_world_size() if _group else 1
 
 
 def devices() -> list[str]:
-    """Return the names of the devices that there are: `cpu`, and such as `cuda`, `cuda:0`, `cuda:1`, or `mps`."""
+    """Return the names of the devices that there are: `cpu`, and for example `cuda`, `cuda:0`, `cuda:1`, or `mps`."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is None:
         return ["cpu"]
@@ -95,7 +95,7 @@ def use_device(name: str | None) -> None:
 
 
 def device() -> torch.device:
-    """The device on which this process computes; see `use_device`.
+    """Return the device on which this process computes; see `use_device`.
 
     Raises:
         UserError: there are fewer GPUs than processes on this machine.
@@ -127,17 +127,17 @@ def note(message: str) -> None:
 
 
 def share(items: Sequence[_T]) -> Sequence[_T]:
-    """This process's part of `items`."""
+    """Return this process's part of `items`: every `W`-th of them, where there are `W` processes."""
     return items[rows()]
 
 
 def rows(part: int = 0, parts: int = 1) -> slice:
-    """Which rows of something are this process's; or of these, one of `parts` alike, those with the number `part`."""
+    """Return which rows of a batch are this process's; where it does them in several `parts`, those of one `part`."""
     return slice(rank() + part * world_size(), None, parts * world_size())
 
 
 def gather(results: list[Any]) -> list[Any]:
-    """All processes' results for their `share` of a sequence, in the sequence's order, on every process."""
+    """Return all processes' results for their `share` of a sequence, in the sequence's order, on every process."""
     if world_size() == 1:
         return results
     parts: list[Any] = [None] * world_size()
@@ -146,7 +146,7 @@ def gather(results: list[Any]) -> list[Any]:
 
 
 def mean(values: Tensor) -> Tensor:
-    """Mean over the processes of a tensor that each of them has."""
+    """Return the mean over the processes of a tensor that each of them has."""
     if world_size() > 1:
         _group.all_reduce(values)
         values = values / world_size()
@@ -154,7 +154,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def broadcast(values: list[Any]) -> list[Any]:
-    """The first process's values, on every process."""
+    """Return the first process's values on every process."""
     if world_size() > 1:
         _group.broadcast_object_list(values, src=0)
     return values
@@ -162,7 +162,7 @@ def broadcast(values: list[Any]) -> list[Any]:
 
 @contextmanager
 def one_first() -> Iterator[None]:
-    """One process of each machine goes through the block before the others, which find what it has made."""
+    """Let one process of each machine go through the block before the others, which find what it has made."""
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not first:
         barrier()
@@ -172,6 +172,6 @@ def one_first() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait for the others."""
+    """Wait until all processes have come here."""
     if world_size() > 1:
         _group.barrier()

@@ -45,7 +45,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
-    """A path in which `~` is the user's own folder, and `~name` another user's.
+    """Return a path in which `~` is replaced by the user's own folder, and `~name` by another user's.
 
     Raises:
         UserError: there is no such user.
@@ -57,7 +57,7 @@ def at_home(path: str | os.PathLike[str]) -> Path:
 
 
 def _umask() -> int:
-    """The process's umask, which can be read only by setting it."""
+    """Return the process's umask, which can be read only by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -65,10 +65,10 @@ def _umask() -> int:
 
 @contextmanager
 def open_npz(path: str | os.PathLike[str]) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an `.npz` file by name, each read when it is asked for; the file is closed even if it is damaged.
+    """Yield the arrays of an `.npz` file by name, each read when asked for; close the file even if it is damaged.
 
     Raises:
-        OSError, ValueError, BadZipFile, EOFError: there is none, or it is damaged.
+        OSError, ValueError, BadZipFile, EOFError: there is no such file, or it is damaged.
     """
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
         yield content

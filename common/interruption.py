@@ -16,7 +16,7 @@ from typing import Any
 from score_sde.common.errors import Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds within which a signal is the last one again, handed on by a terminal, by make or by torchrun.
+# Seconds within which a signal is taken for the last one again, handed on by a terminal, by make or by torchrun.
 _ECHO = 2.0
 
 
@@ -24,7 +24,7 @@ _ECHO = 2.0
 def note_signals() -> Iterator[list[int]]:
     """Within the block, the first Ctrl-C or SIGTERM is only added to the list; a second one acts as it does outside.
 
-    What follows at once is passed over: several processes would otherwise not finish their step.
+    Signals that follow at once are passed over: several processes would otherwise not finish their step.
     """
     received: list[int] = []
     before, is_new = _handlers(), _told_apart()
@@ -48,8 +48,8 @@ def note_signals() -> Iterator[list[int]]:
 def raise_signals() -> Iterator[None]:
     """Within the block, Ctrl-C and SIGTERM raise `KeyboardInterrupt`, with the signal's number.
 
-    Not an `Exception`: those are taken for damaged files and the like, in places. What follows at once is passed over:
-    it would only cut short what the first one set going.
+    That is no `Exception`, which would in places be taken for a damaged file. Signals that follow at once are passed
+    over: they would only cut short what the first one set going.
     """
     outside, is_new = _handlers(), _told_apart()
 
@@ -66,10 +66,10 @@ def raise_signals() -> Iterator[None]:
 
 @contextmanager
 def keeping(message: Callable[[], str]) -> Iterator[None]:
-    """A block that, when a signal interrupts it, says what was kept and how to go on.
+    """Turn a signal's interrupt of the block into `Stopped`, which says what was kept and how to go on.
 
     Args:
-        message: makes the line at that time.
+        message: called when the interrupt comes; returns the line.
 
     Raises:
         Stopped: a signal came.
@@ -81,12 +81,12 @@ def keeping(message: Callable[[], str]) -> Iterator[None]:
 
 
 def stopped(interrupt: KeyboardInterrupt, message: str) -> Stopped:
-    """What follows from an interrupt: with its signal's number, or that of Ctrl-C."""
+    """Return what an interrupt becomes: `Stopped` with its signal's number, or that of Ctrl-C."""
     return Stopped(message, interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def _told_apart() -> Callable[[], bool]:
-    """A function to be called at each signal: whether it is another one than the last."""
+    """Return a function that is called at each signal and says whether it is another one than the last."""
     last = -math.inf
 
     def is_new() -> bool:
@@ -107,5 +107,5 @@ def _install(handlers: Mapping[signal.Signals, Any]) -> None:
 
 
 def nothing_kept(what: str) -> str:
-    """Say of work whose result is written at the end, as in `what`, that none of it is kept."""
+    """Say that nothing is kept of work whose result is written at the end; `what` reads "results are written", say."""
     return f"stopped; nothing new is kept, as {what} when all is there; repeat the command to begin again"

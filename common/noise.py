@@ -26,14 +26,14 @@ Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "boun
 
 
 class SampleNoise:
-    """One random generator for each example of a batch.
+    """Draws the random numbers of each example of a batch from a generator of its own.
 
     Args:
         seeds: one non-negative integer an example.
         stream: what the numbers are for.
 
     Raises:
-        UserError: a seed is no such number.
+        UserError: a seed is negative or no integer.
     """
 
     def __init__(self, seeds: Iterable[int], stream: Stream) -> None:
@@ -41,7 +41,7 @@ class SampleNoise:
         self._generators = [torch.Generator().manual_seed(stream_seed(seed, stream)) for seed in self.seeds]
 
     def normal(self, like: Tensor) -> Tensor:
-        """The next standard normal numbers, of the shape `(B, *dims)`, dtype and device of `like`.
+        """Draw the next standard normal numbers, of the shape `(B, *dims)`, dtype and device of `like`.
 
         Raises:
             UserError: the batch size is not the number of seeds.
@@ -49,15 +49,15 @@ class SampleNoise:
         return self._draw(torch.randn, like)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """The next uniform numbers in [0, 1), of the shape `(B, *dims)`, dtype and device of `like`."""
+        """Draw the next uniform numbers in [0, 1), of the shape `(B, *dims)`, dtype and device of `like`."""
         return self._draw(torch.rand, like)
 
     def rademacher(self, like: Tensor) -> Tensor:
-        """The next random signs, of the shape `(B, *dims)`, dtype and device of `like`; the same for every dtype."""
+        """Draw the next random signs, of the shape `(B, *dims)`, dtype and device of `like`, equal for all dtypes."""
         return torch.where(self._draw(torch.rand, like.float()) < 0.5, -1.0, 1.0).to(like.dtype)
 
     def check_count(self, count: int) -> None:
-        """Raise `UserError` unless there are so many seeds."""
+        """Raise `UserError` unless there are `count` seeds."""
         if len(self.seeds) != count:
             raise UserError(f"{len(self.seeds)} seeds for a batch of {count}: give one seed an example")
 
@@ -68,12 +68,12 @@ class SampleNoise:
 
 
 class BatchNoise:
-    """One random generator for a batch, of which some rows are at hand.
+    """Draws the random numbers of a whole batch from one generator, and returns those of the rows at hand.
 
     Args:
         count: examples in the whole batch.
-        generator: torch's own if left out.
-        rows: those at hand.
+        generator: the source of the numbers; torch's own if left out.
+        rows: the rows of the batch that are at hand.
     """
 
     def __init__(self, count: int, generator: torch.Generator | None = None, rows: slice = slice(None)) -> None:
@@ -85,11 +85,11 @@ class BatchNoise:
             self._on_host = torch.Generator().manual_seed(generator.initial_seed())
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal numbers of the shape `(B, *dims)`, dtype and device of `like`, one row for each at hand."""
+        """Draw standard normal numbers for the rows at hand, of the shape `(B, *dims)`, dtype and device of `like`."""
         return self._draw(torch.randn, like)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """The same, uniform in [0, 1)."""
+        """Draw numbers uniform in [0, 1) for the rows at hand, of the shape, dtype and device of `like`."""
         return self._draw(torch.rand, like)
 
     def permutation(self) -> Tensor:
@@ -116,7 +116,7 @@ def _as_seed(seed: int) -> int:
 
 
 def stream_seed(seed: int, stream: Stream) -> int:
-    """A 63-bit seed made of an example's seed and the purpose of its numbers."""
+    """Return a 63-bit seed made of an example's seed and the purpose of its numbers."""
     sequence = np.random.SeedSequence(int(seed), spawn_key=(zlib.crc32(stream.encode()),))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 

@@ -50,7 +50,7 @@ def save_grid(path: str | Path, images: np.ndarray, columns: int | None = None) 
     """Write `image_grid(images, columns)` as a PNG, small images enlarged so that one can look at them.
 
     Raises:
-        ValueError: see `image_grid`; or images have neither 1, 3 nor 4 channels.
+        ValueError: `image_grid` does not take `images`, or they have neither 1, 3 nor 4 channels.
         UserError: the file cannot be written.
     """
     from PIL import Image
@@ -66,7 +66,7 @@ def save_grid(path: str | Path, images: np.ndarray, columns: int | None = None) 
 
 
 def scatter_figure(points: np.ndarray, reference: np.ndarray | None = None) -> Figure:
-    """Points in the plane `(N, 2)`, over reference points `(M, 2)` in grey where these are given.
+    """Plot points in the plane `(N, 2)`, over reference points `(M, 2)` in grey where these are given.
 
     The axes are the reference's, a tenth wider, so that pictures of several solvers can be laid side by side; how
     many points fall outside is written in the title.
@@ -111,7 +111,7 @@ def save_scatter(path: str | Path, points: np.ndarray, reference: np.ndarray | N
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
-    """Numbers by training step, a panel for each group of curves: `curves[panel][name][step]`."""
+    """Plot numbers by training step, a panel for each group of curves: `curves[panel][name][step]`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 2.6 * len(curves)), dpi=100, layout="constrained")

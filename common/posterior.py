@@ -16,11 +16,11 @@ from torch import Tensor
 
 
 class Posterior(NamedTuple):
-    """The moments of `x_0 | x_t`.
+    """Holds the moments of `x_0 | x_t` that a model knows.
 
     Attributes:
         mean: `E[x_0 | x_t]`, `(B, *dims)`.
-        variance: of each number by itself, the diagonal of the covariance, `(B, *dims)`; None if it is not known.
+        variance: the variance of each number by itself, the covariance's diagonal, `(B, *dims)`; None if not known.
     """
 
     mean: Tensor

@@ -20,26 +20,26 @@ from tqdm import tqdm
 
 from score_sde.common import distributed
 
-# Seconds to the first line, from each to the next, and between two states of a bar.
+# Seconds until the first line, from each line to the next, and between two states of a bar.
 _FIRST, _EVERY, _BAR_EVERY = 5.0, 30.0, 0.1
 
 
 class Progress:
-    """How far a piece of work has come; entered for its length. Only the first process shows it.
+    """Shows how far a piece of work has come, on the first process; it is entered for the length of the work.
 
     Args:
         what: the work.
         total: number of parts; None if it is calls alone that count.
         unit: what the parts are, in the singular.
-        calls: of the model, in each part, where known.
+        calls: the number of calls of the model in each part, where known.
         even: whether one part takes about as long as another, so that the time left can be told.
         shown: whether to show anything.
 
     Attributes:
-        what, calls: as above; may be changed.
-        done: parts that are done.
+        what, calls: the work and its calls in each part, which may be changed on the way.
+        done: the number of parts that are done.
         note: what else is worth saying.
-        num_calls: of the model, in this part so far.
+        num_calls: the number of calls of the model in this part so far.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Progress:
         self._t = torch.zeros(())
 
     def __enter__(self) -> Progress:
-        # None: on a terminal only.
+        # tqdm takes None to mean that the bar is hidden unless stderr is a terminal.
         hidden = None if self._shown else True
         unit = " calls" if self._total is None else self._unit
         self._bar = tqdm(total=self._total, unit=unit, desc=self.what, dynamic_ncols=True, disable=hidden)
@@ -75,7 +75,7 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1, note: str | None = None, found: bool = False) -> None:
-        """So many more parts are done, or were `found` done."""
+        """Count so many more parts as done, or as `found` done by an earlier run."""
         self.done += count
         self._found += count if found else 0
         self.num_calls = 0
@@ -84,7 +84,7 @@ class Progress:
         self._show()
 
     def call(self, t: Tensor) -> None:
-        """The model is called, at times `t` of any shape."""
+        """Count a call of the model, at times `t` of any shape."""
         self.num_calls += 1
         self._t = t
         self._show()
@@ -127,11 +127,11 @@ class Progress:
 
     @property
     def _reached(self) -> float:
-        """Parts that are done, with a share of the present one where that is known."""
+        """The number of parts done includes a share of the present part, where that is known."""
         return self.done + (min(self.num_calls / self.calls, 1.0) if self.calls else 0.0)
 
     def _left(self, elapsed: float) -> float | None:
-        """Seconds, by the parts so far; None where they say nothing."""
+        """Return the seconds that are left, judged by the parts so far; None where they say nothing."""
         made = self._reached - self._found
         if self._total is None or not self._even or made <= 0:
             return None
@@ -140,7 +140,7 @@ class Progress:
 
 
 def _range(t: Tensor) -> str:
-    """The times that a call is at, from the least to the largest."""
+    """Write the times that a call is at, from the least to the largest."""
     low, high = (f"{float(end):.3g}" for end in t.detach().aminmax())
     return low if low == high else f"{low} to {high}"
 

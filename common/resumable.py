@@ -35,13 +35,13 @@ def in_parts(
     work: Callable[[range], Part],
     report: Callable[[Part, bool], None],
 ) -> list[Part]:
-    """Do the work on rows `0 … count - 1`, `size` at a time; returns all parts, in order, on every process.
+    """Do the work on rows `0 … count - 1`, `size` at a time; return all parts, in order, on every process.
 
     Args:
         folder: where parts are kept until `remove_parts`.
         about: plain values that decide the results.
-        count: number of rows.
-        size: of a part.
+        count: number of rows in all.
+        size: number of rows in a part.
         work: called with the rows of a part.
         report: called with each part of this process, and whether it was found rather than done.
 
@@ -72,12 +72,12 @@ def in_parts(
 
 
 def batches_of(count: int, size: int) -> list[range]:
-    """The rows of all parts, in order."""
+    """Return the rows of each part, in order."""
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def rows_done(folder: Path, count: int, size: int) -> int:
-    """How many of the rows are in parts that are there already, of all processes."""
+    """Count the rows in parts that are there already, of all processes."""
     return sum(len(batch) for batch in batches_of(count, size) if _path(folder, batch).exists())
 
 
@@ -89,7 +89,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def digest(*tensors: Tensor) -> str:
-    """A short name for the contents of tensors."""
+    """Return a short name for the contents of tensors."""
     hasher = hashlib.sha256()
     for tensor in tensors:
         hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -110,7 +110,7 @@ def _path(folder: Path, rows: range) -> Path:
 
 
 def _read(path: Path) -> Part | None:
-    """A part; None if it is missing or damaged."""
+    """Return the part at `path`; None if it is missing or damaged."""
     try:
         with open_npz(path) as file:
             return dict(file)

@@ -56,7 +56,7 @@ _NUMPY_NAMES = (
 
 
 def read_torch(path: Path) -> Any:
-    """The contents of a file that `torch.save` wrote, on the CPU.
+    """Return the contents of a file that `torch.save` wrote, on the CPU.
 
     Raises:
         UserError: there is no such file, it is damaged, or it contains more than data.
@@ -76,7 +76,7 @@ def read_torch(path: Path) -> Any:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Named tensors, on the CPU, and what the file says about them.
+    """Return the named tensors of a file, on the CPU, and what it says about them.
 
     Raises:
         UserError: there is no such file, or it is damaged.
@@ -107,7 +107,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _what_it_is(path: Path) -> str | None:
-    """What a file is that was never a checkpoint, by how it begins; None if it may be one."""
+    """Say what a file is that was never a checkpoint, by how it begins; None if it may be one."""
     with open(path, "rb") as file:
         beginning = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not beginning:
@@ -120,14 +120,14 @@ def _what_it_is(path: Path) -> str | None:
 
 
 def _begins_like_safetensors(path: Path) -> bool:
-    """Whether there is a length, of eight bytes, and then JSON."""
+    """Return whether the file begins with a length, of eight bytes, and then JSON."""
     with open(path, "rb") as file:
         beginning = file.read(9)
     return beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") < path.stat().st_size
 
 
 def _reason(message: str) -> str:
-    """Our own words for what PyTorch says of a file that it does not read."""
+    """Say in our own words what PyTorch says of a file that it does not read."""
     forbidden = _FORBIDDEN.search(message)
     if forbidden is not None:
         name = re.sub(r"[^\w.]", "?", forbidden[1])
@@ -145,7 +145,7 @@ def check_named(weights: Any, where: str) -> None:
     """See that what was read as a state dict is one: tensors by their names.
 
     Raises:
-        UserError: it is none; `where` says its origin.
+        UserError: it is something else; the line says its origin, `where`.
     """
     if not isinstance(weights, Mapping):
         raise UserError(f"{where} has no weights by their names")
@@ -155,14 +155,14 @@ def check_named(weights: Any, where: str) -> None:
 
 
 def unwrapped(weights: Any, where: str) -> dict[str, Tensor]:
-    """Weights under the names that they have in the network itself, whatever it was wrapped in when they were saved.
+    """Return weights under their names in the network itself, whatever it was wrapped in when they were saved.
 
     Args:
         weights: what was read as a state dict.
-        where: its origin, for the error.
+        where: the origin of the weights, for the error.
 
     Raises:
-        UserError: it is none, or two weights have the same name then.
+        UserError: it is no state dict, or two weights have the same name then.
     """
     check_named(weights, where)
     bare: dict[str, Tensor] = {}
@@ -178,7 +178,7 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
     """See that no weight is NaN or infinite.
 
     Raises:
-        UserError: one is; the first is named, with its origin `where`.
+        UserError: a weight is not finite; the line names the first, and its origin `where`.
     """
     for name, tensor in weights.items():
         if not tensor.is_floating_point() and not tensor.is_complex():
@@ -197,7 +197,7 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
     """See that named tensors are just those of a module, and finite.
 
     Args:
-        module: has the names and shapes that are wanted.
+        module: the module whose names and shapes are wanted.
         weights: a state dict.
         where: the origin of the weights, for the error.
 

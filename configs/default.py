@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ConfigDict:
     config = ConfigDict()
 
-    # Of the initial weights, the order and the noise of training; sample i is drawn with seed + i.
+    # The seed of the initial weights, the order and the noise of training; sample i is drawn with seed + i.
     config.seed = 0
     # Which moving average of the weights is used after training: its decay; None: that of training.ema_decay. Any one
     # can be reconstructed: training/reconstruct.py.
@@ -30,8 +30,8 @@ def get_config() -> ConfigDict:
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
-    data.test_share = 0.1  # of a path's examples, if no part of them is to test on: about so many …
-    data.split_seed = 0  # … and which
+    data.test_share = 0.1  # share of a path's examples set aside to test on, if no part of them is for that …
+    data.split_seed = 0  # … and the seed that decides which examples these are
     data.low = -1.0  # model units of black …
     data.high = 1.0  # … and of white
     data.uniform_dequantisation = True  # add uniform noise to levels in training; False: train on levels as they are
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     # Training examples set aside, for the held-out loss and for choices, if no part of the data is that: their number …
     data.validation = 0.0  # … or, below 1, their share
-    data.fold = 0  # which ones
+    data.fold = 0  # decides which examples are set aside
 
     config.sde = sde = ConfigDict()
     sde.name = "vp"  # vp, subvp, ve; ladders: ddpm, cosine, ncsn
@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     sde.beta_max = 20.0  # vp, subvp, ddpm: beta(1)
     sde.sigma_min = 0.01  # ve, ncsn: smallest noise
     sde.sigma_max = 50.0  # ve, ncsn: largest noise, about the largest distance between two examples
-    sde.num_rungs = 1000  # ddpm, cosine, ncsn: noise levels of the ladder
+    sde.num_rungs = 1000  # ddpm, cosine, ncsn: rungs of the ladder
 
     config.model = model = ConfigDict()
     # ncsnpp, ddpm: images; mlp: vectors; mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
@@ -92,11 +92,11 @@ def get_config() -> ConfigDict:
     training.batch_size = 128  # of all processes together
     training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders
     training.label_dropout = 0.1  # class_conditional: probability that a class is hidden, so that p(x) is learnt too
-    training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each noise level in the loss
-    training.noise_levels = "log_snr"  # uniform (in t), log_snr (uniform in it), edm: how often each is drawn
+    training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each time in the loss
+    training.noise_levels = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
-    training.stratified = True  # spread the noise levels evenly over a batch
+    training.stratified = True  # spread the times evenly over a batch
     training.edm_mean = -1.2  # edm: mean of log(sigma / alpha) …
     training.edm_std = 1.2  # … and its standard deviation
     training.optimizer = "adam"  # adam, adamw
@@ -108,8 +108,8 @@ def get_config() -> ConfigDict:
     training.adam_eps = 1e-8
     training.weight_decay = 0.0
     training.max_grad_norm = 1.0  # gradients are clipped to this norm; 0: never
-    training.ema_decay = 0.9999  # of the moving average, after a warm-up
-    training.more_ema_decays = ()  # of further ones, kept beside it
+    training.ema_decay = 0.9999  # decay of the moving average, after a warm-up
+    training.more_ema_decays = ()  # decays of further averages, kept beside it
     training.precision = "float32"  # float32, bfloat16 (autocast), auto: bfloat16 where the hardware multiplies it
     training.compile = False  # torch.compile the network
     training.channels_last = placeholder(bool)  # memory layout of convolutional networks; None: the device's fastest
@@ -121,10 +121,10 @@ def get_config() -> ConfigDict:
     training.evaluate_every = 1000  # held-out loss
     training.sample_every = 5000  # samples, in previews/ and TensorBoard
     training.measure_every = 0  # bits/dim of test examples, and distances of samples from them …
-    training.num_measured = 250  # … so many
+    training.num_measured = 250  # … and the number of these examples
     training.checkpoint_every = 5000
     training.keep_checkpoints = 2  # older ones are deleted …
-    training.keep_every = 0  # … but for each of so many steps; 0: none
+    training.keep_every = 0  # … but for those at multiples of so many steps; 0: all older ones are
 
     config.sampling = sampling = ConfigDict()
     sampling.solver = "default"
@@ -133,7 +133,7 @@ def get_config() -> ConfigDict:
     # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
-    sampling.guidance_interval = ()  # … between two noise levels rho = sigma / alpha; elsewhere 1
+    sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
     sampling.inception = placeholder(str)  # file of Inception's weights for them; None: downloaded
@@ -149,7 +149,7 @@ def get_config() -> ConfigDict:
     sampling.lower_order_final = placeholder(bool)  # multistep solvers: end with steps of lower order
     sampling.threshold = placeholder(str)  # what denoised images are clipped to: static, dynamic
     sampling.s_churn = placeholder(float)  # heun, euler: EDM's noise, all steps together, …
-    sampling.s_min = placeholder(float)  # … added at noise levels rho from …
+    sampling.s_min = placeholder(float)  # … added where rho = sigma / alpha is from …
     sampling.s_max = placeholder(float)  # … to …
     sampling.s_noise = placeholder(float)  # … and multiplied by this
     sampling.eta = placeholder(float)  # amount of noise: 1 the reverse SDE, 0 the ODE; default and tuned: 0.7 is good
@@ -159,25 +159,25 @@ def get_config() -> ConfigDict:
     sampling.corrector_steps = placeholder(int)  # pc: corrections after each prediction
     sampling.step_size = placeholder(str)  # pc: time, published
     sampling.method = placeholder(str)  # ode: any of torchdiffeq's; sde: euler, milstein, srk
-    sampling.options = placeholder(str)  # ode: further ones of its method: first_step=0.01,max_num_steps=1000
+    sampling.options = placeholder(str)  # ode: further options of its method: first_step=0.01,max_num_steps=1000
     sampling.per_example = placeholder(bool)  # ode: adaptive steps of each example's own
     sampling.adaptive = placeholder(bool)  # sde: choose the steps by their error
     sampling.rtol = placeholder(float)  # relative tolerance of adaptive steps
     sampling.atol = placeholder(float)  # absolute tolerance of adaptive steps
-    sampling.first_step = placeholder(float)  # adaptive_sde: as a part of T
+    sampling.first_step = placeholder(float)  # adaptive_sde: the first step, as a part of T
 
     config.likelihood = likelihood = ConfigDict()
     likelihood.split = "test"  # test, validation, train
-    likelihood.num_examples = placeholder(int)  # the first so many; None: all
+    likelihood.num_examples = placeholder(int)  # number of examples, the first ones; None: all
     likelihood.batch_size = 256
     # class_conditional: p(x): none; p(x | y) of each example's class: own; of all classes, and so a classifier: all
     likelihood.given = "none"
     likelihood.dequantisation = "uniform"  # of levels: uniform, truncated_normal (has its own t_min), variational
     likelihood.flow_steps = 1000  # variational: training steps of the noise's distribution, once for a checkpoint
-    likelihood.num_draws = 1  # of dequantisation noise an example; with exact divergence also importance-weighted
+    likelihood.num_draws = 1  # draws of dequantisation noise an example; with exact divergence also importance-weighted
     likelihood.bounds = ("discrete", "continuous", "scoreflow")  # variational bounds to report beside
-    likelihood.bound_calls = 32  # network calls of each
-    likelihood.num_rungs = 1000  # of the discrete bound's ladder
+    likelihood.bound_calls = 32  # network calls of each bound
+    likelihood.num_rungs = 1000  # rungs of the discrete bound's ladder
     likelihood.num_checks = 16  # examples measured again: tightly, with other probes, with other noise
     likelihood.save_latents = False  # write down where trajectories end
     likelihood.prior = "standard"  # standard; data: with the training data's mean and variance carried to T
@@ -187,11 +187,11 @@ def get_config() -> ConfigDict:
     likelihood.probe = "rademacher"  # rademacher, gaussian
     likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
     likelihood.method = "dopri5"  # adams (fixed steps, the cheapest), any of torchdiffeq's
-    likelihood.options = placeholder(str)  # further ones of the method: first_step=0.01,max_num_steps=1000
-    likelihood.num_steps = placeholder(int)  # of methods with fixed steps
-    likelihood.grid = placeholder(str)  # their ends, as in the section sampling
-    likelihood.rtol = placeholder(float)  # of methods with adaptive steps
-    likelihood.atol = placeholder(float)
+    likelihood.options = placeholder(str)  # further options of the method: first_step=0.01,max_num_steps=1000
+    likelihood.num_steps = placeholder(int)  # number of steps of methods with fixed steps
+    likelihood.grid = placeholder(str)  # where these steps end, as in the section sampling
+    likelihood.rtol = placeholder(float)  # relative tolerance of adaptive steps …
+    likelihood.atol = placeholder(float)  # … and absolute tolerance
     likelihood.per_example = placeholder(bool)  # adaptive steps of each example's own
 
     config.edit = edit = ConfigDict()
@@ -200,18 +200,18 @@ def get_config() -> ConfigDict:
     edit.input = placeholder(str)  # a picture's file, or test:5, test:5-9 for test examples; several, comma-separated
     edit.observed = False  # the input is what was observed: grey, small, blurred, or with a hole, already
     edit.num_samples = 6  # answers to each input; interpolate: pictures from one to the next
-    # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with those.)
+    # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with its.)
     edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
     edit.method = "pigdm"  # pigdm, dps; with solvers of single steps also projection, repaint
-    edit.noise_std = 0.0  # of the observation, in model units; dps needs some
+    edit.noise_std = 0.0  # standard deviation of the observation's noise, in model units; dps needs some
     edit.scale = 1.0  # pigdm, dps: multiple of the guidance
     edit.jump = 1  # repaint: steps gone back at once …
-    edit.repeats = 10  # … and how often each is done
+    edit.repeats = 10  # … and how often each jump is made
     edit.mask = "box"  # inpaint: what is hidden: box, random, or a picture's file, where that is dark
     edit.box = (0.25, 0.25, 0.5, 0.5)  # top, left, height, width, in parts of the picture
-    edit.hidden = 0.5  # random: share of pixels
-    edit.factor = 2  # superres
+    edit.hidden = 0.5  # mask random: share of pixels that are hidden
+    edit.factor = 2  # superres: how many times smaller what was observed is
     edit.blur = 1.0  # deblur: standard deviation of the filter, in pixels
     edit.strength = 0.5  # sdedit: how far the way to noise is gone, in parts of T
     edit.temperature = 1.0  # encode: factor of the latents before they are decoded
@@ -219,8 +219,8 @@ def get_config() -> ConfigDict:
     config.compare = compare = ConfigDict()
     compare.solvers = ("default", "ddim", "dpmpp_2m", "unipc", "heun", "pc", "ode")
     compare.budgets = (5, 10, 20, 50)  # network calls a sample
-    compare.repetitions = 3  # with other noise, for error bars
-    compare.num_samples = 500  # in each
+    compare.repetitions = 3  # sets of samples with other noise, for error bars
+    compare.num_samples = 500  # samples in each set
     compare.num_trajectories = 128  # of these, how many are compared with the exact trajectory's end
     compare.batch_size = 250
 

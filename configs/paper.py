@@ -14,7 +14,7 @@ from score_sde.configs import default
 
 
 def get_config() -> ConfigDict:
-    """The values that all have in common."""
+    """Return the values that all configurations of the paper have in common."""
     config = default.get_config()
     config.seed = 42
     config.data.update(augment="flip", uniform_dequantisation=False)
@@ -31,14 +31,14 @@ def get_config() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """CIFAR-10, 32 x 32."""
+    """Return the values for CIFAR-10, 32 x 32."""
     config = get_config()
     config.data.update(dataset="cifar10", image_size=32, num_channels=3)
     return config
 
 
 def celeba() -> ConfigDict:
-    """CelebA, centre crops of 140 x 140, resized to 64 x 64."""
+    """Return the values for CelebA, centre crops of 140 x 140, resized to 64 x 64."""
     config = get_config()
     config.data.update(dataset="celeba", image_size=64, num_channels=3)
     config.sde.sigma_max = 90.0
@@ -46,7 +46,7 @@ def celeba() -> ConfigDict:
 
 
 def photographs_256(dataset: str) -> ConfigDict:
-    """LSUN's bedrooms and churches, FFHQ and CelebA-HQ at 256 x 256."""
+    """Return the values for LSUN's bedrooms and churches, FFHQ and CelebA-HQ at 256 x 256."""
     config = get_config()
     config.data.update(dataset=dataset, image_size=256, num_channels=3)
     config.training.update(num_steps=2_400_001, batch_size=64, checkpoint_every=5000)
@@ -56,7 +56,7 @@ def photographs_256(dataset: str) -> ConfigDict:
 
 
 def photographs_1024(dataset: str) -> ConfigDict:
-    """FFHQ and CelebA-HQ at 1024 x 1024."""
+    """Return the values for FFHQ and CelebA-HQ at 1024 x 1024."""
     config = photographs_256(dataset)
     config.data.image_size = 1024
     config.training.batch_size = 8
@@ -65,7 +65,7 @@ def photographs_1024(dataset: str) -> ConfigDict:
 
 
 def vp(config: ConfigDict) -> None:
-    """The VP SDE. Networks are told 999 t and return the noise."""
+    """Put in the VP SDE. Networks are told 999 t and return the noise."""
     config.sde.name = "vp"
     config.model.update(prediction="noise", noise_label="time")
     config.sampling.update(predictor="euler_maruyama", t_min=1e-3)
@@ -73,13 +73,13 @@ def vp(config: ConfigDict) -> None:
 
 
 def subvp(config: ConfigDict) -> None:
-    """The sub-VP SDE; otherwise as `vp`."""
+    """Put in the sub-VP SDE; all else is as in `vp`."""
     vp(config)
     config.sde.name = "subvp"
 
 
 def ddpm_ladder(config: ConfigDict) -> None:
-    """DDPM's ladder of 1000 rungs. Networks are told the rung and return the noise."""
+    """Put in DDPM's ladder of 1000 rungs. Networks are told the rung and return the noise."""
     config.sde.update(name="ddpm", num_rungs=1000)
     config.model.update(prediction="noise", noise_label="rung")
     config.training.objective = "discrete"
@@ -87,7 +87,7 @@ def ddpm_ladder(config: ConfigDict) -> None:
 
 
 def ve(config: ConfigDict) -> None:
-    """The VE SDE on images in [0, 1], with a Langevin corrector. Networks are told sigma and return the score."""
+    """Put in the VE SDE on images in [0, 1], with a Langevin corrector. Networks are told sigma, return the score."""
     config.sde.name = "ve"
     config.data.low = 0.0
     config.sampling.data_std = 0.25
@@ -100,7 +100,7 @@ def ve(config: ConfigDict) -> None:
 
 
 def ncsn_ladder(config: ConfigDict) -> None:
-    """NCSN's ladder of 1000 levels; networks are told the level, counted from the noisiest. Otherwise as `ve`."""
+    """Put in NCSN's ladder of 1000 rungs. Networks are told the rung from the noisiest; all else is as in `ve`."""
     ve(config)
     config.sde.update(name="ncsn", num_rungs=1000)
     config.model.update(noise_label="rung_from_noisiest", embedding="positional")
@@ -110,35 +110,35 @@ def ncsn_ladder(config: ConfigDict) -> None:
 
 
 def ddpm(config: ConfigDict) -> None:
-    """DDPM's network."""
+    """Put in DDPM's network."""
     config.model.update(network="ddpm", num_blocks=2)
 
 
 def ddpmpp(config: ConfigDict) -> None:
-    """DDPM++: NCSN++ without filters and pyramids."""
+    """Put in DDPM++, which is NCSN++ without filters and pyramids."""
     config.model.update(network="ncsnpp", num_blocks=4)
 
 
 def ncsnpp(config: ConfigDict) -> None:
-    """NCSN++ with a residual input pyramid."""
+    """Put in NCSN++ with a residual input pyramid."""
     config.model.update(network="ncsnpp", num_blocks=4, fir=True, progressive_input="residual")
 
 
 def ncsnpp_skip(config: ConfigDict) -> None:
-    """NCSN++ for 256 x 256 and more, with skip pyramids on both sides and 2000 noise levels."""
+    """Put in NCSN++ for 256 x 256 and more, with skip pyramids on both sides and 2000 rungs."""
     config.model.update(network="ncsnpp", fir=True, progressive="output_skip", progressive_input="input_skip")
     config.model.update(num_blocks=2, channel_multipliers=(1, 1, 2, 2, 2, 2, 2))
     config.sde.num_rungs = config.sampling.num_steps = 2000
 
 
 def deep(config: ConfigDict) -> None:
-    """Twice the blocks, trained for longer by examples seen a block: the variants called deep."""
+    """Put in twice the blocks and 950,000 steps, for the variants called deep."""
     config.model.num_blocks = 8
     config.training.num_steps = 950_001
 
 
 def wide_pyramid(config: ConfigDict) -> None:
-    """The network and training for 1024 x 1024: 16 channels at full size, 512 at the smallest."""
+    """Put in the network and training for 1024 x 1024, with 16 channels at full size and 512 at the smallest."""
     config.model.update(channels=16, channel_multipliers=(1, 2, 4, 8, 16, 32, 32, 32), num_blocks=1)
     config.sde.sigma_max = 1348.0
     config.training.ema_decay = 0.9999

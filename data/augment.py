@@ -63,7 +63,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "distort
 
 
 def get_augmentation(names: str) -> Augmentation | None:
-    """One function for a comma-separated list of keys of `AUGMENTATIONS`, applied in turn; None for an empty list.
+    """Return the augmentation that applies comma-separated keys of `AUGMENTATIONS` in turn; None for an empty list.
 
     Raises:
         UserError: there is no such augmentation.
@@ -79,5 +79,5 @@ def get_augmentation(names: str) -> Augmentation | None:
 
 
 def _numbers(x: Tensor, *shape: int) -> Tensor:
-    """Says of which shape, and where, random numbers for the pictures `x` are wanted."""
+    """Return an empty tensor of the shape and on the device in which random numbers for the pictures `x` are wanted."""
     return torch.empty(len(x), *shape, device=x.device)

@@ -14,13 +14,13 @@ from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import conditions_of, told
 from score_sde.data.dataset import Dataset
 
-# What the numbers drawn from one seed are for.
+# Purposes of the numbers drawn from one seed, which keep them apart.
 _ORDER, _NOISE = 0, 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples, with what a model is told of each.
+    """A batch holds examples, with what a model is told of each.
 
     Attributes:
         x_0: the examples `(B, *shape)`, in model units.
@@ -44,7 +44,7 @@ class Batch:
 
 
 class Batches:
-    """Batches of the training part.
+    """Iterates over batches of the training part.
 
     Each epoch visits every example once, in an order given by `(seed, epoch)`; a batch may begin in one epoch and end
     in the next, so all have the same size. Batch `n` is a function of `(seed, n)` alone, its noise included: `step` is
@@ -53,13 +53,13 @@ class Batches:
     Args:
         dataset: the data.
         batch_size: examples in a batch.
-        seed: of the order, the augmentation and the dequantisation.
+        seed: the seed of the order, the augmentation and the dequantisation.
         augment: a random change of a batch of raw examples.
         distortion: probability that a picture is distorted (see `data.augment`), of which the network is told.
-        rows: those of each batch that this process has.
+        rows: the rows of each batch that this process makes.
         device: where batches are made.
-        labelled: whether the network is told the classes of the dataset, which has some then.
-        label_dropout: probability that it is not.
+        labelled: whether the network is told the classes of the dataset, which must have some then.
+        label_dropout: probability that the class of an example is hidden.
 
     Attributes:
         conditions: the number of values of each name that the network is told.
@@ -113,11 +113,11 @@ class Batches:
         return Batch(x_0, told(classes, dropped, distorted))
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
-        """For each example, whether something of this probability happens."""
+        """Draw, for each example, whether something of this probability happens."""
         return noise.uniform(torch.empty(len(examples), device=self.device)) < probability
 
     def _indices(self, step: int) -> Tensor:
-        """Rows of the training part that make batch `step`, `(batch_size,)`."""
+        """Return the rows of the training part that make batch `step`, `(batch_size,)`."""
         size = len(self.dataset.train)
         first, rows = step * self.batch_size, []
         wanted = self.batch_size
@@ -129,7 +129,7 @@ class Batches:
         return torch.cat(rows)
 
     def _permutation(self, epoch: int) -> Tensor:
-        """The order in which `epoch` visits the training part, `(N,)`; the last one asked for is remembered."""
+        """Return the order in which `epoch` visits the training part, `(N,)`, and remember it for the next call."""
         if self._order is None or self._order[0] != epoch:
             order = torch.randperm(len(self.dataset.train), generator=self._generator(_ORDER, epoch))
             self._order = epoch, order
@@ -141,8 +141,8 @@ class Batches:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device, which takes it when it comes to it: nothing waits for a GPU."""
+    """Return a tensor on a device; a GPU copies it when it comes to it, and nothing waits for that."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
-    # Only from memory that stays where it is are copies not waited for.
+    # Only copies from pinned memory, which stays where it is, are not waited for.
     return tensor.pin_memory().to(device, non_blocking=True)

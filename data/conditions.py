@@ -1,6 +1,6 @@
 r"""What a network is told of an example, made from the data: a `common.condition.Condition`.
 
-    class        0 … K - 1, of which class an example is; hidden now and then in training
+    class        0 … K - 1, the class of an example; hidden now and then in training
     distorted    0, of a picture that was distorted (`data.augment`); hidden of the others
 
 The two are told independently of each other. A class that is hidden now and then makes the network know `p(x)` beside
@@ -17,12 +17,12 @@ from score_sde.common.condition import Condition
 
 
 def conditions_of(num_classes: int = 0, distortion: bool = False) -> dict[str, int]:
-    """Return what a network is told, and how many values each name has; nothing of classes if there are none."""
+    """Return the names that a network is told, with the number of values of each; no class if there are no classes."""
     return ({"class": num_classes} if num_classes else {}) | ({"distorted": 1} if distortion else {})
 
 
 def of_classes(numbers: Tensor | None) -> Condition | None:
-    """Return the condition that says of which class each example is, `(B,)`, whole numbers; None for None."""
+    """Return the condition that tells the class of each example, from whole numbers `(B,)`; None for None."""
     return None if numbers is None else Condition({"class": numbers})
 
 
@@ -30,9 +30,9 @@ def told(numbers: Tensor | None, dropped: Tensor | None, distorted: Tensor | Non
     """Return what the network is told of training examples; None for nothing.
 
     Args:
-        numbers: the class of each, `(B,)`; None if it is not told.
-        dropped: of which the class is hidden, `(B,)`, bool; of none, if left out.
-        distorted: which are, `(B,)`, bool; None if it is not told.
+        numbers: the class of each example, `(B,)`; None if classes are not told.
+        dropped: whether the class of each example is hidden, `(B,)`, bool; None hides no class.
+        distorted: whether each example is distorted, `(B,)`, bool; None if distortion is not told.
     """
     values, hidden = {}, {}
     if numbers is not None:

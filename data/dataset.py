@@ -16,16 +16,16 @@ from score_sde.data.units import Bins, Points, Units, Vectors, units_of
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test examples.
+    """A dataset holds training, validation and test examples.
 
     Attributes:
-        name: what it is called.
+        name: what the dataset is called.
         train: `(N, *shape)`; levels as uint8, or vectors as float32. Pictures have shape `(channels, height, width)`.
-        test: examples never used for a choice; likewise.
-        validation: examples taken from the training part for making choices; empty unless asked for.
-        train_classes: class of each training example `(N,)`, int64; None if there are no classes.
-        test_classes: of each test example, likewise.
-        validation_classes: of each validation example, likewise.
+        test: examples never used for a choice, in the format of `train`.
+        validation: examples taken from the training part for making choices, in its format; empty unless asked for.
+        train_classes: the class of each training example `(N,)`, int64; None if there are no classes.
+        test_classes: the class of each test example `(N,)`, int64, or None.
+        validation_classes: the class of each validation example `(N,)`, int64, or None.
         class_names: what classes are called, in their order; their numbers, if left out; empty if there are none.
         notes: what the user should know of the reading, a line each.
         units: what models see of an example.
@@ -49,32 +49,32 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
+        """The shape is that of one example, without the number of examples."""
         return tuple(self.train.shape[1:])
 
     @property
     def quantised(self) -> Bins | Points:
-        """The units of examples that have levels; those of vectors are not asked for."""
+        """The units of examples that have levels are bins or points; those of vectors must not be asked for here."""
         assert isinstance(self.units, Bins | Points)
         return self.units
 
     @property
     def levels(self) -> int | None:
-        """Number of levels `K` of the examples; None for vectors."""
+        """The number of levels of the examples is `K`; None for vectors."""
         return self.units.levels
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 if there are none."""
+        """The number of classes is 0 if there are none."""
         return len(self.class_names)
 
     def named(self, numbers: Tensor | None) -> list[str] | None:
-        """What classes `(N,)` are called; None for None."""
+        """Return what the classes numbered `(N,)` are called; None for None."""
         return None if numbers is None else [self.class_names[k] for k in numbers.tolist()]
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a model of these data needs to know of them, in plain values; see `described`."""
+        """The description is what a model of these data needs to know of them, in plain values; see `described`."""
         return {
             "name": self.name,
             "shape": list(self.shape),
@@ -84,15 +84,15 @@ class Dataset:
 
     @property
     def is_image(self) -> bool:
-        """Whether examples are pictures `(channels, height, width)` of levels."""
+        """This is True if examples are pictures `(channels, height, width)` of levels."""
         return self.levels is not None and len(self.shape) == 3
 
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
 
         Args:
-            description: of the data that it was trained on.
-            knows_classes: whether the model does, so that their numbers must mean the same.
+            description: the description of the data that the model was trained on.
+            knows_classes: whether the model knows classes, so that their numbers must mean the same.
             where: the model, for the complaint.
 
         Raises:
@@ -111,11 +111,11 @@ class Dataset:
         return self.units.encode(examples, BatchNoise(len(examples), torch.Generator().manual_seed(seed)))
 
     def to_uint8(self, x: Tensor) -> Tensor:
-        """Pictures `(B, C, H, W)` in model units as uint8 `(B, H, W, C)`, as in `levels_to_uint8`."""
+        """Turn pictures `(B, C, H, W)` in model units into uint8 `(B, H, W, C)`, as in `levels_to_uint8`."""
         return self.levels_to_uint8(self.units.decode(x))
 
     def levels_to_uint8(self, examples: Tensor) -> Tensor:
-        """Pictures `(B, C, H, W)` of levels as uint8 `(B, H, W, C)`: level 0 becomes 0, level `K - 1` 255."""
+        """Turn pictures `(B, C, H, W)` of levels into uint8 `(B, H, W, C)`: level 0 becomes 0, level `K - 1` 255."""
         assert self.levels is not None, f"{self.name} has no levels"
         grey = (examples.double() * (255 / (self.levels - 1))).round().to(torch.uint8)
         return grey.movedim(1, -1).contiguous()

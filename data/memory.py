@@ -1,8 +1,8 @@
 """What a run remembers of its data, so that it can say what has changed since.
 
     <run>/data.npz      train, validation, test                                 a fingerprint of each example
-                        train_classes, validation_classes, test_classes         of its class
-                        earlier                 of what was trained on once, and is not in the training part any more
+                        train_classes, validation_classes, test_classes         a fingerprint of the class of each
+                        earlier     fingerprints of what was trained on once, and is not in the training part any more
 
 Fingerprints are 64 bits of a hash of the content, so that a file's new name or date is no change.
 """
@@ -25,7 +25,7 @@ Memory = dict[str, np.ndarray]
 
 
 def memory_of(dataset: Dataset) -> Memory:
-    """The fingerprints of all parts of the data."""
+    """Return the fingerprints of all parts of the data."""
     parts = {
         "train": (dataset.train, dataset.train_classes),
         "validation": (dataset.validation, dataset.validation_classes),
@@ -39,10 +39,10 @@ def memory_of(dataset: Dataset) -> Memory:
 
 
 def recall(path: Path) -> Memory | None:
-    """What was written down; None if nothing was.
+    """Read what a run remembers; None if nothing was written down.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     if not path.exists():
         return None
@@ -65,7 +65,7 @@ def remember(memory: Memory, path: Path, before: Memory | None = None) -> None:
 
 
 def changes(memory: Memory, before: Memory, parts: Iterable[Part] = PARTS) -> list[str]:
-    """What is different from `before` in these parts, a line each."""
+    """Say what is different from `before` in these parts, a line for each difference."""
     lines = []
     for part in parts:
         now, then = memory[part], before[part]
@@ -83,7 +83,7 @@ def changes(memory: Memory, before: Memory, parts: Iterable[Part] = PARTS) -> li
 
 
 def overlap(memory: Memory, before: Memory | None = None, parts: Iterable[Part] = ("validation", "test")) -> list[str]:
-    """Which examples of these parts, that are held out, are trained on, now or `before`; a line for each."""
+    """Say how many examples of these held-out parts are trained on, now or `before`; a line for each part with some."""
     trained = np.union1d(_trained_on(before), memory["train"])
     lines = []
     for part in parts:
@@ -101,7 +101,7 @@ def _trained_on(before: Memory | None) -> np.ndarray:
 
 
 def _more_than(these: np.ndarray, those: np.ndarray) -> int:
-    """How many more there are of these, where copies count."""
+    """Count the fingerprints of `these` that go beyond `those`, where copies count."""
     each, which = np.unique(np.concatenate([these, those]), return_inverse=True)
     counts = [np.bincount(which[rows], minlength=len(each)) for rows in (slice(len(these)), slice(len(these), None))]
     return int((counts[0] - counts[1]).clip(0).sum())
@@ -112,12 +112,12 @@ def _classes_by_example(memory: Memory, part: str) -> dict[int, int]:
 
 
 def _fingerprints(examples: Tensor) -> np.ndarray:
-    """64 bits of each example `(N, *shape)`; uint64 `(N,)`."""
+    """Return 64 bits of a hash of each example `(N, *shape)`; uint64 `(N,)`."""
     return np.array([_hash(np.ascontiguousarray(row).tobytes()) for row in examples.numpy()], dtype=np.uint64)
 
 
 def _of_classes(names: list[str] | None, count: int) -> np.ndarray:
-    """64 bits of the name of each example's class; 0 for none."""
+    """Return 64 bits of a hash of the name of each example's class, uint64 `(count,)`; 0 where there are no classes."""
     if names is None:
         return np.zeros(count, np.uint64)
     return np.array([_hash(name.encode()) for name in names], dtype=np.uint64)

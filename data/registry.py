@@ -22,7 +22,7 @@ from score_sde.data.sources.toys import TOYS, load_toy
 from score_sde.data.split import Parts, split_evenly
 from score_sde.data.units import units_of
 
-# Each takes the folder of downloaded files, and how images are read.
+# Each loader takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
     "digits": lambda folder, reading: load_digits(),
     "photos": lambda folder, reading: load_photos(),
@@ -59,16 +59,16 @@ def load_dataset(
         path: a file, a folder, or `hf:` and a name; see `data.sources.path.load_path`.
         folder: where downloaded files are, and what is kept of prepared pictures.
         image_size: height and width to which pictures are resized.
-        num_channels: of a path's pictures: 1, grey, or 3, colour.
-        levels: of brightness, of a path's pictures.
-        background: colour behind what is transparent of them: a name, or `#ffffff`.
+        num_channels: the number of channels of a path's pictures: 1, grey, or 3, colour.
+        levels: the number of levels of brightness of a path's pictures.
+        background: the colour behind what is transparent of a path's pictures: a name, or `#ffffff`.
         damaged: "refuse" pictures that cannot be read, or "skip" them.
-        test_share: of a path's examples, if no part of them is to test on.
-        split_seed: decides which.
+        test_share: the share of a path's examples that is set aside to test on, if no part of them is for that.
+        split_seed: decides which examples are set aside to test on.
         validation: training examples to set aside for making choices: below 1 their share, or their number.
-        fold: decides which.
-        low: model units of the lower edge of the lowest level, for data that have levels.
-        high: model units of the upper edge of the highest.
+        fold: decides which examples are set aside for making choices.
+        low: model units of the lower edge of the lowest level, for data that have levels; for points, of the level.
+        high: model units of the upper edge of the highest level; for points, of the level.
         uniform_dequantisation: whether levels are bins, filled with uniform noise, or points; see `data.units`.
 
     Raises:
@@ -115,7 +115,7 @@ def load_dataset(
 
 
 def _with_validation(parts: Parts, size: float, fold: int) -> Parts:
-    """A validation part taken from the training part of a set that does not grow."""
+    """Take a validation part from the training part of a set that does not grow."""
     rest, taken = split_evenly(len(parts.train), size, fold, parts.classes, "validation")
 
     def classes(rows: torch.Tensor) -> torch.Tensor | None:

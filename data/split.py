@@ -27,17 +27,17 @@ from score_sde.common.errors import UserError
 
 
 class Parts(NamedTuple):
-    """Examples as a loader finds them.
+    """Holds examples as a loader finds them.
 
     Attributes:
-        train: `(N, *shape)`, levels as uint8 or vectors as float32.
-        test: likewise.
-        levels: number of levels, or None.
+        train: training examples `(N, *shape)`, levels as uint8 or vectors as float32.
+        test: examples to test on, in the format of `train`.
+        levels: number of levels; None for vectors.
         classes: class of each training example `(N,)`, int64, or None if there are no classes.
-        test_classes: of each test example, likewise.
-        class_names: what they are called, in their order.
+        test_classes: class of each test example `(N,)`, int64, or None.
+        class_names: what the classes are called, in their order.
         validation: examples that the data themselves set aside for choices; None if there is no such part.
-        validation_classes: of each of these, likewise.
+        validation_classes: class of each validation example `(N,)`, int64, or None.
         notes: what the user should know of the reading, a line each.
     """
 
@@ -53,7 +53,7 @@ class Parts(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Rows of the two parts of a whole."""
+    """Holds the rows of the two parts of a whole: those that are taken from it, and the rest."""
 
     rest: Tensor
     taken: Tensor
@@ -62,16 +62,16 @@ class Split(NamedTuple):
 def split_by_name(
     names: Sequence[str], size: float, seed: int, groups: Sequence[str] | None, purpose: str, key: str, where: str
 ) -> Split:
-    """Take examples by the hash of their names; see above.
+    """Take examples by the hash of their names, as this module's docstring describes.
 
     Args:
-        names: of all examples, each its own.
+        names: the names of all examples, no two alike.
         size: share of the examples, below 1, or their number.
-        seed: of the choice.
+        seed: the seed of the choice.
         groups: the class of each example, if they have any.
-        purpose: what they are taken for; another one is another choice.
+        purpose: what the examples are taken for, a part of the hash.
         key: the configuration's name for `size`.
-        where: the examples are, for complaints.
+        where: where the examples are, for complaints.
 
     Raises:
         UserError: there are too few examples.
@@ -107,7 +107,7 @@ def split_by_name(
 def split_evenly(count: int, size: float, seed: int, groups: Tensor | None, key: str) -> Split:
     """Take `size` of `count` examples (below 1: their share) by chance; every group has the same share of both.
 
-    The same as by `train_test_split` of scikit-learn, which takes a second to import.
+    The choice is that of `train_test_split` of scikit-learn, which takes a second to import.
 
     Raises:
         UserError: there are too few examples; the line names the configuration's `key`.
@@ -153,6 +153,6 @@ def _shares(sizes: np.ndarray, count: int, generator: np.random.RandomState) -> 
 
 
 def _place(name: str, seed: int, purpose: str) -> float:
-    """A number in [0, 1) that depends on these alone."""
+    """Return the number `u` in [0, 1) of a name, by a hash of name, seed and purpose."""
     digest = blake2b(f"{purpose}\0{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

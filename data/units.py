@@ -27,14 +27,14 @@ from score_sde.common.errors import UserError
 
 
 class Uniform(Protocol):
-    """A source of uniform numbers, such as `common.noise.SampleNoise`."""
+    """Draws uniform numbers, as `common.noise.SampleNoise` does."""
 
     def uniform(self, like: Tensor) -> Tensor:
         """Draw numbers in [0, 1) of the shape, dtype and device of `like`."""
 
 
 class Units(Protocol):
-    """What is known of the units of a dataset.
+    """Units turn the examples of a dataset into the numbers that models see, and back.
 
     Attributes:
         levels: number of levels `K`; None for vectors.
@@ -43,17 +43,17 @@ class Units(Protocol):
 
     @property
     def levels(self) -> int | None:
-        """The number of levels; None for vectors."""
+        """The number of levels is None for vectors."""
 
     @property
     def spacing(self) -> float:
-        """The distance of neighbouring levels in model units; 1 for vectors."""
+        """The spacing is the distance of neighbouring levels in model units; 1 for vectors."""
 
     def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
         """Turn examples `(B, *shape)` into model units; bins get noise, or without it give their middles."""
 
     def decode(self, x: Tensor) -> Tensor:
-        """Turn model units into examples."""
+        """Turn numbers in model units, `(B, *shape)`, into examples."""
 
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of encoded examples, over examples and noise; float64, each of shape `shape`."""
@@ -61,7 +61,7 @@ class Units(Protocol):
 
 @dataclass(frozen=True)
 class Vectors:
-    """Numbers that are seen as they are."""
+    """Models see vectors as they are."""
 
     levels: None = None
     spacing: float = 1.0
@@ -81,12 +81,12 @@ class Vectors:
 
 @dataclass(frozen=True)
 class _Levels:
-    """Levels on an interval of model units.
+    """Levels lie on an interval of model units.
 
     Args:
         levels: number of levels `K`.
-        low: lower end of the interval.
-        high: upper end.
+        low: lower end of the interval, in model units.
+        high: upper end of the interval, in model units.
 
     Raises:
         UserError: there are fewer than two levels, or `low` is not below `high`.
@@ -102,7 +102,7 @@ class _Levels:
 
     @property
     def bins(self) -> Bins:
-        """The bins of these levels."""
+        """The bins of these levels divide their interval evenly."""
         return Bins(self.levels, self.low, self.high)
 
     def decode(self, x: Tensor) -> Tensor:
@@ -111,21 +111,21 @@ class _Levels:
 
 
 class Bins(_Levels):
-    """Levels as intervals, in which data are uniform: `[low, high)` is divided evenly among them."""
+    """Bins are levels as intervals, in which data are uniform: `[low, high)` is divided evenly among them."""
 
     @property
     def spacing(self) -> float:
-        """The width of a bin."""
+        """The spacing is the width of a bin."""
         return (self.high - self.low) / self.levels
 
     @property
     def place(self) -> float:
-        """The middle of the bin of level 0."""
+        """The place of level 0 is the middle of its bin."""
         return self.low + self.spacing / 2
 
     @property
     def log_scale(self) -> float:
-        """`log dx / dk`: what each number adds to the log-density of examples in units of levels."""
+        """`log dx / dk` is what each number adds to the log-density of examples in units of levels."""
         return math.log(self.spacing)
 
     def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
@@ -134,22 +134,22 @@ class Bins(_Levels):
         return self.low + self.spacing * (levels + (0.5 if noise is None else noise.uniform(levels)))
 
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance over examples and noise, which adds 1/2 and 1/12 of a bin; float64."""
+        """Return mean and variance over examples and noise, which adds 1/2 of a bin and 1/12 of its square; float64."""
         mean, variance = Vectors().moments(examples)
         return self.low + self.spacing * (mean + 0.5), self.spacing**2 * (variance + 1 / 12)
 
 
 class Points(_Levels):
-    """Levels as points: level 0 at `low`, level `K - 1` at `high`."""
+    """Points are levels as single numbers: level 0 is at `low`, level `K - 1` at `high`."""
 
     @property
     def spacing(self) -> float:
-        """The distance of neighbouring points."""
+        """The spacing is the distance of neighbouring points."""
         return (self.high - self.low) / (self.levels - 1)
 
     @property
     def place(self) -> float:
-        """Where level 0 is."""
+        """The place of level 0 is `low`."""
         return self.low
 
     def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
@@ -170,5 +170,5 @@ def units_of(levels: int | None, low: float = -1.0, high: float = 1.0, as_bins: 
 
 
 def as_numbers(levels: Tensor) -> Tensor:
-    """Return levels to count with: whole numbers as float32, others as they are."""
+    """Return levels as numbers to compute with: whole numbers as float32, others as they are."""
     return levels if levels.is_floating_point() else levels.float()

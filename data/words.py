@@ -32,25 +32,25 @@ _NUM_LISTED = 6
 
 
 def words_in(name: str) -> list[str]:
-    """The words of a name, in lower case: `valImages_2` has `val` and `images`."""
+    """Return the words of a name, in lower case: `valImages_2` has `val` and `images`."""
     return [word.lower() for word in _WORD.findall(name)]
 
 
 def parts_in(name: str) -> set[Part]:
-    """The parts of the data that the words of a name mean; more than one where they contradict each other."""
+    """Return the parts of the data that the words of a name mean; more than one where they contradict each other."""
     return {_MEANING[word] for word in words_in(name) if word in _MEANING}
 
 
 def words_beside_part(name: str) -> set[str]:
-    """The words of a name but for those that mean a part."""
+    """Return the words of a name but for those that mean a part."""
     return {word for word in words_in(name) if word not in _MEANING}
 
 
 def part_of(name: str, where: str) -> Part | None:
-    """The part that a name means, or None if it has none of the words.
+    """Return the part that a name means, or None if it has none of the words.
 
     Raises:
-        UserError: it has words of several parts; the line says `where` the name was found.
+        UserError: the name has words of several parts; the line says `where` it was found.
     """
     found = parts_in(name)
     if len(found) > 1:
@@ -59,18 +59,18 @@ def part_of(name: str, where: str) -> Part | None:
 
 
 def settle(told: Mapping[Part | None, _T], where: str, notes: list[str]) -> tuple[dict[Part, _T], _T | None]:
-    """The parts of the data, by what names say: there is one to train on.
+    """Decide the parts of the data by what names say, so that there is one to train on.
 
-    What has no word is that, if nothing is called so; or the only part there is, whatever it is called, of which a note
-    tells.
+    If nothing is called so, what has no word is trained on; or else the only part there is, whatever it is called, as a
+    note then tells.
 
     Args:
-        told: what each part has, and what has no word.
-        where: the data, for messages.
-        notes: for the user; one may be added.
+        told: the data of each part, by what their names say; under None, data whose names have no word.
+        where: where the data are, for messages.
+        notes: notes for the user, to which one may be added.
 
     Returns:
-        The parts, and what belongs to none.
+        The data of each part, and those that belong to none.
 
     Raises:
         UserError: there are several parts, but none to train on.
@@ -88,6 +88,6 @@ def settle(told: Mapping[Part | None, _T], where: str, notes: list[str]) -> tupl
 
 
 def listed(names: Iterable[object]) -> str:
-    """Some names for a message: the first few, and `…` for others."""
+    """Write names for a message: the first few, and `…` for others."""
     every = [str(name) for name in names]
     return ", ".join(every[:_NUM_LISTED]) + (", …" if len(every) > _NUM_LISTED else "")

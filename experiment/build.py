@@ -46,7 +46,7 @@ NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": M
 
 
 def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
-    """The data of the section `data`; without examples, if no files are needed and the shape is configured.
+    """Make the data of the section `data`; without examples, if no files are needed and the shape is configured.
 
     Raises:
         UserError: the data do not exist, or do not have the configured shape.
@@ -80,17 +80,17 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 
 
 def make_sde(config: ConfigDict) -> SDE:
-    """The forward process of the section `sde`."""
+    """Make the forward process of the section `sde`."""
     make = choose("SDE", config.sde.name, SDES)
     with naming("section sde"):
         return make(config.sde)
 
 
 def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
-    """The score model of the section `model`, for such data, with initial weights that depend on the seed.
+    """Make the score model of the section `model`, for this dataset, with initial weights that depend on the seed.
 
     Raises:
-        UserError: the network does not exist or cannot take such examples.
+        UserError: the network does not exist or cannot take examples of this shape.
     """
     sde, model = make_sde(config), config.model
     of_levels = model.prediction == "levels" and model.network != "classifier"
@@ -115,7 +115,7 @@ def check_classes(config: ConfigDict, dataset: Dataset) -> None:
     """See that there are training examples of every class that other parts have, if the network is told of classes.
 
     Raises:
-        UserError: of a class, named, there are none.
+        UserError: there are none of a class; the line names it.
     """
     if dataset.train_classes is None or not knows_classes(config):
         return
@@ -129,7 +129,7 @@ def check_classes(config: ConfigDict, dataset: Dataset) -> None:
 
 
 def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
-    """A mixture of Gaussians fitted to the training part of the data, with its exact score."""
+    """Make a mixture of Gaussians fitted to the training part of the data, with its exact score."""
     data, count = dataset.encode(dataset.train, config.seed), config.model.num_components
     if count > len(data):
         raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
@@ -138,10 +138,10 @@ def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
 
 
 def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
-    """What the network is told of an example, or, if it is a classifier, is to tell: the number of values by name.
+    """Return, by name, the number of values that the network is told of an example, or, as a classifier, is to tell.
 
     Raises:
-        UserError: classes are wanted of data without, or distortion of vectors.
+        UserError: classes are wanted of data that have none, or distortion of vectors.
     """
     if config.data.distortion > 0 and not dataset.is_image:
         raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
@@ -160,12 +160,12 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 
 def knows_classes(config: ConfigDict) -> bool:
-    """Whether the model has to do with classes."""
+    """Return whether the model has to do with classes."""
     return config.model.class_conditional or config.model.network == "classifier"
 
 
 def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
-    """The loss of the section `training`."""
+    """Make the loss of the section `training`."""
     training = config.training
     if config.model.network == "classifier":
         edm = (training.edm_mean, training.edm_std)
@@ -205,10 +205,10 @@ OBJECTIVES: dict[str, Callable[[ConfigDict, SDE], Objective]] = {
 
 
 def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:
-    """The network of the section `model`, for examples of this shape; `more` arguments for it.
+    """Make the network of the section `model`, for examples of this shape; it is given the arguments `more`, too.
 
     Raises:
-        UserError: it does not exist or cannot take such examples.
+        UserError: the network does not exist or cannot take examples of this shape.
     """
     model = config.model
     if model.network == "mixture":
@@ -236,14 +236,14 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     if height != width:
         raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
     if model.scale_by_sigma and model.noise_label == "rung_from_noisiest":
-        # Labels count from the noisiest rung.
+        # The noise label counts from the noisiest rung, so the table does, too.
         options["sigmas"] = geometric_sigmas(config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max).flip(0)
     with naming("section model"):
         return network(height, channels, **options)
 
 
 def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
-    """A word on attention that is asked for at sizes which the network does not have; empty if there is none."""
+    """Say which attention is asked for at sizes that the network does not have; an empty text if there is none."""
     model, size = config.model, dataset.shape[-1]
     if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
         return ""

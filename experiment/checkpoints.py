@@ -29,21 +29,21 @@ from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
 from score_sde.training import checkpoint
 
-# Says of a configuration's network and process that a pipeline decides them.
+# The name of a configuration's network and process where a pipeline decides them.
 PIPELINE = "pipeline"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint to be used.
+    """Holds a checkpoint that is to be used.
 
     Attributes:
-        path: of the file or folder, or the name on the hub.
-        make_model: the model, from the configuration that it is used with and the data.
-        config: the configuration that it was trained with, as nested values, if it knows.
-        values: dotted keys and values of a configuration that it decides.
+        path: the path of the file or folder, or the name on the hub.
+        make_model: makes the model from the configuration that it is used with and the data.
+        config: the configuration that the model was trained with, as nested values; None if not known.
+        values: dotted keys and values of a configuration that the checkpoint decides.
         self_sufficient: whether no configuration need be given.
-        data: what the data were that it was trained on, if it knows; see `data.dataset.described`.
+        data: the description of the data that the model was trained on (see `data.dataset.described`), or None.
     """
 
     path: Path
@@ -55,10 +55,10 @@ class Found:
 
 
 def find(path: Path) -> Found:
-    """The checkpoint at `path`.
+    """Find the checkpoint at `path`.
 
     Raises:
-        UserError: there is none, it is damaged, or it is of no known kind.
+        UserError: there is no checkpoint, it is damaged, or it is of no known kind.
     """
     if is_pipeline(path):
         return _pipeline(path)
@@ -74,22 +74,22 @@ def find(path: Path) -> Found:
 
 
 def companions(folder: Path, found: Found | None) -> Path:
-    """Where what was made for a model lies: beside its checkpoint, or in the folder of the run."""
+    """Return the folder of what was made for a model: beside its checkpoint, or in the folder of the run."""
     if found is None or not found.path.is_file():
         return folder / "tuned"
     beside = found.path.with_suffix("")
-    # The name of a file without a suffix is taken, by itself.
+    # A checkpoint without a suffix has taken this name for itself.
     return found.path.with_suffix(".made") if beside.is_file() else beside
 
 
 def is_strange(path: Path, folder: Path) -> bool:
-    """Whether the run in `folder` has checkpoints, and this is none of them."""
+    """Return whether the run in `folder` has checkpoints, and `path` is none of them."""
     own = folder / "checkpoints"
     return checkpoint.latest(own) is not None and path.resolve().parent != own.resolve()
 
 
 def is_pipeline(path: Path) -> bool:
-    """Whether this is a folder, or can only be a name on the hub: `owner/model`, without a checkpoint's suffix."""
+    """Return whether this is a folder, or can only be a name on the hub: `owner/model`, no checkpoint's suffix."""
     named = not path.exists() and len(path.parts) == 2 and path.suffix.lower() not in (".pt", ".pth", ".safetensors")
     return path.is_dir() or (named and not path.parent.is_dir())
 
@@ -100,7 +100,7 @@ def _own(
     trained_with: dict[str, Any],
     data: dict[str, Any] | None,
 ) -> Found:
-    """`averages` of the weights, by their decay."""
+    """Describe a checkpoint of our own; `averages` of the weights are by decay, under None that of `ema_decay`."""
 
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         if data is not None:
@@ -116,7 +116,7 @@ def _own(
 
 
 def _is_published(path: Path) -> bool:
-    """By its suffix, or else by what the published code calls the average of the weights."""
+    """Tell a published checkpoint by its suffix, or else by the name that published code gives averages of weights."""
     named_so = path.suffix.lower() == ".pth"
     if named_so or not zipfile.is_zipfile(path):
         return named_so
@@ -147,7 +147,7 @@ def _published(path: Path) -> Found:
 
 
 def _check_levels(config: ConfigDict, sigmas: torch.Tensor | None, path: Path) -> None:
-    """The published code saves a table of noise levels with every network; it counts for VE only."""
+    """Compare the table of sigmas that the published code saves with every network, and which counts for VE only."""
     sde = config.sde
     if sigmas is None or sde.name not in ("ve", "ncsn"):
         return
@@ -179,6 +179,6 @@ def _pipeline(path: Path) -> Found:
         "data.high": high,
         "sde.name": PIPELINE,
         "model.network": PIPELINE,
-        "sampling.data_std": (1.0 - low) / 4,  # as of most photographs
+        "sampling.data_std": (1.0 - low) / 4,  # about that of most photographs
     }
     return Found(path, make_model, values=values)

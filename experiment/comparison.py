@@ -36,7 +36,7 @@ def compare_solvers(experiment: Experiment) -> Comparison:
 
 
 def write(experiment: Experiment, comparison: Comparison) -> list[Path]:
-    """Write a comparison as tables and a picture; returns the paths.
+    """Write a comparison as tables and a picture; return the paths.
 
     Raises:
         UserError: a file cannot be written.

@@ -22,9 +22,9 @@ from score_sde.training import checkpoint
 
 
 def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | None:
-    """The classes that the section `sampling` asks `count` samples to have, `(count,)`, int64; None if any will do.
+    """Return the classes that the section `sampling` asks samples to have, `(count,)`, int64; None if any will do.
 
-    Fewer are taken in turn.
+    Where fewer than `count` are named, they are taken in turn.
 
     Raises:
         UserError: there are no classes, or none of this name or number, or `count` is no multiple of theirs.
@@ -36,7 +36,7 @@ def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | 
         raise UserError(f"{dataset.name} has no classes: leave out --config.sampling.labels")
     numbers = {name: k for k, name in enumerate(dataset.class_names)}
     if not any(name.isdecimal() for name in numbers):
-        # Nobody takes a number for a name.
+        # No class is called by a number, so that a number can only mean a place in their order.
         numbers |= {str(k): k for k in range(dataset.num_classes)}
     chosen = [
         choose(f"class of {dataset.name}", item.strip(" '\""), numbers) for item in text.strip("()[] ").split(",")
@@ -49,13 +49,13 @@ def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | 
 def make_guidance(
     config: ConfigDict, model: build.AnyModel, condition: Condition | None, classifier: NoisyClassifier | None
 ) -> Model:
-    """The model of all samples, guided as the section `sampling` has it; `models.rows_of` gives that of a batch.
+    """Make the model of all samples, guided as the section `sampling` has it; `models.rows_of` gives that of a batch.
 
     Args:
         config: the configuration.
         model: the score model.
-        condition: what samples are asked to be, or None.
-        classifier: guides towards it, if given; otherwise the model does.
+        condition: what samples are asked to be; None if they may be anything.
+        classifier: a classifier that guides towards the condition; without it the model itself does.
 
     Raises:
         UserError: there is nothing to guide to, or nothing to guide with.
@@ -82,15 +82,15 @@ def make_guidance(
 
 
 def is_class_conditional(config: ConfigDict) -> bool:
-    """Whether the model knows `p(x | y)`."""
+    """Return whether the model knows `p(x | y)`."""
     return config.model.class_conditional and config.model.network not in ("mixture", checkpoints.PIPELINE)
 
 
 def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:
-    """The classifier that the section `sampling` names, for such data.
+    """Load the classifier that the section `sampling` names, for this dataset; None if none is named.
 
     Raises:
-        UserError: there is none there, or it is for other data or another process.
+        UserError: there is no classifier there, or it is for other data or another process.
     """
     if config.sampling.classifier is None:
         return None

@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def load_file(path: str | Path) -> ConfigDict:
-    """The configuration that the Python file `path` returns from its `get_config()`.
+    """Load the configuration that the Python file `path` returns from its `get_config()`.
 
     A relative path is looked up from the current folder, then among the project's own: `configs/vp/digits.py`, or
     `vp/digits` for short.
@@ -45,7 +45,7 @@ def load_file(path: str | Path) -> ConfigDict:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # whatever a user's file may raise
+    except Exception as error:  # a user's file may raise anything
         raise UserError(f"cannot read the configuration {file}: {_one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() in {file} must return a ConfigDict, not {type(config).__name__}")
@@ -83,7 +83,7 @@ def save(config: ConfigDict, path: Path) -> None:
 
 
 def load_json(path: Path) -> ConfigDict:
-    """The configuration written by `save`; keys it lacks have their defaults.
+    """Load the configuration written by `save`; keys that the file lacks have their defaults.
 
     Raises:
         UserError: the file is missing, is not JSON, or does not fit the keys of `configs/default.py`.
@@ -98,12 +98,12 @@ def load_json(path: Path) -> ConfigDict:
 
 
 def from_dict(values: dict[str, Any], where: str, config: ConfigDict | None = None) -> ConfigDict:
-    """The default configuration with nested `values` (plain, as from JSON) put in.
+    """Return the default configuration with nested `values` (plain, as from JSON) put in.
 
     Args:
         values: sections of keys, as `ConfigDict.to_dict` gives them, or dotted keys.
-        where: their origin, for errors.
-        config: put them into this one instead, in place.
+        where: the origin of the values, for errors.
+        config: a configuration that the values are put into instead, in place.
 
     Raises:
         UserError: a key or a value does not fit `configs/default.py`.
@@ -128,7 +128,7 @@ def from_dict(values: dict[str, Any], where: str, config: ConfigDict | None = No
 def differences(
     config: ConfigDict, other: ConfigDict, sections: Iterable[str], except_for: Iterable[str] = ()
 ) -> list[str]:
-    """The dotted keys in these sections whose values differ."""
+    """Return the dotted keys in these sections whose values differ."""
     values, chosen, ignored = dict(flatten(other)), tuple(sections), set(except_for)
     return [
         key
@@ -138,7 +138,7 @@ def differences(
 
 
 def flatten(values: ConfigDict | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a nested configuration, in order."""
+    """Yield the dotted keys and values of a nested configuration, in order."""
     for name, value in values.items():
         if isinstance(value, (ConfigDict, dict)):
             yield from flatten(value, f"{prefix}{name}.")
@@ -152,7 +152,7 @@ def _defaults() -> ConfigDict:
 
 @cache
 def _optional_keys() -> set[str]:
-    """The keys that may be None."""
+    """Return the keys that may be None."""
     return {key for key, value in flatten(_defaults()) if value is None}
 
 
@@ -164,7 +164,7 @@ def _section(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
 
 
 def _parse(text: str, kind: type, default: Any) -> Any:
-    """The value of type `kind`, with items like those of `default`, that `text` spells. Raises ValueError if none."""
+    """Return the value of type `kind`, items like those of `default`, that `text` spells; raise ValueError if none."""
     if kind is str:
         return text
     if kind is bool:
@@ -182,7 +182,7 @@ def _holds_words(value: tuple[Any, ...]) -> bool:
 
 
 def _has_items_like(value: Any, default: Any) -> bool:
-    """Whether a list has words where the default has words, and no words where it has none; true of other values."""
+    """Return whether a list has words where the default has words, and none where it has none; True if no list."""
     if not isinstance(value, tuple) or not isinstance(default, tuple):
         return True
     return all(isinstance(item, str) == _holds_words(default) for item in value)

@@ -25,13 +25,13 @@ DEQUANTISATIONS = ("uniform", "truncated_normal", "variational")
 
 
 def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[str, Any]:
-    """The options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
+    """Return the options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
     prior = choose("prior", config.likelihood.prior, PRIORS)(sde, dataset)
     return given_likelihood_options(config) | {"prior": prior}
 
 
 def given_likelihood_options(config: ConfigDict) -> dict[str, Any]:
-    """The same, but for the prior, which takes the data."""
+    """Return the options that the section `likelihood` gives, but for the prior, for which data are needed."""
     known = set(inspect.signature(log_likelihood).parameters) - {"prior"}
     given = {name: value for name, value in config.likelihood.items() if name in known and value is not None}
     return read_texts(given)
@@ -40,7 +40,7 @@ def given_likelihood_options(config: ConfigDict) -> dict[str, Any]:
 def make_dequantiser(
     config: ConfigDict, sde: SDE, dataset: Dataset, learn: Callable[[], Dequantiser]
 ) -> Dequantiser | None:
-    """How the section `likelihood` gives levels a density; None for vectors, which have one.
+    """Make the dequantiser by which the section `likelihood` gives levels a density; None for vectors, which have one.
 
     `learn` is called for variational dequantisation.
 
@@ -66,10 +66,10 @@ def make_dequantiser(
 
 
 def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> dict[str, ExampleBound]:
-    """The variational bounds that the section `likelihood` asks for.
+    """Make the variational bounds that the section `likelihood` asks for, by name.
 
-    They are on what the density is one of: levels with noise; or, where truncated normal noise stands for the
-    process's own, the levels themselves.
+    They bound the density of levels with noise; or, where truncated normal noise stands for the process's own, the
+    probability of the levels themselves.
     """
     settings = config.likelihood
     calls, rungs = settings.bound_calls, settings.num_rungs

@@ -36,19 +36,19 @@ from score_sde.solvers.ode.solver import ODE
 _TEST = "test:"
 # Tasks that go along the probability flow.
 BY_FLOW = ("encode", "interpolate")
-# Of solvers that have no default of their own.
+# The number of steps of solvers that have no default of their own.
 NUM_STEPS = 50
 
 
 class Editor(NamedTuple):
-    """What edits are made with.
+    """An editor holds what edits are made with.
 
     Attributes:
         config: the configuration.
-        dataset: of the model.
-        model: of all answers.
-        solver: finds answers.
-        settings: what edits are made with, by name.
+        dataset: the data that the model was trained on.
+        model: the model of all answers, of which `models.rows_of` gives that of a batch.
+        solver: the solver that finds answers.
+        settings: plain values by name that decide the answers.
         labels: classes of the answers, if any are asked for.
     """
 
@@ -61,11 +61,11 @@ class Editor(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """An inverse problem.
+    """A problem asks for pictures of which something was observed.
 
     Attributes:
         operator: what is observed of a picture.
-        form: of a picture that is itself what was observed.
+        form: the format of a picture that is itself what was observed.
         show: makes a picture of what was observed.
     """
 
@@ -86,7 +86,7 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
     """Edit a picture of two pixels, of a model that is asked for nothing, to see that options fit together.
 
     Raises:
-        UserError: they do not; the line names the key.
+        UserError: options do not fit together; the line names the key.
     """
     settings = config.edit
     x, chosen = torch.zeros(1, 1, 1, 2, dtype=torch.float64), ["task"]
@@ -127,7 +127,7 @@ def make_editor(experiment: Experiment) -> Editor:
     """Make what the section `edit` asks for: the model, guided, and the solver, of a prepared experiment.
 
     Raises:
-        UserError: classes are asked for that there are not, or pictures of several are to be blended.
+        UserError: classes are asked for that there are not, or pictures of several classes are to be blended.
     """
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
@@ -155,7 +155,7 @@ def edit(editor: Editor) -> Edit | None:
 
 
 def write(editor: Editor, done: Edit, folder: Path) -> list[Path]:
-    """Write an edit below the folder of a run; returns the paths.
+    """Write an edit below the folder of a run; return the paths.
 
     Raises:
         UserError: a file cannot be written.
@@ -167,10 +167,10 @@ def write(editor: Editor, done: Edit, folder: Path) -> list[Path]:
 
 
 def _solve(editor: Editor, problem: Problem) -> Edit:
-    """Answers to what was observed, by the method asked for."""
+    """Find answers to what was observed, by the method asked for."""
     settings, dataset = editor.config.edit, editor.dataset
     inputs = _read(editor, problem.form if settings.observed else _form(editor))
-    # What is read as it was observed has to be masked all the same.
+    # A picture that is read as it was observed still shows something where it is hidden, so it is masked, too.
     masks = isinstance(problem.operator, Masked)
     y = inputs if settings.observed and not masks else problem.operator(inputs)
     if settings.noise_std and not settings.observed:
@@ -290,7 +290,7 @@ TASKS: dict[str, Callable[[Editor], Edit]] = {
 
 
 def _there_and_back(editor: Editor, inputs: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[Solution, Solution]:
-    """The latents of the inputs, and what these decode to when they are changed."""
+    """Return the latents of the inputs, and what these decode to when they are changed."""
     options = _flow_options(editor)
     with Progress(editor.config.edit.task, 2, "way") as bar:
         model = Watched(rows_of(editor.model, slice(len(inputs))), bar.call)
@@ -305,7 +305,7 @@ def _there_and_back(editor: Editor, inputs: Tensor, change: Callable[[Tensor], T
 def _answers(
     editor: Editor, num_inputs: int, solve: Callable[[Model, Tensor, list[int]], Solution]
 ) -> tuple[Tensor, float]:
-    """Answers `(M, K, *dims)`, and network calls of each.
+    """Find answers `(M, K, *dims)`; return them and the network calls of each.
 
     `solve` is called with the model of a batch of answers, the numbers of their inputs, and their seeds.
     """
@@ -336,7 +336,7 @@ def _calls(editor: Editor) -> int | None:
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:
-    """How far answers `(M, K, *dims)` are from the inputs, and from each other."""
+    """Measure how far answers `(M, K, *dims)` are from the inputs, and from each other, in levels."""
     error = (answers - inputs[:, None]).square().mean().sqrt().item() / dataset.units.spacing
     numbers = {"root_mean_square_difference_from_the_input_in_levels": error}
     if answers.shape[1] > 1:
@@ -345,7 +345,7 @@ def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, fl
 
 
 def _read(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
-    """The inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
+    """Read inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
     dataset, levels, report = editor.dataset, [], Report()
     for name in input_names(editor.config.edit.input, len(dataset.test)):
         number = name.removeprefix(_TEST)
@@ -370,13 +370,13 @@ def _note(report: Report, form: PictureFormat) -> None:
 
 
 def num_answers(config: ConfigDict, dataset: Dataset) -> int:
-    """How many pictures will be made."""
+    """Count the pictures that will be made."""
     num_inputs = len(input_names(config.edit.input, len(dataset.test)))
     return num_inputs * (1 if config.edit.task == "encode" else config.edit.num_samples)
 
 
 def input_names(text: str | None, num_test: int) -> list[str]:
-    """The inputs that `edit.input` names; `test:3-5` stands for three of the `num_test` test examples.
+    """Return the inputs that `edit.input` names; `test:3-5` stands for three of the `num_test` test examples.
 
     Raises:
         UserError: there are no such test examples.
@@ -394,19 +394,19 @@ def input_names(text: str | None, num_test: int) -> list[str]:
 
 
 def names_test_examples(text: str | None) -> bool:
-    """Whether some of the inputs that `edit.input` names are test examples."""
+    """Return whether some of the inputs that `edit.input` names are test examples."""
     return any(item.strip().startswith(_TEST) for item in (text or "").split(","))
 
 
 def _form(editor: Editor) -> PictureFormat:
-    """Size, channels, levels and background of the pictures that the model was trained on."""
+    """Return size, channels, levels and background of the pictures that the model was trained on."""
     channels, height, _ = editor.dataset.shape
     behind = background(editor.config.data.background)
     return PictureFormat(height, channels, editor.dataset.levels or 256, behind)
 
 
 def _flow_options(editor: Editor) -> dict[str, Any]:
-    """For encoding and decoding: those of the solver, an `ODE`, that were given."""
+    """Return those options of the solver, an `ODE`, that were given, for encoding and decoding."""
     assert isinstance(editor.solver, ODE)
     given = {field.name: getattr(editor.solver, field.name) for field in fields(editor.solver)}
     return {name: value for name, value in given.items() if value is not None}

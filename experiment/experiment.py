@@ -20,7 +20,7 @@ from score_sde.experiment.configuration import Overrides
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a mode works with.
+    """An experiment holds what a mode works with.
 
     Attributes:
         config: the configuration.
@@ -40,5 +40,5 @@ class Experiment:
 
     @property
     def path(self) -> Path | None:
-        """The checkpoint's file or folder, or its name on the hub."""
+        """The path is that of the checkpoint's file or folder, or its name on the hub; None without a checkpoint."""
         return None if self.found is None else self.found.path

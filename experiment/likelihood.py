@@ -32,20 +32,20 @@ from score_sde.models.dequantisation_flow import DequantisationFlow
 from score_sde.training import checkpoint
 from score_sde.training.dequantisation import fit_dequantisation
 
-# What a density is conditioned on, and what is added to the names of its files.
+# What a density is conditioned on, with what is added to the names of its files.
 CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
 
 
-# What does not change the numbers.
+# The settings that do not change the numbers.
 _NO_SETTINGS = ("likelihood.batch_size", "likelihood.save_latents")
 
 SPLITS = ("test", "validation", "train")
 
 
 class _Job(NamedTuple):
-    """What is to be measured, where it goes, and what decides it.
+    """A job says what is to be measured, what decides it, and where it is written.
 
-    `classes` are the examples' own, `called` what they are called, if they have any.
+    `classes` are the examples' own classes if these are asked for, `called` the names of classes if they have any.
     """
 
     measurement: Measurement
@@ -58,7 +58,7 @@ class _Job(NamedTuple):
     name: str
 
     def given(self, numbers: Tensor | None) -> _Job:
-        """Return the same of densities given these classes `(N,)`; or given nothing, for None."""
+        """Return the job of measuring densities given these classes `(N,)`; for None, this one."""
         condition = of_classes(numbers)
         if condition is None:
             return self
@@ -66,14 +66,14 @@ class _Job(NamedTuple):
         return self._replace(measurement=replace(self.measurement, model=model))
 
     def measure(self, unfinished: Path) -> Likelihoods:
-        """The densities; parts are kept in `unfinished` until all are there."""
+        """Measure the densities; parts are kept in `unfinished` until all are there."""
         decisive = {key: value for key, value in self.about.items() if key != "settings"}
         decisive |= {name: self.about["settings"][name] for name in ("examples", "weights")}
         size = self.about["batch_size"]
         return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive)
 
     def kept(self) -> str:
-        """What to say of a signal that comes when all is measured, but not yet written."""
+        """Say what is kept when a signal comes after all is measured, but before it is written."""
         return (
             f"stopped after all {len(self.examples)} examples, which are kept in {self.unfinished}; repeat the command "
             "to go on"
@@ -81,14 +81,14 @@ class _Job(NamedTuple):
 
     @property
     def unfinished(self) -> Path:
-        """Where parts are kept."""
+        """The folder in which parts are kept lies beside the files of the results."""
         return self.folder / f"{self.name}.unfinished"
 
 
 def likelihood(
     config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> None:
-    """The likelihood of examples, as the section `likelihood` has it."""
+    """Measure the likelihood of examples, as the section `likelihood` has it; write it, and say what it is."""
     settings, options = config.likelihood, density.likelihood_options(config, model.sde, dataset)
     parts = {
         "test": (dataset.test, dataset.test_classes),
@@ -108,7 +108,7 @@ def likelihood(
     )
     t_min = density_time(dequantiser, settings.t_min)
     options["t_min"] = t_min
-    # They are on p(x).
+    # The bounds are on p(x), not on p(x | y).
     bounds = density.make_bounds(config, dataset, t_min) if settings.given == "none" else {}
     about = {
         **settings.to_dict(),
@@ -139,7 +139,7 @@ def likelihood(
 
 
 def _measure(job: _Job, dataset: Dataset) -> None:
-    """`p(x)`, or `p(x | y)` of each example's own class."""
+    """Measure `p(x)`, or `p(x | y)` of each example's own class; write and say it."""
     job = job.given(job.classes)
     measured, settings = job.measure(job.unfinished), job.about
     if distributed.rank() == 0:
@@ -155,7 +155,7 @@ def _measure(job: _Job, dataset: Dataset) -> None:
 
 
 def _classify(job: _Job, dataset: Dataset) -> None:
-    """`p(x | y)` of all classes, and Bayes' rule."""
+    """Measure `p(x | y)` for all classes, classify the examples by Bayes' rule; write and say it."""
     assert job.classes is not None
     assert dataset.train_classes is not None
     by_class = []
@@ -178,7 +178,7 @@ def _classify(job: _Job, dataset: Dataset) -> None:
 def _learned_dequantiser(
     config: ConfigDict, dataset: Dataset, model: build.AnyModel, folder: Path, found: checkpoints.Found | None
 ) -> VariationalDequantiser:
-    """Variational dequantisation for this model, from beside the checkpoint; learned first, if it is missing."""
+    """Load the variational dequantiser of this model from beside the checkpoint; learn it first, if it is missing."""
     if not dataset.is_image:
         raise UserError(f"variational dequantisation is for images, not {dataset.name}")
     path = checkpoints.companions(folder, found) / "dequantisation.pt"

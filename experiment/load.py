@@ -19,7 +19,7 @@ from score_sde.experiment.experiment import Experiment
 from score_sde.models import NoisyClassifier
 from score_sde.training import checkpoint
 
-# What a run remembers of its data.
+# The file of what a run remembers of its data.
 MEMORY = "data.npz"
 
 
@@ -76,7 +76,7 @@ def remember(config: ConfigDict, folder: Path) -> None:
 
 
 def note(lines: Iterable[str]) -> None:
-    """Print notes."""
+    """Print each line as a note."""
     for line in lines:
         distributed.note(line)
 
@@ -103,7 +103,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     without_examples = described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if without_examples.is_image:
         return without_examples
-    # Points are shown beside those of the data.
+    # Samples in the plane are shown beside points of the data.
     try:
         return _make_dataset(config)
     except UserError as error:
@@ -112,7 +112,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
 
 
 def _note_changes(dataset: Dataset, run: Path, part: str) -> None:
-    """Say how a part of the data differs from that of the data that a run was trained on, if it remembers these."""
+    """Note how a part of the data differs from the one that a run was trained on, if the run remembers its data."""
     before = recall(run / MEMORY) if distributed.rank() == 0 else None
     memory = {} if before is None else memory_of(dataset)
     parts = [known for known in PARTS if known == part and len(memory.get(known, ()))]

@@ -49,24 +49,24 @@ from score_sde.training.objectives import WEIGHTINGS
 from score_sde.training.optimization import OPTIMIZERS, SCHEDULES
 from score_sde.training.precision import PRECISIONS
 
-# Called with a key and a value that has its type; raises UserError if the value will not do.
+# A rule is called with a key and a value that has its type; it raises UserError if the value will not do.
 Rule = Callable[[str, Any], None]
 
-# No key has a use for more; memory ends long before.
+# No key has a use for larger numbers; memory ends long before.
 _MANY = 10**9
-_LARGEST_SEED = 2**32 - 1  # what all users of a seed can take
-_NUM_PIXELS = 2**14  # of a picture's side
-_LARGEST_LOG_SNR = 80.0  # noise of 4e-18; float32 cannot follow much less
-_LONGEST_NAME = 255  # bytes of a file's name
+_LARGEST_SEED = 2**32 - 1  # the largest that all users of a seed can take
+_NUM_PIXELS = 2**14  # pixels of a picture's side
+_LARGEST_LOG_SNR = 80.0  # where noise is 4e-18; float32 cannot follow much less
+_LONGEST_NAME = 255  # bytes that the name of a file may have
 _BATCH = 10**6
-_TABLE = 10**4  # steps of a solver, whose coefficients are as many squared
-# Of numbers that multiply the data or the loss, in float32.
+_TABLE = 10**4  # steps of a solver, which has the square of that many coefficients
+# Limits of numbers that multiply the data or the loss, in float32.
 _LARGE, _SMALL = 1e6, 1e-12
-_LARGEST_BETA = 100.0  # more leave less of the data than float32 can hold
+_LARGEST_BETA = 100.0  # larger ones leave less of the data than float32 can hold
 
 
 def number(low: float = -_LARGE, high: float = _LARGE) -> Rule:
-    """A number within these limits, both included."""
+    """Ask for a number within these limits, both included."""
 
     def rule(key: str, value: float) -> None:
         if not low <= value <= high:
@@ -76,7 +76,7 @@ def number(low: float = -_LARGE, high: float = _LARGE) -> Rule:
 
 
 def whole(low: int, high: int = _MANY) -> Rule:
-    """A whole number within these limits."""
+    """Ask for a whole number within these limits, both included."""
 
     def rule(key: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -90,7 +90,7 @@ def whole(low: int, high: int = _MANY) -> Rule:
 
 
 def positive(high: float = _LARGE, least: float = _SMALL) -> Rule:
-    """A number above 0."""
+    """Ask for a number above 0, from `least` to `high`."""
 
     def rule(key: str, value: float) -> None:
         if not value > 0:
@@ -103,19 +103,19 @@ def positive(high: float = _LARGE, least: float = _SMALL) -> Rule:
 
 
 def below_one(key: str, value: float) -> None:
-    """A share, but not all."""
+    """Ask for a share that is not all: at least 0 and below 1."""
     if not 0 <= value < 1:
         raise UserError(f"{key} must be at least 0 and below 1, not {value:g}")
 
 
 def one_of(kind: str, names: Iterable[str]) -> Rule:
-    """One of these names of something of this kind."""
+    """Ask for one of these names, which are those of something of this kind."""
     known = dict.fromkeys(names)
     return reads(lambda name: choose(kind, name, known))
 
 
 def listed(rule: Rule, least: int = 1, most: int = 1000) -> Rule:
-    """A list of so many items that keep to the rule."""
+    """Ask for a list of `least` to `most` items that keep to the rule."""
 
     def of_all(key: str, values: tuple[Any, ...]) -> None:
         for value in values:
@@ -129,12 +129,12 @@ def listed(rule: Rule, least: int = 1, most: int = 1000) -> Rule:
 
 
 def words(rule: Rule) -> Rule:
-    """Words that keep to the rule, comma-separated; none at all will do."""
+    """Ask for comma-separated words that keep to the rule; none at all will do."""
     return lambda key, text: listed(rule, least=0)(key, tuple(word.strip() for word in text.split(",") if text))
 
 
 def reads(read: Callable[[str], Any]) -> Rule:
-    """A text that can be read."""
+    """Ask for a text that `read` can read without a `UserError`."""
 
     def rule(key: str, text: str) -> None:
         with naming(key):
@@ -144,7 +144,7 @@ def reads(read: Callable[[str], Any]) -> Rule:
 
 
 def name(key: str, text: str) -> None:
-    """The name of a file, or the like."""
+    """Ask for the name of a file, or the like."""
     if not text.strip() or "\0" in text:
         raise UserError(f"{key} must not be empty")
     if any(len(part.encode()) > _LONGEST_NAME for part in text.split("/")):
@@ -152,7 +152,7 @@ def name(key: str, text: str) -> None:
 
 
 def names(key: str, text: str) -> None:
-    """Such names, comma-separated."""
+    """Ask for names of files, or the like, comma-separated."""
     for part in text.split(","):
         name(key, part)
 
@@ -169,7 +169,7 @@ _EVERY = whole(0)
 _TOLERANCE = positive(high=1e3)
 _TIME = number(0, 1)
 
-# Every key but those that are true or false. None, where it may stand, always fits.
+# Every key has a rule but those that are true or false. None, where it may stand, always fits.
 RULES: dict[str, Rule] = {
     "seed": whole(0, _LARGEST_SEED),
     "average": _SHARE,
@@ -333,7 +333,7 @@ def check_values(config: ConfigDict) -> None:
     """See that each value is one that its key may have.
 
     Raises:
-        UserError: one is not.
+        UserError: a value will not do; the line names its key.
     """
     for key, value in configuration.flatten(config):
         if value is not None and key in RULES:
@@ -346,7 +346,7 @@ def check(config: ConfigDict, mode: str) -> None:
     """See that a configuration can be used for a mode of `main.py`, as far as can be known without data.
 
     Raises:
-        UserError: it cannot; the line names the key.
+        UserError: it cannot be used; the line names the key.
     """
     check_values(config)
     if mode == "export" or config.sde.name == checkpoints.PIPELINE:

@@ -17,15 +17,15 @@ from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
 
 DEFAULT_CONFIG = "configs/vp/digits.py"
-# For data of one's own.
+# The configuration for data of one's own.
 OWN_CONFIG = "configs/vp/own.py"
 DEFAULT_WORKDIR = Path("runs/digits")
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
-    """The folder that is meant when none is given.
+    """Return the folder that is meant when none is given.
 
-    That of the run, for a checkpoint of a run; `runs/ve_digits` for `configs/ve/digits.py` or `ve/digits`; without a
+    It is the run's own for a checkpoint of a run; `runs/ve_digits` for `configs/ve/digits.py` or `ve/digits`; without a
     configuration, `runs/ddpm-cifar10-32` for the pipeline `google/ddpm-cifar10-32` and `runs/best` for `best.pt`; for
     data of one's own, `runs/photos` for `photos.zip`, or `runs/ve_digits_photos`.
     """
@@ -40,7 +40,7 @@ def workdir_for(config_path: str | None, checkpoint_path: str | None = None, ove
     own = [Path(data).name.split(".")[0] or "data"] if data else []
     named = Path(config_path) if config_path else None
     if named is not None and "configs" not in named.parts and not named.is_file():
-        # One of the project's own, for short.
+        # The path is short for one of the project's own configurations.
         named = Path("configs", named).with_suffix(".py")
     if named is None or named == Path(OWN_CONFIG if own else DEFAULT_CONFIG):
         return Path("runs", *own) if own else DEFAULT_WORKDIR
@@ -50,12 +50,12 @@ def workdir_for(config_path: str | None, checkpoint_path: str | None = None, ove
 
 
 def configuration_to_train(config_path: str | None, folder: Path, overrides: Overrides) -> ConfigDict:
-    """The configuration for training in `folder`.
+    """Return the configuration for training in `folder`.
 
-    That of the file, or else of the run that is there already, or else the default one; with overrides.
+    It is that of the file, or else of the run that is there already, or else the default one; with overrides.
 
     Raises:
-        UserError: it is faulty, or the run that is there already was begun with other data, process, network or seed.
+        UserError: the configuration is faulty, or the run there was begun with other data, process, network or seed.
     """
     remembered = folder / "config.json"
     begun = configuration.load_json(remembered) if checkpoint.latest(folder / "checkpoints") else None
@@ -71,7 +71,7 @@ def configuration_to_train(config_path: str | None, folder: Path, overrides: Ove
 
 
 def changes(config: ConfigDict, folder: Path) -> list[str]:
-    """What a run in `folder` will do otherwise than so far, a line each; nothing if it has not begun."""
+    """Say what a run in `folder` will do otherwise than so far, a line each; nothing if it has not begun."""
     if not checkpoint.latest(folder / "checkpoints"):
         return []
     begun = configuration.load_json(folder / "config.json")
@@ -83,7 +83,7 @@ def changes(config: ConfigDict, folder: Path) -> list[str]:
 def configuration_to_use(
     config_path: str | None, folder: Path, checkpoint_path: Path | None, overrides: Overrides
 ) -> tuple[ConfigDict, checkpoints.Found | None]:
-    """The configuration with which a checkpoint is to be used, and the checkpoint; None for a mixture, which has none.
+    """Return the configuration to use a checkpoint with, and the checkpoint; None for a mixture, which has none.
 
     The checkpoint is the given one, or the newest in `folder`. The configuration is that of the file, or else of the
     folder, or else the one in the checkpoint; with overrides.
@@ -107,12 +107,12 @@ def configuration_to_use(
             raise UserError(f"{found.path} does not say what it was trained with: give its --config FILE")
         # A pipeline knows all but its data.
         config = configuration.from_dict(found.config or {"data.dataset": "images"}, str(found.path))
-    # Those of the checkpoint go before the file's, and the user's before both.
+    # Values that the checkpoint decides go before the file's, and the user's go before both.
     configuration.from_dict(found.values, str(found.path), config)
     _override(config, overrides)
     if found.config is not None:
         begun = configuration.from_dict(found.config, str(found.path))
-        # Other data of the same kind will do; whether it is told of distortion is the network's own.
+        # Users may give other data of the same kind; but whether it is told of distortion is a property of the network.
         asked_for = {key for key, _ in overrides if key.startswith("data.") and key != "data.distortion"}
         _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
     return config, found

@@ -23,12 +23,12 @@ from score_sde.experiment.solver import solver_for
 
 
 class Drawn(NamedTuple):
-    """Samples, and what they were asked to be.
+    """Holds samples, and what they were asked to be.
 
     Attributes:
-        samples: the samples, in model units.
-        seeds: the seed of each.
-        labels: the class of each, `(N,)`; None if any would do.
+        samples: the samples `(N, *shape)`, in model units.
+        seeds: the seed of each sample.
+        labels: the class of each sample, `(N,)`, int64; None if any would do.
     """
 
     samples: Samples
@@ -49,7 +49,7 @@ def sample(experiment: Experiment) -> Drawn:
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
-    """Write samples, on the first process; returns the paths.
+    """Write samples, on the first process; return the paths.
 
     Raises:
         UserError: a file cannot be written.
@@ -60,7 +60,7 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     paths = write_samples(
         drawn.samples, drawn.seeds, experiment.dataset, folder, sampling.solver, drawn.labels, columns, settings
     )
-    # Of the samples that were there before; written anew by `measure`, if asked for.
+    # These are metrics of the samples that were there before; `measure` writes them anew, if asked for.
     remove_stale(_metrics_path(experiment), settings)
     return paths
 
@@ -80,7 +80,7 @@ def extractors_for(experiment: Experiment) -> Extractors | None:
 
 
 def measure(experiment: Experiment, drawn: Drawn, extractors: Extractors) -> tuple[dict[str, float], Path]:
-    """Measure samples by Inception's metrics, as the section `sampling` asks for; returns them and their file.
+    """Measure samples by Inception's metrics, as the section `sampling` asks for; return them and their file.
 
     Raises:
         UserError: the file cannot be written.

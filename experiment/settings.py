@@ -23,15 +23,15 @@ def settings_of(
     except_for: Iterable[str] = (),
     **more: Any,
 ) -> dict[str, Any]:
-    """Return what a result is made with: the seed and these sections of the configuration, the weights, and `more`.
+    """Return what a result is made with: the seed, these sections of the configuration, the weights, and `more`.
 
     Args:
         config: the configuration.
-        sections: those that count.
-        model: has the weights.
-        checkpoint: where they come from.
+        sections: the sections that count.
+        model: the model with the weights.
+        checkpoint: the checkpoint that the weights come from.
         except_for: dotted keys that do not count.
-        more: plain values by name.
+        more: further plain values by name.
     """
     chosen, ignored = ("seed", "average", *sections), set(except_for)
     values = {k: v for k, v in flatten(config) if k.split(".")[0] in chosen and k not in ignored}

@@ -25,10 +25,10 @@ from score_sde.solvers.registry import Solver
 
 THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
 
-# Of the options of solvers, those that are about the model.
+# The options of solvers that are about the model.
 _SHARED_OPTIONS = ("t_min", "data_std")
 
-# Of the section `sampling`, what is not an option of the solver.
+# The keys of the section `sampling` that are no options of the solver.
 _NOT_OPTIONS = (
     "solver",
     "num_samples",
@@ -40,15 +40,15 @@ _NOT_OPTIONS = (
     "metrics",
     "inception",
 )
-# Steps of solvers that have no default of their own, and of tables that are made for samples.
+# The number of steps of solvers that have no default of their own, and of tables that are made for samples.
 _NUM_STEPS = 20
 _NUM_TUNED_STEPS = 10
 
 
 def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any) -> Solver:
-    """The solver of the section `sampling`, with those options that are given and that it has, and `more`.
+    """Make the solver of the section `sampling`, with those options that are given and that it has, and `more`.
 
-    Those that need a number of steps have `default_steps`, unless it is given.
+    Solvers that need a number of steps have `default_steps`, unless it is given.
     """
     sampling = config.sampling
     ignored = ignored_options(config)
@@ -60,7 +60,7 @@ def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any
 
 
 def ignored_options(config: ConfigDict) -> set[str]:
-    """Those options given in the section `sampling` that its solver does not have."""
+    """Return the options given in the section `sampling` that its solver does not have."""
     known = inspect.signature(choose("solver", config.sampling.solver, SOLVERS)).parameters
     return set(solver_options(config)) - set(known)
 
@@ -70,14 +70,14 @@ def note_ignored(experiment: Experiment) -> None:
     solver = experiment.config.sampling.solver
     ignored = ignored_options(experiment.config)
     if solver == "tuned":
-        ignored -= {"data_std"}  # of use in tuning
+        ignored -= {"data_std"}  # tuning uses it all the same
     for key, _ in experiment.overrides:
         if key.removeprefix("sampling.") in ignored and key.startswith("sampling."):
             distributed.note(f"solver {solver!r} does not use {key}")
 
 
 def solver_options(config: ConfigDict) -> dict[str, Any]:
-    """The options for solvers that the section `sampling` gives."""
+    """Return the options for solvers that the section `sampling` gives."""
     given = {name: value for name, value in config.sampling.items() if name not in _NOT_OPTIONS and value is not None}
     options = read_texts(given)
     if "threshold" in options:
@@ -87,12 +87,12 @@ def solver_options(config: ConfigDict) -> dict[str, Any]:
 
 
 def shared_options(sampling: ConfigDict) -> dict[str, Any]:
-    """Those options given in the section `sampling` that are about the model, not about one solver."""
+    """Return the options given in the section `sampling` that are about the model, not about one solver."""
     return {name: sampling[name] for name in _SHARED_OPTIONS if sampling[name] is not None}
 
 
 def solver_for(experiment: Experiment, default_steps: int = _NUM_STEPS) -> Solver:
-    """Return the solver of the section `sampling` for a model; what it is tuned with is made first."""
+    """Return the solver of the section `sampling` for a model; tables for solver `tuned` are made first."""
     sampling, options = experiment.config.sampling, {}
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
@@ -111,7 +111,7 @@ def tuned_tables(experiment: Experiment, budgets: Sequence[int]) -> Path:
 
 
 def _tune(experiment: Experiment, tables: Path, num_steps: int) -> None:
-    """Make the table of so many steps."""
+    """Make the table of `num_steps` steps for solver `tuned`, and write it into the folder `tables`."""
     distributed.say(f"tuning a sampler of {num_steps} steps")
 
     def kept() -> str:

@@ -9,13 +9,13 @@ from score_sde.common.errors import UserError
 
 
 def read_texts(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of solvers, with those that are written as text read: a list of times, and torchdiffeq's `options`."""
+    """Read those options of solvers that are written as text: a grid's list of times, and torchdiffeq's `options`."""
     readers: dict[str, Callable[[str], Any]] = {"grid": read_grid, "options": read_options}
     return {name: readers[name](value) if name in readers else value for name, value in options.items()}
 
 
 def read_grid(text: str) -> str | list[float]:
-    """A grid's name, or its times."""
+    """Read a grid: return its name, or its times as numbers."""
     if text[:1].isalpha():
         return text
     try:
@@ -25,7 +25,7 @@ def read_grid(text: str) -> str | list[float]:
 
 
 def read_options(text: str) -> dict[str, str | float]:
-    """`first_step=0.01,solver=LSODA` as a dictionary; numbers are read."""
+    """Read `first_step=0.01,solver=LSODA` into a dictionary, in which numbers are numbers."""
     options: dict[str, str | float] = {}
     for item in text.split(","):
         name, equals, value = (part.strip() for part in item.partition("="))

@@ -97,7 +97,7 @@ def begin(experiment: Experiment, trainer: Trainer) -> None:
 
 
 def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], np.ndarray]:
-    """Return what draws a few samples of a model in training, to be looked at."""
+    """Return a function that draws a few samples of a model in training, to be looked at."""
     solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     seeds = list(range(config.seed, config.seed + _NUM_PREVIEWS))
 
@@ -109,7 +109,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], np.ndarray
 
 
 def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], dict[str, float]] | None:
-    """Return what measures a model in training now and then, if it is to be measured."""
+    """Return a function that measures a model in training now and then; None if it is not to be measured."""
     if not config.training.measure_every:
         return None
     if config.model.network == "classifier":

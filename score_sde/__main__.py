@@ -61,7 +61,7 @@ flags.DEFINE_string("folder", None, "Folder that --mode export writes; it is mad
 
 
 def parse(argv: list[str]) -> Overrides:
-    """Read the command line into FLAGS; returns the values given as `--config.KEY=VALUE`."""
+    """Read the command line into FLAGS; return the values given as `--config.KEY=VALUE`."""
     rest, overrides = argv[:1], []
     arguments = argv[1:]
     while arguments:
@@ -95,7 +95,7 @@ def parse(argv: list[str]) -> Overrides:
 
 
 def main(overrides: Overrides) -> int:
-    """Do what the flags say; returns the exit code."""
+    """Do what the flags say; return the exit code."""
     try:
         with raise_signals(), keeping(lambda: "stopped before there was anything to keep; repeat the command"):
             _run(overrides)
@@ -146,7 +146,7 @@ def _complain(message: str) -> int:
 def run() -> None:
     """Read the command line, do what it says, and exit with a code."""
     for stream in (sys.stdout, sys.stderr):
-        # What a console has no letter for is shown as in Python.
+        # Letters that a console does not have are shown as in Python.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # --help speaks of the script that was started, whichever it was.

@@ -13,7 +13,7 @@ from score_sde.common.noise import SampleNoise
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
-    """Work takes no time, as `progress` sees it: what is said does not depend on how busy the machine is."""
+    """Stop the clock of `progress`, so that what is said does not depend on how busy the machine is."""
     monkeypatch.setattr("score_sde.common.progress._now", lambda: 0.0)
 
 

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def image(path: Path) -> np.ndarray:
-    """A picture `(H, W)` or `(H, W, C)`, uint8."""
+    """Read a picture `(H, W)` or `(H, W, C)`, uint8."""
     with Image.open(path) as picture:
         return np.array(picture)
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+    """Read the rows of a CSV file."""
     with open(path, newline="") as file:
         return list(csv.DictReader(file))

@@ -74,7 +74,7 @@ def mixture(sde: SDE = VP) -> GaussianMixture:
 
 @dataclass
 class Asked:
-    """The mixture, which counts how often it is asked."""
+    """The mixture counts how often it is asked."""
 
     sde: SDE = VP
     calls: int = 0
@@ -107,7 +107,7 @@ def solver(name: str) -> Callable[..., None]:
 
 
 def process(make: Callable[..., SDE]) -> Callable[..., None]:
-    """Solving under a process; one whose noise hides nothing, or all, is refused there."""
+    """Solve under a process; one whose noise hides nothing, or all, is refused there."""
 
     def run(asked: Asked, /, **options: Any) -> None:
         asked.sde = make(**options)
@@ -153,7 +153,7 @@ def logits(x: Tensor, noise_label: Tensor) -> Tensor:
 
 
 class Function(nn.Module):
-    """A network from a function."""
+    """The network is a function."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -165,15 +165,15 @@ class Function(nn.Module):
 
 @dataclass
 class Subject:
-    """What is walked over.
+    """A subject is a function whose options are walked over.
 
     Attributes:
-        function: has the signature.
+        function: the function with the signature.
         run: called with the model and options.
-        base: options that stay, unless they are the one walked over.
-        rows: what an argument takes, where it differs from `TAKEN`.
-        fixed: arguments that `run` gives.
-        slow: values of arguments that are taken, and take long.
+        base: options that keep their values, except the one that is walked over.
+        rows: the values that an argument takes, where they differ from `TAKEN`.
+        fixed: names of arguments that `run` gives itself.
+        slow: values of arguments that are taken, but take long.
     """
 
     function: Callable[..., Any]
@@ -476,7 +476,7 @@ SUBJECTS |= {
 
 
 def outcome(subject: Subject, options: Mapping[str, Any]) -> bool:
-    """Whether the options are taken; they are taken or refused as they ought to be."""
+    """Return whether the options are taken; see that a refusal is one line, given before the model is asked."""
     model, refusal = Asked(), ""
     try:
         subject.run(model, **options)

@@ -48,13 +48,13 @@ def flags(values: dict[str, str]) -> list[str]:
 
 
 def run(*arguments: object) -> int:
-    """The exit code of `python main.py` with these arguments, in this process."""
+    """Return the exit code of `python main.py` with these arguments, in this process."""
     with flagsaver.flagsaver():
         return main.main(main.parse(["main.py", *map(str, arguments)]))
 
 
 def complaint(capsys, *arguments: object) -> str:
-    """The one line that a failing command line prints."""
+    """Return the one line that a failing command line prints."""
     capsys.readouterr()
     assert run(*arguments) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -63,7 +63,7 @@ def complaint(capsys, *arguments: object) -> str:
 
 
 def published_checkpoint(config: str, values: dict[str, str], path) -> NCSNpp:
-    """Writes a checkpoint in the published code's format, with random weights; returns the network of its averages."""
+    """Write a checkpoint in the published code's format, with random weights; return the network of its averages."""
     settings = configuration.load_file(config)
     configuration.override(settings, values.items())
     torch.manual_seed(0)

@@ -84,7 +84,7 @@ def test_a_classifier_reports_its_accuracy_by_noise_level(classifier):
 
 
 def recognised(path: Path) -> float:
-    """The part of samples that the nearest mean of a digit's training images takes for their class."""
+    """Return the part of samples whose class is that of the nearest mean of a digit's training images."""
     dataset, drawn = load_dataset("digits"), np.load(path)
     assert dataset.train_classes is not None
     means = np.stack([dataset.train[dataset.train_classes == k].double().mean(0).flatten() for k in range(10)])
@@ -152,7 +152,7 @@ def digits(tmp_path_factory) -> Path:
 
 
 def edited(folder: Path, task: str, *arguments: str) -> tuple[dict, dict]:
-    """Arrays and numbers of an edit."""
+    """Read the arrays and numbers of an edit."""
     few = ["--config.edit.num_steps=6", "--config.edit.num_samples=3"]
     assert run("--mode=edit", "--workdir", str(folder), f"--config.edit.task={task}", *few, *arguments) == 0
     numbers = json.loads((folder / "edit" / f"{task}.json").read_text())

@@ -16,7 +16,7 @@ from score_sde.common.files import write_atomically
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """Writing more than this fails within the block, as on a full disk."""
+    """Make writing more than this fail within the block, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -51,7 +51,7 @@ def temporary(folder: Path) -> list[Path]:
 
 
 def stop(capsys, *arguments: object) -> tuple[int, list[str]]:
-    """The exit code of a run that is interrupted, and its lines on stderr."""
+    """Return the exit code of a run that is interrupted, and its lines on stderr."""
     capsys.readouterr()
     code = run(*map(str, arguments))
     return code, capsys.readouterr().err.splitlines()

@@ -60,14 +60,14 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def stamps(folder: Path, pattern: str) -> dict[str, int]:
-    """When each complete file was written."""
+    """Return when each complete file was written."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern) if not path.name.startswith(".")}
 
 
 def killed(mode: str, folder: Path, values: dict[str, str], written: Path, pattern: str, *more: str) -> int:
-    """Run, kill after a while, run again, …, and at last to the end; returns how often there was something new by then.
+    """Run, kill after a while, run again, …, and at last to the end; return how often a killed run had written more.
 
-    Each time it has until some files were written, and a little longer. What was written before stays as it is.
+    Each run is killed a little after some files were written. What was written before stays as it is.
     """
     generator, hits = random.Random(0), 0
     for _ in range(KILLS):

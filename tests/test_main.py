@@ -37,7 +37,7 @@ DIGITS = ["--config.model.channels=4", "--config.model.num_blocks=1", "--config.
 
 
 def run(*arguments: str) -> int:
-    """The exit code of `python main.py` with these arguments, in this process."""
+    """Return the exit code of `python main.py` with these arguments, in this process."""
     with flagsaver.flagsaver():
         try:
             return main.main(main.parse(["main.py", *map(str, arguments)]))
@@ -47,7 +47,7 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture
 def complaint(capsys) -> Callable[..., str]:
-    """Runs the command line, which must fail with one line on stderr; returns the line."""
+    """Run the command line, which must fail with one line on stderr; return the line."""
 
     def failing(*arguments: str) -> str:
         capsys.readouterr()
@@ -260,7 +260,7 @@ def test_options_that_a_solver_lacks_are_noted(toy, tmp_path, capsys):
 
 
 def likelihoods(folder: Path) -> tuple[dict, np.ndarray]:
-    """The JSON file, and the rows of the CSV file."""
+    """Read the JSON file, and the rows of the CSV file."""
     rows = np.loadtxt(folder / "likelihood" / "test.csv", delimiter=",", skiprows=1)
     return json.loads((folder / "likelihood" / "test.json").read_text()), rows
 

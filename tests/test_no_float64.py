@@ -43,10 +43,10 @@ SEEDS = range(3)
 
 
 class Far(Tensor):
-    """A tensor on a device without float64.
+    """A far tensor lies on a device without float64.
 
     Args:
-        here: its numbers, on the CPU.
+        here: the tensor's numbers, on the CPU.
     """
 
     here: Tensor
@@ -67,14 +67,14 @@ class Far(Tensor):
 
 
 class FarDevice(TorchDispatchMode):
-    """Within it, the far device is there: tensors can be made on it, and moved to it."""
+    """Within this mode the far device exists: tensors can be made on it, and moved to it."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return operate(func, args, kwargs or {})
 
 
 class FarConstants(TorchFunctionMode):
-    """Within it, numbers can be made tensors on the far device, where PyTorch's "meta" would forget them, and back."""
+    """Within this mode numbers become tensors on the far device and back; PyTorch's "meta" would forget them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -118,7 +118,7 @@ def far_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Network(nn.Module):
-    """A few layers, float32."""
+    """The network has a few layers, in float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,9 @@ def test_levels() -> None:
     def run(_: ScoreModel, x: Tensor) -> Any:
         model = QuantisedModel(Logits(), VPSDE(), 4).to(x.device)
         x = x[:, None, :, None]
-        losses = get_objective(VPSDE(), t_min=0.01)(model, Batch(x), BatchNoise(3, torch.Generator().manual_seed(0))).values
+        losses = get_objective(VPSDE(), t_min=0.01)(
+            model, Batch(x), BatchNoise(3, torch.Generator().manual_seed(0))
+        ).values
         losses.mean().backward()
         gradients = [parameter.grad for parameter in model.parameters()]
         return losses.detach(), gradients, get_solver("default", num_steps=4)(model, x)

@@ -26,7 +26,7 @@ SDE = VPSDE()
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """The clock moves when it is told to."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -48,7 +48,7 @@ def mixture() -> GaussianMixture:
 
 
 def call(bar: Progress, clock: Clock, count: int, seconds: float, *times: float) -> None:
-    """So many calls, each so many seconds after what was before."""
+    """Make so many calls, each so many seconds after what was before."""
     for _ in range(count):
         clock.seconds += seconds
         bar.call(torch.tensor(times or (0.5,), dtype=DOUBLE))

@@ -73,7 +73,7 @@ SHORT = {"sampling.num_steps": "3", "likelihood.method": "adams", "likelihood.nu
 
 
 def texts(key: str) -> list[str]:
-    """Values to walk over, of the type of the key and of others."""
+    """Return values to walk over, of the type of the key and of others."""
     *path, name = key.split(".")
     section = DEFAULTS
     for part in path:
@@ -93,7 +93,7 @@ def test_every_key_has_a_rule_but_those_that_are_true_or_false():
 
 
 def complaint(key: str, text: str, mode: str) -> str:
-    """What is said of a configuration for a mode with this value; nothing, if it will do."""
+    """Return what is said of a configuration for a mode with this value; nothing, if it will do."""
     config = get_config()
     try:
         values = WORK[mode] | ({} if key in SHORT else SHORT)
@@ -134,7 +134,7 @@ _MANY = 1000
 
 
 def bearable(key: str, text: str) -> bool:
-    """Whether what a value asks for is done within seconds, if it is accepted."""
+    """Return whether what a value asks for is done within seconds, if it is accepted."""
     kind = type(KEYS[key]) if KEYS[key] is not None else str
     return key not in _LONG and not (kind is int and text.isdecimal() and int(text) > _MANY and key != "seed")
 

@@ -29,7 +29,7 @@ UNREADABLE = "it is truncated, damaged, or not a checkpoint"
 
 
 def line(path: pathlib.Path) -> str:
-    """What is said of a file that is not read, after its name; always one line, without escape codes."""
+    """Return what is said, after its name, of a file that is not read; it must be one line, without escape codes."""
     with pytest.raises(UserError) as error:
         read_torch(path)
     message = str(error.value)

@@ -23,7 +23,7 @@ from score_sde.data.words import PARTS, Part, listed, part_of, words_beside_part
 
 _EXAMPLES = {"x", "image", "images", "picture", "pictures", "data", "sample", "samples", "vectors", "arr", "array"}
 _CLASSES = {"y", "label", "labels", "class", "classes", "target", "targets"}
-# Words that stand for both what and of which part.
+# Words that say both what an array is and which part of the data it belongs to.
 _BOTH = {"x": ("xtrain", "xtest", "xval", "xvalid"), "y": ("ytrain", "ytest", "yval", "yvalid")}
 _CHANNELS = (1, 3)
 
@@ -32,7 +32,7 @@ def read_numpy(path: Path) -> Found:
     """Read a `.npy` or `.npz` file; nothing in it is unpickled.
 
     Raises:
-        UserError: it is damaged, not such an array, or its names do not tell its arrays apart.
+        UserError: the file is damaged, holds another kind of array, or its names do not tell its arrays apart.
     """
     try:
         with open(path, "rb") as file:
@@ -49,7 +49,7 @@ def read_numpy(path: Path) -> Found:
 
 
 def _read_named(content: Mapping[str, np.ndarray], path: Path) -> Found:
-    """The arrays of an `.npz` file, which reads each when it is asked for."""
+    """Sort the arrays of an `.npz` file by their names; `content` reads each when it is asked for."""
     examples_of: dict[Part, str] = {}
     classes_of: dict[Part, str] = {}
     unread = []
@@ -76,7 +76,7 @@ def _read_named(content: Mapping[str, np.ndarray], path: Path) -> Found:
 
 
 def _table(name: str, examples_of: dict[Part, str], classes_of: dict[Part, str]) -> dict[Part, str] | None:
-    """Where the array of this name belongs; None if the name does not say what it is."""
+    """Return the table that the array of this name belongs to; None if the name does not say what it is."""
     words = words_beside_part(name)
     lower = name.lower()
     if words & _CLASSES or any(word in lower for word in _BOTH["y"]):
@@ -87,7 +87,7 @@ def _table(name: str, examples_of: dict[Part, str], classes_of: dict[Part, str])
 
 
 def examples(array: np.ndarray, where: str, part: Part) -> np.ndarray:
-    """Pictures as `(N, C, H, W)` uint8, or vectors as `(N, d)` float32.
+    """Return an array of pictures as `(N, C, H, W)` uint8, or of vectors as `(N, d)` float32.
 
     Raises:
         UserError: the array is neither, or could be several things.
@@ -119,7 +119,7 @@ def examples(array: np.ndarray, where: str, part: Part) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, in our words."""
+    """Say what is wrong with a file, in our words."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return error.strerror
     if "allow_pickle=False" in str(error):

@@ -29,7 +29,7 @@ _reconstruct = np.empty(0).__reduce__()[0]
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    # How Python 3 writes bytes for Python 2 to read.
+    # Python 3 writes bytes in this way for Python 2 to read.
     ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -37,7 +37,7 @@ _ALLOWED = {
 
 
 class _OtherContentError(Exception):
-    """What a file has that a batch has not."""
+    """The file has something that no batch of pictures has; the message says what."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -50,10 +50,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_cifar10(folder: Path) -> Parts:
-    """The 50,000 training and 10,000 test pictures, `(N, 3, 32, 32)`, 256 levels.
+    """Load the 50,000 training and 10,000 test pictures, `(N, 3, 32, 32)`, 256 levels.
 
     Args:
-        folder: contains `cifar-10-batches-py/`.
+        folder: the folder that contains `cifar-10-batches-py/`.
 
     Raises:
         UserError: a file is missing, damaged, or not what it should be.
@@ -68,12 +68,12 @@ def load_cifar10(folder: Path) -> Parts:
 
 
 def is_cifar10(path: Path) -> bool:
-    """Whether this is the folder of the batches."""
+    """Return whether this is the folder of the batches."""
     return (path / _TRAIN_FILES[0]).is_file()
 
 
 def read_cifar10(path: Path) -> Found:
-    """The same from the folder of the batches itself."""
+    """Read training and test pictures, and their classes by name, from the folder of the batches itself."""
     batches = [_read_batch(path / name) for name in _TRAIN_FILES]
     pictures = np.concatenate([batch.examples for batch in batches])
     classes = [name for batch in batches for name in batch.classes or ()]
@@ -81,7 +81,7 @@ def read_cifar10(path: Path) -> Found:
 
 
 def _read_batch(path: Path) -> Arrays:
-    """Pictures `(N, 3, 32, 32)` uint8 and classes of one file."""
+    """Read the pictures `(N, 3, 32, 32)`, uint8, and the classes of one file."""
     try:
         with open(path, "rb") as file:
             batch = _unpickle(file)

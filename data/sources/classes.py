@@ -52,12 +52,12 @@ def number_classes(
 
 
 def names_of(array: np.ndarray, count: int, where: str) -> list[str] | None:
-    """The class of each of `count` examples, as a name, from an array `(count,)` or `(count, 1)` of numbers or words.
+    """Return the names of the classes of `count` examples, from an array `(count,)` or `(count, 1)` of them.
 
-    None if all are -1, by which public datasets hide the answers of the part to test on.
+    The result is None if all are -1, by which public datasets hide the answers of the part to test on.
 
     Raises:
-        UserError: there is not one an example, or they are neither whole numbers from 0 nor words.
+        UserError: there is not one class an example, or classes are neither whole numbers from 0 nor words.
     """
     flat = array.reshape(-1)
     if array.shape not in ((count,), (count, 1)):

@@ -14,7 +14,7 @@ LEVELS = 17
 
 
 def load_digits() -> Parts:
-    """The digits `(N, 1, 8, 8)`; a fixed split, 1,437 to train and 360 to test, each digit's share the same in both."""
+    """Load digits `(N, 1, 8, 8)`, always split into 1,437 to train and 360 to test with equal shares of each digit."""
     rows = np.loadtxt(_file(), delimiter=",", dtype=np.uint8)
     examples = torch.from_numpy(rows[:, :-1]).reshape(-1, 1, 8, 8)
     classes = torch.from_numpy(rows[:, -1].astype(np.int64))
@@ -24,7 +24,7 @@ def load_digits() -> Parts:
 
 
 def _file() -> Path:
-    """Return scikit-learn's file, 64 levels and the digit a line; itself it takes a second to import."""
+    """Return scikit-learn's file, 64 levels and the digit a line; it is not imported, which takes a second."""
     package = find_spec("sklearn")
     assert package is not None
     assert package.submodule_search_locations is not None

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures, each opened when it is needed.
+    """Holds pictures, each of which is opened when it is needed.
 
     Attributes:
-        places: where each is, for complaints.
-        names: what decides the part that each is taken for; see `data.split`.
-        open: opens the one with this number.
-        version: changes whenever a picture does.
-        classes: what the class of each is called, or None.
+        places: where each picture is, for complaints.
+        names: a name of each picture, which decides the part that it is taken for; see `data.split`.
+        open: opens the picture with this number.
+        version: a value that changes whenever a picture does.
+        classes: what the class of each example is called; None if there are no classes.
     """
 
     places: Sequence[str]
@@ -38,12 +38,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Examples in memory.
+    """Holds examples that are in memory.
 
     Attributes:
-        where: they are, for complaints.
+        where: where the examples are, for complaints.
         examples: pictures `(N, C, H, W)`, uint8, or vectors `(N, d)`, float32.
-        classes: what the class of each is called, or None.
+        classes: what the class of each example is called; None if there are no classes.
     """
 
     where: str
@@ -55,16 +55,16 @@ class Arrays:
 
     @property
     def names(self) -> list[str]:
-        """The number of each row; see `data.split`."""
+        """The name of each example is the number of its row; see `data.split`."""
         return [str(row) for row in range(len(self.examples))]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What there is at a place; all parts are of one kind.
+    """Holds what a reader finds at a place; all parts are of one kind.
 
     Attributes:
-        parts: the examples of each part; there is one to train on.
+        parts: the examples of each part, of which one is to train on.
         class_order: all classes in their order, if the data say it.
         notes: what the user should know of the reading, a line each.
     """

@@ -33,12 +33,12 @@ _CLASS_COLUMNS = ("label", "labels", "class", "classes", "target", "targets", "y
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether this is a parquet file, or a folder that has some."""
+    """Return whether this is a parquet file, or a folder that has some."""
     return bool(_parquet_files(path)) if path.is_dir() else path.suffix.lower() == ".parquet"
 
 
 def read_hugging_face(place: str) -> Found:
-    """The pictures of a dataset, by its parts.
+    """Find the pictures of a dataset, by its parts.
 
     Args:
         place: `hf:` and a name, or a path.
@@ -51,7 +51,7 @@ def read_hugging_face(place: str) -> Found:
     except ImportError as error:
         raise UserError("Hugging Face datasets need: pip install 'score-sde[huggingface]'") from error
     datasets.disable_progress_bars()
-    # What it logs of damaged files is said by us.
+    # What the library logs of damaged files is said by us.
     datasets.logging.set_verbosity(logging.CRITICAL)
     notes: list[str] = []
     from_hub = place.startswith(HUB)
@@ -68,7 +68,7 @@ def read_hugging_face(place: str) -> Found:
 
 
 def _from_hub(place: str, notes: list[str]) -> dict[Part, Any]:
-    """The library's table of each part."""
+    """Load the library's table of each part of a dataset on the hub."""
     import datasets
 
     try:
@@ -80,7 +80,7 @@ def _from_hub(place: str, notes: list[str]) -> dict[Part, Any]:
 
 
 def _from_files(path: Path, notes: list[str]) -> dict[Part, Any]:
-    """The same of parquet files.
+    """Load the library's table of each part from parquet files.
 
     Of files read together the library takes the first one's description of columns for all, so that where others number
     their classes differently, these would get wrong names. So each part is read by itself, and its files must agree.
@@ -112,7 +112,7 @@ def _from_files(path: Path, notes: list[str]) -> dict[Part, Any]:
 
 
 def _splits(loaded: Any, place: str, notes: list[str]) -> dict[Part, str]:
-    """The library's split for each part."""
+    """Return the name of the library's split for each part."""
     splits: dict[Part, str] = {}
     for name in loaded:
         part = part_of(name, place)
@@ -132,7 +132,7 @@ def _parquet_files(folder: Path) -> list[Path]:
 
 
 def _files(path: Path, notes: list[str]) -> dict[Part, list[str]]:
-    """The files of each part."""
+    """Return the parquet files of each part."""
     if path.is_file():
         return {"train": [str(path)]}
     told: dict[Part | None, list[str]] = {}
@@ -145,7 +145,7 @@ def _files(path: Path, notes: list[str]) -> dict[Part, list[str]]:
 
 
 def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
-    """The pictures of a part, a `datasets.Dataset`, and all its classes if it says their order."""
+    """Return the pictures of a part, a `datasets.Dataset`, and all its classes if it says their order."""
     import datasets
     from PIL import Image
 
@@ -159,7 +159,7 @@ def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
         raise UserError(f"{place} has the columns {listed(features)}, {what}")
     classes, order = _classes(part, place)
 
-    # As files: decoded by the library, they would have lost how many bits and frames they had.
+    # They stay files: decoded by the library, they would have lost how many bits and frames they had.
     packed = part.cast_column(columns[0], datasets.Image(decode=False))
 
     def picture(row: int) -> Image.Image:
@@ -183,7 +183,7 @@ def _class_column(part: Any) -> str | None:
 
 
 def _unread_classes(part: Any, place: str) -> list[str]:
-    """A note on columns of classes beside the one that is read."""
+    """Write a note on columns of classes beside the one that is read, if there are any."""
     import datasets
 
     column = _class_column(part)
@@ -194,7 +194,7 @@ def _unread_classes(part: Any, place: str) -> list[str]:
 
 
 def _classes(part: Any, place: str) -> tuple[Sequence[str] | None, tuple[str, ...]]:
-    """What the class of each row is called, or None; and all of them, if the library knows their order."""
+    """Return what the class of each row is called, or None; and all classes in order, if the library knows it."""
     column = _class_column(part)
     if column is None:
         return None, ()

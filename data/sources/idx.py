@@ -21,20 +21,20 @@ from score_sde.data.sources.found import Arrays, Found
 from score_sde.data.words import Part, listed, part_of, settle
 
 _UINT8 = 8
-# Any IDX file, whatever numbers it holds.
+# The name of any IDX file, whatever numbers it holds.
 _ANY = re.compile(r"idx\d-")
 _IMAGES, _LABELS = ("images", "idx3"), ("labels", "idx1")
-# What zlib can make of a byte.
+# The most bytes that zlib can make of one.
 _LARGEST_RATIO = 1032
 
 
 def is_idx(path: Path) -> bool:
-    """Whether this is the name of an IDX file of pictures."""
+    """Return whether this is the name of an IDX file of pictures."""
     return "idx3-ubyte" in path.name.lower() and path.is_file()
 
 
 def read_idx_files(path: Path) -> Found:
-    """The pictures of one file, or of the files in a folder.
+    """Read the pictures of one file, or of the files in a folder.
 
     Raises:
         UserError: a file is damaged, or the names do not tell the parts of the data apart.
@@ -62,10 +62,10 @@ def read_idx_files(path: Path) -> Found:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of one file.
+    """Read the array of one file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         content = _content(path)
@@ -83,7 +83,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _content(path: Path) -> bytes:
-    """All bytes of a file, unpacked: of a packed one as many as its head says, and one more if there are any."""
+    """Return all bytes of a file; if it is packed, unpack as many as its head says, and one more if there are any."""
     if path.suffix.lower() != ".gz":
         return path.read_bytes()
     with gzip.open(path) as file:
@@ -94,7 +94,7 @@ def _content(path: Path) -> bytes:
 
 
 def _shape(content: bytes) -> tuple[tuple[int, ...], int]:
-    """The shape that the head of a file tells, as far as it goes, and where the head ends."""
+    """Return the shape that the head of a file tells, as far as it goes, and where the head ends."""
     start = 4 + 4 * (content[3] if len(content) > 3 else 0)
     return tuple(np.frombuffer(content[4:start][: (len(content) - 4) // 4 * 4], ">u4").tolist()), start
 
@@ -118,7 +118,7 @@ def _with_classes(path: Path) -> Arrays:
 
 
 def _labels_beside(path: Path) -> Path | None:
-    """The file of the classes of these pictures, packed or not, in any case."""
+    """Return the file of the classes of these pictures, packed or not, whatever the case of its name."""
     name = path.name.lower()
     for images, labels in zip(_IMAGES, _LABELS, strict=True):
         name = name.replace(images, labels)

@@ -31,7 +31,7 @@ SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2"),
 )
-# Pictures all the same.
+# Files of these names are pictures, too, but are not read.
 _OTHER_SUFFIXES = (
     *(
         ".heic",
@@ -51,7 +51,8 @@ _OTHER_SUFFIXES = (
     ),
     *(".exr", ".hdr", ".ico", ".xcf", ".j2k", ".jpx", ".dds", ".dcm", ".qoi"),
 )
-# What pictures of any name begin with; and the first four letters of a container, whose next but four say of what.
+# What pictures of any name begin with. A container begins with its own four letters, and the letters 8 to 11 say what
+# is in it.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 _CONTAINER, _PICTURES_IN_IT, _LENGTH = b"RIFF", b"WEBP", 12
 # What other systems leave in folders and archives, which is no picture.
@@ -59,12 +60,12 @@ _DEBRIS = ("__MACOSX", "._")
 
 
 class _Entry(NamedTuple):
-    """A picture.
+    """An entry is a picture in a folder or an archive.
 
     Attributes:
-        name: its path below the folder or within the archive.
-        version: changes when the file does.
-        open: opens it.
+        name: the picture's path below the folder or within the archive.
+        version: a value that changes when the file does.
+        open: opens the picture.
     """
 
     name: PurePosixPath
@@ -73,7 +74,7 @@ class _Entry(NamedTuple):
 
 
 def find_image_files(path: Path) -> Found:
-    """The pictures of a folder or a zip archive, by the part of the data that they belong to.
+    """Find the pictures of a folder or a zip archive, by the part of the data that they belong to.
 
     Raises:
         UserError: there are no images, their parts cannot be told apart, or the archive is damaged.
@@ -93,7 +94,7 @@ def find_image_files(path: Path) -> Found:
         pictures = [entry for entry, _ in rows]
         found[part] = Pictures(
             [str(path / entry.name) for entry in pictures],
-            # All of the path, so that a first picture beside a common folder changes no names.
+            # Names are whole paths, so that a first picture beside a common folder changes none of them.
             [str(entry.name) for entry in pictures],
             partial(_open, pictures),
             [str(path.resolve()), [[str(entry.name), entry.version] for entry in pictures]],
@@ -103,7 +104,7 @@ def find_image_files(path: Path) -> Found:
 
 
 def count_unread(folder: Path) -> tuple[str, ...]:
-    """A note on the pictures in a folder that is read as something else; nothing if there are none."""
+    """Write a note on the pictures in a folder that is read as something else; nothing if there are none."""
     entries, unread = _in_folder(folder)
     names = sorted([str(entry.name) for entry in entries] + unread)
     return (f"{len(names)} files in {folder} look like pictures and are not read: {listed(names)}",) if names else ()
@@ -112,13 +113,13 @@ def count_unread(folder: Path) -> tuple[str, ...]:
 def _by_part(
     entries: Sequence[_Entry], path: Path
 ) -> tuple[dict[Part, list[tuple[_Entry, PurePosixPath]]], list[_Entry], list[str]]:
-    """For each part its pictures, with their paths but for the folder that says so; those in no part; and notes.
+    """Return each part's pictures, with their paths less the folder that means the part; those in no part; and notes.
 
     Raises:
         UserError: two folders say that they are the same part.
     """
     told: dict[Part | None, list[tuple[_Entry, PurePosixPath]]] = {}
-    # Below a folder, the one that is this part.
+    # For a folder and a part, the name of the folder below it that means the part.
     chosen: dict[tuple[PurePosixPath, Part], str] = {}
     for entry in entries:
         part, depth = _part_of_folders(entry.name)
@@ -138,7 +139,7 @@ def _by_part(
 
 
 def _part_of_folders(name: PurePosixPath) -> tuple[Part | None, int]:
-    """The part that a folder on the way to a picture means, the outermost that means one; and its place on the way."""
+    """Return the part that the outermost folder with such a meaning on the way to a picture means, and its place."""
     for depth, folder in enumerate(name.parts[:-1]):
         meant = parts_in(folder)
         if len(meant) == 1:
@@ -149,7 +150,7 @@ def _part_of_folders(name: PurePosixPath) -> tuple[Part | None, int]:
 def _by_names_of_files(
     entries: Sequence[_Entry], path: Path, notes: list[str]
 ) -> dict[Part | None, list[tuple[_Entry, PurePosixPath]]]:
-    """The same by the names of the pictures themselves, which count if all have a word and some are to train on."""
+    """Sort pictures into parts by their own names, which count if all have a word and some are to train on."""
     told: dict[Part | None, list[tuple[_Entry, PurePosixPath]]] = {}
     for entry in entries:
         meant = parts_in(entry.name.stem)
@@ -173,7 +174,7 @@ def _by_names_of_files(
 
 
 def _without_common_folders(parts: Mapping[Part, list[PurePosixPath]]) -> dict[Part, list[PurePosixPath]]:
-    """Paths without the outer folders that all of them have in common."""
+    """Return paths without the outer folders that all of them have in common."""
     every = [name.parts for names in parts.values() for name in names]
     depth = 0
     while all(len(name) > depth + 1 for name in every) and len({name[depth] for name in every}) == 1:
@@ -182,7 +183,7 @@ def _without_common_folders(parts: Mapping[Part, list[PurePosixPath]]) -> dict[P
 
 
 def _classes(inside: Mapping[Part, list[PurePosixPath]], path: Path, notes: list[str]) -> dict[Part, list[str] | None]:
-    """The class of each picture of each part: the folder it lies in."""
+    """Return the class of each picture of each part, which is the folder it lies in; None where folders are none."""
     folders = {part: Counter(name.parts[0] for name in names if len(name.parts) > 1) for part, names in inside.items()}
     classes: dict[Part, list[str] | None] = {}
     for part, names in inside.items():
@@ -215,13 +216,13 @@ def _open(entries: Sequence[_Entry], row: int) -> Image.Image:
 
 
 def _in_folder(root: Path) -> tuple[list[_Entry], list[str]]:
-    """The pictures below a folder, and the names of files that look like pictures, but are not read."""
+    """Return the pictures below a folder, and the names of files that look like pictures, but are not read."""
     entries, unread = [], []
     for path in _files(root, (os.path.realpath(root),)):
         name = PurePosixPath(path.relative_to(root).as_posix())
         if _is_debris(name):
             continue
-        # Of a link to nothing, opening fails; of a pipe, reading does not end.
+        # Opening a link to nothing fails, and reading a pipe does not end.
         status = path.stat() if path.exists() else None
         is_file = status is None or stat.S_ISREG(status.st_mode)
         if _is_picture(name) and is_file:
@@ -233,7 +234,7 @@ def _in_folder(root: Path) -> tuple[list[_Entry], list[str]]:
 
 
 def _files(folder: Path, ancestors: tuple[str, ...]) -> Iterator[Path]:
-    """All files below a folder, in order; links are followed, but not in circles."""
+    """Yield all files below a folder, in order; links are followed, but not in circles."""
     try:
         inside = sorted(folder.iterdir())
     except OSError as error:
@@ -248,7 +249,7 @@ def _files(folder: Path, ancestors: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _in_archive(path: Path) -> tuple[list[_Entry], list[str]]:
-    """The same of a zip archive."""
+    """Return the pictures in a zip archive, and the names of files that look like pictures, but are not read."""
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # damaged archives fail in many ways
@@ -257,9 +258,9 @@ def _in_archive(path: Path) -> tuple[list[_Entry], list[str]]:
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     unread = []
     for info in archive.infolist():
-        # Written on Windows; and `./` before a name is nothing.
+        # Archives written on Windows have backslashes; PurePosixPath drops a `./` before a name.
         text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
-        # As programs that unpack have it, a name from the root of the file system is one below the archive's.
+        # Programs that unpack take a name from the root of the file system for one below the archive's root.
         name = PurePosixPath(text.lstrip("/"))
         if info.is_dir() or _is_debris(name):
             continue
@@ -284,7 +285,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image
     if info.file_size > MAX_BYTES:
         raise Unreadable(f"it unpacks to {info.file_size:,} bytes")
     with archive.open(info) as member:
-        # No more than it says, so that what unpacks to more does not fill the memory.
+        # No more is read than the archive says, so that what unpacks to more does not fill the memory.
         return Image.open(io.BytesIO(member.read(info.file_size + 1)))
 
 

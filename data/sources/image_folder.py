@@ -27,17 +27,17 @@ SOURCES = {
     ),
 }
 
-# Side of the square that is cut out of the middle, where it is not the largest possible.
+# The side of the square that is cut out of the middle of images, where it is not the largest possible.
 _CROPS = {"celeba": 140}
 
 
 def load_image_folder(name: str, folder: Path, reading: Reading) -> Parts:
-    """The images `(N, 3, image_size, image_size)`, 256 levels, of the dataset `name`, a key of `SOURCES`.
+    """Load the images `(N, 3, image_size, image_size)`, 256 levels, of a dataset.
 
     Args:
-        name: of the dataset.
-        folder: contains a folder of this name; what was read is kept there, too.
-        reading: how images are read; they are in colour, of 256 levels, and those to test on lie apart.
+        name: the name of the dataset, a key of `SOURCES`.
+        folder: the folder that contains one of this name; what was read is kept there, too.
+        reading: how images are read, except that they are in colour, of 256 levels, and those to test on lie apart.
 
     Raises:
         UserError: there are no images, some are damaged, or no size is given.

@@ -1,4 +1,4 @@
-"""Users' own data, by path: what it is is told from its name and content."""
+"""Users' own data, by path: their kind is told from name and content."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _NUMPY = (".npy", ".npz")
-# A part of arrays with fewer of the levels that it may have has, probably, fewer.
+# Arrays whose highest level is below this have, probably, fewer levels than they may have.
 _FEW = 128
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How users' data are read.
+    """A reading says how users' data are read.
 
     Attributes:
-        image_size: height and width to crop and resize to; left as they are if None, which image files cannot be.
-        num_channels: 1, grey, or 3, colour; as they are if None, image files in colour.
-        levels: of brightness. NumPy arrays hold the levels as they are; others have 256, which are reduced to so many.
-        background: red, green and blue behind what is transparent.
+        image_size: height and width to crop and resize to; None keeps them, which cannot be done with image files.
+        num_channels: 1, grey, or 3, colour; None keeps the channels, and reads image files in colour.
+        levels: number of levels of brightness. NumPy arrays hold the levels as they are; others have 256, which are
+            reduced to so many.
+        background: red, green and blue behind what is transparent, 0 to 255.
         crop: side of the square that is cut out of the middle of images; the largest possible if None.
         cache: folder where prepared pictures are kept.
-        test_share: of the examples, if no part of them is to test on.
-        split_seed: decides which.
+        test_share: the share of the examples that is set aside to test on, if no part of them is for that.
+        split_seed: decides which examples are set aside to test on.
         validation: examples to set aside for making choices, if no part of them is that: below 1 their share, or their
             number.
-        fold: decides which.
+        fold: decides which examples are set aside for choices.
         skip_damaged: leave out pictures that cannot be read, instead of refusing.
     """
 
@@ -66,15 +67,15 @@ class Reading:
 
 
 def load_path(place: str, reading: Reading) -> Parts:
-    """The data at a place.
+    """Load the data at a place.
 
     Args:
         place: a folder or zip archive of images; a `.npy` or `.npz` file; an IDX file or a folder of them; CIFAR-10's
             folder of batches; a parquet file, a folder of them, or `hf:` and the name of a Hugging Face dataset.
-        reading: how.
+        reading: how the data are read.
 
     Raises:
-        UserError: there is nothing there, it is damaged, it is nothing of the above, or its parts do not fit together.
+        UserError: there is nothing there, it is damaged or of no kind named above, or its parts do not fit together.
     """
     if place.startswith(HUB):
         return load_found(read_hugging_face(place), place, reading)
@@ -93,7 +94,7 @@ def load_path(place: str, reading: Reading) -> Parts:
 
 
 def load_found(found: Found, place: str, reading: Reading) -> Parts:
-    """Pictures that a reader has found, read as asked for.
+    """Load pictures that a reader has found, in the format asked for.
 
     Raises:
         UserError: no size is given, pictures are damaged, or there are too few.
@@ -127,7 +128,7 @@ def _read(path: Path) -> Found:
 
 
 def _load_arrays(found: Found, path: Path, reading: Reading) -> Parts:
-    """Arrays as they are, if they have the format asked for; else they are resized like files."""
+    """Load arrays as they are, if they have the format asked for; else they are resized like files."""
     arrays = {part: array for part, array in found.parts.items() if isinstance(array, Arrays)}
     as_levels = path.suffix.lower() in _NUMPY
     shape = arrays["train"].examples.shape[1:]
@@ -165,7 +166,7 @@ def _load_arrays(found: Found, path: Path, reading: Reading) -> Parts:
 
 
 def _as_pictures(array: Arrays, version: object) -> Pictures:
-    """Pictures that are in memory, to be treated like files."""
+    """Return pictures that are in memory as ones that are opened like files."""
     from PIL import Image
 
     def picture(row: int) -> Image.Image:
@@ -196,12 +197,12 @@ def _prepared(found: Found, place: str, form: PictureFormat, reading: Reading) -
     return _assembled(found, kept, prepared.examples, form.levels, place, [*notes, *prepared.notes])
 
 
-# For each part of the data the one that a reader found it in, and the rows there.
+# For each part of the data, the part that a reader found it in, and its rows there.
 _Rows = Mapping[Part, tuple[Part, Tensor]]
 
 
 def _membership(found: Found, place: str, reading: Reading) -> tuple[_Rows, list[str]]:
-    """Which rows belong to which part; what is missing of those to test on, and for choices, is taken from the rest."""
+    """Return the rows of each part, and notes; a test or validation part that is missing is taken from training."""
     notes = list(found.notes)
     rows: dict[Part, tuple[Part, Tensor]] = {
         part: (part, torch.arange(len(examples))) for part, examples in found.parts.items()
@@ -235,7 +236,7 @@ def _assembled(
     place: str,
     notes: Sequence[str],
 ) -> Parts:
-    """The parts, with their classes."""
+    """Put together the parts, with their classes."""
     named = {part: examples_of.classes for part, examples_of in found.parts.items()}
     class_names, numbers = number_classes(named, found.class_order, place)
     classes: dict[Part, Tensor | None] = {}

@@ -19,7 +19,7 @@ _TEST_BAND = (0.5, 0.7)
 
 
 def load_photos() -> Parts:
-    """The patches `(N, 3, 32, 32)`; their classes are the photographs."""
+    """Load the patches `(N, 3, 32, 32)`, whose classes are the photographs."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -39,6 +39,6 @@ def load_photos() -> Parts:
 
 
 def _patches(pixels: Tensor, stride: int) -> Tensor:
-    """All squares of a picture `(C, H, W)` at multiples of the stride, `(N, C, side, side)`."""
+    """Return all squares of a picture `(C, H, W)` at multiples of the stride, `(N, C, side, side)`."""
     windows = pixels.unfold(1, _SIDE, stride).unfold(2, _SIDE, stride)
     return windows.flatten(1, 2).movedim(1, 0).contiguous()

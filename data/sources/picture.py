@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = {1: "L", 3: "RGB"}
 WHITE = (255, 255, 255)
-# What decompresses to more, in pixels, or in bytes of a member of an archive, is taken for an attack or a mistake.
+# A picture of more pixels, or a member of an archive of more bytes, is taken for an attack or a mistake.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 2**30
 # Photographs of these formats have previews and depths in further frames.
@@ -38,16 +38,16 @@ _ONE_PICTURE = ("MPO", "ICO", "ICNS")
 
 
 class Unreadable(ValueError):  # noqa: N818
-    """What is wrong with a picture, in a few words."""
+    """The picture cannot be read; the message says what is wrong with it, in a few words."""
 
 
 class PictureFormat(NamedTuple):
-    """What pictures are made into.
+    """A picture format says what pictures are made into.
 
     Attributes:
-        size: height and width.
-        channels: 1, grey, or 3, colour.
-        levels: of brightness, at most 256.
+        size: height and width in pixels.
+        channels: number of channels: 1, grey, or 3, colour.
+        levels: number of levels of brightness, at most 256.
         background: red, green and blue behind what is transparent, 0 to 255.
         crop: side of the square that is cut out of the middle; the largest possible if None.
     """
@@ -59,7 +59,7 @@ class PictureFormat(NamedTuple):
     crop: int | None = None
 
     def check(self) -> None:
-        """Raise UserError if there are no such pictures."""
+        """Raise UserError if pictures cannot have this format."""
         if self.channels not in _MODES:
             raise UserError(f"pictures have 1 channel or 3, not num_channels={self.channels}")
         if not 2 <= self.levels <= 256:
@@ -69,11 +69,11 @@ class PictureFormat(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """A picture that was read.
+    """Holds a picture that was read.
 
     Attributes:
-        levels: `(C, H, W)` uint8.
-        transparent: whether it was, anywhere.
+        levels: the picture's levels, `(C, H, W)` uint8.
+        transparent: whether the file was transparent anywhere.
         more_frames: whether the file has further frames, which are not read.
     """
 
@@ -83,7 +83,7 @@ class Converted(NamedTuple):
 
 
 def read(opener: Callable[[], Image.Image], form: PictureFormat) -> Converted | str:
-    """Open and convert a picture; what is wrong with it if that fails. Called within `library_silenced`."""
+    """Open and convert a picture, within `library_silenced`; return what is wrong with it if that fails."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -100,12 +100,12 @@ def read(opener: Callable[[], Image.Image], form: PictureFormat) -> Converted | 
 
 
 class Report:
-    """What is noticed of pictures while they are read, each with its place.
+    """Collects what is noticed of pictures while they are read, each with its place.
 
     Attributes:
-        damaged: what is wrong with those that cannot be read.
-        transparent: those that were laid on the background in places.
-        more_frames: those with further frames, which are not read.
+        damaged: what is wrong with each picture that cannot be read.
+        transparent: pictures that were laid on the background in places.
+        more_frames: pictures with further frames, which are not read.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Report:
         self.more_frames: list[str] = []
 
     def add(self, place: str, picture: Converted | str) -> None:
-        """Note what there is to say of one."""
+        """Note what there is to say of one picture."""
         if isinstance(picture, str):
             self.damaged[place] = picture
             return
@@ -124,7 +124,7 @@ class Report:
             self.more_frames.append(place)
 
     def notes(self, background: tuple[int, int, int]) -> list[str]:
-        """A line for each kind of thing that was noticed."""
+        """Return a line for each kind of thing that was noticed."""
         notes = []
         if self.damaged:
             notes.append(f"skipped {len(self.damaged)} pictures that cannot be read: {self.reasons()}")
@@ -142,12 +142,12 @@ class Report:
         return notes
 
     def reasons(self) -> str:
-        """The damaged pictures, with what is wrong with them."""
+        """List the damaged pictures, with what is wrong with them."""
         return listed(f"{place} ({reason})" for place, reason in self.damaged.items())
 
 
 def read_picture(path: Path, form: PictureFormat, report: Report) -> Tensor:
-    """One picture from a file, `(C, H, W)` levels, uint8; what there is to say of it goes to the report.
+    """Read one picture from a file, `(C, H, W)` levels, uint8, and add what there is to say of it to the report.
 
     Raises:
         UserError: there is no such file, or it is no picture.
@@ -167,7 +167,7 @@ def read_picture(path: Path, form: PictureFormat, report: Report) -> Tensor:
 
 @contextmanager
 def library_silenced() -> Iterator[None]:
-    """Pillow's warnings are not shown; that of a picture of too many pixels is an error, in all threads."""
+    """Hide Pillow's warnings in the block, in all threads, but make that of a picture of too many pixels an error."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -177,7 +177,7 @@ def library_silenced() -> Iterator[None]:
 
 
 def convert(picture: Image.Image, form: PictureFormat) -> Converted:
-    """One picture as levels.
+    """Convert one picture to levels.
 
     Raises:
         Unreadable: it has more than 8 bits a channel, or too many pixels.
@@ -207,7 +207,7 @@ def convert(picture: Image.Image, form: PictureFormat) -> Converted:
 
 
 def background(name: str) -> tuple[int, int, int]:
-    """Red, green and blue of a colour: a name such as white, or `#ffffff`.
+    """Return red, green and blue, 0 to 255, of a colour given as a name such as white, or as `#ffffff`.
 
     Raises:
         UserError: there is no such colour.
@@ -226,7 +226,7 @@ def background(name: str) -> tuple[int, int, int]:
 
 
 def _is_deep(picture: Image.Image) -> bool:
-    """Whether channels have more than 8 bits; of those of coloured pictures Pillow would drop some without a word."""
+    """Return whether channels have more than 8 bits, some of which Pillow would drop from coloured pictures unsaid."""
     if picture.format == "JPEG2000":
         return _jpeg_2000_bits(picture) > 8
     stored = [tile[3] for tile in getattr(picture, "tile", []) if len(tile) > 3]
@@ -238,7 +238,7 @@ def _is_deep(picture: Image.Image) -> bool:
 
 
 def _jpeg_2000_bits(picture: Image.Image) -> int:
-    """Bits of the deepest channel, as the head of its code says (ISO 15444-1, A.5.1); 0 if there is none."""
+    """Return the bits of the deepest channel, as the head of the code says (ISO 15444-1, A.5.1); 0 without a head."""
     file = getattr(picture, "fp", None)
     if file is None:
         return 0
@@ -254,7 +254,7 @@ def _jpeg_2000_bits(picture: Image.Image) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a picture; where the library speaks of its inside, that it is damaged."""
+    """Say what is wrong with a picture; where the library speaks of its inside, only that it is damaged."""
     if isinstance(error, Unreadable):
         return str(error)
     if isinstance(error, OSError):
@@ -271,6 +271,6 @@ def _on_background(picture: Image.Image, colour: tuple[int, int, int]) -> Image.
 
     pixels = np.asarray(picture.convert("RGBA")).astype(np.uint32)
     opacity = pixels[..., 3:]
-    # Rounded to the nearest.
+    # Adding 127 before dividing by 255 rounds to the nearest.
     mixed = (pixels[..., :3] * opacity + np.array(colour, np.uint32) * (255 - opacity) + 127) // 255
     return Image.fromarray(mixed.astype(np.uint8))

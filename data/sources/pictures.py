@@ -29,18 +29,18 @@ from score_sde.data.sources.found import Pictures
 from score_sde.data.sources.picture import Converted, PictureFormat, Report, library_silenced, read
 from score_sde.data.words import Part
 
-# Read at once.
+# The number of pictures that are read at once.
 _CHUNK = 512
-# Of how pictures are made into arrays: arrays made otherwise are not found.
+# The version of the way from pictures to arrays: arrays made in another way are not found.
 _VERSION = 2
 
 
 class Prepared(NamedTuple):
-    """Pictures as arrays.
+    """Holds pictures as arrays.
 
     Attributes:
-        examples: of each part, `(N, C, H, W)` uint8.
-        rows: the rows of its pictures that these are; others were damaged.
+        examples: the pictures of each part, `(N, C, H, W)` uint8.
+        rows: for each part, which of the chosen rows these are; the others were damaged.
         notes: what the user should know, a line each.
     """
 
@@ -59,8 +59,8 @@ def prepare(
 
     Args:
         chosen: for each part, pictures, and which rows of them belong to it.
-        form: what they are made into.
-        cache: folder of all that was prepared.
+        form: the format that pictures are made into.
+        cache: folder in which prepared pictures are kept.
         skip_damaged: leave out pictures that cannot be read, instead of refusing.
 
     Raises:
@@ -103,14 +103,14 @@ def _write(
     report: Report,
     skip_damaged: bool,
 ) -> list[int]:
-    """Write the array of these pictures; returns the rows that could be read, and reports on them."""
+    """Write the array of these pictures and report on them; return the rows that could be read."""
     kept: list[int] = []
     with write_atomically(path) as temporary:
         shape = (len(rows), form.channels, form.size, form.size)
-        # Nothing cannot be mapped.
+        # An array without pictures cannot be mapped.
         array = open_memmap(temporary, "w+", np.uint8, shape) if rows else np.empty(shape, np.uint8)
         _reserve(temporary)
-        # Closed at once, should a signal come: its threads and its bar end before anything is said.
+        # Should a signal come, the generator is closed at once: its threads and its bar end before anything is said.
         with closing(_read_all(pictures, rows, form, part)) as found:
             for row, picture in found:
                 report.add(pictures.places[row], picture)
@@ -127,7 +127,7 @@ def _write(
             np.save(temporary, array)
         elif isinstance(array, np.memmap):
             array.flush()
-        # Windows renames no file that is mapped.
+        # The map ends here, since Windows renames no file that is mapped.
         del array
     return kept
 
@@ -142,7 +142,7 @@ def _reserve(path: Path) -> None:
 def _read_all(
     pictures: Pictures, rows: Sequence[int], form: PictureFormat, part: Part
 ) -> Generator[tuple[int, Converted | str], None, None]:
-    """Each row, with its picture or what is wrong with it."""
+    """Yield each row, with its picture or what is wrong with it."""
 
     def read_row(row: int) -> Converted | str:
         return read(partial(pictures.open, row), form)

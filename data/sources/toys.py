@@ -21,20 +21,20 @@ NUM_TRAIN, NUM_TEST = 20_000, 2_000
 _RING_STD = 0.1
 _RING_RADIUS = math.sqrt(2 * (1 - _RING_STD**2))
 _MOON_STD = 0.1
-# Standard deviation of a uniform distribution on [-2, 2].
+# The standard deviation of a uniform distribution on [-2, 2].
 _BOARD_STD = 2 / math.sqrt(3)
 _ROLL_STD = 0.5
 _ROLL_SCALE = 7.0
 
 
 def load_toy(sample: Callable[[int, torch.Generator], Tensor], seed: int = 0) -> Parts:
-    """Points `(N, 2)` drawn by `sample`; the training and test parts come from generators of their own."""
+    """Draw points `(N, 2)`, float32, by `sample`; the training and test parts come from generators of their own."""
     train, test = (torch.Generator().manual_seed(2 * seed + part) for part in range(2))
     return Parts(sample(NUM_TRAIN, train).float(), sample(NUM_TEST, test).float())
 
 
 def ring_of_gaussians() -> tuple[Tensor, Tensor, Tensor]:
-    """Weights `(8,)`, means `(8, 2)` and covariances `(8, 2, 2)` of `eight_gaussians`, float64: its exact density."""
+    """Return weights `(8,)`, means `(8, 2)` and covariances `(8, 2, 2)` of `eight_gaussians`, float64."""
     angles = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
     means = _RING_RADIUS * torch.stack([angles.cos(), angles.sin()], dim=1)
     covariances = _RING_STD**2 * torch.eye(2, dtype=torch.float64).expand(8, 2, 2)
@@ -42,14 +42,14 @@ def ring_of_gaussians() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def eight_gaussians(count: int, generator: torch.Generator) -> Tensor:
-    """`(count, 2)`, float64."""
+    """Draw points `(count, 2)`, float64."""
     _, means, _ = ring_of_gaussians()
     component = torch.randint(8, (count,), generator=generator)
     return means[component] + _RING_STD * _normal(count, generator)
 
 
 def two_moons(count: int, generator: torch.Generator) -> Tensor:
-    """`(count, 2)`, float64; the mean of the noiseless moons, (1/2, 1/4), is moved to 0."""
+    """Draw points `(count, 2)`, float64; the mean of the noiseless moons, (1/2, 1/4), is moved to 0."""
     angle = math.pi * _uniform(count, generator)
     upper = torch.rand(count, generator=generator) < 0.5
     x = torch.where(upper, angle.cos(), 1 - angle.cos())
@@ -58,7 +58,7 @@ def two_moons(count: int, generator: torch.Generator) -> Tensor:
 
 
 def checkerboard(count: int, generator: torch.Generator) -> Tensor:
-    """`(count, 2)`, float64."""
+    """Draw points `(count, 2)`, float64."""
     column = torch.randint(4, (count,), generator=generator)
     row = 2 * torch.randint(2, (count,), generator=generator) + column % 2
     corner = torch.stack([column, row], dim=1) - 2
@@ -66,7 +66,7 @@ def checkerboard(count: int, generator: torch.Generator) -> Tensor:
 
 
 def swiss_roll(count: int, generator: torch.Generator) -> Tensor:
-    """`(count, 2)`, float64."""
+    """Draw points `(count, 2)`, float64."""
     angle = 1.5 * math.pi * (1 + 2 * _uniform(count, generator))
     roll = torch.stack([angle * angle.cos(), angle * angle.sin()], dim=1)
     return (roll + _ROLL_STD * _normal(count, generator)) / _ROLL_SCALE

@@ -12,16 +12,16 @@ from score_sde.common.errors import UserError
 
 # Standard deviations and means of columns that models can be trained on as they are.
 _SMALLEST_STD, _LARGEST_STD, _LARGEST_MEAN = 0.05, 20.0, 20.0
-# Steps of float32 in a standard deviation.
+# The least number of float32's steps in a standard deviation.
 _LEAST_RESOLUTION = 1000
 
 
 def read_vectors(array: np.ndarray, where: str, to_train_on: bool = True) -> np.ndarray:
-    """Vectors `(N, d)` as float32.
+    """Return vectors `(N, d)` as float32.
 
     Args:
         array: the numbers, of any floating type.
-        where: they are, for complaints.
+        where: where the vectors are, for complaints.
         to_train_on: whether every column must vary.
 
     Raises:
@@ -34,7 +34,7 @@ def read_vectors(array: np.ndarray, where: str, to_train_on: bool = True) -> np.
         raise UserError(f"{where} has numbers that are not finite, first in row {row}, column {column}: leave it out")
     with np.errstate(over="ignore"):
         exact = array.astype(np.float64)
-        # Of what is too large for float64's squares, the deviation is infinite.
+        # Numbers too large for float64's squares have an infinite deviation.
         mean, std, largest = exact.mean(0), exact.std(0), np.abs(exact).max(0)
         resolution = np.spacing(largest.astype(np.float32))
     for column in range(array.shape[1]):

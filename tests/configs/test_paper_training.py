@@ -18,7 +18,7 @@ SHORT = ["--config.training.num_steps=2", "--config.training.sample_every=0"]
 
 
 def run(*arguments: object) -> int:
-    """The exit code of `python main.py` with these arguments, in this process."""
+    """Return the exit code of `python main.py` with these arguments, in this process."""
     with flagsaver.flagsaver():
         return main.main(main.parse(["main.py", *map(str, arguments)]))
 

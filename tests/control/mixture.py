@@ -15,7 +15,7 @@ FLOAT = torch.float64
 
 @dataclass
 class Mixture:
-    """`p_0 = sum_k w_k N(m_k, C_k)`; its components are its classes."""
+    """The data are distributed as `p_0 = sum_k w_k N(m_k, C_k)`; the components are the classes."""
 
     weights: Tensor
     means: Tensor
@@ -39,7 +39,7 @@ class Mixture:
         return self.means[chosen] + (torch.linalg.cholesky(self.covariances)[chosen] @ noise[..., None])[..., 0]
 
     def posterior(self, row: Tensor, y: float, noise_std: float) -> Mixture:
-        """The distribution of `x_0` given `row · x_0 + noise_std n = y`: a mixture again."""
+        """Return the distribution of `x_0` given `row · x_0 + noise_std n = y`, which is a mixture again."""
         spread = self.covariances @ row
         variance = spread @ row + noise_std**2
         residual = y - self.means @ row

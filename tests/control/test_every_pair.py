@@ -128,14 +128,14 @@ OBSERVATION = Observation(LinearOperator(lambda x: x @ ROW[:, None]), Y, NOISE_S
 
 @dataclass
 class Case:
-    """A score control of all rows, and for each row the model written by hand."""
+    """A case holds a control of all rows, and for each row the model written by hand."""
 
     control: Model
     by_hand: Callable[[int], Model]
 
 
 def by_hand(mean: Callable[..., Tensor], *values: Any) -> Callable[[int], Model]:
-    """The model of row `i`, whose mean is also given the i-th of `values`."""
+    """Return the model of row `i`, whose mean is also given the i-th of `values`."""
     return lambda i: ByHand(VP, lambda x, t: mean(x, t, *(value[i] for value in values)))
 
 
@@ -194,7 +194,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def tuned_table(sde: SDE) -> Table:
-    """Any table does."""
+    """Return a table for solver `tuned`; these tests need no good one."""
     return method_table(adams, sde, time_grid(sde, "uniform_log_snr", 12), prediction="data", order=2)
 
 
@@ -257,7 +257,7 @@ def correlated() -> GaussianMixture:
 
 
 def mean_of_the_rest(eta: float, repeats: int) -> float:
-    """The mean that `dm/dt = f m - n (1 + eta^2)/2 g^2 s(m, alpha y)` ends at, `s` of the Gaussian by hand."""
+    """Return where `dm/dt = f m - n (1 + eta^2)/2 g^2 s(m, alpha y)` ends, with the Gaussian's `s` by hand."""
 
     def slope(t: float, mean: list[float]) -> list[float]:
         time = torch.tensor(t, dtype=FLOAT)

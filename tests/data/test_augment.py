@@ -23,7 +23,7 @@ def seeded(count: int, seed: int) -> BatchNoise:
 
 
 def shares(augmented: torch.Tensor, outcomes: list[torch.Tensor]) -> torch.Tensor:
-    """How often each outcome occurs; together they must be all."""
+    """Return how often each outcome occurs; no other outcome may occur."""
     counts = torch.tensor([(augmented == outcome).flatten(1).all(1).sum() for outcome in outcomes])
     assert counts.sum() == COUNT
     return counts / COUNT

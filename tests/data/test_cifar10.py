@@ -71,7 +71,7 @@ def test_reads_arrays_pickled_by_python_3(folder: Path) -> None:
 
 
 class Malicious:
-    """Unpickled without care, makes a file."""
+    """Makes a file when it is unpickled without care."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

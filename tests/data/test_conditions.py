@@ -21,7 +21,7 @@ def test_names_and_numbers_of_values():
 
 
 def numbered() -> Dataset:
-    """Each example's pixels are its number; its class is that modulo 5."""
+    """Return data in which each example's pixels are its number, and its class is that number modulo 5."""
     count = 200
     pixels = torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
     return Dataset("numbered", pixels, pixels[:0], Bins(256), train_classes=torch.arange(count) % 5)

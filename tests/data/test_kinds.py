@@ -56,7 +56,7 @@ def write_zip(table: Table, root: Path) -> Path:
 
 
 def write_class_first(table: Table, root: Path) -> Path:
-    """The class above the part: `cat/train/0.png`."""
+    """Write pictures whose class lies above the part: `cat/train/0.png`."""
     for word, rows in table.items():
         for kind, seed in rows:
             path = root / "own" / NAMES[kind] / f"my {word}" / f"{seed}.png"
@@ -99,7 +99,7 @@ def write_idx(table: Table, root: Path) -> Path:
 
 
 def write_parquet(table: Table, root: Path) -> Path:
-    """Each file declares its classes in an order of its own, so that two of them cannot be one part."""
+    """Write parquet files that each declare classes in an order of their own, so that two cannot be one part."""
     datasets = pytest.importorskip("datasets")
     (root / "own").mkdir(exist_ok=True)
     for place, (word, rows) in enumerate(table.items()):
@@ -131,13 +131,13 @@ def load(path: Path, tmp_path: Path, **options) -> Dataset:
 
 
 def classes(dataset: Dataset) -> torch.Tensor:
-    """Those of the training part, which there are."""
+    """Return the classes of the training part, which must have some."""
     assert dataset.train_classes is not None
     return dataset.train_classes
 
 
 def contents(examples: torch.Tensor, numbers: torch.Tensor | None, names: tuple[str, ...]) -> set[tuple[bytes, str]]:
-    """The pictures of a part, each with what its class is called."""
+    """Return the pictures of a part, each with what its class is called."""
     assert numbers is not None
     called = [names[k] for k in numbers.tolist()]
     return {(row.numpy().tobytes(), name) for row, name in zip(examples, called, strict=True)}
@@ -266,7 +266,7 @@ def red(alpha: int) -> Image.Image:
 
 
 def palette(transparency: int | bytes) -> Image.Image:
-    """Index 0, hidden or half so, is red."""
+    """Return a picture with a palette whose index 0, transparent or half so, is red."""
     picture = Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P")
     picture.putpalette([220, 30, 30, 0, 0, 0])
     picture.info["transparency"] = transparency
@@ -279,7 +279,7 @@ def grey_and_alpha(mode: str) -> Image.Image:
 
 
 def with_key(mode: str, colour: int | tuple[int, ...]) -> Image.Image:
-    """One colour of a picture stands for nothing."""
+    """Return a picture of which one colour stands for transparency."""
     picture = Image.new(mode, (4, 4), colour)
     picture.info["transparency"] = colour
     return picture

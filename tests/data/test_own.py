@@ -30,7 +30,7 @@ def load(path, tmp_path, **options):
 
 
 def rows(dataset) -> list[bytes]:
-    """All examples, wherever they are, in an order of their own."""
+    """Return the training and test examples, sorted by content."""
     both = torch.cat([dataset.train, dataset.test])
     return sorted(bytes(row.numpy().tobytes()) for row in both)
 
@@ -202,7 +202,7 @@ def test_arrays_by_name_and_vectors(tmp_path):
 
 
 class Hostile:
-    """Unpickled, it would leave a file."""
+    """Leaves a file when it is unpickled."""
 
     def __init__(self, path) -> None:
         self.path = str(path)

@@ -26,7 +26,7 @@ def pixels(seed: int, *shape: int) -> np.ndarray:
 
 
 def save(path, seed: int = 0, shape: tuple[int, ...] = (4, 4, 3)) -> np.ndarray:
-    """Write a picture; returns it as it should be read."""
+    """Write a picture; return it as it should be read."""
     array = pixels(seed, *shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
@@ -211,7 +211,7 @@ def test_batches_of_cifar_10_with_other_labels_are_refused(labels, tmp_path):
 
 
 def write_parquet(path, names: list[str], images: Sequence[bytes | None]) -> None:
-    """A file of pictures, the first of which is of the class `names[0]`, and so on in turn."""
+    """Write a file of pictures, whose classes are `names` in turn."""
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})

@@ -12,7 +12,7 @@ from score_sde.solvers import Model
 
 @pytest.fixture
 def count_calls() -> Callable[[Model], Counter]:
-    """A function that makes a model count its calls from now on, and returns the counter."""
+    """Return a function that makes a model count its calls from now on, and returns the counter."""
 
     def count(model: Model) -> Counter:
         counter: Counter = Counter()

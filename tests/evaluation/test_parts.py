@@ -12,7 +12,7 @@ from score_sde.common.resumable import digest, in_parts, remove_parts
 
 
 class Squares:
-    """Squares of the rows; remembers what it was asked, and what was reported found."""
+    """Computes squares of the rows; remembers what it was asked, and what was reported found."""
 
     def __init__(self) -> None:
         self.asked: list[range] = []

@@ -98,7 +98,7 @@ def test_text_files_name_their_encoding():
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    """A machine with two GPUs, as far as it is asked about them; what it chose is forgotten."""
+    """Pretend that the machine has two GPUs, as far as torch is asked about them; forget the choice afterwards."""
     chosen: list[torch.device] = []
     monkeypatch.setattr(distributed, "_chosen", None)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)

@@ -20,7 +20,7 @@ GIVEN = Condition({"class": CLASSES})
 
 
 class Noise(nn.Module):
-    """`E[eps | x_t, class]` of `N(m, s^2)`: `sigma (x - alpha m) / (alpha^2 s^2 + sigma^2)`. Labels are times."""
+    """`E[eps | x_t, class]` of `N(m, s^2)`: `sigma (x - alpha m) / (alpha^2 s^2 + sigma^2)`. Noise labels are times."""
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         alpha, sigma = VPSDE().alpha(t)[:, None], VPSDE().sigma(t)[:, None]

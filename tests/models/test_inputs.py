@@ -21,7 +21,7 @@ T = torch.tensor([0.1, 0.5, 1.0], dtype=FLOAT)
 
 
 class Flat(nn.Module):
-    """An MLP that takes its input's shape, with `factor` as many outputs."""
+    """The network takes vectors of two numbers, and has `factor` outputs for each of them."""
 
     def __init__(self, factor: int = 1) -> None:
         super().__init__()

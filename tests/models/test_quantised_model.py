@@ -39,7 +39,7 @@ def log_prob(sde: SDE, x: Tensor, t: Tensor, dequantised: bool) -> Tensor:
 
 
 class Context(nn.Module):
-    """The best logits: `log p(level of a pixel | noisy value of the other)`. Labels are times."""
+    """The best logits: `log p(level of a pixel | noisy value of the other)`. Noise labels are times."""
 
     def __init__(self, sde: SDE, dequantised: bool = True) -> None:
         super().__init__()

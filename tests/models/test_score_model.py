@@ -18,7 +18,7 @@ DATA_STD = 0.7
 
 
 def as_time(t: Tensor) -> Tensor:
-    """A label that hands the time itself to the network."""
+    """Return the time itself as the noise label."""
     return t
 
 
@@ -52,7 +52,7 @@ class ExactNetwork(nn.Module):
 
 
 class Wave(nn.Module):
-    """Any smooth function of the input and the label."""
+    """The network is some smooth function of the input and the noise label."""
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return torch.sin(2 * x + labels.reshape(-1, *[1] * (x.ndim - 1)))

@@ -35,7 +35,7 @@ FLOAT = torch.float64
 
 
 class Process(SDE):
-    """A user's, from two functions."""
+    """A user's process is made of two functions."""
 
     def __init__(self, alpha: Callable[[Tensor], Tensor], sigma: Callable[[Tensor], Tensor], T: float = 1.0) -> None:
         self._alpha, self._sigma, self.T = alpha, sigma, T
@@ -88,7 +88,7 @@ STARTS: dict[str, Callable[[Model], Any]] = {
 
 
 class Silent:
-    """A model that must not be asked."""
+    """The model fails when it is asked anything."""
 
     def __init__(self, sde: SDE) -> None:
         self.sde = sde

@@ -55,12 +55,12 @@ class Rescaled(nn.Module):
 
 
 def squared_error(model: Line, batch: Batch, noise: BatchNoise) -> Losses:
-    """No time, no process: the second number of each example, from the first, not by the model's `forward`."""
+    """Return the squared error of each example's second number, predicted from its first without `model.forward`."""
     return Losses((model.at(batch.x_0[:, :1]) - batch.x_0[:, 1]).square())
 
 
 class Points:
-    """Batches that are a function of their number; each process has its rows of them."""
+    """Batches are functions of their number; each process has its rows of them."""
 
     def __init__(self, size: int) -> None:
         self.step = 0

@@ -31,7 +31,7 @@ def states(folder, step: int) -> dict:
 
 
 def broken_at(number: int, value: float = math.nan):
-    """The objective, whose losses are bad in one step."""
+    """Return the objective with losses that are bad in one step."""
     calls = 0
 
     def objective(model, batch, noise):

@@ -22,7 +22,7 @@ SDE, MEAN, STD = VPSDE(), 0.8, 0.5
 
 
 class Exact(nn.Module):
-    """`log p_t(y | x)`, up to a constant, of classes -1 and 1: `N(±m, s^2)` on a line. Labels are times."""
+    """`log p_t(y | x)`, up to a constant, of classes -1 and 1: `N(±m, s^2)` on a line. Noise labels are times."""
 
     def __init__(self) -> None:
         super().__init__()

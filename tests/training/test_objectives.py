@@ -43,7 +43,7 @@ class Exact:
 
 
 class Wave(nn.Module):
-    """Any smooth function of the input and the label."""
+    """The network is some smooth function of the input and the noise label."""
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return torch.sin(2 * x + labels[:, None])
@@ -59,13 +59,13 @@ def scalar(function, t: float) -> float:
 
 
 def least_loss(sde: SDE, t: float) -> float:
-    """The exact network's error at t."""
+    """Return the exact network's error at t."""
     signal, noise = scalar(sde.alpha, t) ** 2, scalar(sde.sigma, t) ** 2
     return sum(signal * variance / (signal * variance + noise) for variance in VARIANCES) / len(VARIANCES)
 
 
 def weighted(sde: SDE, weighting: str, t: float) -> float:
-    """The weighting as the papers have it, up to the stated normalisation; `t` in [t_min, T]."""
+    """Return the weighting as the papers have it, up to the stated normalisation; `t` in [t_min, T]."""
     ends = [scalar(sde.log_snr, end) for end in (T_MIN, sde.T)]
     rho = math.exp(-scalar(sde.log_snr, t) / 2)
     rate = scalar(sde.diffusion_squared, t) / scalar(sde.sigma, t) ** 2
@@ -81,7 +81,7 @@ def weighted(sde: SDE, weighting: str, t: float) -> float:
 
 
 def integral(function) -> float:
-    """`∫ function(t) dt` over [t_min, T], in log t, since some integrands crowd at small t."""
+    """Compute `∫ function(t) dt` over [t_min, T], in log t, since some integrands crowd at small t."""
     ends = math.log(T_MIN), 0.0
     value, error = quad(lambda s: math.exp(s) * function(math.exp(s)), *ends, limit=200, epsrel=1e-5)
     assert error < 1e-4 * abs(value)

@@ -54,7 +54,7 @@ def image_trainer(folder, loss=objective, **values) -> Trainer:
 
 
 def weights_of(folder, step):
-    """All that a checkpoint holds, flattened."""
+    """Return all that a checkpoint holds, flattened."""
     state = checkpoint.load(checkpoint.path_at(folder / "checkpoints", step))
     optimizer = {f"{i}.{k}": v for i, moments in state["optimizer"]["state"].items() for k, v in moments.items()}
     return {**state["model"], **{f"ema.{k}": v for k, v in state["ema"].items()}, **optimizer}, state["ema_updates"]
@@ -68,7 +68,7 @@ def assert_same_checkpoint(folder, other, step):
 
 
 def interrupting(after: int, signal_number: int = signal.SIGINT):
-    """The objective, which sends this process a signal in the middle of step `after`."""
+    """Return the objective with a signal to this process in the middle of step `after`."""
     calls = 0
 
     def loss(model, batch, noise):

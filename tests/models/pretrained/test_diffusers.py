@@ -25,7 +25,7 @@ SIZE = 8
 
 
 def randomise(module: Any, seed: int = 0) -> Any:
-    """Weights of ordinary size everywhere, those that begin at zero included."""
+    """Give all weights an ordinary size, those that begin at zero included."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -167,7 +167,7 @@ def our_ncsnpp(**changes) -> NCSNpp:
 
 
 def double_embedding(unet, network: Any):
-    """With our embedding of the timestep, which theirs computes in float32 whatever the precision of the weights."""
+    """Give their network our embedding of the timestep; theirs is float32 whatever the precision of the weights."""
     unet.time_proj = network.embedding.features
     return unet
 

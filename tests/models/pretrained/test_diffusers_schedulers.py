@@ -113,14 +113,14 @@ CLASSES = every_class()
 
 
 def noise_to_data(scheduler: Any, timesteps: Tensor) -> Tensor:
-    """`sigma / alpha` at these timesteps, by what the scheduler itself does to data."""
+    """Return `sigma / alpha` at these timesteps, by what the scheduler itself does to data."""
     one, zero = torch.ones(len(timesteps), 1), torch.zeros(len(timesteps), 1)
     noise = scheduler.add_noise(zero, one, timesteps)
     return (noise / scheduler.add_noise(one, zero, timesteps)).flatten().double()
 
 
 def check_process(scheduler: Any, found: Meaning) -> None:
-    """The process and the label are those that the scheduler uses itself."""
+    """See that the process and the noise label are those that the scheduler uses itself."""
     if type(scheduler).__name__ == VE:
         scheduler.set_timesteps(10)
         scheduler.set_sigmas(10)

@@ -85,7 +85,7 @@ class Quantised:
         self.truth = -log_prob / (dimension * math.log(2))
 
     def dequantised(self, dequantiser: Dequantiser) -> tuple[Tensor, Tensor]:
-        """Examples with noise, and its log-density."""
+        """Draw examples with noise; return them and the noise's log-density."""
         return dequantiser.sample(self.examples.double(), SampleNoise(range(len(self.examples)), "dequantisation"))
 
     def bits(self, log_bound: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Quantised:
         )
 
     def check(self, bits: Tensor, largest_gap: float) -> None:
-        """Not below the truth by more than the error bar, above it by at most the gap: example by example paired."""
+        """See that a bound is not below the truth by more than the error bar, nor above it by more than the gap."""
         gap = bits - self.truth
         error = float(gap.std()) / math.sqrt(len(gap))
         entropy_error = float(bits.std()) / math.sqrt(len(bits))
@@ -115,7 +115,7 @@ class Quantised:
 
 
 class BestLogits(nn.Module):
-    """`log p(level of a dimension | noisy values of the others)`. Labels are times."""
+    """`log p(level of a dimension | noisy values of the others)`. Noise labels are times."""
 
     def __init__(self, data: Quantised, sde: SDE, dequantised: bool) -> None:
         super().__init__()

@@ -118,7 +118,7 @@ def test_each_probe_gives_the_likelihood_that_it_gives_alone():
 
 
 class Shifted(nn.Module):
-    """Data `x + shift` with the mixture's `x`; its score is exact for every shift."""
+    """The data are `x + shift`, with the mixture's `x`; the score is exact for every shift."""
 
     def __init__(self, mixture: GaussianMixture) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ DOUBLE = torch.float64
 
 
 class LogLinear(SDE):
-    """Variance-preserving, with `rho` geometric in `t`, so that any grid of noise levels can be given as times."""
+    """The process is variance-preserving, with `rho` geometric in `t`, so that any grid of `rho` has its times."""
 
     t_min = 0.0
 
@@ -45,7 +45,7 @@ class LogLinear(SDE):
 
 @pytest.fixture(scope="module")
 def rho() -> Tensor:
-    """An uneven grid of noise levels."""
+    """Return an uneven grid of `rho = sigma / alpha`."""
     position = torch.linspace(0, 1, NUM_STEPS, dtype=DOUBLE)
     return torch.exp(3.0 - 6.0 * position**0.9)
 
@@ -114,13 +114,13 @@ def test_second_order_single_step(model: GaussianMixture, x_T: Tensor, rho: Tens
 
 @pytest.fixture(scope="module")
 def levels(rho: Tensor) -> Tensor:
-    """One more noise level, for schedulers that stop at the last one."""
+    """Return the grid with one more noise, for schedulers that stop at the last one."""
     return torch.cat([1.5 * rho[:1], rho])
 
 
 @pytest.fixture(scope="module")
 def longer(model: GaussianMixture, levels: Tensor) -> GaussianMixture:
-    """The same mixture under a process that reaches the further noise level."""
+    """Return the mixture under a process that reaches the further noise."""
     covariances = model.basis @ torch.diag_embed(model.eigenvalues) @ model.basis.mT
     sde = LogLinear(float(levels[0]), float(levels[-1]))
     return GaussianMixture(sde, model.log_weights.exp(), model.means, covariances)

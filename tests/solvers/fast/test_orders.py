@@ -33,7 +33,7 @@ def mixture(sde: SDE) -> GaussianMixture:
 
 @pytest.fixture(scope="module", params=list(PROCESSES))
 def problem(request: pytest.FixtureRequest) -> tuple[GaussianMixture, Tensor, Tensor]:
-    """A mixture, latents, and where the ODE takes them, by a solver of order 4 with short steps."""
+    """Return a mixture, latents, and where the ODE takes them, by a solver of order 4 with short steps."""
     model = mixture(PROCESSES[request.param])
     x_T = model.sde.prior_sample((8, 3), seeds=range(8), dtype=DOUBLE)
     exact = get_solver("unipc", order=3, num_steps=800, t_min=stop(model.sde), denoise=False)(model, x_T).x
@@ -78,7 +78,7 @@ def test_order(
 
 
 def default_times(sde: SDE, num_steps: int) -> Tensor:
-    """Uniform log-SNR, without the end, to which the default solver steps by itself."""
+    """Return times uniform in log-SNR, without the end, to which the default solver steps by itself."""
     start = 0.5 * float(sde.log_snr(torch.ones((), dtype=DOUBLE)))
     lam = torch.linspace(start, END, num_steps + 1, dtype=DOUBLE)[:-1]
     times = sde.time_at_log_snr(2 * lam)
