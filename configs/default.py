@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
     training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders
     training.label_dropout = 0.1  # class_conditional: probability that a class is hidden, so that p(x) is learnt too
     training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each time in the loss
-    training.noise_levels = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm
+    training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the times evenly over a batch

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data.update(augment="flip", uniform_dequantisation=False)
     config.model.update(scale_input=False, dropout=0.1, attention_resolutions=(16,))
     training = config.training
-    training.update(weighting="sigma2", noise_levels="uniform", stratified=False, t_min=1e-5)
+    training.update(weighting="sigma2", times="uniform", stratified=False, t_min=1e-5)
     training.update(num_steps=1_300_001, batch_size=128, learning_rate=2e-4, schedule="constant", warmup_steps=5000)
     training.update(max_grad_norm=1.0, ema_decay=0.9999)
     training.precision = "auto"

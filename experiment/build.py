@@ -169,8 +169,8 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
     training = config.training
     if config.model.network == "classifier":
         edm = (training.edm_mean, training.edm_std)
-        levels = get_time_distribution(training.noise_levels, sde, training.t_min, *edm)
-        return Classification(levels, training.stratified)
+        times = get_time_distribution(training.times, sde, training.t_min, *edm)
+        return Classification(times, training.stratified)
     return choose("objective", training.objective, OBJECTIVES)(config, sde)
 
 
@@ -188,7 +188,7 @@ def _continuous_objective(config: ConfigDict, sde: SDE) -> Objective:
     return get_objective(
         sde,
         weighting=training.weighting,
-        noise_levels=training.noise_levels,
+        times=training.times,
         t_min=training.t_min,
         stratified=training.stratified,
         reduce_mean=training.reduce_mean,

@@ -14,7 +14,7 @@ from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, configuration, rules, runs
-from score_sde.experiment.editing import names_test_examples
+from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
 from score_sde.models import NoisyClassifier
 from score_sde.training import checkpoint

@@ -27,7 +27,8 @@ from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
 from score_sde.experiment import build, checkpoints, configuration, density, texts
-from score_sde.experiment.editing import NUM_STEPS, TASKS, choose_solver, rehearse
+from score_sde.experiment.edit_tasks import TASKS
+from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
 from score_sde.experiment.solver import THRESHOLDS, make_solver, shared_options
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
@@ -220,7 +221,7 @@ RULES: dict[str, Rule] = {
     "training.objective": one_of("objective", build.OBJECTIVES),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
-    "training.noise_levels": one_of("distribution of times", TIME_DISTRIBUTIONS),
+    "training.times": one_of("distribution of times", TIME_DISTRIBUTIONS),
     "training.t_min": number(0, 1),
     "training.edm_mean": number(-20, 20),
     "training.edm_std": positive(least=1e-3, high=100),

@@ -25,7 +25,7 @@ from score_sde.experiment.solver import make_solver
 from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
-from score_sde.training.classification import accuracy_by_level
+from score_sde.training.classification import accuracy_by_log_snr
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
@@ -117,7 +117,7 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             return None
         count = config.training.num_measured
         x_0 = dataset.encode(dataset.test[:count], config.seed)
-        return accuracy_by_level(
+        return accuracy_by_log_snr(
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 

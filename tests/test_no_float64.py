@@ -283,7 +283,7 @@ def test_a_training_step(weighting: str, times: str) -> None:
     if weighting == "discrete":
         objective = get_discrete_objective(sde)
     else:
-        objective = get_objective(sde, weighting=weighting, noise_levels=times, t_min=0.02)
+        objective = get_objective(sde, weighting=weighting, times=times, t_min=0.02)
 
     def step(model: ScoreModel, x: Tensor) -> list[Tensor]:
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -18,7 +18,7 @@ from score_sde.models import NoisyClassifier
 from score_sde.sde.times import TimeDistribution, UniformLogSNR, sample_times
 from score_sde.training.objectives import Losses
 
-_NUM_LEVELS = 9
+_NUM_TIMES = 9
 _BATCH_SIZE = 256
 
 
@@ -26,12 +26,12 @@ class Classification:
     """The cross-entropy is estimated at one time and one noise an example.
 
     Args:
-        levels: the distribution that times are drawn from.
+        times: the distribution that times are drawn from.
         stratified: whether the times of a batch are spread evenly.
     """
 
-    def __init__(self, levels: TimeDistribution, stratified: bool = True) -> None:
-        self.levels = levels
+    def __init__(self, times: TimeDistribution, stratified: bool = True) -> None:
+        self.times = times
         self.stratified = stratified
 
     def __call__(self, model: NoisyClassifier, batch: Batch, noise: BatchNoise | None = None) -> Losses:
@@ -43,12 +43,12 @@ class Classification:
         if batch.condition is None:
             raise UserError("a classifier needs classes, which these data have not")
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
-        t = sample_times(self.levels, source, self.stratified)
+        t = sample_times(self.times, source, self.stratified)
         log_probs = model.log_probs(model.sde.perturb(x_0, source.normal(x_0), t), t)
         return Losses(-log_probs.gather(1, batch.condition.values["class"][:, None]).squeeze(1), t)
 
 
-def accuracy_by_level(
+def accuracy_by_log_snr(
     x_0: Tensor, condition: Condition, t_min: float, seed: int
 ) -> Callable[[NoisyClassifier], dict[str, float]]:
     """Return a function that measures a classifier: its accuracy at nine log-SNRs, evenly spaced from `T` to `t_min`.
@@ -65,7 +65,7 @@ def accuracy_by_level(
         log_snrs = UniformLogSNR(model.sde, t_min)
         values, draw = {}, SampleNoise(range(seed, seed + len(x_0)), "solver").normal(x_0)
         with torch.no_grad():
-            for t in log_snrs.quantile(torch.linspace(0, 1, _NUM_LEVELS, dtype=torch.float64)):
+            for t in log_snrs.quantile(torch.linspace(0, 1, _NUM_TIMES, dtype=torch.float64)):
                 noisy = model.sde.perturb(x_0, draw, t).split(_BATCH_SIZE)
                 found = torch.cat([model.log_probs(part.to(device), t).argmax(1).cpu() for part in noisy])
                 accuracy = (found == condition.values["class"]).double().mean().item()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from score_sde.common.float64 import in_float64
 from score_sde.common.noise import BatchNoise
 from score_sde.models import EMA
 from score_sde.models.dequantisation_flow import DequantisationFlow
@@ -70,7 +71,7 @@ def fit_dequantisation(
         x, log_q = flow(images, uniform)
         x_t = model.sde.perturb(x, eps, t)
         error = eps + model.sde.expand(model.sde.at(t).sigma, x) * model.score(x_t, t)
-        return log_q + (times.high - times.low) / 2 * error.double().flatten(1).square().sum(1)
+        return log_q + (times.high - times.low) / 2 * in_float64(error).flatten(1).square().sum(1)
 
     def held_out(flow: DequantisationFlow) -> float:
         rows, noise = aside.repeat(_REPEATS), torch.Generator().manual_seed(seed + 1)

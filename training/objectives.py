@@ -76,16 +76,16 @@ class Objective:
     """A weighted loss is estimated without bias, from one time and one noise an example.
 
     Args:
-        levels: the distribution `p` that times are drawn from.
+        times: the distribution `p` that times are drawn from.
         weighting: the weight `w`.
         stratified: whether the times of a batch are spread evenly.
         reduce_mean: average over dimensions; otherwise take half their sum, `d / 2` times as much.
     """
 
     def __init__(
-        self, levels: TimeDistribution, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
+        self, times: TimeDistribution, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
     ) -> None:
-        self.levels = levels
+        self.times = times
         self.weighting = weighting
         self.stratified = stratified
         self.reduce_mean = reduce_mean
@@ -99,7 +99,7 @@ class Objective:
             noise: source of times and noise; torch's own generator if left out.
         """
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
-        t = sample_times(self.levels, source, self.stratified)
+        t = sample_times(self.times, source, self.stratified)
         given = Given(model, batch.condition)
         weight = self.weight(t).to(x_0.device, x_0.dtype, non_blocking=True)
         losses = weight * noise_losses(given, x_0, source.normal(x_0), t)
@@ -109,7 +109,7 @@ class Objective:
         """Return `w(t) / p(t)`; float64, shape of `t` `(B,)`."""
         measure, factor = self.weighting
         weight = torch.ones_like(t, dtype=torch.float64) if factor is None else factor(t)
-        return weight if measure is self.levels else weight * measure.density(t) / self.levels.density(t)
+        return weight if measure is self.times else weight * measure.density(t) / self.times.density(t)
 
 
 # Each weighting has the density of this distribution of times; EDM's has a factor beside.
@@ -120,7 +120,7 @@ def get_objective(
     sde: SDE,
     *,
     weighting: str = "sigma2",
-    noise_levels: str = "uniform",
+    times: str = "uniform",
     t_min: float = 1e-5,
     stratified: bool = True,
     reduce_mean: bool = True,
@@ -133,7 +133,7 @@ def get_objective(
     Args:
         sde: the forward process.
         weighting: "sigma2", "likelihood" or "edm".
-        noise_levels: the distribution of times: "uniform" in t, "log_snr" (uniform in it), or "edm" (log-normal).
+        times: the distribution of times: "uniform" in t, "log_snr" (uniform in it), or "edm" (log-normal).
             Any may go with any weighting: the loss stays the one that was asked for. ("edm" seldom reaches the ends of
             a wide process; other weightings then have a large variance.)
         t_min: smallest time trained on.
@@ -146,9 +146,9 @@ def get_objective(
     Raises:
         UserError: there is no such weighting or distribution, or `t_min` is out of range.
     """
-    drawn = get_time_distribution(noise_levels, sde, t_min, edm_mean, edm_std)
+    drawn = get_time_distribution(times, sde, t_min, edm_mean, edm_std)
     name = choose("weighting", weighting, WEIGHTINGS)
-    measure = drawn if name == noise_levels else get_time_distribution(name, sde, t_min, edm_mean, edm_std)
+    measure = drawn if name == times else get_time_distribution(name, sde, t_min, edm_mean, edm_std)
     factor = (lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2) if weighting == "edm" else None
     return Objective(drawn, Weighting(measure, factor), stratified, reduce_mean)
 

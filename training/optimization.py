@@ -33,7 +33,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
     except ValueError as error:
         numbers = ("learning_rate", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay")
         given = ", ".join(f"{name}={config[name]:g}" for name in numbers)
-        raise UserError(f"section training: the optimizer refuses one of its numbers, {given}") from error
+        raise UserError(f"the optimizer refuses one of its numbers, {given}") from error
 
 
 def learning_rate(step: int, config: ConfigDict) -> float:

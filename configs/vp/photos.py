@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.data.update(dataset="photos", augment="flip")
     config.model.update(channels=32, channel_multipliers=(1, 2, 2), num_blocks=1, attention_resolutions=(8,))
     config.model.update(prediction="edm", data_std=0.63, dropout=0.0)
-    config.training.update(weighting="edm", noise_levels="edm", edm_mean=-1.0, edm_std=1.4, t_min=1e-4)
+    config.training.update(weighting="edm", times="edm", edm_mean=-1.0, edm_std=1.4, t_min=1e-4)
     config.training.update(num_steps=3000, batch_size=32, learning_rate=2e-3, warmup_steps=200, ema_decay=0.999)
     config.training.update(sample_every=1000, checkpoint_every=1000)
     config.sampling.update(data_std=0.63)

@@ -148,10 +148,10 @@ def test_process_and_training(name, config):
     assert config.sde.name == PROCESSES[published["sde"], published["continuous"]]
     assert config.training.objective == ("continuous" if published["continuous"] else "discrete")
     # A mean over times drawn uniformly and alone, the same weight for each, at a constant rate.
-    chosen = {key: config.training[key] for key in ("weighting", "noise_levels", "stratified", "schedule", "optimizer")}
+    chosen = {key: config.training[key] for key in ("weighting", "times", "stratified", "schedule", "optimizer")}
     assert chosen == {
         "weighting": "sigma2",
-        "noise_levels": "uniform",
+        "times": "uniform",
         "stratified": False,
         "schedule": "constant",
         "optimizer": "adam",

@@ -15,7 +15,7 @@ from score_sde.data import Batch
 from score_sde.models import Encoder, NoisyClassifier
 from score_sde.sde import VPSDE
 from score_sde.sde.times import UniformLogSNR, get_time_distribution, sample_times
-from score_sde.training.classification import Classification, accuracy_by_level
+from score_sde.training.classification import Classification, accuracy_by_log_snr
 
 FLOAT = torch.float64
 SDE, MEAN, STD = VPSDE(), 0.8, 0.5
@@ -66,7 +66,7 @@ def test_accuracy_by_noise_level():
     """The best there is: `Phi(alpha m / sqrt(alpha^2 s^2 + sigma^2))`."""
     count = 4000
     x_0, classes = examples(count)
-    found = accuracy_by_level(x_0, Condition({"class": classes}), 1e-3, seed=0)(MODEL)
+    found = accuracy_by_log_snr(x_0, Condition({"class": classes}), 1e-3, seed=0)(MODEL)
     assert len(found) == 9
     t = UniformLogSNR(SDE, 1e-3).quantile(torch.linspace(0, 1, 9, dtype=FLOAT))
     alpha, sigma = SDE.alpha(t), SDE.sigma(t)
@@ -93,7 +93,7 @@ def test_an_encoder_learns_what_it_is_shown():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = accuracy_by_level(x_0, Condition({"class": classes}), 1e-3, seed=0)(model.eval())
+    found = accuracy_by_log_snr(x_0, Condition({"class": classes}), 1e-3, seed=0)(model.eval())
     # At log-SNR 0 the two are sqrt(32) deviations apart; at -10 hardly 0.04.
     assert [value for name, value in found.items() if float(name.split("/")[1]) > 0] == [1.0] * 4
     with pytest.raises(UserError, match="6 x 6 cannot be halved"):

@@ -106,13 +106,11 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "weighting", "noise_levels"), PAIRS)
-def test_loss_of_the_exact_network(name: str, weighting: str, noise_levels: str) -> None:
+@pytest.mark.parametrize(("name", "weighting", "times"), PAIRS)
+def test_loss_of_the_exact_network(name: str, weighting: str, times: str) -> None:
     """Each weighting's loss is what it should be, whatever the levels are drawn from."""
     sde = SDES[name]
-    objective = get_objective(
-        sde, weighting=weighting, noise_levels=noise_levels, t_min=T_MIN, stratified=False, data_std=DATA_STD
-    )
+    objective = get_objective(sde, weighting=weighting, times=times, t_min=T_MIN, stratified=False, data_std=DATA_STD)
     losses = objective(Exact(sde), Batch(data(20_000)), seeded(20_000, 1)).values
     expected = integral(lambda t: weighted(sde, weighting, t) * least_loss(sde, t))
     assert within_standard_errors(losses, expected)
@@ -125,7 +123,7 @@ def test_predicting_nothing_has_loss_one(weighting: str) -> None:
             return -noise
 
     for sde in SDES.values():
-        objective = get_objective(sde, weighting=weighting, noise_levels="log_snr", t_min=T_MIN)
+        objective = get_objective(sde, weighting=weighting, times="log_snr", t_min=T_MIN)
         assert within_standard_errors(objective(Nothing(), Batch(data(20_000)), seeded(20_000, 2)).values, 1.0)
 
 
@@ -145,14 +143,14 @@ def test_importance_sampling_has_the_same_gradient_with_less_variance(name: str)
             return theta_each[:, None] * sde.perturb(x_0, noise, t) - noise
 
     variances = {}
-    for noise_levels in ("uniform", "log_snr"):
-        objective = get_objective(sde, weighting="likelihood", noise_levels=noise_levels, t_min=T_MIN, stratified=False)
+    for times in ("uniform", "log_snr"):
+        objective = get_objective(sde, weighting="likelihood", times=times, t_min=T_MIN, stratified=False)
         # One copy of the parameter an example, so that each example's gradient is seen.
         theta_each = torch.full((count,), theta, dtype=torch.float64, requires_grad=True)
         losses = objective(Linear(), Batch(data(count)), seeded(count, 3)).values
         (gradients,) = torch.autograd.grad(losses.sum(), theta_each)
         assert within_standard_errors(gradients, integral(gradient))
-        variances[noise_levels] = gradients.var().item()
+        variances[times] = gradients.var().item()
     assert variances["log_snr"] < 0.5 * variances["uniform"]
 
 
@@ -250,7 +248,7 @@ def test_training_reaches_the_least_loss() -> None:
     sde = VPSDE()
     torch.manual_seed(0)
     model = ScoreModel(MLP(2, width=32, num_blocks=2), sde, "velocity")
-    objective = get_objective(sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)
+    objective = get_objective(sde, weighting="likelihood", times="log_snr", t_min=T_MIN)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(400):
         loss = objective(model, Batch(data(128, seed=step).float())).values.mean()
@@ -267,6 +265,6 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(UserError, match=r"no weighting is called 'likelyhood' \(did you mean 'likelihood'"):
         get_objective(VPSDE(), weighting="likelyhood")
     with pytest.raises(UserError, match=r"no distribution of times is called 'logsnr' \(did you mean 'log_snr'"):
-        get_objective(VPSDE(), noise_levels="logsnr")
+        get_objective(VPSDE(), times="logsnr")
     with pytest.raises(UserError, match="needs a ladder"):
         get_discrete_objective(VPSDE())

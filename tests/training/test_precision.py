@@ -67,7 +67,7 @@ def test_bfloat16_changes_the_loss_by_its_rounding(layout):
                      dropout=0.0, init_scale=1.0)  # fmt: skip
     model = ScoreModel(network, VPSDE()).to(memory_format=layout)  # type: ignore[call-overload]
     x_0 = torch.randn(16, 3, 16, 16)
-    objective = get_objective(model.sde, weighting="sigma2", noise_levels="uniform")
+    objective = get_objective(model.sde, weighting="sigma2", times="uniform")
     results = []
     for reduced in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=reduced):

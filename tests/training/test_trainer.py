@@ -35,7 +35,7 @@ def settings(**values) -> ConfigDict:
 
 
 def objective(model, batch, noise):
-    return get_objective(model.sde, weighting="likelihood", noise_levels="log_snr", t_min=T_MIN)(model, batch, noise)
+    return get_objective(model.sde, weighting="likelihood", times="log_snr", t_min=T_MIN)(model, batch, noise)
 
 
 def image_trainer(folder, loss=objective, **values) -> Trainer:

@@ -18,7 +18,7 @@ from PIL import Image
 from score_sde.common.errors import UserError
 from score_sde.data import load_dataset
 from score_sde.data.sources.picture import PictureFormat, convert
-from tests.data.test_cifar10 import FILES, PER_FILE, pictures, python_2_pickle
+from tests.data.sources.test_cifar10 import FILES, PER_FILE, pictures, python_2_pickle
 
 
 def pixels(seed: int, *shape: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.samples.inception import Extractors, measure_images
 from score_sde.experiment import build, configuration, sampling
 from score_sde.solvers import get_solver
-from tests.evaluation.test_inception import Linear
+from tests.evaluation.samples.test_inception import Linear
 from tests.reading import ROOT, image
 
 TOY = ["--config", "configs/vp/eight_gaussians.py", "--config.model.width=16", "--config.model.num_blocks=1"]

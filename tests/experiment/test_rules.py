@@ -15,7 +15,7 @@ import pytest
 from score_sde.common.errors import UserError
 from score_sde.configs.default import get_config
 from score_sde.experiment import configuration, rules
-from tests.test_main import run
+from tests.modes.test_main import run
 
 DEFAULTS = get_config()
 KEYS = dict(configuration.flatten(DEFAULTS))

@@ -15,7 +15,7 @@ from score_sde.common.errors import Stopped
 from score_sde.common.interruption import keeping, note_signals, raise_signals
 from score_sde.common.progress import Progress
 from score_sde.data import load_dataset
-from tests.test_main import run
+from tests.modes.test_main import run
 
 # Known exactly, and needs no training.
 POINTS = ["--config=configs/vp/eight_gaussians.py", "--config.model.network=mixture", "--config.model.num_components=2"]

@@ -17,8 +17,8 @@ from benchmarks.input_pictures import BROKEN, UNUSUAL, Form, truth
 from score_sde.common.errors import UserError
 from score_sde.data import load_dataset
 from score_sde.data.sources.picture import Converted, PictureFormat, library_silenced, read
-from tests.data.test_cifar10 import FILES
-from tests.data.test_own import idx
+from tests.data.sources.test_cifar10 import FILES
+from tests.data.sources.test_path import idx
 
 
 def pixels(seed: int, *shape: int) -> np.ndarray:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -35,27 +32,6 @@ def test_what_is_hidden_stays_hidden_and_nothing_else_changes():
     moved = twice.to("cpu")
     assert torch.equal(moved.values["vector"], CONDITION.values["vector"])
     assert torch.equal(moved.hidden_rows["class"], twice.hidden_rows["class"])
-
-
-def test_no_room_but_models_hands_classes_on():
-    """What is asked for goes through the others as a condition, or bound to a model."""
-    root = Path(__file__).parents[1]
-    rooms = ("common", "sde", "data", "solvers", "control", "evaluation", "training", "experiment", "modes")
-    functions = [
-        (path.relative_to(root), node)
-        for room in rooms
-        for path in sorted((root / room).rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-    ]
-    assert len(functions) > 500
-    named = [
-        (path, argument.lineno)
-        for path, node in functions
-        for argument in ast.walk(node.args)
-        if isinstance(argument, ast.arg) and argument.arg == "classes"
-    ]
-    assert not named
 
 
 def test_mistakes():

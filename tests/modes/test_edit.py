@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from score_sde.data import load_dataset
-from tests.test_main import DIGITS, SHORT, complaint, run
+from tests.modes.test_main import DIGITS, SHORT, complaint, run
 
 __all__ = ["complaint"]
 

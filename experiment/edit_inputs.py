@@ -1,0 +1,82 @@
+"""What pictures are to be edited: those that `edit.input` names, in the units of the model.
+
+An input is a file, or a test example: `test:3`, or `test:3-5` for three of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError, naming
+from score_sde.data import Dataset
+from score_sde.data.sources.picture import PictureFormat, Report, background, read_picture
+from score_sde.experiment.editor import Editor
+
+# What the names of test examples begin with.
+TEST = "test:"
+
+
+def num_answers(config: ConfigDict, dataset: Dataset) -> int:
+    """Count the pictures that will be made."""
+    num_inputs = len(input_names(config.edit.input, len(dataset.test)))
+    return num_inputs * (1 if config.edit.task == "encode" else config.edit.num_samples)
+
+
+def input_names(text: str | None, num_test: int) -> list[str]:
+    """Return the inputs that `edit.input` names; `test:3-5` stands for three of the `num_test` test examples.
+
+    Raises:
+        UserError: there are no such test examples.
+    """
+    names = []
+    for item in (text or "").split(","):
+        first, dash, last = item.strip().removeprefix(TEST).partition("-")
+        if not (item.strip().startswith(TEST) and dash and first.isdecimal() and last.isdecimal()):
+            names.append(item.strip())
+        elif int(first) <= int(last) < num_test:
+            names += [f"{TEST}{number}" for number in range(int(first), int(last) + 1)]
+        else:
+            raise UserError(f"there are no {item.strip()}: test examples are numbered from 0 to {num_test - 1}")
+    return names
+
+
+def names_test_examples(text: str | None) -> bool:
+    """Return whether some of the inputs that `edit.input` names are test examples."""
+    return any(item.strip().startswith(TEST) for item in (text or "").split(","))
+
+
+def read_inputs(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
+    """Read inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
+    dataset, levels, report = editor.dataset, [], Report()
+    for name in input_names(editor.config.edit.input, len(dataset.test)):
+        number = name.removeprefix(TEST)
+        if not name.startswith(TEST):
+            with naming("edit.input"):
+                levels.append(read_picture(Path(name), form, report))
+        elif editor.config.edit.observed:
+            raise UserError("edit.observed is for pictures from files; test examples are whole")
+        elif not number.isdecimal() or int(number) >= len(dataset.test):
+            raise UserError(f"there is no {name}: {dataset.name} has the test examples 0 to {len(dataset.test) - 1}")
+        else:
+            levels.append(dataset.test[int(number)])
+    note_reading(report, form)
+    inputs = torch.stack(levels)
+    return dataset.encode(inputs, editor.config.seed) if noise else dataset.units.encode(inputs.float())
+
+
+def note_reading(report: Report, form: PictureFormat) -> None:
+    """Say what there is to say of pictures that were read."""
+    for note in report.notes(form.background):
+        distributed.note(note)
+
+
+def picture_format(editor: Editor) -> PictureFormat:
+    """Return size, channels, levels and background of the pictures that the model was trained on."""
+    channels, height, _ = editor.dataset.shape
+    behind = background(editor.config.data.background)
+    return PictureFormat(height, channels, editor.dataset.levels or 256, behind)
