@@ -43,7 +43,8 @@ def main(folder):
     try:
         train(folder / "stopped", interrupted, log_every=100)
     except Stopped as stopped:
-        print(distributed.rank(), stopped, flush=True)
+        # In one piece: the two processes write into the same file.
+        print(f"{distributed.rank()} {stopped}\\n", end="", flush=True)
     train(folder / "stopped")
 
 with distributed.process_group():
