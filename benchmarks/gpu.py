@@ -15,6 +15,7 @@ is left are said to be left out. Without a GPU the same is measured on the CPU, 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import statistics
@@ -23,7 +24,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,22 +151,20 @@ def equality(device: torch.device, width: int) -> None:
     for fast in (False, True):
         with products(fast):
             nats = (likelihood(model, x.to(device)).cpu() - log_prob).abs().max().item()
-        cells.append(f"{nats / x[0].numel() / 0.6931471805599453:.1e}")
+        cells.append(f"{nats / x[0].numel() / math.log(2):.1e}")
     print_table("log-likelihood of DDPM++ | float32, bits/dim | TF32 products, bits/dim", [["largest error", *cells]])
 
 
-class products:  # noqa: N801
-    """Within the block, float32 products on a GPU may be rounded to TF32 (PyTorch's habit for convolutions), or not."""
-
-    def __init__(self, fast: bool) -> None:
-        self.fast = fast
-
-    def __enter__(self) -> None:
-        self.before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.fast
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self.before
+@contextmanager
+def products(fast: bool) -> Iterator[None]:
+    """Let float32 products on a GPU be rounded to TF32 within the block (PyTorch's habit for convolutions), or not."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = fast
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def compare_networks(network: nn.Module, sde: Any, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> float:

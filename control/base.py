@@ -16,5 +16,5 @@ from score_sde.sde import SDE
 
 def tweedie_factor(sde: SDE, t: Tensor, x: Tensor) -> Tensor:
     """Return `sigma^2 / alpha`, by which a change of the score changes the denoised mean; shaped to multiply `x`."""
-    t = t.double()
-    return sde.expand(sde.sigma(t) ** 2 / sde.alpha(t), x)
+    here = sde.at(t)
+    return sde.expand(here.sigma**2 / here.alpha, x)

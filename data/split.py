@@ -70,7 +70,7 @@ def split_by_name(
         seed: the seed of the choice.
         groups: the class of each example, if they have any.
         purpose: what the examples are taken for, a part of the hash.
-        key: the configuration's name for `size`.
+        key: what the caller calls `size`, for complaints.
         where: where the examples are, for complaints.
 
     Raises:
@@ -81,7 +81,7 @@ def split_by_name(
     if len(names) < 2 or size >= len(names):
         raise UserError(
             f"cannot take {key}={size:g} of {len(names)} examples of {where}: something must be left to train on; take "
-            f"less (--config.{key}=0 takes none)"
+            f"less ({key}=0 takes none)"
         )
     places = [_place(name, seed, purpose) for name in names]
     left = Counter(groups or [""] * len(names))
@@ -110,7 +110,7 @@ def split_evenly(count: int, size: float, seed: int, groups: Tensor | None, key:
     The choice is that of `train_test_split` of scikit-learn, which takes a second to import.
 
     Raises:
-        UserError: there are too few examples; the line names the configuration's `key`.
+        UserError: there are too few examples; the line names `key`, what the caller calls `size`.
     """
     if size == 0:
         return Split(torch.arange(count), torch.arange(0))

@@ -29,11 +29,13 @@ class Drawn(NamedTuple):
         samples: the samples `(N, *shape)`, in model units.
         seeds: the seed of each sample.
         labels: the class of each sample, `(N,)`, int64; None if any would do.
+        settings: what the samples were drawn with, by name; only the first process knows.
     """
 
     samples: Samples
     seeds: list[int]
     labels: Tensor | None
+    settings: dict[str, Any]
 
 
 def sample(experiment: Experiment) -> Drawn:
@@ -45,7 +47,10 @@ def sample(experiment: Experiment) -> Drawn:
     asked = conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = solver_for(experiment)
-    return Drawn(draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size), seeds, labels)
+    samples = draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size)
+    # After the solver is made, which may decide the number of steps.
+    settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
+    return Drawn(samples, seeds, labels, settings)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
@@ -56,12 +61,11 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     """
     sampling, folder = experiment.config.sampling, experiment.folder / "samples"
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
-    settings = settings_for(experiment, ["sampling"])
     paths = write_samples(
-        drawn.samples, drawn.seeds, experiment.dataset, folder, sampling.solver, drawn.labels, columns, settings
+        drawn.samples, drawn.seeds, experiment.dataset, folder, sampling.solver, drawn.labels, columns, drawn.settings
     )
     # These are metrics of the samples that were there before; `measure` writes them anew, if asked for.
-    remove_stale(_metrics_path(experiment), settings)
+    remove_stale(_metrics_path(experiment), drawn.settings)
     return paths
 
 
@@ -91,8 +95,7 @@ def measure(experiment: Experiment, drawn: Drawn, extractors: Extractors) -> tup
     statistics = experiment.folder / "samples" / f"fid_statistics_{digest(dataset.train)}.safetensors"
     values = measure_images(names, dataset.to_uint8(x).movedim(-1, 1), real, extractors, statistics)
     path = _metrics_path(experiment)
-    settings = settings_for(experiment, ["sampling"])
-    about: dict[str, Any] = {**values, "num_samples": len(x), "num_real": len(real), "settings": settings}
+    about: dict[str, Any] = {**values, "num_samples": len(x), "num_real": len(real), "settings": drawn.settings}
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return values, path

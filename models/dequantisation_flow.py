@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from score_sde.common.float64 import in_float64
 from score_sde.data.units import Bins
 from score_sde.models.layers.basic import conv
 
@@ -53,7 +54,7 @@ class DequantisationFlow(nn.Module):
             y, log_scale = coupling(y, context, index % 2)
             log_q = log_q - log_scale
         log_q = log_q - _log_logistic(y)
-        return self.units.low + self.units.spacing * (numbers + torch.sigmoid(y)), log_q.double().flatten(1).sum(1)
+        return self.units.low + self.units.spacing * (numbers + torch.sigmoid(y)), in_float64(log_q).flatten(1).sum(1)
 
 
 class _Coupling(nn.Module):
