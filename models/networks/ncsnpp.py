@@ -20,6 +20,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
 from score_sde.models.layers.attention import SelfAttention
 from score_sde.models.layers.basic import conv
+from score_sde.models.layers.condition import Kind
 from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
 from score_sde.models.layers.pyramids import (
     Head,
@@ -68,7 +69,7 @@ class NCSNpp(nn.Module):
         combine: how an `input_skip` pyramid joins the features.
         time_conditional: whether blocks are told the time at all.
         init_scale: scale of the initial weights of layers that end a branch; 0 makes every block start as the identity.
-        conditions: the number of values of each name of a condition; see `ConditionVectors`.
+        conditions: what the network is told, by name: numbers and vectors; see `ConditionVectors`.
         centered: whether images come in [-1, 1]; if not, they come in [0, 1] and are centred first.
         scale_by_sigma: divide the output by sigma: the label itself for Fourier embeddings; for positional ones
             `sigmas` at the label (rounded down).
@@ -106,7 +107,7 @@ class NCSNpp(nn.Module):
         combine: CombineMethod = "sum",
         time_conditional: bool = True,
         init_scale: float = 0.0,
-        conditions: Mapping[str, int] | None = None,
+        conditions: Mapping[str, Kind] | None = None,
         centered: bool = True,
         scale_by_sigma: bool = False,
         sigmas: Sequence[float] | Tensor | None = None,
