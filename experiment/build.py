@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import nn
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
-from score_sde.models import DDPM, MLP, Encoder, GaussianMixture, NCSNpp, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.experiment.networks import make_network
+from score_sde.models import GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.sde import (
     SDE,
@@ -42,7 +42,6 @@ SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "cosine": lambda c: DDPMLadder(cosine_betas(c.num_rungs)),
     "ncsn": lambda c: NCSNLadder(geometric_sigmas(c.num_rungs, c.sigma_min, c.sigma_max)),
 }
-NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP, "classifier": Encoder}
 
 
 def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
@@ -202,51 +201,3 @@ OBJECTIVES: dict[str, Callable[[ConfigDict, SDE], Objective]] = {
     "discrete": _discrete_objective,
     "continuous": _continuous_objective,
 }
-
-
-def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:
-    """Make the network of the section `model`, for examples of this shape; it is given the arguments `more`, too.
-
-    Raises:
-        UserError: the network does not exist or cannot take examples of this shape.
-    """
-    model = config.model
-    if model.network == "mixture":
-        raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
-    network = choose("network", model.network, NETWORKS)
-    known = inspect.signature(network).parameters
-    options = {name: value for name, value in model.items() if name in known} | more
-    if "image_size" not in known:
-        unknown = set(more) - set(known)
-        if unknown:
-            raise UserError(
-                f"network {model.network!r} cannot have {', '.join(unknown)}: use --config.model.network=ncsnpp"
-            )
-        return network(torch.Size(shape).numel(), **options)
-    if len(shape) != 3:
-        raise UserError(
-            f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config "
-            "configs/vp/vectors.py, or --config.model.network=mlp"
-        )
-    if options.get("embedding") == "fourier" and model.noise_label in ("log_snr", "edm"):
-        raise UserError(
-            f"a Fourier embedding takes a label's logarithm, not model.noise_label={model.noise_label}: use rho"
-        )
-    channels, height, width = shape
-    if height != width:
-        raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
-    if model.scale_by_sigma and model.noise_label == "rung_from_noisiest":
-        # The noise label counts from the noisiest rung, so the table does, too.
-        options["sigmas"] = geometric_sigmas(config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max).flip(0)
-    with naming("section model"):
-        return network(height, channels, **options)
-
-
-def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
-    """Say which attention is asked for at sizes that the network does not have; an empty text if there is none."""
-    model, size = config.model, dataset.shape[-1]
-    if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
-        return ""
-    sizes = [size // 2**level for level in range(len(model.channel_multipliers))]
-    unused = [str(asked) for asked in model.attention_resolutions if asked not in sizes]
-    return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {sizes}" if unused else ""

@@ -18,7 +18,7 @@ class DDPM(NCSNpp):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | Sequence[int],
         in_channels: int,
         out_channels: int | None = None,
         *,

@@ -271,7 +271,5 @@ def test_other_networks_hear_vectors_but_no_tokens() -> None:
     nothing, heard = network(x, LABELS[:2]), network(x, LABELS[:2], Condition({"place": place}))
     assert (heard - nothing).abs().min() > 1e-6
     assert torch.equal(network(x, LABELS[:2], Condition({"place": place}).hidden("place")), nothing)
-    with pytest.raises(
-        UserError, match=r"not 'caption', which is of Tokens\(width=6\): take a UNet"
-    ):
+    with pytest.raises(UserError, match=r"not 'caption', which is of Tokens\(width=6\): take a UNet"):
         MLP(3, conditions={"caption": Tokens(6)})
