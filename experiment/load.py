@@ -13,7 +13,7 @@ from score_sde.data import Dataset
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, configuration, rules, runs
+from score_sde.experiment import build, checkpoints, configuration, networks, rules, runs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
 from score_sde.models import NoisyClassifier
@@ -41,7 +41,7 @@ def to_train(config_path: str | None, folder: Path, overrides: configuration.Ove
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
-    unused = build.unused_attention(config, dataset)
+    unused = networks.unused_attention(config, dataset)
     note([unused] if unused else [])
     return Experiment(config, dataset, model, folder, overrides=overrides)
 

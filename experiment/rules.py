@@ -26,7 +26,7 @@ from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, checkpoints, configuration, density, own, texts
+from score_sde.experiment import build, checkpoints, configuration, density, networks, own, texts
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
@@ -202,7 +202,7 @@ RULES: dict[str, Rule] = {
     "sde.sigma_min": positive(least=1e-9),
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
-    "model.network": one_of_or_own("network", [*build.NETWORKS, "mixture", checkpoints.PIPELINE]),
+    "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", checkpoints.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.data_std": positive(least=1e-6),
@@ -210,6 +210,8 @@ RULES: dict[str, Rule] = {
     "model.channels": whole(1, 10**4),
     "model.channel_multipliers": listed(whole(1, 1000), most=15),
     "model.dropout": _SHARE,
+    "model.attention_depths": listed(whole(-15, 14), least=0),
+    "model.periodic": listed(whole(0, 2), least=0, most=3),
     "model.attention_resolutions": listed(whole(1, _NUM_PIXELS), least=0),
     "model.embedding": one_of("embedding", get_args(Embedding)),
     "model.fourier_scale": positive(least=1e-6),
