@@ -92,6 +92,8 @@ def get_config() -> ConfigDict:
     model.num_components = 10
 
     config.training = training = ConfigDict()
+    # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
+    training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
     training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders

@@ -10,11 +10,12 @@ import torch
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
-from score_sde.data import Dataset, load_dataset
+from score_sde.common.files import at_home
+from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
-from score_sde.experiment.networks import make_network
+from score_sde.experiment.networks import PIPELINE, make_network
 from score_sde.models import GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.sde import (
@@ -31,6 +32,9 @@ from score_sde.sde import (
 from score_sde.sde.times import get_time_distribution
 from score_sde.training.classification import Classification
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
+
+# The name of data that were given from Python.
+ARRAYS = "arrays"
 
 AnyModel = ScoreModel | QuantisedModel | GaussianMixture
 Trained = ScoreModel | QuantisedModel | NoisyClassifier
@@ -60,6 +64,10 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         return Dataset(
             data.dataset, empty, empty, units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
         )
+    if data.path is None and data.dataset == ARRAYS:
+        raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
+    if data.path is None and own.is_own(data.dataset):
+        return dataset_of_arrays(_made_data(data.dataset), None, config)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     with naming("section data"):
         dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
@@ -79,6 +87,25 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     return dataset
 
 
+def dataset_of_arrays(x: Any, classes: Any, config: ConfigDict) -> Dataset:
+    """Make a dataset of examples that are given, as the section `data` has it: an array, or what gives one by one.
+
+    Raises:
+        UserError: the examples cannot be read rightly.
+    """
+    data = config.data
+    keys = set(inspect.signature(arrays_dataset).parameters) & set(data)
+    name = data.dataset.partition(":")[2] or data.dataset
+    with naming("section data"):
+        return arrays_dataset(x, classes, name=name, **{key: data[key] for key in keys})
+
+
+def _made_data(name: str) -> Any:
+    """Return what the user's own function, or class, of this name makes: data, or a torch dataset."""
+    thing = own.find("dataset", name)
+    return thing() if inspect.isfunction(thing) or inspect.isclass(thing) else thing
+
+
 def make_sde(config: ConfigDict) -> SDE:
     """Make the forward process of the section `sde`."""
     if own.is_own(config.sde.name):
@@ -94,6 +121,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network == PIPELINE:
+        return _model_of_pipeline(config, dataset)
     sde, model = make_sde(config), config.model
     of_levels = model.prediction == "levels" and model.network != "classifier"
     if of_levels and not dataset.is_image:
@@ -111,6 +140,20 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     return QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
+
+
+def _model_of_pipeline(config: ConfigDict, dataset: Dataset) -> ScoreModel:
+    """Make the model of the pipeline that training began from, with its weights."""
+    from score_sde.models.pretrained.diffusers import image_units, load_pipeline
+
+    with naming("training.start_from"):
+        if config.training.start_from is None:
+            raise UserError("the network is that of a pipeline, and none is named")
+        model = load_pipeline(at_home(config.training.start_from))
+        shape, _, _ = image_units(model)
+        if dataset.shape != shape:
+            raise UserError(f"the pipeline is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
+    return model.requires_grad_(True)
 
 
 def check_classes(config: ConfigDict, dataset: Dataset) -> None:

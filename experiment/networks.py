@@ -23,6 +23,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "classifier": Encoder,
 }
+# The name of a configuration's network and process where a pipeline of diffusers decides them.
+PIPELINE = "pipeline"
 # Over how many axes the examples extend that each network takes: vectors over none.
 AXES = {"ncsnpp": (2,), "ddpm": (2,), "unet": (1, 2, 3), "mlp": tuple(range(10)), "classifier": (2,)}
 

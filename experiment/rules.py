@@ -180,7 +180,7 @@ _TIME = number(0, 1)
 RULES: dict[str, Rule] = {
     "seed": whole(0, _LARGEST_SEED),
     "average": _SHARE,
-    "data.dataset": one_of("dataset", DATASETS),
+    "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS]),
     "data.path": name,
     "data.folder": name,
     "data.image_size": whole(1, _NUM_PIXELS),
@@ -196,13 +196,13 @@ RULES: dict[str, Rule] = {
     "data.distortion": _SHARE,
     "data.validation": number(0, _MANY),
     "data.fold": whole(0, _LARGEST_SEED),
-    "sde.name": one_of_or_own("SDE", [*build.SDES, checkpoints.PIPELINE]),
+    "sde.name": one_of_or_own("SDE", [*build.SDES, networks.PIPELINE]),
     "sde.beta_min": number(0, _LARGEST_BETA),
     "sde.beta_max": number(0, _LARGEST_BETA),
     "sde.sigma_min": positive(least=1e-9),
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
-    "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", checkpoints.PIPELINE]),
+    "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", networks.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.data_std": positive(least=1e-6),
@@ -224,6 +224,7 @@ RULES: dict[str, Rule] = {
     "model.channels_per_group": whole(1, 10**4),
     "model.width": whole(1, 10**5),
     "model.num_components": whole(1, 10**5),
+    "training.start_from": name,
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
     "training.objective": one_of_or_own("objective", build.OBJECTIVES),
@@ -358,7 +359,7 @@ def check(config: ConfigDict, mode: str) -> None:
         UserError: it cannot be used; the line names the key.
     """
     check_values(config)
-    if mode == "export" or config.sde.name == checkpoints.PIPELINE:
+    if mode == "export" or config.sde.name == networks.PIPELINE:
         return
     sde = build.make_sde(config)
     with naming("training"):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _ROOM_OF = {
     "Dataset": "data",
     "load_dataset": "data",
+    "Run": "experiment.run",
+    "fit": "experiment.python",
+    "load": "experiment.python",
     "DDPM": "models",
     "EMA": "models",
     "GaussianMixture": "models",
