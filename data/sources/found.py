@@ -1,4 +1,4 @@
-"""What a reader finds: for each part of the data its examples, in memory or to be opened one by one."""
+"""What a reader finds: for each part of the data its examples, as one array or to be opened one by one."""
 
 from __future__ import annotations
 
@@ -38,17 +38,20 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Holds examples that are in memory.
+    """Holds examples as one array, in memory or mapped from a file.
 
     Attributes:
         where: where the examples are, for complaints.
-        examples: pictures `(N, C, H, W)`, uint8, or vectors `(N, d)`, float32.
+        examples: levels uint8, `(N, C, H, W)` or `(N, C, D, H, W)`, or numbers of any other dtype, `(N, d)`,
+            `(N, C, L)`, `(N, C, H, W)` or `(N, C, D, H, W)`.
         classes: what the class of each example is called; None if there are no classes.
+        columns: what the columns of a table are called; none, if they have numbers only.
     """
 
     where: str
     examples: np.ndarray
     classes: Sequence[str] | None = None
+    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -57,6 +60,11 @@ class Arrays:
     def names(self) -> list[str]:
         """The name of each example is the number of its row; see `data.split`."""
         return [str(row) for row in range(len(self.examples))]
+
+    @property
+    def has_levels(self) -> bool:
+        """This is True of levels, and False of numbers without."""
+        return self.examples.dtype == np.uint8
 
 
 @dataclass(frozen=True)
