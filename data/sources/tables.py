@@ -37,9 +37,12 @@ def read_csv(path: Path) -> Found:
 
     try:
         with warnings.catch_warnings():
-            # A line that is longer than the first loses what goes beyond.
-            warnings.simplefilter("error")
-            frame = pd.read_csv(path, index_col=False, float_precision="round_trip", low_memory=False)
+            # A line that is longer than the first would lose what goes beyond.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Later versions read numbers exactly by themselves, and warn of the option.
+            warnings.filterwarnings("ignore", "The 'float_precision' argument")
+            exact: dict[str, Any] = {"float_precision": "round_trip"} if int(pd.__version__.split(".")[0]) < 4 else {}
+            frame = pd.read_csv(path, index_col=False, low_memory=False, **exact)
     except MemoryError as error:
         raise UserError(f"{path} does not fit into memory: save it as .npy, which is read piece by piece") from error
     except Exception as error:  # what is no table fails in many ways
@@ -117,8 +120,8 @@ def _vectors(frame: pd.DataFrame, place: str, notes: list[str]) -> Arrays:
         _check_missing(frame[name], name, place)
     if not columns:
         raise UserError(f"{place} has no column of numbers, only {listed(frame.columns)}")
-    kinds = {np.dtype(str(frame[name].dtype).lower()) for name in columns}
-    vectors = frame[columns].to_numpy(kinds.pop() if len(kinds) == 1 else np.float64)
+    kinds = [frame[name].dtype for name in columns]
+    vectors = frame[columns].to_numpy(np.result_type(*[getattr(kind, "numpy_dtype", kind) for kind in kinds]))
     if vectors.dtype == np.uint8:
         vectors = vectors.astype(np.int16)
     notes.append(f"{place} has vectors of {len(columns)} numbers, its columns {_all(columns)}, in this order")
