@@ -22,7 +22,7 @@ from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.reading import Reading
 from score_sde.data.sources.toys import TOYS, load_toy
 from score_sde.data.split import Parts, split_evenly
-from score_sde.data.units import Units, units_of
+from score_sde.data.units import units_of
 
 # Each loader takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
@@ -108,16 +108,16 @@ def load_dataset(
         parts = load_path(str(path), reading)
     if parts.validation is None:
         parts = _with_validation(parts, validation, fold)
-    return _dataset(name, parts, units_of(parts.levels, low, high, uniform_dequantisation))
+    return _dataset(name, parts, low, high, uniform_dequantisation)
 
 
-def _dataset(name: str, parts: Parts, units: Units) -> Dataset:
+def _dataset(name: str, parts: Parts, low: float, high: float, as_bins: bool) -> Dataset:
     assert parts.validation is not None
     return Dataset(
         name,
         parts.train,
         parts.test,
-        units,
+        units_of(parts.train, parts.levels, low, high, as_bins),
         parts.validation,
         parts.classes,
         parts.test_classes,
