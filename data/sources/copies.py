@@ -96,21 +96,15 @@ def _mapped(
 ) -> tuple[dict[Part, Tensor], list[str]]:
     """Fill files with the parts, unless that was done before; return the parts, mapped, and notes."""
     if not (folder / "notes.json").exists():
-        notes: list[str] = []
-        for part, shape in shapes.items():
-            with write_atomically(folder / f"{part}.npy") as temporary:
-                if shape[0]:
-                    copy = open_memmap(temporary, "w+", dtype, shape)
-                    reserve(temporary)
-                    notes += fill(part, copy)
-                    copy.flush()
-                    # The map ends here, since Windows renames no file that is mapped.
-                    del copy
-                else:
-                    # An array without examples cannot be mapped.
-                    np.save(temporary, np.empty(shape, dtype))
-        with write_atomically(folder / "notes.json") as temporary:
-            temporary.write_text(json.dumps(notes), encoding="utf-8")
+        try:
+            notes = [note for part, shape in shapes.items() for note in _write(folder, part, shape, dtype, fill)]
+            with write_atomically(folder / "notes.json") as temporary:
+                temporary.write_text(json.dumps(notes), encoding="utf-8")
+        except BaseException:
+            # They may be as large as the disk.
+            for part in shapes:
+                (folder / f"{part}.npy").unlink(missing_ok=True)
+            raise
     try:
         kept = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
         mapped = {
@@ -120,3 +114,26 @@ def _mapped(
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read {folder}, where examples were kept: remove it, and it is made again") from error
     return mapped, kept
+
+
+def _write(
+    folder: Path,
+    part: Part,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    fill: Callable[[Part, np.ndarray], list[str]],
+) -> list[str]:
+    """Fill the file of a part, and return notes."""
+    notes: list[str] = []
+    with write_atomically(folder / f"{part}.npy") as temporary:
+        if not shape[0]:
+            # An array without examples cannot be mapped.
+            np.save(temporary, np.empty(shape, dtype))
+            return notes
+        copy = open_memmap(temporary, "w+", dtype, shape)
+        reserve(temporary)
+        notes = fill(part, copy)
+        copy.flush()
+        # The map ends here, since Windows renames no file that is mapped.
+        del copy
+    return notes

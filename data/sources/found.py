@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,19 @@ class Pictures:
         return len(self.places)
 
 
+class _Numbers(Sequence[str]):
+    """Holds the numbers of rows as names, which are made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: Any) -> Any:
+        return str(row)
+
+
 @dataclass(frozen=True)
 class Arrays:
     """Holds examples as one array, in memory or mapped from a file.
@@ -57,9 +70,9 @@ class Arrays:
         return len(self.examples)
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """The name of each example is the number of its row; see `data.split`."""
-        return [str(row) for row in range(len(self.examples))]
+        return _Numbers(len(self.examples))
 
     @property
     def has_levels(self) -> bool:

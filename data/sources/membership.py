@@ -35,9 +35,9 @@ def membership(found: Found, place: str, reading: Reading) -> tuple[Rows, list[s
                 count = len(found.parts[part])
                 notes.append(f"{place} has a validation part of {count}, which is used instead of {key}={size:g}")
             continue
-        chosen = numbers.tolist()
-        of_chosen = None if classes is None else [classes[row] for row in chosen]
-        rest, taken = split_by_name([names[row] for row in chosen], size, seed, of_chosen, part, key, place)
+        of_chosen = None if classes is None else [classes[row] for row in numbers.tolist()]
+        chosen = (names[row] for row in numbers.numpy())
+        rest, taken = split_by_name(chosen, len(numbers), size, seed, of_chosen, part, key, place)
         rows[part] = ("train", numbers[taken])
         numbers = numbers[rest]
     rows["train"] = ("train", numbers)
