@@ -74,7 +74,7 @@ def _inpaint(editor: Editor) -> Edit:
     elif settings.mask == "random":
         keep = random_mask(height, width, settings.hidden, editor.config.seed)
     else:
-        form, report = PictureFormat(height, 1, background=background(editor.config.data.background)), Report()
+        form, report = picture_format(editor)._replace(channels=1, levels=256), Report()
         with naming("edit.mask"):
             keep = read_picture(Path(settings.mask), form, report)[None] >= 128
         note_reading(report, form)
