@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, choose, naming
-from score_sde.data import Dataset, load_dataset
+from score_sde.common.noise import BatchNoise
+from score_sde.data import Batch, Dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
+from score_sde.experiment import own
 from score_sde.models import DDPM, MLP, Encoder, GaussianMixture, NCSNpp, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.sde import (
@@ -29,7 +32,7 @@ from score_sde.sde import (
 )
 from score_sde.sde.times import get_time_distribution
 from score_sde.training.classification import Classification
-from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
+from score_sde.training.objectives import Losses, Objective, get_discrete_objective, get_objective
 
 AnyModel = ScoreModel | QuantisedModel | GaussianMixture
 Trained = ScoreModel | QuantisedModel | NoisyClassifier
@@ -81,6 +84,8 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 
 def make_sde(config: ConfigDict) -> SDE:
     """Make the forward process of the section `sde`."""
+    if own.is_own(config.sde.name):
+        return own.make("sde", config.sde.name, SDE, config.sde)
     make = choose("SDE", config.sde.name, SDES)
     with naming("section sde"):
         return make(config.sde)
@@ -164,9 +169,35 @@ def knows_classes(config: ConfigDict) -> bool:
     return config.model.class_conditional or config.model.network == "classifier"
 
 
-def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
+class OwnObjective:
+    """An objective of the user's own may give a tensor of losses, one an example.
+
+    Args:
+        objective: called as `objective(model, batch, noise)`; returns losses `(B,)`, or `Losses`.
+    """
+
+    def __init__(self, objective: Callable[[Any, Batch, BatchNoise], Tensor | Losses]) -> None:
+        self.objective = objective
+
+    def __call__(self, model: Any, batch: Batch, noise: BatchNoise) -> Losses:
+        """Return the losses of a batch.
+
+        Raises:
+            UserError: they are no losses, one an example.
+        """
+        losses = self.objective(model, batch, noise)
+        values = losses.values if isinstance(losses, Losses) else losses
+        if not isinstance(values, Tensor) or values.shape != (len(batch),):
+            what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise UserError(f"an objective returns a loss for each example, ({len(batch)},), not {what}")
+        return losses if isinstance(losses, Losses) else Losses(values)
+
+
+def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification | OwnObjective:
     """Make the loss of the section `training`."""
     training = config.training
+    if own.is_own(training.objective):
+        return OwnObjective(own.find("objective", training.objective))
     if config.model.network == "classifier":
         edm = (training.edm_mean, training.edm_std)
         times = get_time_distribution(training.times, sde, training.t_min, *edm)
@@ -213,6 +244,9 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     model = config.model
     if model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
+    if own.is_own(model.network):
+        sizes = {"shape": shape, "dimension": math.prod(shape), "in_channels": shape[0], "out_channels": shape[0]}
+        return own.make("network", model.network, nn.Module, {**model, **sizes, "conditions": {}, **more})
     network = choose("network", model.network, NETWORKS)
     known = inspect.signature(network).parameters
     options = {name: value for name, value in model.items() if name in known} | more
@@ -245,6 +279,8 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
 def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
     """Say which attention is asked for at sizes that the network does not have; an empty text if there is none."""
     model, size = config.model, dataset.shape[-1]
+    if model.network not in NETWORKS:
+        return ""
     if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
         return ""
     sizes = [size // 2**level for level in range(len(model.channel_multipliers))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from ml_collections import ConfigDict
@@ -32,18 +33,26 @@ def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | 
     text = config.sampling.labels
     if text is None:
         return None
+    with naming("sampling.labels"):
+        chosen = class_numbers(dataset, [item.strip(" '\"") for item in text.strip("()[] ").split(",")])
+    if count % len(chosen):
+        raise UserError(f"sampling.labels has {len(chosen)} classes, which cannot be shared evenly by {count} samples")
+    return chosen.repeat(count // len(chosen))
+
+
+def class_numbers(dataset: Dataset, names: Iterable[object]) -> Tensor:
+    """Return the numbers of classes, `(N,)`, int64, by their names, or, where no name is a number, their places.
+
+    Raises:
+        UserError: there are no classes, or none of this name or number.
+    """
     if not dataset.num_classes:
-        raise UserError(f"{dataset.name} has no classes: leave out --config.sampling.labels")
+        raise UserError(f"{dataset.name} has no classes: ask for none")
     numbers = {name: k for k, name in enumerate(dataset.class_names)}
     if not any(name.isdecimal() for name in numbers):
         # No class is called by a number, so that a number can only mean a place in their order.
         numbers |= {str(k): k for k in range(dataset.num_classes)}
-    chosen = [
-        choose(f"class of {dataset.name}", item.strip(" '\""), numbers) for item in text.strip("()[] ").split(",")
-    ]
-    if count % len(chosen):
-        raise UserError(f"sampling.labels has {len(chosen)} classes, which cannot be shared evenly by {count} samples")
-    return torch.tensor(chosen).repeat(count // len(chosen))
+    return torch.tensor([choose(f"class of {dataset.name}", str(name), numbers) for name in names])
 
 
 def make_guidance(

@@ -26,7 +26,7 @@ from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, checkpoints, configuration, density, texts
+from score_sde.experiment import build, checkpoints, configuration, density, own, texts
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
@@ -115,6 +115,12 @@ def one_of(kind: str, names: Iterable[str]) -> Rule:
     return reads(lambda name: choose(kind, name, known))
 
 
+def one_of_or_own(kind: str, names: Iterable[str]) -> Rule:
+    """Ask for one of these names, or for a thing of the user's own, `package.module:Name`."""
+    known = one_of(kind, names)
+    return lambda key, text: None if own.is_own(text) else known(key, text)
+
+
 def listed(rule: Rule, least: int = 1, most: int = 1000) -> Rule:
     """Ask for a list of `least` to `most` items that keep to the rule."""
 
@@ -192,13 +198,13 @@ RULES: dict[str, Rule] = {
     "data.distortion": _SHARE,
     "data.validation": number(0, _MANY),
     "data.fold": whole(0, _LARGEST_SEED),
-    "sde.name": one_of("SDE", [*build.SDES, checkpoints.PIPELINE]),
+    "sde.name": one_of_or_own("SDE", [*build.SDES, checkpoints.PIPELINE]),
     "sde.beta_min": number(0, _LARGEST_BETA),
     "sde.beta_max": number(0, _LARGEST_BETA),
     "sde.sigma_min": positive(least=1e-9),
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
-    "model.network": one_of("network", [*build.NETWORKS, "mixture", checkpoints.PIPELINE]),
+    "model.network": one_of_or_own("network", [*build.NETWORKS, "mixture", checkpoints.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.data_std": positive(least=1e-6),
@@ -220,7 +226,7 @@ RULES: dict[str, Rule] = {
     "model.num_components": whole(1, 10**5),
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
-    "training.objective": one_of("objective", build.OBJECTIVES),
+    "training.objective": one_of_or_own("objective", build.OBJECTIVES),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
     "training.times": one_of("distribution of times", TIME_DISTRIBUTIONS),
@@ -248,7 +254,7 @@ RULES: dict[str, Rule] = {
     "training.checkpoint_every": _EVERY,
     "training.keep_checkpoints": whole(1),
     "training.keep_every": _EVERY,
-    "sampling.solver": one_of("solver", SOLVERS),
+    "sampling.solver": one_of_or_own("solver", SOLVERS),
     "sampling.num_samples": whole(1, 10**7),
     "sampling.batch_size": whole(1, _BATCH),
     "sampling.labels": name,

@@ -38,11 +38,17 @@ class Drawn(NamedTuple):
     settings: dict[str, Any]
 
 
-def sample(experiment: Experiment) -> Drawn:
-    """Draw the samples that the section `sampling` asks for."""
+def sample(experiment: Experiment, labels: Tensor | None = None) -> Drawn:
+    """Draw the samples that the section `sampling` asks for.
+
+    Args:
+        experiment: what is sampled.
+        labels: the class of each sample, `(N,)`, int64; those of the section, if left out.
+    """
     config, dataset = experiment.config, experiment.dataset
     sampling = config.sampling
-    labels = conditions.sample_labels(config, dataset, sampling.num_samples)
+    if labels is None:
+        labels = conditions.sample_labels(config, dataset, sampling.num_samples)
     classifier = conditions.find_classifier(config, dataset)
     asked = conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
@@ -62,7 +68,14 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     sampling, folder = experiment.config.sampling, experiment.folder / "samples"
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
     paths = write_samples(
-        drawn.samples, drawn.seeds, experiment.dataset, folder, sampling.solver, drawn.labels, columns, drawn.settings
+        drawn.samples,
+        drawn.seeds,
+        experiment.dataset,
+        folder,
+        _solver_name(experiment),
+        drawn.labels,
+        columns,
+        drawn.settings,
     )
     # These are metrics of the samples that were there before; `measure` writes them anew, if asked for.
     remove_stale(_metrics_path(experiment), drawn.settings)
@@ -103,4 +116,9 @@ def measure(experiment: Experiment, drawn: Drawn, extractors: Extractors) -> tup
 
 def _metrics_path(experiment: Experiment) -> Path:
     """Return the file of the metrics of samples."""
-    return experiment.folder / "samples" / f"{experiment.config.sampling.solver}_metrics.json"
+    return experiment.folder / "samples" / f"{_solver_name(experiment)}_metrics.json"
+
+
+def _solver_name(experiment: Experiment) -> str:
+    """Return the solver's name as files have it; that of a user's own, `package.module:Name`, has a sign they cannot."""
+    return experiment.config.sampling.solver.replace(":", ".")

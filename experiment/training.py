@@ -17,7 +17,7 @@ from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples
-from score_sde.experiment import build, configuration
+from score_sde.experiment import build, configuration, own
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
@@ -76,7 +76,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=LossByNoise(model.sde, config.training.t_min),
+        by_noise=None if own.is_own(config.training.objective) else LossByNoise(model.sde, config.training.t_min),
         draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
         measure=_measure(config, dataset, model.sde),
         data=dataset.description,
