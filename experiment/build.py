@@ -57,7 +57,7 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     data = config.data
     shape = None
     if data.image_size is not None and data.num_channels is not None:
-        shape = (data.num_channels, data.image_size, data.image_size)
+        shape = (data.num_channels, *_configured_size(data))
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
         return Dataset(
@@ -66,13 +66,14 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     with naming("section data"):
         dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
-    if data.image_size is not None and len(dataset.shape) == 1:
+    if data.image_size is not None and len(dataset.shape) != 3:
+        size = " x ".join(map(str, dataset.shape))
         raise UserError(
-            f"{dataset.name} has vectors of {dataset.shape[0]} numbers, and this configuration is for pictures: "
-            "--config configs/vp/vectors.py"
+            f"{dataset.name} has {dataset.kind} of {size} numbers, and this configuration is for pictures: --config "
+            f"configs/vp/{dataset.kind}.py"
         )
     if data.image_size is not None:
-        wanted = (data.num_channels or dataset.shape[0], data.image_size, data.image_size)
+        wanted = (data.num_channels or dataset.shape[0], *_configured_size(data))
         if dataset.shape != wanted:
             raise UserError(
                 f"{dataset.name} has examples of shape {dataset.shape}, not {wanted}: mend --config.data.image_size"
@@ -80,6 +81,11 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     if shape is not None and dataset.levels != data.levels:
         raise UserError(f"{dataset.name} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
     return dataset
+
+
+def _configured_size(data: ConfigDict) -> tuple[int, int]:
+    """Return height and width that the section `data` asks for; it must ask for a height."""
+    return data.image_size, data.image_width or data.image_size
 
 
 def make_sde(config: ConfigDict) -> SDE:

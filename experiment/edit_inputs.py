@@ -76,7 +76,7 @@ def note_reading(report: Report, form: PictureFormat) -> None:
 
 
 def picture_format(editor: Editor) -> PictureFormat:
-    """Return size, channels, levels and background of the pictures that the model was trained on, and how they got it."""
+    """Return the format of the pictures that the model was trained on, and how they were brought to it."""
     channels, height, width = editor.dataset.shape
     data = editor.config.data
     behind = background(data.background)
