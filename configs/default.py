@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
     # Your own, instead: a folder or zip of images; .npy, .npz; IDX files; CIFAR-10's batches; .parquet, or hf:NAME
     data.path = placeholder(str)
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
-    data.image_size = placeholder(int)  # pictures are cropped and resized to this height and width; None: as they are
+    data.image_size = placeholder(int)  # height that pictures are brought to, and width …
+    data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
+    data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff

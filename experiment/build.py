@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
-from score_sde.data import Dataset, arrays_dataset, load_dataset
+from score_sde.data import Dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
@@ -58,7 +58,7 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     data = config.data
     shape = None
     if data.image_size is not None and data.num_channels is not None:
-        shape = (data.num_channels, data.image_size, data.image_size)
+        shape = (data.num_channels, *_configured_size(data))
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
         return Dataset(
@@ -71,13 +71,14 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     with naming("section data"):
         dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
-    if data.image_size is not None and len(dataset.shape) == 1:
+    if data.image_size is not None and len(dataset.shape) != 3:
+        size = " x ".join(map(str, dataset.shape))
         raise UserError(
-            f"{dataset.name} has vectors of {dataset.shape[0]} numbers, and this configuration is for pictures: "
-            "--config configs/vp/vectors.py"
+            f"{dataset.name} has {dataset.kind} of {size} numbers, and this configuration is for pictures: --config "
+            f"configs/vp/{dataset.kind}.py"
         )
     if data.image_size is not None:
-        wanted = (data.num_channels or dataset.shape[0], data.image_size, data.image_size)
+        wanted = (data.num_channels or dataset.shape[0], *_configured_size(data))
         if dataset.shape != wanted:
             raise UserError(
                 f"{dataset.name} has examples of shape {dataset.shape}, not {wanted}: mend --config.data.image_size"
@@ -93,6 +94,8 @@ def dataset_of_arrays(x: Any, classes: Any, config: ConfigDict) -> Dataset:
     Raises:
         UserError: the examples cannot be read rightly.
     """
+    from score_sde.data import arrays_dataset
+
     data = config.data
     keys = set(inspect.signature(arrays_dataset).parameters) & set(data)
     name = data.dataset.partition(":")[2] or data.dataset
@@ -104,6 +107,11 @@ def _made_data(name: str) -> Any:
     """Return what the user's own function, or class, of this name makes: data, or a torch dataset."""
     thing = own.find("dataset", name)
     return thing() if inspect.isfunction(thing) or inspect.isclass(thing) else thing
+
+
+def _configured_size(data: ConfigDict) -> tuple[int, int]:
+    """Return height and width that the section `data` asks for; it must ask for a height."""
+    return data.image_size, data.image_width or data.image_size
 
 
 def make_sde(config: ConfigDict) -> SDE:

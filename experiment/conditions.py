@@ -109,7 +109,7 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     trained_with = configuration.from_dict(found.config or {}, str(found.path))
     if trained_with.model.network != "classifier":
         raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
-    decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size")
+    decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size", "data.image_width")
     for key in configuration.differences(config, trained_with, ("data", "sde")):
         if key in decisive or key.startswith("sde."):
             raise UserError(f"the classifier {found.path} is for another {key}: train one for this model")

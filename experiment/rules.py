@@ -20,13 +20,13 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.control.inverse_problems import METHODS, box_mask
 from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
-from score_sde.data.registry import DAMAGED, DATASETS
+from score_sde.data.registry import DAMAGED, DATASETS, RESIZE
 from score_sde.data.sources.picture import background
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, checkpoints, configuration, density, networks, own, texts
+from score_sde.experiment import build, configuration, density, networks, own, texts
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
@@ -184,6 +184,8 @@ RULES: dict[str, Rule] = {
     "data.path": name,
     "data.folder": name,
     "data.image_size": whole(1, _NUM_PIXELS),
+    "data.image_width": whole(1, _NUM_PIXELS),
+    "data.resize": one_of("way of resizing", RESIZE),
     "data.num_channels": whole(1, 3),
     "data.levels": whole(2, 256),
     "data.background": reads(background),
@@ -348,6 +350,8 @@ def check_values(config: ConfigDict) -> None:
     for key, value in configuration.flatten(config):
         if value is not None and key in RULES:
             RULES[key](key, value)
+    if config.data.image_width is not None and config.data.image_size is None:
+        raise UserError(f"data.image_width={config.data.image_width} goes with a height: --config.data.image_size=…")
     if not config.data.low < config.data.high:
         raise UserError(f"data.low={config.data.low:g} must lie below data.high={config.data.high:g}")
 
