@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
@@ -16,7 +15,7 @@ from score_sde.data.conditions import of_classes
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
-from score_sde.evaluation.samples.draw import as_array, draw_samples
+from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
@@ -26,11 +25,13 @@ from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training.classification import accuracy_by_log_snr
+from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
 
 _NUM_PREVIEWS = 36
+_NUM_PREVIEWS_OF_VECTORS = 400
 
 
 def make_trainer(experiment: Experiment) -> Trainer:
@@ -96,14 +97,15 @@ def begin(experiment: Experiment, trainer: Trainer) -> None:
     remember(memory, experiment.folder / MEMORY, before)
 
 
-def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], np.ndarray]:
+def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
     """Return a function that draws a few samples of a model in training, to be looked at."""
     solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
-    seeds = list(range(config.seed, config.seed + _NUM_PREVIEWS))
+    count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
+    seeds = list(range(config.seed, config.seed + count))
 
-    def draw(model: Any) -> np.ndarray:
-        samples = draw_samples(model, solver, dataset.shape, seeds, _NUM_PREVIEWS, progress=False)
-        return as_array(samples.x.nan_to_num(), dataset)
+    def draw(model: Any) -> Preview:
+        samples = draw_samples(model, solver, dataset.shape, seeds, count, progress=False)
+        return Preview(dataset.kind, as_array(samples.x.nan_to_num(), dataset), shown_examples(dataset))
 
     return draw
 

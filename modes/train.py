@@ -10,16 +10,18 @@ from score_sde.training import checkpoint
 
 
 def run(experiment: Experiment) -> None:
-    """Train until `training.num_steps` steps are done.
+    """Train until `training.num_steps` steps are done, or until the held-out loss no longer falls.
 
     Raises:
         UserError: training diverges, or a file cannot be written.
         Stopped: a signal came.
     """
-    config, dataset, folder = experiment.config, experiment.dataset, experiment.folder
+    dataset, folder = experiment.dataset, experiment.folder
     trainer = make_trainer(experiment)
-    if trainer.step >= config.training.num_steps:
-        say(f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}")
+    if trainer.ended:
+        more = "patience=0" if trainer.stopped_early else f"num_steps={2 * trainer.step}"
+        early = ", and stopped early" if trainer.stopped_early else ""
+        say(f"{folder} has had its {trainer.step} steps{early}; for more: --config.training.{more}")
         return
     begin(experiment, trainer)
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
@@ -36,3 +38,8 @@ def run(experiment: Experiment) -> None:
     with keeping(kept):
         trainer.train()
     say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
+    if trainer.stopped_early:
+        say(f"stopped early: the last {trainer.best.since} held-out losses were not the lowest")
+    if trainer.best.step:
+        best = checkpoint.best_in(folder / "checkpoints")
+        say(f"the lowest held-out loss, {trainer.best.loss:.4f}, was that of step {trainer.best.step}: {best}")

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
-from score_sde.common.plots import curves_figure, image_grid, save_grid, save_scatter, scatter_figure
+from score_sde.common.plots import curves_figure, examples_pixels, save_examples
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,6 +34,20 @@ _PANELS = {
     "frechet": "distances to data",
     "sliced": "distances to data",
 }
+
+
+class Preview(NamedTuple):
+    """A preview has samples of a model in training, to be looked at.
+
+    Attributes:
+        kind: kind of the data, as `common.plots` has it.
+        samples: the samples `(N, *shape)`, in data units.
+        reference: data `(M, *shape)` to show them beside, if any.
+    """
+
+    kind: str
+    samples: np.ndarray
+    reference: np.ndarray | None = None
 
 
 class Log:
@@ -67,20 +81,11 @@ class Log:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
-    def samples(self, step: int, samples: np.ndarray) -> None:
-        """Write a grid of uint8 images `(N, H, W, C)` or a scatter plot of points `(N, 2)`; nothing for others."""
-        picture = self._previews / f"step_{step:07d}.png"
+    def samples(self, step: int, preview: Preview) -> None:
+        """Write a picture of samples."""
         with self._writing():
-            if samples.ndim == 4:
-                save_grid(picture, samples)
-                self._writer.add_image("samples", image_grid(samples), step, dataformats="HWC")
-            elif samples.shape[1:] == (2,):
-                save_scatter(picture, samples)
-                from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-                canvas = FigureCanvasAgg(scatter_figure(samples))
-                canvas.draw()
-                self._writer.add_image("samples", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")
+            save_examples(self._previews / f"step_{step:07d}.png", *preview)
+            self._writer.add_image("samples", examples_pixels(*preview), step, dataformats="HWC")
 
     def flush(self) -> None:
         """Make what was logged so far safe."""
