@@ -85,6 +85,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what a file of named tensors says about them, without reading them.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    with _reading(path), safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what goes wrong in reading a file into one line of our own, and keep the libraries' notices off stderr."""

@@ -104,7 +104,7 @@ def load_dataset(
         name,
         parts.train,
         parts.test,
-        units_of(parts.levels, low, high, uniform_dequantisation),
+        units_of(parts.train, parts.levels, low, high, uniform_dequantisation),
         parts.validation,
         parts.classes,
         parts.test_classes,

@@ -58,7 +58,7 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
         return Dataset(
-            data.dataset, empty, empty, units_of(data.levels, data.low, data.high, data.uniform_dequantisation)
+            data.dataset, empty, empty, units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
         )
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     with naming("section data"):

@@ -34,6 +34,9 @@ def to_train(config_path: str | None, folder: Path, overrides: configuration.Ove
     for change in runs.changes(config, folder):
         distributed.say(change)
     dataset = _make_dataset(config)
+    begun = checkpoint.data_of_newest(folder / "checkpoints")
+    if begun is not None:
+        dataset = dataset.in_units_of(begun)
     model = build.make_model(config, dataset)
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
@@ -54,6 +57,8 @@ def to_use(
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
     rules.check(config, mode)
     dataset = _dataset_to_use(mode, config, found)
+    if found is not None and found.data is not None:
+        dataset = dataset.in_units_of(found.data)
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
         _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)

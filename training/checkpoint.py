@@ -26,7 +26,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.resumable import digest
-from score_sde.common.weight_files import check_named, read_safetensors, read_torch
+from score_sde.common.weight_files import check_named, read_metadata, read_safetensors, read_torch
 
 # Checkpoints of format 1 had the network's weights in place of the model's.
 _FORMAT = 2
@@ -124,6 +124,19 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
     if digest(*(weights[name] for name in sorted(weights))) != expected:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged")
     return weights, config, told.get("data")
+
+
+def data_of_newest(folder: Path) -> dict[str, Any] | None:
+    """Return the description of the data that the newest checkpoint of a folder was trained on; None if it has none.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    newest = latest(folder)
+    weights = None if newest is None else newest.with_suffix(".safetensors")
+    if weights is None or not weights.is_file():
+        return None if newest is None else load(newest).get("data")
+    return json.loads(read_metadata(weights)[_ABOUT])["data"]
 
 
 def load(path: Path) -> dict[str, Any]:

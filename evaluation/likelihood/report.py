@@ -1,7 +1,8 @@
 """Measuring the likelihoods of many examples, and writing them down.
 
 likelihood/<split>.json           bits_per_dim, standard_error, num_examples, nfe, …, and how they were computed
-likelihood/<split>.csv            example, bits_per_dim, log_prob, each bound, class; one row an example
+likelihood/<split>.csv            example, bits_per_dim, log_prob (in nats and data units: of levels, the bound on their
+                                  log-probability), each bound, class; one row an example
 likelihood/<split>.png            their histogram
 likelihood/<split>_extremes.png   the most likely examples, and below or beside them the least likely; of vectors, the
                                   least likely tenth
@@ -125,7 +126,7 @@ def write_likelihoods(
         likelihoods: what was measured.
         summary: numbers, and how they were computed: plain values for the JSON file; `settings` has all options.
         dataset: the data, which know how examples look.
-        examples: levels or vectors `(N, *shape)`.
+        examples: the examples `(N, *shape)`, in data units.
         folder: where the files go.
         name: name of the part of the data.
         latents: whether to write the latents, too.
@@ -140,7 +141,7 @@ def write_likelihoods(
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
     table: dict[str, Any] = {"example": range(len(bits)), "bits_per_dim": bits.tolist()}
-    table |= {"log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
+    table |= {"log_prob": (likelihoods.log_prob - likelihoods.log_q).mean(1).tolist(), **bounds}
     if class_of is not None:
         table["class"] = class_of
     with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -83,7 +83,7 @@ def draw_samples(
 
 
 def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
-    """Return samples `(N, *dims)` in model units as files have them: uint8 images `(N, H, W, C)`, or float32 vectors.
+    """Return samples `(N, *dims)` in model units as files have them: uint8 images `(N, H, W, C)`, or in data units.
 
     Raises:
         UserError: samples are not finite.
@@ -91,7 +91,7 @@ def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:
         raise UserError(f"{broken} of {len(x)} samples are not finite: take more steps, or another solver or t_min")
-    return dataset.to_uint8(x).numpy() if dataset.is_image else x.float().numpy()
+    return dataset.to_uint8(x).numpy() if dataset.is_image else dataset.units.decode(x).numpy()
 
 
 def write_samples(
