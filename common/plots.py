@@ -153,11 +153,11 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
-    """Plot numbers by training step, a panel for each group of curves: `curves[panel][name][step]`."""
+def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]], width: float = 7) -> Figure:
+    """Plot numbers by training step, a panel for each group of curves: `curves[panel][name][step]`; width in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 2.6 * len(curves)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(width, 2.6 * len(curves)), dpi=100, layout="constrained")
     for row, (panel, group) in enumerate(curves.items()):
         axes = figure.add_subplot(len(curves), 1, row + 1)
         for name, values in group.items():

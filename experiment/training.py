@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,11 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.common.files import write_atomically
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.conditions import of_classes
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
+from score_sde.data.words import PARTS
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
@@ -30,6 +33,9 @@ from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
 
+# Augmentations, in words.
+_CHANGES = {"flip": "mirrored left to right", "shift": "moved by a pixel", "distort": "distorted"}
+_NUM_NAMED = 10
 _NUM_PREVIEWS = 36
 _NUM_PREVIEWS_OF_VECTORS = 400
 
@@ -95,6 +101,40 @@ def begin(experiment: Experiment, trainer: Trainer) -> None:
     note([*([] if before is None else changes(memory, before)), *overlap(memory, before)])
     configuration.save(experiment.config, experiment.folder / "config.json")
     remember(memory, experiment.folder / MEMORY, before)
+    _describe_data(experiment)
+
+
+def notes_on_data(experiment: Experiment) -> list[str]:
+    """Say how many classes there are, whether the network is told of them, and what is done to examples in training."""
+    config, dataset = experiment.config, experiment.dataset
+    lines = []
+    if dataset.num_classes:
+        called = ", ".join(dataset.class_names[:_NUM_NAMED]) + ", …" * (dataset.num_classes > _NUM_NAMED)
+        told = "is told of" if build.knows_classes(config) else "is not told of (model.class_conditional)"
+        if config.model.network == "classifier":
+            told = "learns"
+        lines.append(f"{dataset.num_classes} classes, which the network {told}: {called}")
+    changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
+    if config.data.distortion:
+        changes.append(f"{config.data.distortion:.0%} of them distorted, which the network is told")
+    if changes:
+        lines.append(f"training examples are changed at random: {', '.join(changes)}")
+    return lines
+
+
+def _describe_data(experiment: Experiment) -> None:
+    """Write down what the data are, for people."""
+    dataset = experiment.dataset
+    about = {
+        "name": dataset.name,
+        "kind": dataset.kind,
+        "shape": list(dataset.shape),
+        "levels": dataset.levels,
+        **{f"num_{part}": len(getattr(dataset, part)) for part in PARTS},
+        "notes": [*notes_on_data(experiment), *dataset.notes],
+    }
+    with write_atomically(experiment.folder / "data.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:

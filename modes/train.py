@@ -5,7 +5,7 @@ from __future__ import annotations
 from score_sde.common.distributed import say
 from score_sde.common.interruption import keeping
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.training import begin, make_trainer
+from score_sde.experiment.training import begin, make_trainer, notes_on_data
 from score_sde.training import checkpoint
 
 
@@ -27,6 +27,8 @@ def run(experiment: Experiment) -> None:
     size = sum(parameter.numel() for parameter in experiment.model.parameters())
     beginning = f", from step {trainer.step}" if trainer.step else ""
     say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
+    for line in notes_on_data(experiment):
+        say(line)
 
     def kept() -> str:
         newest = checkpoint.latest(folder / "checkpoints") or "none yet"

@@ -20,20 +20,11 @@ import numpy as np
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
+from score_sde.common.metrics import by_panel, read_rows
 from score_sde.common.plots import curves_figure, examples_pixels, save_examples
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-# Curves whose names begin alike are drawn together.
-_PANELS = {
-    "loss_at_log_snr": "loss by noise level",
-    "loss": "loss",
-    "held_out_loss": "loss",
-    "test_bits": "bits/dim",
-    "frechet": "distances to data",
-    "sliced": "distances to data",
-}
 
 
 class Preview(NamedTuple):
@@ -62,7 +53,7 @@ class Log:
         self._folder = folder / "logs"
         self._table = folder / "metrics.csv"
         self._previews = folder / "previews"
-        self._rows = {row: values for row, values in _read(self._table).items() if row <= step}
+        self._rows = {row: values for row, values in read_rows(self._table).items() if row <= step}
         self._show_thread_error = threading.excepthook
         threading.excepthook = self._skip_full_disk
         self._step = step
@@ -111,12 +102,7 @@ class Log:
             threading.excepthook = self._show_thread_error
 
     def _draw_curves(self) -> None:
-        curves: dict[str, dict[str, dict[int, float]]] = {}
-        for step, values in sorted(self._rows.items()):
-            for name, value in values.items():
-                panel = next((title for start, title in _PANELS.items() if name.startswith(start)), None)
-                if panel is not None:
-                    curves.setdefault(panel, {}).setdefault(name, {})[step] = float(value)
+        curves = by_panel(self._rows)
         if curves:
             with write_atomically(self._table.with_suffix(".png")) as temporary:
                 curves_figure(curves).savefig(temporary, format="png")
@@ -135,15 +121,3 @@ class Log:
         """Leave a full disk, which the writer's thread meets first, to the next call, which reports it."""
         if not issubclass(arguments.exc_type, OSError):
             self._show_thread_error(arguments)
-
-
-def _read(path: Path) -> dict[int, dict[str, str]]:
-    """Read the rows of a table by step: no rows if there is no table, or none that can be read."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return {
-                int(row["step"]): {name: value for name, value in row.items() if name != "step" and value}
-                for row in csv.DictReader(file)
-            }
-    except (OSError, ValueError, KeyError, csv.Error):
-        return {}
