@@ -31,7 +31,10 @@ DEQUANTISATIONS = ("uniform", "truncated_normal", "variational")
 
 def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[str, Any]:
     """Return the options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
-    prior = choose("prior", config.likelihood.prior, PRIORS)(sde, dataset)
+    make_prior = choose("prior", config.likelihood.prior, PRIORS)
+    if config.likelihood.prior == "data" and not len(dataset.train):
+        raise UserError("likelihood.prior=data needs the training data, which are not at hand: take standard")
+    prior = make_prior(sde, dataset)
     return given_likelihood_options(config) | {"prior": prior}
 
 

@@ -39,11 +39,17 @@ class Drawn(NamedTuple):
     settings: dict[str, Any]
 
 
-def sample(experiment: Experiment) -> Drawn:
-    """Draw the samples that the section `sampling` asks for."""
+def sample(experiment: Experiment, labels: Tensor | None = None) -> Drawn:
+    """Draw the samples that the section `sampling` asks for.
+
+    Args:
+        experiment: what is sampled.
+        labels: the class of each sample, `(N,)`, int64; those of the section, if left out.
+    """
     config, dataset = experiment.config, experiment.dataset
     sampling = config.sampling
-    labels = conditions.sample_labels(config, dataset, sampling.num_samples)
+    if labels is None:
+        labels = conditions.sample_labels(config, dataset, sampling.num_samples)
     classifier = conditions.find_classifier(config, dataset)
     asked = conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
@@ -63,7 +69,14 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     sampling, folder = experiment.config.sampling, experiment.folder / "samples"
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
     paths = write_samples(
-        drawn.samples, drawn.seeds, experiment.dataset, folder, sampling.solver, drawn.labels, columns, drawn.settings
+        drawn.samples,
+        drawn.seeds,
+        experiment.dataset,
+        folder,
+        solver_name(experiment),
+        drawn.labels,
+        columns,
+        drawn.settings,
     )
     # These were measured of the samples that were there before; they are measured anew, if asked for.
     for name in ("metrics.json", "copies.json"):
@@ -123,9 +136,14 @@ def copies(experiment: Experiment, drawn: Drawn) -> tuple[str, list[Path]]:
     mirrored = dataset.is_image and "flip" in [name.strip() for name in config.data.augment.split(",")]
     found = find_copies(x, dataset, mirrored)
     folder = experiment.folder / "samples"
-    return describe(found), write_copies(found, x, dataset, folder, config.sampling.solver, drawn.settings)
+    return describe(found), write_copies(found, x, dataset, folder, solver_name(experiment), drawn.settings)
 
 
 def _beside(experiment: Experiment, name: str) -> Path:
     """Return the path of a file of what was measured of samples."""
-    return experiment.folder / "samples" / f"{experiment.config.sampling.solver}_{name}"
+    return experiment.folder / "samples" / f"{solver_name(experiment)}_{name}"
+
+
+def solver_name(experiment: Experiment) -> str:
+    """Return the solver's name as files have it: that of a user's own without the colon, which they cannot have."""
+    return experiment.config.sampling.solver.replace(":", ".")

@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
+from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
+from score_sde.common.interruption import keeping
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.conditions import of_classes
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
@@ -19,7 +21,7 @@ from score_sde.data.words import PARTS
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
-from score_sde.experiment import build, configuration
+from score_sde.experiment import build, configuration, own
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
@@ -27,6 +29,7 @@ from score_sde.experiment.solver import make_solver
 from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
+from score_sde.training import checkpoint
 from score_sde.training.classification import accuracy_by_log_snr
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
@@ -38,6 +41,44 @@ _CHANGES = {"flip": "mirrored left to right", "shift": "moved by a pixel", "dist
 _NUM_NAMED = 10
 _NUM_PREVIEWS = 36
 _NUM_PREVIEWS_OF_VECTORS = 400
+
+
+def train(experiment: Experiment) -> None:
+    """Train an experiment's model until `training.num_steps` steps are done, and say what comes of it.
+
+    Raises:
+        UserError: training diverges, or a file cannot be written.
+        Stopped: a signal came.
+    """
+    dataset, folder = experiment.dataset, experiment.folder
+    trainer = make_trainer(experiment)
+    if trainer.ended:
+        more = "patience=0" if trainer.stopped_early else f"num_steps={2 * trainer.step}"
+        early = ", and stopped early" if trainer.stopped_early else ""
+        say(f"{folder} has had its {trainer.step} steps{early}; for more: --config.training.{more}")
+        return
+    begin(experiment, trainer)
+    size = sum(parameter.numel() for parameter in experiment.model.parameters())
+    beginning = f", from step {trainer.step}" if trainer.step else ""
+    say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
+    for line in notes_on_data(experiment):
+        say(line)
+
+    def kept() -> str:
+        newest = checkpoint.latest(folder / "checkpoints") or "none yet"
+        return (
+            f"stopped within step {trainer.step + 1}, which is not saved; the newest checkpoint: {newest}; to go on: "
+            f"python main.py --mode train --workdir {folder}"
+        )
+
+    with keeping(kept):
+        trainer.train()
+    say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
+    if trainer.stopped_early:
+        say(f"stopped early: the last {trainer.best.since} held-out losses were not the lowest")
+    if trainer.best.step:
+        best = checkpoint.best_in(folder / "checkpoints")
+        say(f"the lowest held-out loss, {trainer.best.loss:.4f}, was that of step {trainer.best.step}: {best}")
 
 
 def make_trainer(experiment: Experiment) -> Trainer:
@@ -83,7 +124,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=LossByNoise(model.sde, config.training.t_min),
+        by_noise=None if own.is_own(config.training.objective) else LossByNoise(model.sde, config.training.t_min),
         draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
         measure=_measure(config, dataset, model.sde),
         data=dataset.description,
