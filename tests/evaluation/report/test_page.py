@@ -150,6 +150,10 @@ def test_numbers_without_levels_are_in_nats(folder):
     (entry,) = find(folder).likelihoods
     assert entry.lines[0] == "0.8557 nats/dim in data units (1.2346 bits/dim) of 40 test examples"
     assert "levels" not in entry.lines[-1]
+    (folder / "likelihood" / "test.json").write_text(json.dumps(LIKELIHOOD | {"levels": None}))
+    (entry,) = find(folder).likelihoods
+    # 0.0123 log 2 = 0.00853.
+    assert entry.lines[0].startswith("0.8557 ± 0.0085 nats/dim in data units (1.2346 ± 0.0123 bits/dim) of 40")
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_shown(folder):
