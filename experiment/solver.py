@@ -40,6 +40,7 @@ _NOT_OPTIONS = (
     "classifier",
     "metrics",
     "inception",
+    "copies",
 )
 # The number of steps of solvers that have no default of their own, and of tables that are made for samples.
 _NUM_STEPS = 20
