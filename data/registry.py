@@ -15,11 +15,13 @@ from score_sde.data.dataset import Dataset
 from score_sde.data.sources.cifar10 import load_cifar10
 from score_sde.data.sources.digits import load_digits
 from score_sde.data.sources.image_folder import SOURCES, load_image_folder
+from score_sde.data.sources.matplotlib_samples import load_eeg, load_elevation
 from score_sde.data.sources.path import load_path
 from score_sde.data.sources.photos import load_photos
 from score_sde.data.sources.picture import RESIZES, Resize
 from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.reading import Reading
+from score_sde.data.sources.toy_volumes import load_toy_volumes
 from score_sde.data.sources.toys import TOYS, load_toy
 from score_sde.data.split import Parts, split_evenly
 from score_sde.data.units import units_of
@@ -29,6 +31,9 @@ DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
     "digits": lambda folder, reading: load_digits(),
     "photos": lambda folder, reading: load_photos(),
     "cifar10": lambda folder, reading: load_cifar10(folder),
+    "eeg": lambda folder, reading: load_eeg(),
+    "elevation": lambda folder, reading: load_elevation(),
+    "toy_volumes": lambda folder, reading: load_toy_volumes(),
     **{name: partial(lambda sample, folder, reading: load_toy(sample), sample) for name, sample in TOYS.items()},
     **{name: partial(load_image_folder, name) for name in SOURCES},
 }
