@@ -52,7 +52,8 @@ def get_config() -> ConfigDict:
     sde.num_rungs = 1000  # ddpm, cosine, ncsn: rungs of the ladder
 
     config.model = model = ConfigDict()
-    # ncsnpp, ddpm: images; mlp: vectors; mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
+    # unet: series, images, fields, volumes; ncsnpp, ddpm: images; mlp: vectors, and all else as vectors; mixture: of
+    # Gaussians, fitted, needs no training; classifier: of noisy images
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = "velocity"  # noise, score, denoised, velocity, edm, levels: what the network's output means
@@ -60,18 +61,21 @@ def get_config() -> ConfigDict:
     model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation
-    model.num_blocks = 4  # residual blocks: at each resolution (ncsnpp, ddpm), or in all (mlp)
-    # ncsnpp, ddpm and classifier
+    model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp)
+    # unet, ncsnpp, ddpm and classifier
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before
     model.dropout = 0.1
+    # unet
+    model.attention_depths = (-1,)  # resolutions with self-attention: 0 the highest, 1 the next …, or -1 the lowest
+    model.periodic = ()  # axes that close on themselves, from 0, which is the height of images, the depth of volumes
     # ncsnpp and ddpm
-    model.attention_resolutions = (16,)  # image sizes with self-attention
+    model.attention_resolutions = (16,)  # heights of images with self-attention
     model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
     model.time_conditional = True  # tell the network the time at all
     model.scale_by_sigma = False  # divide the output by sigma
     model.centered = True  # images come in [-1, 1]; False: in [0, 1], and the network centres them
-    model.activation_checkpointing = False  # less memory, more time
+    model.activation_checkpointing = False  # less memory, more time; unet, too
     # ncsnpp
     model.embedding = "positional"  # positional, fourier
     model.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
@@ -90,6 +94,8 @@ def get_config() -> ConfigDict:
     model.num_components = 10
 
     config.training = training = ConfigDict()
+    # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
+    training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
     training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, choose, naming
-from score_sde.common.noise import BatchNoise
-from score_sde.data import Batch, Dataset, load_dataset
+from score_sde.common.files import at_home
+from score_sde.data import Dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
-from score_sde.models import DDPM, MLP, Encoder, GaussianMixture, NCSNpp, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.experiment.networks import PIPELINE, make_network
+from score_sde.models import GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.sde import (
     SDE,
@@ -32,7 +31,10 @@ from score_sde.sde import (
 )
 from score_sde.sde.times import get_time_distribution
 from score_sde.training.classification import Classification
-from score_sde.training.objectives import Losses, Objective, get_discrete_objective, get_objective
+from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
+
+# The name of data that were given from Python.
+ARRAYS = "arrays"
 
 AnyModel = ScoreModel | QuantisedModel | GaussianMixture
 Trained = ScoreModel | QuantisedModel | NoisyClassifier
@@ -45,7 +47,6 @@ SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "cosine": lambda c: DDPMLadder(cosine_betas(c.num_rungs)),
     "ncsn": lambda c: NCSNLadder(geometric_sigmas(c.num_rungs, c.sigma_min, c.sigma_max)),
 }
-NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "mlp": MLP, "classifier": Encoder}
 
 
 def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
@@ -63,6 +64,10 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         return Dataset(
             data.dataset, empty, empty, units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
         )
+    if data.path is None and data.dataset == ARRAYS:
+        raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
+    if data.path is None and own.is_own(data.dataset):
+        return dataset_of_arrays(_made_data(data.dataset), None, config)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     with naming("section data"):
         dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
@@ -81,6 +86,27 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     if shape is not None and dataset.levels != data.levels:
         raise UserError(f"{dataset.name} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
     return dataset
+
+
+def dataset_of_arrays(x: Any, classes: Any, config: ConfigDict) -> Dataset:
+    """Make a dataset of examples that are given, as the section `data` has it: an array, or what gives one by one.
+
+    Raises:
+        UserError: the examples cannot be read rightly.
+    """
+    from score_sde.data import arrays_dataset
+
+    data = config.data
+    keys = set(inspect.signature(arrays_dataset).parameters) & set(data)
+    name = data.dataset.partition(":")[2] or data.dataset
+    with naming("section data"):
+        return arrays_dataset(x, classes, name=name, **{key: data[key] for key in keys})
+
+
+def _made_data(name: str) -> Any:
+    """Return what the user's own function, or class, of this name makes: data, or a torch dataset."""
+    thing = own.find("dataset", name)
+    return thing() if inspect.isfunction(thing) or inspect.isclass(thing) else thing
 
 
 def _configured_size(data: ConfigDict) -> tuple[int, int]:
@@ -103,6 +129,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network == PIPELINE:
+        return _model_of_pipeline(config, dataset)
     sde, model = make_sde(config), config.model
     of_levels = model.prediction == "levels" and model.network != "classifier"
     if of_levels and not dataset.is_image:
@@ -120,6 +148,20 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     return QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
+
+
+def _model_of_pipeline(config: ConfigDict, dataset: Dataset) -> ScoreModel:
+    """Make the model of the pipeline that training began from, with its weights."""
+    from score_sde.models.pretrained.diffusers import image_units, load_pipeline
+
+    with naming("training.start_from"):
+        if config.training.start_from is None:
+            raise UserError("the network is that of a pipeline, and none is named")
+        model = load_pipeline(at_home(config.training.start_from))
+        shape, _, _ = image_units(model)
+        if dataset.shape != shape:
+            raise UserError(f"the pipeline is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
+    return model.requires_grad_(True)
 
 
 def check_classes(config: ConfigDict, dataset: Dataset) -> None:
@@ -175,35 +217,11 @@ def knows_classes(config: ConfigDict) -> bool:
     return config.model.class_conditional or config.model.network == "classifier"
 
 
-class OwnObjective:
-    """An objective of the user's own may give a tensor of losses, one an example.
-
-    Args:
-        objective: called as `objective(model, batch, noise)`; returns losses `(B,)`, or `Losses`.
-    """
-
-    def __init__(self, objective: Callable[[Any, Batch, BatchNoise], Tensor | Losses]) -> None:
-        self.objective = objective
-
-    def __call__(self, model: Any, batch: Batch, noise: BatchNoise) -> Losses:
-        """Return the losses of a batch.
-
-        Raises:
-            UserError: they are no losses, one an example.
-        """
-        losses = self.objective(model, batch, noise)
-        values = losses.values if isinstance(losses, Losses) else losses
-        if not isinstance(values, Tensor) or values.shape != (len(batch),):
-            what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise UserError(f"an objective returns a loss for each example, ({len(batch)},), not {what}")
-        return losses if isinstance(losses, Losses) else Losses(values)
-
-
-def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification | OwnObjective:
+def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification | own.OwnObjective:
     """Make the loss of the section `training`."""
     training = config.training
     if own.is_own(training.objective):
-        return OwnObjective(own.find("objective", training.objective))
+        return own.OwnObjective(own.find("objective", training.objective))
     if config.model.network == "classifier":
         edm = (training.edm_mean, training.edm_std)
         times = get_time_distribution(training.times, sde, training.t_min, *edm)
@@ -239,56 +257,3 @@ OBJECTIVES: dict[str, Callable[[ConfigDict, SDE], Objective]] = {
     "discrete": _discrete_objective,
     "continuous": _continuous_objective,
 }
-
-
-def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.Module:
-    """Make the network of the section `model`, for examples of this shape; it is given the arguments `more`, too.
-
-    Raises:
-        UserError: the network does not exist or cannot take examples of this shape.
-    """
-    model = config.model
-    if model.network == "mixture":
-        raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
-    if own.is_own(model.network):
-        sizes = {"shape": shape, "dimension": math.prod(shape), "in_channels": shape[0], "out_channels": shape[0]}
-        return own.make("network", model.network, nn.Module, {**model, **sizes, "conditions": {}, **more})
-    network = choose("network", model.network, NETWORKS)
-    known = inspect.signature(network).parameters
-    options = {name: value for name, value in model.items() if name in known} | more
-    if "image_size" not in known:
-        unknown = set(more) - set(known)
-        if unknown:
-            raise UserError(
-                f"network {model.network!r} cannot have {', '.join(unknown)}: use --config.model.network=ncsnpp"
-            )
-        return network(torch.Size(shape).numel(), **options)
-    if len(shape) != 3:
-        raise UserError(
-            f"network {model.network!r} takes images, not vectors of {shape[0]} numbers; use --config "
-            "configs/vp/vectors.py, or --config.model.network=mlp"
-        )
-    if options.get("embedding") == "fourier" and model.noise_label in ("log_snr", "edm"):
-        raise UserError(
-            f"a Fourier embedding takes a label's logarithm, not model.noise_label={model.noise_label}: use rho"
-        )
-    channels, height, width = shape
-    if height != width:
-        raise UserError(f"network {model.network!r} takes square images, not {height} x {width}")
-    if model.scale_by_sigma and model.noise_label == "rung_from_noisiest":
-        # The noise label counts from the noisiest rung, so the table does, too.
-        options["sigmas"] = geometric_sigmas(config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max).flip(0)
-    with naming("section model"):
-        return network(height, channels, **options)
-
-
-def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
-    """Say which attention is asked for at sizes that the network does not have; an empty text if there is none."""
-    model, size = config.model, dataset.shape[-1]
-    if model.network not in NETWORKS:
-        return ""
-    if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
-        return ""
-    sizes = [size // 2**level for level in range(len(model.channel_multipliers))]
-    unused = [str(asked) for asked in model.attention_resolutions if asked not in sizes]
-    return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {sizes}" if unused else ""

@@ -15,7 +15,7 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
-from score_sde.experiment import build, checkpoints, configuration
+from score_sde.experiment import build, checkpoints, configuration, networks
 from score_sde.models import GaussianMixture, Given, NoisyClassifier
 from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.solvers import Model
@@ -92,7 +92,7 @@ def make_guidance(
 
 def is_class_conditional(config: ConfigDict) -> bool:
     """Return whether the model knows `p(x | y)`."""
-    return config.model.class_conditional and config.model.network not in ("mixture", checkpoints.PIPELINE)
+    return config.model.class_conditional and config.model.network not in ("mixture", networks.PIPELINE)
 
 
 def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:

@@ -21,6 +21,8 @@ from score_sde.common.files import write_atomically
 # Values set by hand, as the command line has them: ("training.num_steps", "1000").
 Overrides = Sequence[tuple[str, str]]
 
+_SOME_SIZE = 32
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -70,6 +72,15 @@ def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
         except ValueError:
             kind = _kind(section.get_type(name))
             raise UserError(f"--config.{key} takes {kind}, not {text!r} (its default is {section[name]!r})") from None
+
+
+def of_data(overrides: Overrides) -> ConfigDict:
+    """Return the default configuration but for the section `data`, by which data are read to see what they are."""
+    config = _defaults()
+    # Pictures in files need some size.
+    config.data.image_size = _SOME_SIZE
+    override(config, [(key, value) for key, value in overrides if key.startswith("data.")])
+    return config
 
 
 def save(config: ConfigDict, path: Path) -> None:

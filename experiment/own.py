@@ -13,11 +13,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from torch import Tensor
+
 from score_sde.common.errors import UserError, one_line
+from score_sde.common.noise import BatchNoise
+from score_sde.data import Batch
+from score_sde.training.objectives import Losses
 
 _Thing = TypeVar("_Thing")
 
@@ -93,3 +98,27 @@ def make(kind: str, name: str, base: type[_Thing], options: Mapping[str, Any]) -
         if not isinstance(thing, base):
             raise UserError(f"the {kind} {name} makes a {type(thing).__name__}, where a {base.__name__} is wanted")
     return thing
+
+
+class OwnObjective:
+    """An objective of the user's own may give a tensor of losses, one an example.
+
+    Args:
+        objective: called as `objective(model, batch, noise)`; returns losses `(B,)`, or `Losses`.
+    """
+
+    def __init__(self, objective: Callable[[Any, Batch, BatchNoise], Tensor | Losses]) -> None:
+        self.objective = objective
+
+    def __call__(self, model: Any, batch: Batch, noise: BatchNoise) -> Losses:
+        """Return the losses of a batch.
+
+        Raises:
+            UserError: they are no losses, one an example.
+        """
+        losses = self.objective(model, batch, noise)
+        values = losses.values if isinstance(losses, Losses) else losses
+        if not isinstance(values, Tensor) or values.shape != (len(batch),):
+            what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise UserError(f"an objective returns a loss for each example, ({len(batch)},), not {what}")
+        return losses if isinstance(losses, Losses) else Losses(values)

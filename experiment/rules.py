@@ -26,7 +26,7 @@ from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, checkpoints, configuration, density, own, texts
+from score_sde.experiment import build, configuration, density, networks, own, texts
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
@@ -180,7 +180,7 @@ _TIME = number(0, 1)
 RULES: dict[str, Rule] = {
     "seed": whole(0, _LARGEST_SEED),
     "average": _SHARE,
-    "data.dataset": one_of("dataset", DATASETS),
+    "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS]),
     "data.path": name,
     "data.folder": name,
     "data.image_size": whole(1, _NUM_PIXELS),
@@ -198,13 +198,13 @@ RULES: dict[str, Rule] = {
     "data.distortion": _SHARE,
     "data.validation": number(0, _MANY),
     "data.fold": whole(0, _LARGEST_SEED),
-    "sde.name": one_of_or_own("SDE", [*build.SDES, checkpoints.PIPELINE]),
+    "sde.name": one_of_or_own("SDE", [*build.SDES, networks.PIPELINE]),
     "sde.beta_min": number(0, _LARGEST_BETA),
     "sde.beta_max": number(0, _LARGEST_BETA),
     "sde.sigma_min": positive(least=1e-9),
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
-    "model.network": one_of_or_own("network", [*build.NETWORKS, "mixture", checkpoints.PIPELINE]),
+    "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", networks.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.data_std": positive(least=1e-6),
@@ -212,6 +212,8 @@ RULES: dict[str, Rule] = {
     "model.channels": whole(1, 10**4),
     "model.channel_multipliers": listed(whole(1, 1000), most=15),
     "model.dropout": _SHARE,
+    "model.attention_depths": listed(whole(-15, 14), least=0),
+    "model.periodic": listed(whole(0, 2), least=0, most=3),
     "model.attention_resolutions": listed(whole(1, _NUM_PIXELS), least=0),
     "model.embedding": one_of("embedding", get_args(Embedding)),
     "model.fourier_scale": positive(least=1e-6),
@@ -224,6 +226,7 @@ RULES: dict[str, Rule] = {
     "model.channels_per_group": whole(1, 10**4),
     "model.width": whole(1, 10**5),
     "model.num_components": whole(1, 10**5),
+    "training.start_from": name,
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
     "training.objective": one_of_or_own("objective", build.OBJECTIVES),
@@ -360,7 +363,7 @@ def check(config: ConfigDict, mode: str) -> None:
         UserError: it cannot be used; the line names the key.
     """
     check_values(config)
-    if mode == "export" or config.sde.name == checkpoints.PIPELINE:
+    if mode == "export" or config.sde.name == networks.PIPELINE:
         return
     sde = build.make_sde(config)
     with naming("training"):

@@ -72,7 +72,7 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
         drawn.seeds,
         experiment.dataset,
         folder,
-        _solver_name(experiment),
+        solver_name(experiment),
         drawn.labels,
         columns,
         drawn.settings,
@@ -116,9 +116,9 @@ def measure(experiment: Experiment, drawn: Drawn, extractors: Extractors) -> tup
 
 def _metrics_path(experiment: Experiment) -> Path:
     """Return the file of the metrics of samples."""
-    return experiment.folder / "samples" / f"{_solver_name(experiment)}_metrics.json"
+    return experiment.folder / "samples" / f"{solver_name(experiment)}_metrics.json"
 
 
-def _solver_name(experiment: Experiment) -> str:
-    """Return the solver's name as files have it; that of a user's own, `package.module:Name`, has a sign they cannot."""
+def solver_name(experiment: Experiment) -> str:
+    """Return the solver's name as files have it: that of a user's own without the colon, which they cannot have."""
     return experiment.config.sampling.solver.replace(":", ".")

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
+from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
+from score_sde.common.interruption import keeping
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.conditions import of_classes
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
@@ -25,12 +27,42 @@ from score_sde.experiment.solver import make_solver
 from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
+from score_sde.training import checkpoint
 from score_sde.training.classification import accuracy_by_log_snr
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
 
 _NUM_PREVIEWS = 36
+
+
+def train(experiment: Experiment) -> None:
+    """Train an experiment's model until `training.num_steps` steps are done, and say what comes of it.
+
+    Raises:
+        UserError: training diverges, or a file cannot be written.
+        Stopped: a signal came.
+    """
+    config, dataset, folder = experiment.config, experiment.dataset, experiment.folder
+    trainer = make_trainer(experiment)
+    if trainer.step >= config.training.num_steps:
+        say(f"{folder} has had its {trainer.step} steps; for more: --config.training.num_steps={2 * trainer.step}")
+        return
+    begin(experiment, trainer)
+    size = sum(parameter.numel() for parameter in experiment.model.parameters())
+    beginning = f", from step {trainer.step}" if trainer.step else ""
+    say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
+
+    def kept() -> str:
+        newest = checkpoint.latest(folder / "checkpoints") or "none yet"
+        return (
+            f"stopped within step {trainer.step + 1}, which is not saved; the newest checkpoint: {newest}; to go on: "
+            f"python main.py --mode train --workdir {folder}"
+        )
+
+    with keeping(kept):
+        trainer.train()
+    say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
 
 
 def make_trainer(experiment: Experiment) -> Trainer:

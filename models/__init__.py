@@ -7,6 +7,7 @@ from score_sde.models.networks.ddpm import DDPM
 from score_sde.models.networks.encoder import Encoder
 from score_sde.models.networks.mlp import MLP
 from score_sde.models.networks.ncsnpp import NCSNpp
+from score_sde.models.networks.unet import UNet
 from score_sde.models.noisy_classifier import NoisyClassifier
 from score_sde.models.quantised_model import QuantisedModel
 from score_sde.models.score_model import ScoreModel
@@ -24,5 +25,6 @@ __all__ = [
     "NoisyClassifier",
     "QuantisedModel",
     "ScoreModel",
+    "UNet",
     "rows_of",
 ]

@@ -1,6 +1,9 @@
-r"""Self-attention between the pixels of a feature map.
+r"""Attention of the positions of a feature map to each other, and to tokens.
 
-    softmax(Q K^T / sqrt(C)) V,      Q, K, V affine in the normalised features of each pixel, one head
+    softmax(Q K^T / sqrt(C)) V,      Q affine in the normalised features of each position, one head
+
+K and V are affine in the same features (self-attention), or in tokens (cross-attention). A position does not know where
+it is, nor a token which it is: a permutation of the tokens changes nothing.
 
 (Vaswani et al. 2017, arXiv:1706.03762; in this form Ho et al. 2020, arXiv:2006.11239.)
 """
@@ -63,7 +66,7 @@ class _DifferentiableTwice(torch.autograd.Function):
 
 
 class SelfAttention(nn.Module):
-    """A residual block attends over pixels with a single head: `(B, C, H, W)` to the same shape.
+    """A residual block attends over positions with a single head: `(B, C, *size)` to the same shape.
 
     Args:
         channels: C.
@@ -86,9 +89,50 @@ class SelfAttention(nn.Module):
         self.skip_rescale = skip_rescale
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        query, key, value = self.query_key_value(pixels).chunk(3, dim=-1)
-        mixed = self.output(attention(query, key, value))
-        branch = mixed.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        query, key, value = self.query_key_value(_positions(self.norm(x))).chunk(3, dim=-1)
+        branch = _features(self.output(attention(query, key, value)), x)
         return residual_sum(x, branch, self.skip_rescale)
+
+
+class CrossAttention(nn.Module):
+    """A residual block attends to tokens with a single head: `(B, C, *size)` and `(B, N, W)` to the first shape.
+
+    Args:
+        channels: C.
+        token_width: W.
+        channels_per_group: least number of channels in a GroupNorm group.
+        init_scale: scale of the last layer's initial weights.
+        skip_rescale: divide the sum by sqrt(2).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        token_width: int,
+        *,
+        channels_per_group: int = 4,
+        init_scale: float = 0.0,
+        skip_rescale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, channels_per_group)
+        self.query = linear(channels, channels)
+        self.key_value = linear(token_width, 2 * channels)
+        self.output = linear(channels, channels, init_scale=init_scale)
+        self.skip_rescale = skip_rescale
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        query = self.query(_positions(self.norm(x)))
+        key, value = self.key_value(tokens).chunk(2, dim=-1)
+        branch = _features(self.output(attention(query, key, value)), x)
+        return residual_sum(x, branch, self.skip_rescale)
+
+
+def _positions(features: Tensor) -> Tensor:
+    """Return `(B, C, *size)` as a list of positions, `(B, N, C)`."""
+    return features.movedim(1, -1).reshape(len(features), -1, features.shape[1])
+
+
+def _features(positions: Tensor, like: Tensor) -> Tensor:
+    """Return a list of positions, `(B, N, C)`, as features of the shape of `like`, `(B, C, *size)`."""
+    return positions.reshape(len(like), *like.shape[2:], like.shape[1]).movedim(-1, 1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-_LayerT = TypeVar("_LayerT", nn.Conv2d, nn.Linear)
+_LayerT = TypeVar("_LayerT", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 # Channels of one GroupNorm group share a mean and a variance; the papers never use more groups than this.
 MAX_GROUPS = 32

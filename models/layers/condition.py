@@ -1,51 +1,77 @@
-r"""How a network hears a condition (`common.condition`).
+r"""How a network hears a condition (`common.condition`), in one of three ways.
 
-    vector      one for each value of a name; they are added to the embedding of time, and modulate every block:
+    a vector    that modulates: it is added to the embedding of time, which every block is told,
 
-                    embedding + sum_names v_name[value],        v_name[hidden] where the name is hidden
+                    embedding + sum_names v_name
 
-A network that is trained with some values hidden knows `p(x)` beside `p(x | condition)`, which guidance needs (Ho &
-Salimans 2022, arXiv:2207.12598).
+                where v_name is one of K vectors (one for each class, say), or made of a vector of real numbers
+
+    tokens      that positions attend to (`layers.attention`)
+    a picture   laid beside x, as further channels, and one that is 1 where there is a picture
+
+What is hidden is heard as something of its own: a further vector, a further token, a picture of zeros. A network that
+is trained with some values hidden knows `p(x)` beside `p(x | condition)`, which guidance needs (Ho & Salimans 2022,
+arXiv:2207.12598).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
-from score_sde.models.layers.basic import transforms_active
+from score_sde.models.layers.basic import linear, transforms_active
 
 # Standard deviation of vectors at first: about twice the size of the embedding of time that they are added to. Smaller
 # ones are heard later, larger ones drown the time.
 _STD = 0.5
 
 
+@dataclass(frozen=True)
+class Vector:
+    """A condition that is a vector of `size` real numbers, of mean 0 and standard deviation 1 or so: `(B, size)`."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A condition that is any number of tokens in no order, each of `width` real numbers: `(B, N, width)`."""
+
+    width: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A condition that has the size of the examples, and so many channels: `(B, channels, *size)`."""
+
+    channels: int
+
+
+# What a network is told under a name; a whole number K stands for one of 0 … K - 1.
+Kind = int | Vector | Tokens | Picture
+
+
 class ConditionVectors(nn.Module):
     """A condition modulates a network by a sum of vectors, one for each of its names.
 
-    The vectors of a name start apart, drawn from N(0, 1/4): had they to leave zero first, nothing would tell classes
-    from each other while the network learns everything else. "Hidden" starts at zero; and so does the one value of a
-    name that has no other, so that what is learnt from examples with it counts for those without from the start.
-
     Args:
-        conditions: the number of values of each name; values are whole numbers from 0.
-        width: size of a vector.
+        conditions: for each name the number of values, which are whole numbers from 0, or a `Vector`.
+        width: size of a vector that is added.
+
+    Raises:
+        UserError: a name is of another kind.
     """
 
-    def __init__(self, conditions: Mapping[str, int], width: int) -> None:
+    def __init__(self, conditions: Mapping[str, Kind], width: int) -> None:
         super().__init__()
         self.conditions = dict(conditions)
-        # The last row is "hidden".
-        self.vectors = nn.ModuleDict({name: nn.Embedding(count + 1, width) for name, count in conditions.items()})
-        with torch.no_grad():
-            for name, count in conditions.items():
-                weight = self.vectors[name].weight
-                assert isinstance(weight, Tensor)
-                weight.mul_(_STD)[0 if count == 1 else count :] = 0.0  # they are drawn from N(0, 1)
+        self.vectors = nn.ModuleDict({name: _made_vectors(name, kind, width) for name, kind in conditions.items()})
 
     def forward(self, condition: Condition | None, count: int) -> Tensor:
         """Return what is added to the embeddings of `count` examples, `(count, width)`.
@@ -54,33 +80,165 @@ class ConditionVectors(nn.Module):
             UserError: the condition has another number of rows, a name that this network is not told of, or a value
                 out of range. (Values on an accelerator are not looked at, since that would wait for it.)
         """
-        if condition is not None:
-            self._check(condition, count)
-        heard = [vectors(self._numbers(name, condition, count)) for name, vectors in self.vectors.items()]
+        check(self.conditions, condition, count)
+        heard = [vectors(*said(condition, name), count) for name, vectors in self.vectors.items()]
         return sum(heard[1:], heard[0])
 
-    def _numbers(self, name: str, condition: Condition | None, count: int) -> Tensor:
-        """Return the row of each example's vector among those of this name, `(count,)`."""
-        hidden = self.conditions[name]
-        if condition is None or name not in condition.values:
-            weight = self.vectors[name].weight
-            assert isinstance(weight, Tensor)
-            return torch.full((count,), hidden, dtype=torch.long, device=weight.device)
-        value, rows = condition.values[name], condition.hidden_rows.get(name)
-        return value if rows is None else torch.where(rows, hidden, value)
 
-    def _check(self, condition: Condition, count: int) -> None:
-        if len(condition) != count:
-            raise UserError(f"the condition is one of {len(condition)} examples, not of {count} as the states")
-        for name, value in condition.values.items():
-            if name not in self.conditions:
-                raise UserError(f"this network is not told of {name!r}, but of: {', '.join(self.conditions)}")
-            last = self.conditions[name] - 1
-            wrong = value.is_floating_point() or value.ndim != 1
-            if not wrong and value.device.type == "cpu" and not (transforms_active() or torch.compiler.is_compiling()):
-                outside = (value < 0) | (value > last)
-                if name in condition.hidden_rows:
-                    outside = outside & ~condition.hidden_rows[name]
-                wrong = bool(outside.any())
-            if wrong:
-                raise UserError(f"{name!r} must be one whole number from 0 to {last} for each example")
+class VectorsOfNumbers(nn.Embedding):
+    """Each of the numbers 0 … K - 1 has a vector of its own, and "hidden" has one.
+
+    The vectors start apart, drawn from N(0, 1/4): had they to leave zero first, nothing would tell classes from each
+    other while the network learns everything else. "Hidden" starts at zero; and so does the one value of a name that
+    has no other, so that what is learnt from examples with it counts for those without from the start.
+
+    Args:
+        count: K.
+        width: size of a vector.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__(count + 1, width)  # the last row is "hidden"
+        with torch.no_grad():
+            self.weight.mul_(_STD)[0 if count == 1 else count :] = 0.0  # they are drawn from N(0, 1)
+
+    def forward(self, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:  # type: ignore[override]
+        last = self.num_embeddings - 1
+        if value is None:
+            value = torch.full((count,), last, dtype=torch.long, device=self.weight.device)
+        return super().forward(value if hidden is None else torch.where(hidden, last, value))
+
+
+class VectorsOfVectors(nn.Module):
+    """A vector `v` of real numbers is heard as `W_2 silu(W_1 v)`, with biases; a hidden one as a vector of its own.
+
+    Args:
+        size: size of `v`.
+        width: size of a vector that is heard.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.first = linear(size, width, init_scale=(size + width) / (2 * size))
+        self.second = linear(width, width)
+        self.of_hidden = nn.Parameter(torch.zeros(width))
+
+    def forward(self, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:
+        if value is None:
+            return self.of_hidden.expand(count, -1)
+        value = value.to(self.of_hidden)
+        if hidden is None:
+            return self.second(F.silu(self.first(value)))
+        # Hidden values may be anything, also not numbers at all.
+        heard = self.second(F.silu(self.first(torch.where(hidden[:, None], 0, value))))
+        return torch.where(hidden[:, None], self.of_hidden, heard)
+
+
+class TokensOrNone(nn.Module):
+    """Tokens are attended to as they are; where they are hidden, one token of its own is in the place of all.
+
+    Args:
+        width: size of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.of_hidden = nn.Parameter(torch.zeros(width))
+
+    def forward(self, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:
+        """Return tokens `(count, N, width)`."""
+        if value is None:
+            return self.of_hidden.expand(count, 1, -1)
+        value = value.to(self.of_hidden)
+        return value if hidden is None else torch.where(hidden[:, None, None], self.of_hidden, value)
+
+
+def laid_beside(x: Tensor, condition: Condition | None, pictures: Mapping[str, Picture]) -> list[Tensor]:
+    """Return pictures to lay beside `x` `(B, C, *size)`, each with one more channel: 1, or 0 where it is hidden.
+
+    Args:
+        x: the states.
+        condition: the condition of as many examples.
+        pictures: the pictures that the network is told of, by name.
+    """
+    channels = []
+    for name, picture in pictures.items():
+        value, hidden = said(condition, name)
+        if value is None:
+            channels.append(x.new_zeros(len(x), picture.channels + 1, *x.shape[2:]))
+            continue
+        value = F.pad(value.to(x), (0, 0) * (x.ndim - 2) + (0, 1), value=1.0)
+        channels.append(value if hidden is None else torch.where(_expand(hidden, value), 0, value))
+    return channels
+
+
+def part_of(condition: Condition | None, names: Iterable[str]) -> Condition | None:
+    """Return the condition with no other than these names; None if none of them is there."""
+    if condition is None:
+        return None
+    values = {name: condition.values[name] for name in names if name in condition.values}
+    hidden = {name: rows for name, rows in condition.hidden_rows.items() if name in values}
+    return Condition(values, hidden) if values else None
+
+
+def said(condition: Condition | None, name: str) -> tuple[Tensor | None, Tensor | None]:
+    """Return what a condition says under a name, and of which examples that is hidden; None for nothing, and none."""
+    if condition is None:
+        return None, None
+    return condition.values.get(name), condition.hidden_rows.get(name)
+
+
+def check(kinds: Mapping[str, Kind], condition: Condition | None, count: int, size: Sequence[int] = ()) -> None:
+    """See that a network of these kinds of conditions can be told of this one.
+
+    Args:
+        kinds: what the network is told, by name.
+        condition: the condition.
+        count: the number of examples.
+        size: the size of the examples along each axis.
+
+    Raises:
+        UserError: the condition has another number of rows, a name that this network is not told of, or a value that
+            is not of its kind. (Values on an accelerator are not looked at, since that would wait for it.)
+    """
+    if condition is None:
+        return
+    if len(condition) != count:
+        raise UserError(f"the condition is one of {len(condition)} examples, not of {count} as the states")
+    for name, value in condition.values.items():
+        if name not in kinds:
+            raise UserError(f"this network is not told of {name!r}, but of: {', '.join(kinds) or 'nothing'}")
+        _check_value(name, kinds[name], value, condition.hidden_rows.get(name), size)
+
+
+def _check_value(name: str, kind: Kind, value: Tensor, hidden: Tensor | None, size: Sequence[int]) -> None:
+    if isinstance(kind, int):
+        wrong = value.is_floating_point() or value.ndim != 1
+        if not wrong and value.device.type == "cpu" and not (transforms_active() or torch.compiler.is_compiling()):
+            outside = (value < 0) | (value >= kind)
+            wrong = bool((outside if hidden is None else outside & ~hidden).any())
+        if wrong:
+            raise UserError(f"{name!r} must be one whole number from 0 to {kind - 1} for each example")
+        return
+    here = tuple(value.shape[1:])
+    if isinstance(kind, Vector):
+        what, fits = f"({kind.size},)", here == (kind.size,)
+    elif isinstance(kind, Tokens):
+        what, fits = f"(N, {kind.width})", len(here) == 2 and here[0] > 0 and here[1] == kind.width
+    else:
+        shape = (kind.channels, *size)
+        what, fits = str(shape), here == shape
+    if not (fits and value.is_floating_point()):
+        raise UserError(f"{name!r} must be {what} real numbers for each example, not {here} of {value.dtype}")
+
+
+def _made_vectors(name: str, kind: Kind, width: int) -> nn.Module:
+    if isinstance(kind, int):
+        return VectorsOfNumbers(kind, width)
+    if isinstance(kind, Vector):
+        return VectorsOfVectors(kind.size, width)
+    raise UserError(f"this network can be told numbers and vectors, not {name!r}, which is of {kind}: take a UNet")
+
+
+def _expand(rows: Tensor, like: Tensor) -> Tensor:
+    return rows[(..., *(None,) * (like.ndim - 1))]

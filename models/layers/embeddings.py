@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.basic import linear
-from score_sde.models.layers.condition import ConditionVectors
+from score_sde.models.layers.condition import ConditionVectors, Kind
 
 _LONGEST_PERIOD = 10_000.0
 
@@ -62,14 +62,14 @@ class NoiseEmbedding(nn.Module):
     Args:
         features: maps noise labels `(B,)` to `(B, features.num_features)`.
         width: size of the embedding.
-        conditions: what the network is told beside the time, and how many values each has; see `ConditionVectors`.
+        conditions: what the network is told beside the time, by name: numbers and vectors; see `ConditionVectors`.
     """
 
     def __init__(
         self,
         features: PositionalFeatures | FourierFeatures,
         width: int,
-        conditions: Mapping[str, int] | None = None,
+        conditions: Mapping[str, Kind] | None = None,
     ) -> None:
         super().__init__()
         self.features = features

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from score_sde.models.layers.basic import conv, group_norm, residual_sum
 from score_sde.models.layers.resampling import Downsample, DownsampleConv, Upsample, UpsampleConv
+from score_sde.models.layers.space import PLANE, Space
 
 
 class InputSkip(nn.Module):
@@ -54,10 +55,17 @@ class InputResidual(nn.Module):
 class Head(nn.Module):
     """Normalise, activate, convolve: the head makes an image of features, or the start of a residual output pyramid."""
 
-    def __init__(self, channels: int, out_channels: int, channels_per_group: int = 4, init_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        channels_per_group: int = 4,
+        init_scale: float = 1.0,
+        space: Space = PLANE,
+    ) -> None:
         super().__init__()
         self.norm = group_norm(channels, channels_per_group)
-        self.conv = conv(channels, out_channels, init_scale=init_scale)
+        self.conv = space.conv(channels, out_channels, init_scale=init_scale)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.conv(F.silu(self.norm(features)))

@@ -2,8 +2,9 @@
 filter.
 
 Without a filter, halving takes the mean of 2 x 2 pixels and doubling repeats each pixel (Ho et al. 2020,
-arXiv:2006.11239). See `models.layers.fir` for the filtered kinds. Layers that stand between two resolutions take the
-noise embedding too, and ignore it, since a residual block may stand in the same place.
+arXiv:2006.11239), and so along one axis or three. See `models.layers.fir` for the filtered kinds, of pictures. Layers
+that stand between two resolutions take the noise embedding too, and ignore it, since a residual block may stand in the
+same place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from score_sde.models.layers import fir
 from score_sde.models.layers.basic import conv
+from score_sde.models.layers.space import PLANE, Space
 
 
 class _Resample(nn.Module):
@@ -29,14 +31,18 @@ class _Resample(nn.Module):
 
 
 class Downsample(_Resample):
-    """Halve an image's size, with nothing learned: `(B, C, H, W)` to `(B, C, H / 2, W / 2)`."""
+    """Halve the size, with nothing learned: `(B, C, H, W)` to `(B, C, H / 2, W / 2)`, or in another `space`."""
+
+    def __init__(self, fir_kernel: Sequence[float] | None = None, space: Space = PLANE) -> None:
+        super().__init__(fir_kernel)
+        self.space = space
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        return F.avg_pool2d(x, 2) if self.kernel is None else fir.downsample(x, self.kernel)
+        return self.space.halve(x) if self.kernel is None else fir.downsample(x, self.kernel)
 
 
 class Upsample(_Resample):
-    """Double an image's size, with nothing learned: `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
+    """Double the size, with nothing learned: `(B, C, H, W)` to `(B, C, 2H, 2W)`, or in another space."""
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         return (

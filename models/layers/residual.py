@@ -11,12 +11,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from score_sde.models.layers.basic import conv, group_norm, linear, residual_sum
+from score_sde.models.layers.basic import group_norm, linear, residual_sum
 from score_sde.models.layers.resampling import Downsample, Upsample
+from score_sde.models.layers.space import PLANE, Space
 
 
 class ResidualBlock(nn.Module):
-    """A residual block makes `(B, out_channels, H', W')` of features `(B, in_channels, H, W)` and an embedding.
+    """A residual block makes `(B, out_channels, *size')` of features `(B, in_channels, *size)` and an embedding.
 
     Args:
         embedding_width: size of the noise embedding `(B, embedding_width)`; None for a block that is told nothing.
@@ -27,6 +28,7 @@ class ResidualBlock(nn.Module):
         shortcut_init_scale: scale of the shortcut's initial weights. The shortcut is the identity unless the number of
             channels or the resolution changes.
         skip_rescale: divide the sum by sqrt(2).
+        space: what features extend over.
     """
 
     def __init__(
@@ -41,22 +43,25 @@ class ResidualBlock(nn.Module):
         init_scale: float = 0.0,
         shortcut_init_scale: float = 1.0,
         skip_rescale: bool = False,
+        space: Space = PLANE,
     ) -> None:
         super().__init__()
         self.norm_in = group_norm(in_channels, channels_per_group)
         self.resample = nn.Identity() if resample is None else resample
-        self.conv_in = conv(in_channels, out_channels)
+        self.conv_in = space.conv(in_channels, out_channels)
         self.modulation = None if embedding_width is None else linear(embedding_width, out_channels)
         self.norm_out = group_norm(out_channels, channels_per_group)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = conv(out_channels, out_channels, init_scale=init_scale)
+        self.conv_out = space.conv(out_channels, out_channels, init_scale=init_scale)
         changes = in_channels != out_channels or resample is not None
-        self.shortcut = conv(in_channels, out_channels, 1, init_scale=shortcut_init_scale) if changes else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if changes:
+            self.shortcut = space.conv(in_channels, out_channels, 1, init_scale=shortcut_init_scale)
         self.skip_rescale = skip_rescale
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
         if self.modulation is not None:
-            h = h + self.modulation(embedding)[:, :, None, None]
+            h = h + self.modulation(embedding)[(..., *(None,) * (x.ndim - 2))]
         h = self.conv_out(self.dropout(F.silu(self.norm_out(h))))
         return residual_sum(self.shortcut(self.resample(x)), h, self.skip_rescale)

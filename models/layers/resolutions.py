@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from score_sde.models.layers.attention import SelfAttention
+from score_sde.models.layers.attention import CrossAttention, SelfAttention
 from score_sde.models.layers.basic import transforms_active
 from score_sde.models.layers.pyramids import InputResidual, InputSkip, OutputResidual, OutputResidualStart, OutputSkip
 from score_sde.models.layers.residual import ResidualBlock
@@ -15,22 +17,41 @@ OutputPyramid = OutputSkip | OutputResidualStart | OutputResidual
 
 
 class Stage(nn.Module):
-    """A stage is a residual block and self-attention, if any, after it; activations are kept or recomputed."""
+    """A stage is a residual block and, after it, attention, if any: of positions to each other, then to tokens.
 
-    def __init__(self, residual: ResidualBlock, attention: SelfAttention | None, recompute: bool) -> None:
+    Args:
+        residual: the residual block.
+        attention: self-attention.
+        recompute: recompute activations in the backward pass instead of keeping them.
+        cross_attention: for each name of a condition that is tokens, attention to them.
+    """
+
+    def __init__(
+        self,
+        residual: ResidualBlock,
+        attention: SelfAttention | None,
+        recompute: bool,
+        cross_attention: Mapping[str, CrossAttention] | None = None,
+    ) -> None:
         super().__init__()
         self.residual = residual
         self.attention = attention
+        self.cross_attention = nn.ModuleDict(cross_attention)
         self.recompute = recompute
 
-    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None, tokens: Mapping[str, Tensor] | None = None) -> Tensor:
         if self.recompute and torch.is_grad_enabled() and not transforms_active():
-            return checkpoint(self._evaluate, x, embedding, use_reentrant=False)
-        return self._evaluate(x, embedding)
+            return checkpoint(self._evaluate, x, embedding, tokens, use_reentrant=False)
+        return self._evaluate(x, embedding, tokens)
 
-    def _evaluate(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+    def _evaluate(self, x: Tensor, embedding: Tensor | None, tokens: Mapping[str, Tensor] | None) -> Tensor:
         h = self.residual(x, embedding)
-        return h if self.attention is None else self.attention(h)
+        if self.attention is not None:
+            h = self.attention(h)
+        for name, attend in self.cross_attention.items():
+            assert tokens is not None
+            h = attend(h, tokens[name])
+        return h
 
 
 class EncoderResolution(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from score_sde.models.layers.condition import Kind
 from score_sde.models.networks.ncsnpp import NCSNpp
 
 
@@ -17,7 +18,7 @@ class DDPM(NCSNpp):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | Sequence[int],
         in_channels: int,
         out_channels: int | None = None,
         *,
@@ -28,7 +29,7 @@ class DDPM(NCSNpp):
         dropout: float = 0.1,
         resample_with_conv: bool = True,
         time_conditional: bool = True,
-        conditions: Mapping[str, int] | None = None,
+        conditions: Mapping[str, Kind] | None = None,
         centered: bool = True,
         scale_by_sigma: bool = False,
         sigmas: Sequence[float] | Tensor | None = None,

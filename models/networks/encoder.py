@@ -23,7 +23,7 @@ class Encoder(nn.Module):
     steps; it returns `(B, num_outputs)`.
 
     Args:
-        image_size: height and width; must be divisible by `2^(resolutions - 1)`.
+        image_size: height and width, or one number for both; multiples of `2^(resolutions - 1)`.
         in_channels: channels of the input.
         num_outputs: numbers for each image.
         channels: width at the highest resolution.
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | Sequence[int],
         in_channels: int,
         num_outputs: int,
         *,
@@ -48,9 +48,10 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         multiple = 2 ** (len(channel_multipliers) - 1)
-        if image_size % multiple:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if height % multiple or width % multiple:
             raise UserError(
-                f"images of {image_size} x {image_size} cannot be halved at every resolution of this classifier: use "
+                f"images of {height} x {width} cannot be halved at every resolution of this classifier: use "
                 "fewer channel_multipliers"
             )
         self.embedding = NoiseEmbedding(PositionalFeatures(channels), 4 * channels)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.basic import linear
+from score_sde.models.layers.condition import Kind
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
 
 _NUM_TIME_FEATURES = 64
@@ -26,11 +27,11 @@ class MLP(nn.Module):
         dimension: numbers in one example.
         width: features of the hidden layers.
         num_blocks: residual blocks, of two layers each.
-        conditions: the number of values of each name of a condition; see `ConditionVectors`.
+        conditions: what the network is told, by name: numbers and vectors; see `ConditionVectors`.
     """
 
     def __init__(
-        self, dimension: int, width: int = 128, num_blocks: int = 3, conditions: Mapping[str, int] | None = None
+        self, dimension: int, width: int = 128, num_blocks: int = 3, conditions: Mapping[str, Kind] | None = None
     ) -> None:
         super().__init__()
         self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, conditions)

@@ -20,6 +20,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
 from score_sde.models.layers.attention import SelfAttention
 from score_sde.models.layers.basic import conv
+from score_sde.models.layers.condition import Kind
 from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
 from score_sde.models.layers.pyramids import (
     Head,
@@ -48,14 +49,13 @@ class NCSNpp(nn.Module):
     label is the noise's standard deviation sigma, with positional ones a time in steps (999 t, or a rung of a ladder).
 
     Args:
-        image_size: height and width of the images the attention resolutions refer to; a multiple of `2^(resolutions -
-            1)`.
+        image_size: height and width of the images, or one number for both; multiples of `2^(resolutions - 1)`.
         in_channels: channels of the input.
         out_channels: channels of the output; as many as the input's if left out.
         channels: width at the highest resolution (`nf` in the paper's configurations).
         channel_multipliers: width at each resolution in units of `channels`, from the highest resolution down.
         num_blocks: residual blocks per resolution of the encoder; the decoder has one more.
-        attention_resolutions: image sizes at which blocks are followed by self-attention.
+        attention_resolutions: heights at which blocks are followed by self-attention.
         dropout: probability of dropping an activation.
         embedding: how the noise label is embedded.
         fourier_scale: standard deviation of the Fourier frequencies.
@@ -68,7 +68,7 @@ class NCSNpp(nn.Module):
         combine: how an `input_skip` pyramid joins the features.
         time_conditional: whether blocks are told the time at all.
         init_scale: scale of the initial weights of layers that end a branch; 0 makes every block start as the identity.
-        conditions: the number of values of each name of a condition; see `ConditionVectors`.
+        conditions: what the network is told, by name: numbers and vectors; see `ConditionVectors`.
         centered: whether images come in [-1, 1]; if not, they come in [0, 1] and are centred first.
         scale_by_sigma: divide the output by sigma: the label itself for Fourier embeddings; for positional ones
             `sigmas` at the label (rounded down).
@@ -85,7 +85,7 @@ class NCSNpp(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | Sequence[int],
         in_channels: int,
         out_channels: int | None = None,
         *,
@@ -106,7 +106,7 @@ class NCSNpp(nn.Module):
         combine: CombineMethod = "sum",
         time_conditional: bool = True,
         init_scale: float = 0.0,
-        conditions: Mapping[str, int] | None = None,
+        conditions: Mapping[str, Kind] | None = None,
         centered: bool = True,
         scale_by_sigma: bool = False,
         sigmas: Sequence[float] | Tensor | None = None,
@@ -133,7 +133,8 @@ class NCSNpp(nn.Module):
         self.size_multiple = 2 ** (len(channel_multipliers) - 1)
         self.centered = centered
         self.scale_by_sigma = scale_by_sigma
-        self._check_size(image_size, image_size)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._check_size(height, width)
         table = sigmas if scale_by_sigma and embedding == "positional" else None
         self.register_buffer(
             "sigmas", None if table is None else torch.as_tensor(table, dtype=torch.get_default_dtype())
@@ -143,7 +144,7 @@ class NCSNpp(nn.Module):
         self.embedding = NoiseEmbedding(features, 4 * channels, conditions) if time_conditional else None
 
         kernel = fir_kernel if fir else None
-        attends = [image_size // 2**depth in attention_resolutions for depth in range(len(channel_multipliers))]
+        attends = [height // 2**depth in attention_resolutions for depth in range(len(channel_multipliers))]
 
         def stage(
             in_width: int, out_width: int, resample: Downsample | Upsample | None = None, attend: bool = False
