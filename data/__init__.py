@@ -1,5 +1,6 @@
 """What is modelled: data by name or path, the units that models see them in, and endless batches of them."""
 
+from score_sde.data.arrays import arrays_dataset
 from score_sde.data.augment import get_augmentation
 from score_sde.data.batches import Batch, Batches
 from score_sde.data.dataset import Dataset
@@ -15,6 +16,7 @@ __all__ = [
     "Points",
     "Standardised",
     "Units",
+    "arrays_dataset",
     "get_augmentation",
     "load_dataset",
 ]
