@@ -94,10 +94,7 @@ def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Datase
     """
     found = find(at_home(place))
     with naming("training.start_from"):
-        if found.weights is None:
-            weights = found.make_model(config, dataset).state_dict()
-        else:
-            weights = found.weights
+        weights = found.weights or found.make_model(config, dataset).state_dict()
         begun_anew = load_fitting_weights(model, weights, str(found.path), lambda name: ".vectors." in name)
     told = [f"training begins with the weights of {found.path}"]
     return told + ([f"vectors of conditions begin anew: {', '.join(begun_anew)}"] if begun_anew else [])

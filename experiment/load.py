@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
-from score_sde.data.dataset import Kind, described
+from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, configuration, networks, rules, runs
@@ -41,10 +42,7 @@ def to_train(
         UserError: the configuration is faulty, or does not fit the data or the run that is there.
     """
 
-    def kind() -> Kind:
-        return _prepared(make_dataset, configuration.of_data(overrides)).kind
-
-    config = runs.configuration_to_train(config_path, folder, overrides, kind)
+    config = runs.configuration_to_train(config_path, folder, overrides, partial(_prepared, make_dataset))
     rules.check(config, "train")
     for change in runs.changes(config, folder):
         distributed.say(change)

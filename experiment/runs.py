@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import at_home
-from score_sde.data.dataset import Kind
+from score_sde.data.dataset import Dataset, Kind
 from score_sde.experiment import checkpoints, configuration, rules
 from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
@@ -61,12 +61,12 @@ def workdir_for(config_path: str | None, checkpoint_path: str | None = None, ove
 
 
 def configuration_to_train(
-    config_path: str | None, folder: Path, overrides: Overrides, kind: Callable[[], Kind]
+    config_path: str | None, folder: Path, overrides: Overrides, look: Callable[[ConfigDict], Dataset]
 ) -> ConfigDict:
     """Return the configuration for training in `folder`.
 
-    It is that of the file, or else of the run that is there already, or else the one for the `kind` of the data where
-    these are named, or else the default one; with overrides.
+    It is that of the file, or else of the run that is there already, or else the one for the kind of the data where
+    these are named, at which it takes a `look`, or else the default one; with overrides.
 
     Raises:
         UserError: the configuration is faulty, or the run there was begun with other data, process, network or seed.
@@ -76,18 +76,40 @@ def configuration_to_train(
     if config_path is None and begun is not None:
         config = configuration.load_json(remembered)
     else:
-        named = any(key in ("data.path", "data.dataset") for key, _ in overrides)
-        start = _find_start(overrides)
-        if config_path is None and start is not None and start.config is not None:
-            config = configuration.from_dict(start.config, str(start.path))
-            config.training.start_from = None
-        else:
-            config = configuration.load_file(config_path or (CONFIG_OF[kind()] if named else DEFAULT_CONFIG))
-        if start is not None:
-            configuration.from_dict(start.values, str(start.path), config)
+        config = _configuration_to_begin(config_path, overrides, look)
     _override(config, overrides)
     if begun is not None:
         _check_agreement(config, begun, ("seed", "data", "sde", "model"), f"the run in {folder} was begun")
+    return config
+
+
+def _configuration_to_begin(
+    config_path: str | None, overrides: Overrides, look: Callable[[ConfigDict], Dataset]
+) -> ConfigDict:
+    """Return the configuration of a run that begins: of the file, of the checkpoint to begin from, for the data."""
+    start = _find_start(overrides)
+    if config_path is not None:
+        config = configuration.load_file(config_path)
+    elif start is not None and start.config is not None:
+        config = configuration.from_dict(start.config, str(start.path))
+    elif {"data.path", "data.dataset"} & dict(overrides).keys():
+        config = _configuration_for(look, overrides)
+    else:
+        config = configuration.load_file(DEFAULT_CONFIG)
+    return config if start is None else configuration.from_dict(start.values, str(start.path), config)
+
+
+def _configuration_for(look: Callable[[ConfigDict], Dataset], overrides: Overrides) -> ConfigDict:
+    """Return the configuration for the kind of the data that the overrides name, at which it takes a look."""
+    looked_with = configuration.of_data(overrides)
+    dataset = look(looked_with)
+    config = configuration.load_file(CONFIG_OF[dataset.kind])
+    if dataset.is_image:
+        config.data.image_size = looked_with.data.image_size
+        config.data.levels = dataset.levels
+        halvings = 2 ** (len(config.model.channel_multipliers) - 1)
+        if any(size % halvings for size in dataset.shape[1:]):
+            config.model.network = "unet"
     return config
 
 

@@ -77,6 +77,14 @@ def _read(path: Path) -> Found:
     return replace(found, notes=(*found.notes, *(count_unread(path) if path.is_dir() else ())))
 
 
+def is_of_one_size(place: str) -> bool:
+    """Return whether the pictures at a place have one size by their format, as arrays do, and files need not."""
+    path = Path(place)
+    if place.startswith(HUB) or path.suffix.lower() in (".zip", ".parquet"):
+        return False
+    return not path.is_dir() or is_cifar10(path) or any(map(is_idx, path.iterdir()))
+
+
 def _stamps(path: Path) -> str:
     files = [path] if path.is_file() else sorted(path.iterdir())
     return json.dumps([[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files])
