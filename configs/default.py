@@ -132,6 +132,8 @@ def get_config() -> ConfigDict:
     training.num_measured = 250  # … and the number of these examples
     training.checkpoint_every = 5000
     training.keep_checkpoints = 2  # older ones are deleted …
+    # The best checkpoint by the held-out loss is kept, too: checkpoints/best.pt.
+    training.patience = 0  # training stops after so many held-out losses in a row that are not the best; 0: never
     training.keep_every = 0  # … but for those at multiples of so many steps; 0: all older ones are
 
     config.sampling = sampling = ConfigDict()
@@ -144,6 +146,7 @@ def get_config() -> ConfigDict:
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
+    sampling.copies = False  # see whether samples are copies: how far they are from training examples
     sampling.inception = placeholder(str)  # file of Inception's weights for them; None: downloaded
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default

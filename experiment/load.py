@@ -137,7 +137,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if mode == "export":
         return build.make_dataset(config, files_needed=False)
     known = None if found is None else found.data
-    drawn = mode == "sample" and not config.sampling.metrics
+    drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies)
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:

@@ -258,6 +258,7 @@ RULES: dict[str, Rule] = {
     "training.checkpoint_every": _EVERY,
     "training.keep_checkpoints": whole(1),
     "training.keep_every": _EVERY,
+    "training.patience": whole(0),
     "sampling.solver": one_of_or_own("solver", SOLVERS),
     "sampling.num_samples": whole(1, 10**7),
     "sampling.batch_size": whole(1, _BATCH),
@@ -385,6 +386,11 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
     build.make_objective(config, sde)
+    if training.patience and not (config.data.validation and training.evaluate_every):
+        raise UserError(
+            "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "
+            "of how many examples, and how often"
+        )
     if not training.measure_every or config.model.network == "classifier":
         return
     if training.num_measured < NUM_FOLDS:
