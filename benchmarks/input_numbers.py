@@ -201,7 +201,8 @@ def _brought(pixels: np.ndarray, height: int, width: int, resize: str, colour: t
 def _sized(resize: str) -> Make:
     def case(rng: Generator, folder: Path) -> Case:
         (folder / "photos").mkdir()
-        height, width, behind = (*rng.integers(2, 12, 2).tolist(), str(rng.choice(["white", "#10f080"])))
+        height, width = int(rng.integers(2, 12)), int(rng.integers(2, 12))
+        behind = str(rng.choice(["white", "#10f080"]))
         examples = []
         for number in range(6):
             pixels = rng.integers(0, 256, (*rng.integers(1, 20, 2), 3), dtype=np.uint8)

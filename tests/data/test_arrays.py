@@ -16,7 +16,7 @@ from score_sde.common.errors import UserError
 from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.sources import arrays
 
-SPLIT = {"test_share": 0.2, "validation": 0.1, "split_seed": 3, "fold": 1}
+SPLIT: dict[str, Any] = {"test_share": 0.2, "validation": 0.1, "split_seed": 3, "fold": 1}
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -157,11 +157,13 @@ def test_numbers_for_classes_and_pictures_of_pillow():
 
 
 def test_parts_of_their_own_are_those_of_a_file(tmp_path):
-    more = {"test_examples": Z[:7] + 1, "test_classes": LABELS[:7], "validation_examples": torch.from_numpy(Z[:5] - 1)}
-    np.savez(
-        tmp_path / "data.npz",
-        **{"x_train": Z, "y_train": LABELS, "x_test": Z[:7] + 1, "y_test": LABELS[:7], "x_val": Z[:5] - 1},
-    )
+    more: dict[str, Any] = {
+        "test_examples": Z[:7] + 1,
+        "test_classes": LABELS[:7],
+        "validation_examples": torch.from_numpy(Z[:5] - 1),
+    }
+    parts: dict[str, Any] = {"x_train": Z, "y_train": LABELS, "x_test": Z[:7] + 1, "y_test": LABELS[:7]}
+    np.savez(tmp_path / "data.npz", **parts, x_val=Z[:5] - 1)
     check_equal(arrays_dataset(Z, LABELS, **more), load_dataset(path=tmp_path / "data.npz"))
     with pytest.raises(UserError, match=r"data\[test\] has examples of shape \(3,\), but the training part \(4,\)"):
         arrays_dataset(Z, test_examples=Z[:, :3])
