@@ -1,10 +1,9 @@
 """What is modelled: data by name or path, the units that models see them in, and endless batches of them."""
 
-from score_sde.data.arrays import arrays_dataset
 from score_sde.data.augment import get_augmentation
 from score_sde.data.batches import Batch, Batches
 from score_sde.data.dataset import Dataset
-from score_sde.data.registry import DATASETS, load_dataset
+from score_sde.data.registry import DATASETS, arrays_dataset, load_dataset
 from score_sde.data.units import Bins, Points, Standardised, Units
 
 __all__ = [

@@ -159,7 +159,7 @@ def test_numbers_for_classes_and_pictures_of_pillow():
 def test_parts_of_their_own_are_those_of_a_file(tmp_path):
     more: dict[str, Any] = {
         "test_examples": Z[:7] + 1,
-        "test_classes": LABELS[:7],
+        "test_labels": LABELS[:7],
         "validation_examples": torch.from_numpy(Z[:5] - 1),
     }
     parts: dict[str, Any] = {"x_train": Z, "y_train": LABELS, "x_test": Z[:7] + 1, "y_test": LABELS[:7]}
