@@ -120,7 +120,8 @@ def log_likelihood(
     integrator = Integrator(method, rtol, atol, options or {}, per_example)
     flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min), integrator.resolution)
     check_fixed_steps(integrator, num_steps, grid)
-    nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid)
+    nodes, times = integration_nodes(flow, integrator, num_steps, grid)
+    end, start = times[0], times[-1]
     with torch.set_grad_enabled(differentiable):
         z = flow.normalise(x, start)
         estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked, checked_class
 from score_sde.common.errors import UserError
-from score_sde.solvers.base import Draw, Model, Solution, Solver, States, Steps
+from score_sde.solvers.base import Draw, Model, Solution, Solver, States, Steps, arrive
 from score_sde.solvers.grids import Grid, time_grid
 from score_sde.solvers.ode.flow import ProbabilityFlow
 from score_sde.solvers.ode.integrator import ADAMS, ADAMS_ON_NODES, Integrator, default_tolerance
+from score_sde.solvers.ode.runge_kutta import Visit
 from score_sde.solvers.options import MOST_STEPS, check_between
 from score_sde.solvers.process import last_time
+from score_sde.solvers.trajectory import Watch
 
 _ROUND_TRIP_TOLERANCE = 1e-6
 # Calls a step of torchdiffeq's Runge-Kutta methods with fixed ones.
@@ -76,15 +78,31 @@ class ODE(Solver):
     def chooses_steps(self) -> bool:
         return not self.integrator.takes_fixed_steps
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
         num_steps = None if self.num_steps is None else self.num_steps - self.denoise
-        nodes, ends = integration_nodes(flow, self.integrator, num_steps, self.grid)
-        z = self.integrator(flow, flow, flow.normalise(x_T, ends[0]), nodes)
-        x = flow.denormalise(z, ends[1])
-        if self.denoise:
-            return Solution(model.denoise(x, ends[1]), flow.nfe + 1)
-        return Solution(x, flow.nfe)
+        nodes, times = integration_nodes(flow, self.integrator, num_steps, self.grid)
+        visit = None if watch is None else self._visit(watch, flow, nodes, times, x_T)
+        z = self.integrator(flow, flow, flow.normalise(x_T, times[0]), nodes, visit=visit)
+        return arrive(model, flow.denormalise(z, times[-1]), times[-1], flow.nfe, denoise=self.denoise, watch=watch)
+
+    def _visit(self, watch: Watch, flow: ProbabilityFlow, nodes: Tensor, times: Tensor, x_T: Tensor) -> Visit:
+        """Return what tells the watch of the states of the flow; methods with fixed steps have one a node."""
+        fixed = self.integrator.takes_fixed_steps
+        visited = 0
+
+        def visit(s: Tensor, z: Tensor, slope: Tensor | None) -> None:
+            nonlocal visited
+            if fixed or not visited:
+                t = times[visited].expand(s.shape)
+            else:
+                # An example that waits is at one of the ends.
+                t = torch.where(s == nodes[0], times[0], torch.where(s == nodes[-1], times[-1], flow.time(s)))
+            x = flow.denormalise(z, t) if visited else x_T
+            watch.reached(t, x, None if slope is None else flow.denoised(s, z, slope))
+            visited += 1
+
+        return visit
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return the steps of a Runge-Kutta method with fixed ones, and the denoising; arguments as of `solve`.
@@ -99,9 +117,9 @@ class ODE(Solver):
             )
         assert self.num_steps is not None
         flow = ProbabilityFlow(model, x_T.shape, last_time(model.sde, self.t_min), integrator.resolution)
-        nodes, _ = integration_nodes(flow, integrator, self.num_steps - self.denoise, self.grid)
+        nodes, given = integration_nodes(flow, integrator, self.num_steps - self.denoise, self.grid)
         times = flow.time(nodes)
-        times[0], times[-1] = model.sde.T, flow.t_min
+        times[0], times[-1] = given[0], given[-1]
         last = len(nodes) - 1
 
         def step(k: int, x: Tensor) -> Tensor:
@@ -111,17 +129,17 @@ class ODE(Solver):
             return flow.denormalise(z, times[k + 1])
 
         calls = [_STAGES[self.method]] * last + [1] * self.denoise
-        ends = model.sde.at(times)
-        return Steps(ends.and_data() if self.denoise else ends, calls, step)
+        marginals = model.sde.at(times)
+        return Steps(marginals.and_data() if self.denoise else marginals, calls, step)
 
     @torch.no_grad()
     @checked
     def encode(self, model: Model, x: States) -> Solution:
         """Return the latents at `T`, shape of `x`, of examples `x` `(B, *dims)` at `t_min`."""
         flow = ProbabilityFlow(model, x.shape, last_time(model.sde, self.t_min), self.integrator.resolution)
-        nodes, ends = integration_nodes(flow, self.integrator, self.num_steps, self.grid)
-        z = self.integrator(flow, flow, flow.normalise(x, ends[1]), nodes.flip(0))
-        return Solution(flow.denormalise(z, ends[0]), flow.nfe)
+        nodes, times = integration_nodes(flow, self.integrator, self.num_steps, self.grid)
+        z = self.integrator(flow, flow, flow.normalise(x, times[-1]), nodes.flip(0))
+        return Solution(flow.denormalise(z, times[0]), flow.nfe)
 
 
 @checked
@@ -172,12 +190,13 @@ def check_fixed_steps(integrator: Integrator, num_steps: int | None, grid: Grid 
 
 def integration_nodes(
     flow: ProbabilityFlow, integrator: Integrator, num_steps: int | None, grid: Grid | None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return positions from `T` to the last time, `(num_steps + 1,)` or `(2,)`, and these two times, `()`; float64."""
+) -> tuple[Tensor, Tensor]:
+    """Return positions from `T` to the last time, `(num_steps + 1,)` or `(2,)`, and the times there; float64."""
     times = torch.tensor([flow.sde.T, flow.t_min], dtype=torch.float64)
     if integrator.takes_fixed_steps and num_steps is not None and integrator.method not in ADAMS:
         times = time_grid(flow.sde, integrator.default_grid if grid is None else grid, num_steps + 1, flow.t_min)
     nodes = flow.position(times)
     if integrator.method in ADAMS and num_steps is not None:
         nodes = torch.linspace(float(nodes[0]), float(nodes[-1]), num_steps + 1, dtype=torch.float64)
-    return nodes, (times[0], times[-1])
+        times = torch.cat([times[:1], flow.time(nodes[1:-1]), times[-1:]])
+    return nodes, times

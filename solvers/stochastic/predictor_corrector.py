@@ -23,6 +23,7 @@ from score_sde.solvers.grids import Grid, time_grid
 from score_sde.solvers.options import MOST_STEPS, check_between, check_positive
 from score_sde.solvers.stochastic.correctors import corrector_step_size, langevin
 from score_sde.solvers.stochastic.predictors import PREDICTORS
+from score_sde.solvers.trajectory import Watch
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class PredictorCorrector(Solver):
         # A step of 2 sigma^2 on N(0, sigma^2 I): longer ones go astray.
         check_between("snr", self.snr, 0, 1)
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
-        return self.split(model, x_T, draw).run(x_T)
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
+        return self.split(model, x_T, draw).run(x_T, watch)
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return predictions, corrections and the denoising, as steps of their own; arguments as of `solve`."""
