@@ -36,7 +36,7 @@ class NormalisedReverseSDE:
     def __init__(self, model: Model, shape: torch.Size, t_min: float, num_intervals: int, eta: float) -> None:
         self.model, self.shape, self.t_min, self.eta = model, shape, t_min, eta
         start, end = (0.5 * log_snr_range(model.sde, t_min)).unbind()
-        self.start, self.rate = start, (end - start) / num_intervals
+        self.start, self.rate = start, (end - start) / max(num_intervals, 1)
         self.nfe, self.last_t = 0, model.sde.T
         # torchsde asks again at places it has just been to; two of them are remembered.
         self._recent: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=2)

@@ -45,7 +45,7 @@ class ReverseSDE(Solver):
 
     Args:
         method: `euler` (one call a step), `milstein` (the same here) or `srk` (two calls a step).
-        num_steps: number of times, at least 2, the denoising's among them; with `adaptive`, sets the first step only.
+        num_steps: number of times, the denoising's among them; with `adaptive`, sets the first step only.
         t_min: last time; the process's own if left out.
         eta: amount of noise; 1 is the reverse SDE, 0 the probability flow ODE.
         adaptive: choose steps from the difference between one step and two halves.
@@ -68,7 +68,7 @@ class ReverseSDE(Solver):
 
     def __post_init__(self) -> None:
         choose("method of solver 'sde'", self.method, METHODS)
-        check_between("num_steps", self.num_steps, 2, MOST_STEPS)
+        check_between("num_steps", self.num_steps, 1 if self.denoise and not self.adaptive else 2, MOST_STEPS)
         check_at_least("eta", self.eta, 0)
         check_tolerance("rtol", self.rtol)
         check_tolerance("atol", self.atol)
@@ -79,7 +79,7 @@ class ReverseSDE(Solver):
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         problem, brownian = self._problem(model, x_T, draw, watch)
-        x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1)
+        x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1) if self.num_steps > 1 else x_T
         return arrive(model, x, problem.last, problem.nfe, denoise=self.denoise, watch=watch)
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
@@ -107,6 +107,9 @@ class ReverseSDE(Solver):
         self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None
     ) -> tuple[NormalisedReverseSDE, Brownian | WatchedBrownian]:
         t_min = last_time(model.sde, self.t_min)
+        if self.num_steps == 1:
+            # The only time is T.
+            t_min = model.sde.T
         problem = NormalisedReverseSDE(model, x_T.shape, t_min, self.num_steps - 1, self.eta)
         # Where there is nothing but noise, an explicit step multiplies the state by 1 - eta^2 times its length.
         needed = math.ceil(self.eta**2 * float(problem.rate) * (self.num_steps - 1) / 2) + 1
