@@ -1,120 +1,163 @@
-"""Pictures of samples: grids of images and scatter plots of points in the plane."""
+"""Pictures of examples, one way for each kind of data; and curves of training.
+
+    kind        an example                       its picture
+    vectors     (d,)                             a histogram, a scatter plot, or several of them in a corner
+    series      (C, L)                           curves, samples beside data
+    images      uint8 (H, W, C)                  a grid
+    fields      (C, H, W)                        a grid in one colour map, with its bar, samples beside data
+    volumes     (C, D, H, W)                     three middle slices, as a field
+
+All are NumPy arrays in data units.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from score_sde.common.errors import choose
 from score_sde.common.files import write_atomically
+from score_sde.common.pictures.fields import fields_figure, volumes_figure
+from score_sde.common.pictures.grids import enlarged_grid, image_grid, images_figure, rgb, save_grid, viewable
+from score_sde.common.pictures.series import series_figure
+from score_sde.common.pictures.vectors import Names, vectors_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Small images are enlarged, without smoothing, until their longer side has about this many pixels.
-_SIDE = 48
-_GAP = 1
-_GAP_VALUE = 128
+_Draw = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None, Names], "Figure"]
+_SAMPLES_AND_DATA = ("samples", "data")
+# Pixels between pictures that are laid side by side.
+_GAP = 16
+
+# How samples of each kind are drawn, with reference, frame and names.
+KINDS: dict[str, _Draw] = {
+    "vectors": vectors_figure,
+    "series": series_figure,
+    "images": images_figure,
+    "fields": fields_figure,
+    "volumes": volumes_figure,
+}
 
 
-def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Arrange images row by row, one grey pixel apart.
+def examples_figure(
+    kind: str,
+    samples: np.ndarray,
+    reference: np.ndarray | None = None,
+    *,
+    frame: np.ndarray | None = None,
+    names: Names = _SAMPLES_AND_DATA,
+) -> Figure:
+    """Draw samples as suits their kind, over or beside data.
 
     Args:
-        images: uint8, `(N, H, W, C)`.
-        columns: images in a row; the nearest to a square if left out.
-
-    Returns:
-        uint8, `(height, width, C)`.
-
-    Raises:
-        ValueError: `images` is not a non-empty uint8 array of four dimensions.
-    """
-    if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
-        raise ValueError(f"a grid needs uint8 images of shape (N, H, W, C), not {images.dtype} {images.shape}")
-    count, height, width, channels = images.shape
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
-    rows = math.ceil(count / columns)
-    cell_height, cell_width = height + _GAP, width + _GAP
-    grid = np.full((rows * cell_height + _GAP, columns * cell_width + _GAP, channels), _GAP_VALUE, dtype=np.uint8)
-    for index, image in enumerate(images):
-        top, left = (index // columns) * cell_height + _GAP, (index % columns) * cell_width + _GAP
-        grid[top : top + height, left : left + width] = image
-    return grid
-
-
-def save_grid(path: str | Path, images: np.ndarray, columns: int | None = None) -> None:
-    """Write `image_grid(images, columns)` as a PNG, small images enlarged so that one can look at them.
+        kind: kind of the data, a key of `KINDS`.
+        samples: the samples `(N, *shape)`.
+        reference: data `(M, *shape)` to compare with; images are shown without.
+        frame: examples `(K, *shape)` that axes and colours are taken from; left out, it is the reference, if any.
+        names: what samples and reference are called.
 
     Raises:
-        ValueError: `image_grid` does not take `images`, or they have neither 1, 3 nor 4 channels.
-        UserError: the file cannot be written.
+        UserError: there is no such kind.
     """
-    from PIL import Image
-
-    grid = image_grid(images, columns)
-    channels = grid.shape[2]
-    if channels not in (1, 3, 4):
-        raise ValueError(f"a picture has 1, 3 or 4 channels, not {channels}")
-    scale = max(1, round(_SIDE / max(images.shape[1:3])))
-    enlarged = grid.repeat(scale, axis=0).repeat(scale, axis=1)
-    with write_atomically(path) as temporary:
-        Image.fromarray(enlarged[..., 0] if channels == 1 else enlarged).save(temporary, format="PNG")
+    draw = choose("kind of data", kind, KINDS)
+    return draw(samples, None if reference is None or len(reference) == 0 else reference, frame, names)
 
 
-def scatter_figure(points: np.ndarray, reference: np.ndarray | None = None) -> Figure:
-    """Plot points in the plane `(N, 2)`, over reference points `(M, 2)` in grey where these are given.
-
-    The axes are the reference's, a tenth wider, so that pictures of several solvers can be laid side by side; how
-    many points fall outside is written in the title.
+def save_examples(
+    path: str | Path,
+    kind: str,
+    samples: np.ndarray,
+    reference: np.ndarray | None = None,
+    *,
+    names: Names = _SAMPLES_AND_DATA,
+    columns: int | None = None,
+) -> None:
+    """Write `examples_figure` as a PNG; images are written pixel by pixel, so many `columns` in a row if given.
 
     Raises:
-        ValueError: points are not in the plane.
+        UserError: there is no such kind, or the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"a scatter plot needs points of shape (N, 2), not {points.shape}")
-    frame = points if reference is None else reference
-    low, high = frame.min(0), frame.max(0)
-    margin = 0.1 * max(float((high - low).max()), 1e-12)
-    low, high = low - margin, high + margin
-    outside = int(((points < low) | (points > high)).any(1).sum())
-
-    figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    size = float(np.clip(3000 / len(points), 1, 12))
-    if reference is not None:
-        axes.scatter(reference[:, 0], reference[:, 1], s=size, c="0.75", linewidths=0, label=f"data ({len(reference)})")
-    axes.scatter(
-        points[:, 0], points[:, 1], s=size, c="#0b6aa2", alpha=0.6, linewidths=0, label=f"samples ({len(points)})"
-    )
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-    axes.set_title(f"{outside} of {len(points)} samples lie outside" if outside else "", fontsize=9)
-    axes.legend(loc="upper right", fontsize=8, markerscale=2, framealpha=0.9)
-    return figure
-
-
-def save_scatter(path: str | Path, points: np.ndarray, reference: np.ndarray | None = None) -> None:
-    """Write `scatter_figure(points, reference)` as a PNG.
-
-    Raises:
-        ValueError: points are not in the plane.
-        UserError: the file cannot be written.
-    """
-    figure = scatter_figure(points, reference)
+    if kind == "images":
+        save_grid(path, viewable(samples), columns)
+        return
+    figure = examples_figure(kind, samples, reference, names=names)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
-    """Plot numbers by training step, a panel for each group of curves: `curves[panel][name][step]`."""
+def examples_pixels(
+    kind: str,
+    samples: np.ndarray,
+    reference: np.ndarray | None = None,
+    *,
+    names: Names = _SAMPLES_AND_DATA,
+    columns: int | None = None,
+    enlarged: bool = False,
+) -> np.ndarray:
+    """Return the pixels of `examples_figure`, uint8 `(H, W, 3)`; images are as large as they are, or `enlarged`."""
+    if kind == "images":
+        return rgb((enlarged_grid if enlarged else image_grid)(viewable(samples), columns))
+    return pixels(examples_figure(kind, samples, reference, names=names))
+
+
+def save_pixels(path: str | Path, pictures: Sequence[np.ndarray], abreast: bool) -> None:
+    """Write pictures, uint8 `(H, W, 3)` each, as one PNG: side by side or one below the other, on white.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from PIL import Image
+
+    axis = 1 if abreast else 0
+    across = max(each.shape[1 - axis] for each in pictures)
+    laid: list[np.ndarray] = []
+    for each in pictures:
+        room = [(0, 0), (0, 0), (0, 0)]
+        room[1 - axis] = (0, across - each.shape[1 - axis])
+        room[axis] = (_GAP if laid else 0, 0)
+        laid.append(np.pad(each, room, constant_values=255))
+    with write_atomically(path) as temporary:
+        Image.fromarray(np.concatenate(laid, axis)).save(temporary, format="PNG")
+
+
+def frames(kind: str, states: Sequence[np.ndarray], reference: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Draw the same samples at several times, as the frames of a film.
+
+    Axes and colours are those of the last frame, all along.
+
+    Args:
+        kind: kind of the data, a key of `KINDS`.
+        states: what samples are at each time, each `(N, *shape)`.
+        reference: data `(M, *shape)` to compare with.
+
+    Yields:
+        The pixels of a frame, uint8 `(H, W, 3)`, all of one size.
+    """
+    for state in states:
+        if kind == "images":
+            yield rgb(enlarged_grid(viewable(state)))
+        else:
+            yield pixels(examples_figure(kind, state, reference, frame=states[-1]))
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """Return the pixels of a figure, uint8 `(H, W, 3)`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]], width: float = 7) -> Figure:
+    """Plot numbers by training step, a panel for each group of curves: `curves[panel][name][step]`; width in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 2.6 * len(curves)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(width, 2.6 * len(curves)), dpi=100, layout="constrained")
     for row, (panel, group) in enumerate(curves.items()):
         axes = figure.add_subplot(len(curves), 1, row + 1)
         for name, values in group.items():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     with _reading(path), safetensors.safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what a file of named tensors says about them, without reading them.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    with _reading(path), safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 @contextmanager
@@ -217,6 +227,33 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
         if name not in own:
             raise UserError(f"{where} does not fit this network: it has {name}, which the network lacks")
     check_finite(weights, where)
+
+
+def load_fitting_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], where: str, may_differ: Callable[[str], bool]
+) -> list[str]:
+    """Copy named tensors into a module, but for some that it may have otherwise, or not at all.
+
+    Args:
+        module: what is changed in place.
+        weights: a state dict.
+        where: the origin of the weights, for the error.
+        may_differ: whether the tensor of a name may be missing, or have another shape, on either side.
+
+    Returns:
+        The names of tensors that the module keeps as they were.
+
+    Raises:
+        UserError: another tensor does not fit.
+    """
+    own = module.state_dict()
+    if not own.keys() & weights.keys():
+        weights = unwrapped(weights, where)
+    fits = {name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape}
+    kept = [name for name in own if name not in fits and may_differ(name)]
+    others = {name: tensor for name, tensor in weights.items() if name in fits or not may_differ(name)}
+    load_weights(module, others | {name: own[name] for name in kept}, where)
+    return kept
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

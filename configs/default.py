@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
     # Your own, instead: a folder or zip of images; .npy, .npz; IDX files; CIFAR-10's batches; .parquet, or hf:NAME
     data.path = placeholder(str)
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
-    data.image_size = placeholder(int)  # pictures are cropped and resized to this height and width; None: as they are
+    data.image_size = placeholder(int)  # height that pictures are brought to, and width …
+    data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
+    data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
@@ -92,6 +94,8 @@ def get_config() -> ConfigDict:
     model.num_components = 10
 
     config.training = training = ConfigDict()
+    # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
+    training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
     training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders
@@ -128,6 +132,8 @@ def get_config() -> ConfigDict:
     training.num_measured = 250  # … and the number of these examples
     training.checkpoint_every = 5000
     training.keep_checkpoints = 2  # older ones are deleted …
+    # The best checkpoint by the held-out loss is kept, too: checkpoints/best.pt.
+    training.patience = 0  # training stops after so many held-out losses in a row that are not the best; 0: never
     training.keep_every = 0  # … but for those at multiples of so many steps; 0: all older ones are
 
     config.sampling = sampling = ConfigDict()
@@ -140,6 +146,7 @@ def get_config() -> ConfigDict:
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
+    sampling.copies = False  # see whether samples are copies: how far they are from training examples
     sampling.inception = placeholder(str)  # file of Inception's weights for them; None: downloaded
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default

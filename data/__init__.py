@@ -4,7 +4,7 @@ from score_sde.data.augment import get_augmentation
 from score_sde.data.batches import Batch, Batches
 from score_sde.data.dataset import Dataset
 from score_sde.data.registry import DATASETS, load_dataset
-from score_sde.data.units import Bins, Points, Units, Vectors
+from score_sde.data.units import Bins, Points, Standardised, Units
 
 __all__ = [
     "DATASETS",
@@ -13,8 +13,8 @@ __all__ = [
     "Bins",
     "Dataset",
     "Points",
+    "Standardised",
     "Units",
-    "Vectors",
     "get_augmentation",
     "load_dataset",
 ]

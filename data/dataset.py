@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
-from score_sde.data.units import Bins, Points, Units, Vectors, units_of
+from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
+
+# vectors `(d,)`; series `(C, L)`; images `(C, H, W)` of levels; fields `(C, H, W)` of numbers without levels; volumes
+# `(C, D, H, W)` of either.
+Kind = Literal["vectors", "series", "images", "fields", "volumes"]
+KINDS: dict[int, Kind] = {1: "vectors", 2: "series", 3: "fields", 4: "volumes"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Dataset:
 
     Attributes:
         name: what the dataset is called.
-        train: `(N, *shape)`; levels as uint8, or vectors as float32. Pictures have shape `(channels, height, width)`.
+        train: `(N, *shape)`; levels as uint8, or numbers without levels in data units, float32 or float64.
         test: examples never used for a choice, in the format of `train`.
         validation: examples taken from the training part for making choices, in its format; empty unless asked for.
         train_classes: the class of each training example `(N,)`, int64; None if there are no classes.
@@ -34,7 +39,7 @@ class Dataset:
     name: str
     train: Tensor
     test: Tensor
-    units: Units = field(default_factory=Vectors)
+    units: Units = field(default_factory=Standardised)
     validation: Tensor = field(default_factory=lambda: torch.empty(0))
     train_classes: Tensor | None = None
     test_classes: Tensor | None = None
@@ -54,13 +59,13 @@ class Dataset:
 
     @property
     def quantised(self) -> Bins | Points:
-        """The units of examples that have levels are bins or points; those of vectors must not be asked for here."""
+        """The units of examples that have levels are bins or points; those of others must not be asked for here."""
         assert isinstance(self.units, Bins | Points)
         return self.units
 
     @property
     def levels(self) -> int | None:
-        """The number of levels of the examples is `K`; None for vectors."""
+        """The number of levels of the examples is `K`; None for those that have none."""
         return self.units.levels
 
     @property
@@ -80,12 +85,27 @@ class Dataset:
             "shape": list(self.shape),
             "levels": self.levels,
             "class_names": list(self.class_names),
+            "units": describe_units(self.units),
         }
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the examples says how they are read, modelled and shown."""
+        if self.levels is not None and len(self.shape) == 3:
+            return "images"
+        return KINDS.get(len(self.shape), "vectors")
 
     @property
     def is_image(self) -> bool:
         """This is True if examples are pictures `(channels, height, width)` of levels."""
-        return self.levels is not None and len(self.shape) == 3
+        return self.kind == "images"
+
+    def in_units_of(self, description: Mapping[str, Any]) -> Dataset:
+        """Return these data in the units of a model that was trained on data of this description.
+
+        Numbers without levels are standardised by the training part that the model saw, whatever they are here.
+        """
+        return self if self.levels is not None else replace(self, units=units_described(description.get("units")))
 
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
@@ -124,10 +144,11 @@ class Dataset:
 def described(description: Mapping[str, Any], low: float, high: float, as_bins: bool) -> Dataset:
     """Return a dataset of this description without examples, for models that need none any more."""
     shape, levels = description["shape"], description["levels"]
-    empty = torch.empty(0, *shape, dtype=torch.float32 if levels is None else torch.uint8)
-    units = units_of(levels, low, high, as_bins)
+    units = units_described(description.get("units"))
+    empty = torch.empty(0, *shape, dtype=units.dtype if levels is None else torch.uint8)
+    in_units = units if levels is None else units_of(empty, levels, low, high, as_bins)
     names = tuple(description["class_names"])
-    return Dataset(description["name"], empty, empty, units, empty, class_names=names)
+    return Dataset(description["name"], empty, empty, in_units, empty, class_names=names)
 
 
 def _plain(value: Any) -> str:

@@ -23,6 +23,9 @@ from score_sde.data.words import PARTS, Part
 
 Memory = dict[str, np.ndarray]
 
+# Bytes that are read at once, where data may be larger than memory.
+_AT_ONCE = 2**22
+
 
 def memory_of(dataset: Dataset) -> Memory:
     """Return the fingerprints of all parts of the data."""
@@ -112,8 +115,15 @@ def _classes_by_example(memory: Memory, part: str) -> dict[int, int]:
 
 
 def _fingerprints(examples: Tensor) -> np.ndarray:
-    """Return 64 bits of a hash of each example `(N, *shape)`; uint64 `(N,)`."""
-    return np.array([_hash(np.ascontiguousarray(row).tobytes()) for row in examples.numpy()], dtype=np.uint64)
+    """Return 64 bits of a hash of each example `(N, *shape)`; uint64 `(N,)`. Few are in memory at once."""
+    array, fingerprints = examples.numpy(), np.empty(len(examples), np.uint64)
+    width = array[:1].nbytes
+    size = max(1, _AT_ONCE // max(1, width))
+    for start in range(0, len(array), size):
+        content = array[start : start + size].tobytes()
+        hashes = [_hash(content[place : place + width]) for place in range(0, len(content), width)]
+        fingerprints[start : start + size] = hashes
+    return fingerprints
 
 
 def _of_classes(names: list[str] | None, count: int) -> np.ndarray:

@@ -15,9 +15,11 @@ from score_sde.data.dataset import Dataset
 from score_sde.data.sources.cifar10 import load_cifar10
 from score_sde.data.sources.digits import load_digits
 from score_sde.data.sources.image_folder import SOURCES, load_image_folder
-from score_sde.data.sources.path import Reading, load_path
+from score_sde.data.sources.path import load_path
 from score_sde.data.sources.photos import load_photos
+from score_sde.data.sources.picture import RESIZES, Resize
 from score_sde.data.sources.picture import background as colour
+from score_sde.data.sources.reading import Reading
 from score_sde.data.sources.toys import TOYS, load_toy
 from score_sde.data.split import Parts, split_evenly
 from score_sde.data.units import units_of
@@ -32,6 +34,7 @@ DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
 }
 # What is done about damaged images: whether they are skipped.
 DAMAGED = {"refuse": False, "skip": True}
+RESIZE: dict[str, Resize] = {way: way for way in RESIZES}
 
 
 def load_dataset(
@@ -40,6 +43,8 @@ def load_dataset(
     path: str | Path | None = None,
     folder: str | Path = "datasets",
     image_size: int | None = None,
+    image_width: int | None = None,
+    resize: str = "crop",
     num_channels: int | None = None,
     levels: int = 256,
     background: str = "white",
@@ -58,7 +63,9 @@ def load_dataset(
         name: a key of `DATASETS`; ignored if there is a path.
         path: a file, a folder, or `hf:` and a name; see `data.sources.path.load_path`.
         folder: where downloaded files are, and what is kept of prepared pictures.
-        image_size: height and width to which pictures are resized.
+        image_size: height to which pictures are brought, and width if no other is given; None: as they are, all alike.
+        image_width: width to which pictures are brought; None for the height.
+        resize: how: "crop" what goes beyond, "pad" with background, "fit" by stretching; "none": they have that size.
         num_channels: the number of channels of a path's pictures: 1, grey, or 3, colour.
         levels: the number of levels of brightness of a path's pictures.
         background: the colour behind what is transparent of a path's pictures: a name, or `#ffffff`.
@@ -91,6 +98,8 @@ def load_dataset(
         validation=validation,
         fold=fold,
         skip_damaged=choose("way with damaged images", damaged, DAMAGED),
+        image_width=image_width,
+        resize=choose("way of resizing", resize, RESIZE),
     )
     if path is None:
         parts = choose("dataset", name, DATASETS)(files, reading)
@@ -99,12 +108,16 @@ def load_dataset(
         parts = load_path(str(path), reading)
     if parts.validation is None:
         parts = _with_validation(parts, validation, fold)
+    return _dataset(name, parts, low, high, uniform_dequantisation)
+
+
+def _dataset(name: str, parts: Parts, low: float, high: float, as_bins: bool) -> Dataset:
     assert parts.validation is not None
     return Dataset(
         name,
         parts.train,
         parts.test,
-        units_of(parts.levels, low, high, uniform_dequantisation),
+        units_of(parts.train, parts.levels, low, high, as_bins),
         parts.validation,
         parts.classes,
         parts.test_classes,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -60,12 +60,20 @@ class Split(NamedTuple):
 
 
 def split_by_name(
-    names: Sequence[str], size: float, seed: int, groups: Sequence[str] | None, purpose: str, key: str, where: str
+    names: Iterable[str],
+    count: int,
+    size: float,
+    seed: int,
+    groups: Sequence[str] | None,
+    purpose: str,
+    key: str,
+    where: str,
 ) -> Split:
     """Take examples by the hash of their names, as this module's docstring describes.
 
     Args:
         names: the names of all examples, no two alike.
+        count: how many these are.
         size: share of the examples, below 1, or their number.
         seed: the seed of the choice.
         groups: the class of each example, if they have any.
@@ -77,31 +85,44 @@ def split_by_name(
         UserError: there are too few examples.
     """
     if size == 0:
-        return Split(torch.arange(len(names)), torch.arange(0))
-    if len(names) < 2 or size >= len(names):
+        return Split(torch.arange(count), torch.arange(0))
+    if count < 2 or size >= count:
         raise UserError(
-            f"cannot take {key}={size:g} of {len(names)} examples of {where}: something must be left to train on; take "
+            f"cannot take {key}={size:g} of {count} examples of {where}: something must be left to train on; take "
             f"less ({key}=0 takes none)"
         )
-    places = [_place(name, seed, purpose) for name in names]
-    left = Counter(groups or [""] * len(names))
-    taken: list[int] = []
-    by_place = np.argsort(places, kind="stable").tolist()
-    for row in by_place:
-        if (places[row] >= size) if size < 1 else (len(taken) >= size):
-            break
-        kind = groups[row] if groups else ""
-        if left[kind] > 1:
-            left[kind] -= 1
-            taken.append(row)
+    places = np.fromiter((_place(name, seed, purpose) for name in names), np.float64, count)
+    by_place = np.argsort(places, kind="stable")
+    wanted = int((places < size).sum()) if size < 1 else int(size)
+    if groups is None:
+        taken = by_place[: min(wanted, count - 1)]
+    else:
+        taken = _keeping_one_of_each(by_place, wanted, size < 1, groups)
     if size >= 1 and len(taken) < size:
         raise UserError(
-            f"cannot take {key}={size:g} of {len(names)} examples of {where}: each of its {len(left)} classes keeps "
-            "one to train on; take less"
+            f"cannot take {key}={size:g} of {count} examples of {where}: each of its {len(set(groups or ()))} classes "
+            "keeps one to train on; take less"
         )
-    taken = sorted(taken or by_place[:1])
-    rest = np.setdiff1d(np.arange(len(names)), taken)
-    return Split(torch.from_numpy(rest), torch.tensor(taken, dtype=torch.int64))
+    taken = np.sort(taken if len(taken) else by_place[:1])
+    rest = np.ones(count, dtype=bool)
+    rest[taken] = False
+    return Split(torch.from_numpy(np.flatnonzero(rest)), torch.from_numpy(taken))
+
+
+def _keeping_one_of_each(by_place: np.ndarray, wanted: int, is_share: bool, groups: Sequence[str]) -> np.ndarray:
+    """Return the first rows of `by_place`, less those that are the last of their class.
+
+    Of a share only the first so many rows are candidates; a number is made up from those behind.
+    """
+    left = Counter(groups)
+    taken: list[int] = []
+    for row in by_place[:wanted].tolist() if is_share else by_place.tolist():
+        if len(taken) == wanted:
+            break
+        if left[groups[row]] > 1:
+            left[groups[row]] -= 1
+            taken.append(row)
+    return np.array(taken, dtype=np.int64)
 
 
 def split_evenly(count: int, size: float, seed: int, groups: Tensor | None, key: str) -> Split:

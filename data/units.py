@@ -8,22 +8,34 @@ Quantised data are whole levels `k = 0 … K - 1`. A model of densities sees the
     points    level `k` is a point,
                   x = low + spacing k,           spacing = (high - low) / (K - 1),     place = low
 
-`place` is where level 0 is (of a bin, its middle), `spacing` how far from it level 1. Vectors, which have no levels,
-are their own model units.
+`place` is where level 0 is (of a bin, its middle), `spacing` how far from it level 1. Whatever the way, a number of the
+model becomes the level `floor((x - low) K / (high - low))`, or the nearest there is.
 
-Whatever the way, a number of the model becomes the level `floor((x - low) K / (high - low))`, or the nearest there is.
+What has no levels is standardised, since processes and networks are made for numbers around 1: with mean `m` and
+standard deviation `s` of the training part, of each column of vectors `(d,)`, of each channel of `(C, *sizes)`,
+
+    x = (y - m) / s.
+
+A density in the units of the data is that in model units times `|d x / d y|`, the product of all spacings (or `1 / s`):
+
+    log p(y) = log p(x) + log |d x / d y|.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.float64 import in_float64
+
+# Numbers that are looked at together, where data may be larger than memory.
+_AT_ONCE = 2**24
 
 
 class Uniform(Protocol):
@@ -37,17 +49,17 @@ class Units(Protocol):
     """Units turn the examples of a dataset into the numbers that models see, and back.
 
     Attributes:
-        levels: number of levels `K`; None for vectors.
-        spacing: distance of neighbouring levels in model units; 1 for vectors.
+        levels: number of levels `K`; None for what has none.
+        spacing: distance of neighbouring levels in model units; 1 for what has no levels.
     """
 
     @property
     def levels(self) -> int | None:
-        """The number of levels is None for vectors."""
+        """The number of levels is None for what has none."""
 
     @property
     def spacing(self) -> float:
-        """The spacing is the distance of neighbouring levels in model units; 1 for vectors."""
+        """The spacing is the distance of neighbouring levels in model units; 1 for what has no levels."""
 
     def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
         """Turn examples `(B, *shape)` into model units; bins get noise, or without it give their middles."""
@@ -58,25 +70,86 @@ class Units(Protocol):
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of encoded examples, over examples and noise; float64, each of shape `shape`."""
 
+    def log_scale(self, shape: Sequence[int]) -> float:
+        """Return `log |d x / d y|` of an example of this shape, in nats."""
 
-@dataclass(frozen=True)
-class Vectors:
-    """Models see vectors as they are."""
 
+@dataclass(frozen=True, eq=False)
+class Standardised:
+    """Numbers without levels are standardised, in float64; models see what is left in torch's default dtype.
+
+    Args:
+        mean: what becomes 0; float64, of a shape that broadcasts to an example.
+        std: what becomes 1; likewise.
+        dtype: the dtype of examples, which decoded numbers have.
+    """
+
+    mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    std: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
+    dtype: torch.dtype = torch.float32
     levels: None = None
     spacing: float = 1.0
 
     def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
-        """Return the examples."""
-        return examples
+        """Return examples `(B, *shape)` in model units, in torch's default dtype; no noise is drawn."""
+        if self._is_identity:
+            return examples
+        exact = in_float64(examples)
+        x = (exact - self.mean.to(exact.device)) / self.std.to(exact.device)
+        return x.to(torch.get_default_dtype()).to(examples.device)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Return the numbers."""
-        return x
+        """Return numbers in model units `(B, *shape)` in those of the data, and in their dtype."""
+        if self._is_identity:
+            return x
+        exact = in_float64(x)
+        return (exact * self.std.to(exact.device) + self.mean.to(exact.device)).to(self.dtype)
 
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of examples; float64, each of shape `shape`."""
-        return examples.double().mean(0), examples.double().var(0, correction=0)
+        """Return mean and variance of encoded examples; float64, each of shape `shape`."""
+        mean, variance = moments(examples)
+        return (mean - self.mean) / self.std, variance / self.std**2
+
+    def log_scale(self, shape: Sequence[int]) -> float:
+        """Return `log |d x / d y|`, the sum of `-log s` over the numbers of an example of this shape, in nats."""
+        return -self.std.log().expand(tuple(shape)).sum().item()
+
+    @property
+    def _is_identity(self) -> bool:
+        """Whether nothing is changed; then not even the dtype is."""
+        return self.mean.ndim == self.std.ndim == 0 and self.mean.item() == 0 and self.std.item() == 1
+
+
+def standardised(examples: Tensor) -> Standardised:
+    """Return the units in which these examples `(N, *shape)`, which have no levels, have mean 0 and deviation 1.
+
+    Raises:
+        UserError: a column or a channel is the same number in every example; the line names it.
+    """
+    mean, variance = moments(examples)
+    if examples.ndim > 2:
+        # The numbers of a channel share a scale: its variance is that within places and that between them.
+        places = tuple(range(1, mean.ndim))
+        between = mean.var(places, correction=0, keepdim=True) if mean[0].numel() else variance
+        mean, variance = mean.mean(places, keepdim=True), variance.mean(places, keepdim=True) + between
+    std = variance.sqrt()
+    constant = torch.nonzero(~(std.flatten() > 0)).flatten().tolist()
+    if constant and len(examples) > 1:
+        what = "column" if examples.ndim == 2 else "channel"
+        raise UserError(
+            f"{what} {constant[0]} is {mean.flatten()[constant[0]]:.5g} in every example, so it has no density: leave "
+            "it out"
+        )
+    return Standardised(mean, torch.where(std > 0, std, 1.0), examples.dtype)
+
+
+def moments(examples: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of examples `(N, *shape)` over examples, part by part; float64, of shape `shape`."""
+    parts = examples.split(max(1, _AT_ONCE // max(1, examples[:1].numel())))
+    count = len(examples)
+    mean = sum((part.double().sum(0) for part in parts), torch.zeros(examples.shape[1:], dtype=torch.float64)) / count
+    spread = sum(((part.double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean))
+    return mean, spread / count
 
 
 @dataclass(frozen=True)
@@ -123,11 +196,6 @@ class Bins(_Levels):
         """The place of level 0 is the middle of its bin."""
         return self.low + self.spacing / 2
 
-    @property
-    def log_scale(self) -> float:
-        """`log dx / dk` is what each number adds to the log-density of examples in units of levels."""
-        return math.log(self.spacing)
-
     def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
         """Turn levels `(B, *shape)` into places in their bins: random ones, or the middles without `noise`."""
         levels = as_numbers(examples)
@@ -135,8 +203,12 @@ class Bins(_Levels):
 
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance over examples and noise, which adds 1/2 of a bin and 1/12 of its square; float64."""
-        mean, variance = Vectors().moments(examples)
+        mean, variance = moments(examples)
         return self.low + self.spacing * (mean + 0.5), self.spacing**2 * (variance + 1 / 12)
+
+    def log_scale(self, shape: Sequence[int]) -> float:
+        """Return `log |d x / d k|` of an example of this shape, in nats: one `log spacing` a number."""
+        return math.prod(shape) * math.log(self.spacing)
 
 
 class Points(_Levels):
@@ -158,15 +230,48 @@ class Points(_Levels):
 
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the points; float64."""
-        mean, variance = Vectors().moments(examples)
+        mean, variance = moments(examples)
         return self.low + self.spacing * mean, self.spacing**2 * variance
 
+    def log_scale(self, shape: Sequence[int]) -> float:
+        """Return `log |d x / d k|` of an example of this shape, in nats: one `log spacing` a number."""
+        return math.prod(shape) * math.log(self.spacing)
 
-def units_of(levels: int | None, low: float = -1.0, high: float = 1.0, as_bins: bool = True) -> Units:
-    """Return the units of data with so many levels, as bins or points of `[low, high]`, or of vectors for None."""
+
+def units_of(examples: Tensor, levels: int | None, low: float = -1.0, high: float = 1.0, as_bins: bool = True) -> Units:
+    """Return the units of data: bins or points of `[low, high]` for so many levels, or, for None, standardised ones.
+
+    Args:
+        examples: the training part `(N, *shape)`, which decides how numbers without levels are standardised.
+        levels: number of levels; None for numbers without any.
+        low: lower end of the levels' interval, in model units.
+        high: its upper end.
+        as_bins: whether levels are bins or points.
+
+    Raises:
+        UserError: as of `standardised`, or of `Bins`.
+    """
     if levels is None:
-        return Vectors()
+        return standardised(examples)
     return (Bins if as_bins else Points)(levels, low, high)
+
+
+def describe_units(units: Units) -> dict[str, Any] | None:
+    """Return what is known of standardised units, in plain values; None for levels, which a configuration describes."""
+    if not isinstance(units, Standardised):
+        return None
+    numbers = {name: getattr(units, name).flatten().tolist() for name in ("mean", "std")}
+    return {**numbers, "shape": list(units.mean.shape), "dtype": str(units.dtype).removeprefix("torch.")}
+
+
+def units_described(description: Mapping[str, Any] | None) -> Standardised:
+    """Return the standardised units that `describe_units` described; for None, those that change nothing."""
+    if description is None:
+        return Standardised()
+    mean, std = (
+        torch.tensor(description[name], dtype=torch.float64).reshape(description["shape"]) for name in ("mean", "std")
+    )
+    return Standardised(mean, std, getattr(torch, description["dtype"]))
 
 
 def as_numbers(levels: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ _BATCH_SIZE = 50
 
 
 def progress_measure(
-    dataset: Dataset, dequantiser: Dequantiser | None, t_min: float | None, solver: Solver, count: int, seed: int
+    dataset: Dataset, dequantiser: Dequantiser, t_min: float | None, solver: Solver, count: int, seed: int
 ) -> Callable[[Model], dict[str, float]]:
     """Return a function that measures a model: `test_bits_per_dim`, and `frechet`, `sliced_wasserstein` and `c2st`.
 

@@ -10,10 +10,12 @@ import torch
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
+from score_sde.common.files import at_home
 from score_sde.data import Dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
-from score_sde.experiment.networks import make_network
+from score_sde.experiment import own
+from score_sde.experiment.networks import PIPELINE, make_network
 from score_sde.models import GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.sde import (
@@ -30,6 +32,9 @@ from score_sde.sde import (
 from score_sde.sde.times import get_time_distribution
 from score_sde.training.classification import Classification
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
+
+# The name of data that were given from Python.
+ARRAYS = "arrays"
 
 AnyModel = ScoreModel | QuantisedModel | GaussianMixture
 Trained = ScoreModel | QuantisedModel | NoisyClassifier
@@ -53,22 +58,27 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     data = config.data
     shape = None
     if data.image_size is not None and data.num_channels is not None:
-        shape = (data.num_channels, data.image_size, data.image_size)
+        shape = (data.num_channels, *_configured_size(data))
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
         return Dataset(
-            data.dataset, empty, empty, units_of(data.levels, data.low, data.high, data.uniform_dequantisation)
+            data.dataset, empty, empty, units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
         )
+    if data.path is None and data.dataset == ARRAYS:
+        raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
+    if data.path is None and own.is_own(data.dataset):
+        return dataset_of_arrays(_made_data(data.dataset), None, config)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     with naming("section data"):
         dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
-    if data.image_size is not None and len(dataset.shape) == 1:
+    if data.image_size is not None and len(dataset.shape) != 3:
+        size = " x ".join(map(str, dataset.shape))
         raise UserError(
-            f"{dataset.name} has vectors of {dataset.shape[0]} numbers, and this configuration is for pictures: "
-            "--config configs/vp/vectors.py"
+            f"{dataset.name} has {dataset.kind} of {size} numbers, and this configuration is for pictures: --config "
+            f"configs/vp/{dataset.kind}.py"
         )
     if data.image_size is not None:
-        wanted = (data.num_channels or dataset.shape[0], data.image_size, data.image_size)
+        wanted = (data.num_channels or dataset.shape[0], *_configured_size(data))
         if dataset.shape != wanted:
             raise UserError(
                 f"{dataset.name} has examples of shape {dataset.shape}, not {wanted}: mend --config.data.image_size"
@@ -78,8 +88,36 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     return dataset
 
 
+def dataset_of_arrays(x: Any, classes: Any, config: ConfigDict) -> Dataset:
+    """Make a dataset of examples that are given, as the section `data` has it: an array, or what gives one by one.
+
+    Raises:
+        UserError: the examples cannot be read rightly.
+    """
+    from score_sde.data import arrays_dataset
+
+    data = config.data
+    keys = set(inspect.signature(arrays_dataset).parameters) & set(data)
+    name = data.dataset.partition(":")[2] or data.dataset
+    with naming("section data"):
+        return arrays_dataset(x, classes, name=name, **{key: data[key] for key in keys})
+
+
+def _made_data(name: str) -> Any:
+    """Return what the user's own function, or class, of this name makes: data, or a torch dataset."""
+    thing = own.find("dataset", name)
+    return thing() if inspect.isfunction(thing) or inspect.isclass(thing) else thing
+
+
+def _configured_size(data: ConfigDict) -> tuple[int, int]:
+    """Return height and width that the section `data` asks for; it must ask for a height."""
+    return data.image_size, data.image_width or data.image_size
+
+
 def make_sde(config: ConfigDict) -> SDE:
     """Make the forward process of the section `sde`."""
+    if own.is_own(config.sde.name):
+        return own.make("sde", config.sde.name, SDE, config.sde)
     make = choose("SDE", config.sde.name, SDES)
     with naming("section sde"):
         return make(config.sde)
@@ -91,6 +129,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network == PIPELINE:
+        return _model_of_pipeline(config, dataset)
     sde, model = make_sde(config), config.model
     of_levels = model.prediction == "levels" and model.network != "classifier"
     if of_levels and not dataset.is_image:
@@ -108,6 +148,20 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     return QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
+
+
+def _model_of_pipeline(config: ConfigDict, dataset: Dataset) -> ScoreModel:
+    """Make the model of the pipeline that training began from, with its weights."""
+    from score_sde.models.pretrained.diffusers import image_units, load_pipeline
+
+    with naming("training.start_from"):
+        if config.training.start_from is None:
+            raise UserError("the network is that of a pipeline, and none is named")
+        model = load_pipeline(at_home(config.training.start_from))
+        shape, _, _ = image_units(model)
+        if dataset.shape != shape:
+            raise UserError(f"the pipeline is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
+    return model.requires_grad_(True)
 
 
 def check_classes(config: ConfigDict, dataset: Dataset) -> None:
@@ -163,9 +217,11 @@ def knows_classes(config: ConfigDict) -> bool:
     return config.model.class_conditional or config.model.network == "classifier"
 
 
-def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification:
+def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification | own.OwnObjective:
     """Make the loss of the section `training`."""
     training = config.training
+    if own.is_own(training.objective):
+        return own.OwnObjective(own.find("objective", training.objective))
     if config.model.network == "classifier":
         edm = (training.edm_mean, training.edm_std)
         times = get_time_distribution(training.times, sde, training.t_min, *edm)

@@ -18,19 +18,19 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+from torch import nn
 
-from score_sde.common.errors import UserError
-from score_sde.common.weight_files import load_weights
+from score_sde.common.errors import UserError, naming
+from score_sde.common.files import at_home
+from score_sde.common.weight_files import load_fitting_weights, load_weights
 from score_sde.data import Dataset
 from score_sde.experiment import build
+from score_sde.experiment.networks import PIPELINE
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
 from score_sde.training import checkpoint
-
-# The name of a configuration's network and process where a pipeline decides them.
-PIPELINE = "pipeline"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Found:
         values: dotted keys and values of a configuration that the checkpoint decides.
         self_sufficient: whether no configuration need be given.
         data: the description of the data that the model was trained on (see `data.dataset.described`), or None.
+        weights: the weights of one of our own, by name; None of others.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Found:
     values: dict[str, Any] = field(default_factory=dict)
     self_sufficient: bool = True
     data: dict[str, Any] | None = None
+    weights: dict[str, torch.Tensor] | None = None
 
 
 def find(path: Path) -> Found:
@@ -71,6 +73,31 @@ def find(path: Path) -> Found:
     if not {"config", "ema"} <= state.keys():
         raise UserError(f"{path} is not a model's checkpoint: it has no configuration, or no average of the weights")
     return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"], state.get("data"))
+
+
+def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Dataset) -> list[str]:
+    """Give a model that is to be trained the weights of a checkpoint, for other data of the same shape.
+
+    Vectors of classes begin anew unless there are as many; all else must fit.
+
+    Args:
+        place: a checkpoint of ours, a published one, or a pipeline, whose network the model has.
+        model: the model, which is changed in place.
+        config: its configuration.
+        dataset: the data that it is to be trained on.
+
+    Returns:
+        What the user should know, a line each.
+
+    Raises:
+        UserError: there is no such checkpoint, or its weights are of another network.
+    """
+    found = find(at_home(place))
+    with naming("training.start_from"):
+        weights = found.weights or found.make_model(config, dataset).state_dict()
+        begun_anew = load_fitting_weights(model, weights, str(found.path), lambda name: ".vectors." in name)
+    told = [f"training begins with the weights of {found.path}"]
+    return told + ([f"vectors of conditions begin anew: {', '.join(begun_anew)}"] if begun_anew else [])
 
 
 def companions(folder: Path, found: Found | None) -> Path:
@@ -112,7 +139,7 @@ def _own(
         load_weights(model, averages[config.average], str(path))
         return model
 
-    return Found(path, make_model, trained_with, data=data)
+    return Found(path, make_model, trained_with, data=data, weights=averages[None])
 
 
 def _is_published(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
-from score_sde.experiment import build, checkpoints, configuration
+from score_sde.experiment import build, checkpoints, configuration, networks
 from score_sde.models import GaussianMixture, Given, NoisyClassifier
 from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.solvers import Model
@@ -32,18 +33,26 @@ def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | 
     text = config.sampling.labels
     if text is None:
         return None
+    with naming("sampling.labels"):
+        chosen = class_numbers(dataset, [item.strip(" '\"") for item in text.strip("()[] ").split(",")])
+    if count % len(chosen):
+        raise UserError(f"sampling.labels has {len(chosen)} classes, which cannot be shared evenly by {count} samples")
+    return chosen.repeat(count // len(chosen))
+
+
+def class_numbers(dataset: Dataset, names: Iterable[object]) -> Tensor:
+    """Return the numbers of classes, `(N,)`, int64, by their names, or, where no name is a number, their places.
+
+    Raises:
+        UserError: there are no classes, or none of this name or number.
+    """
     if not dataset.num_classes:
-        raise UserError(f"{dataset.name} has no classes: leave out --config.sampling.labels")
+        raise UserError(f"{dataset.name} has no classes: ask for none")
     numbers = {name: k for k, name in enumerate(dataset.class_names)}
     if not any(name.isdecimal() for name in numbers):
         # No class is called by a number, so that a number can only mean a place in their order.
         numbers |= {str(k): k for k in range(dataset.num_classes)}
-    chosen = [
-        choose(f"class of {dataset.name}", item.strip(" '\""), numbers) for item in text.strip("()[] ").split(",")
-    ]
-    if count % len(chosen):
-        raise UserError(f"sampling.labels has {len(chosen)} classes, which cannot be shared evenly by {count} samples")
-    return torch.tensor(chosen).repeat(count // len(chosen))
+    return torch.tensor([choose(f"class of {dataset.name}", str(name), numbers) for name in names])
 
 
 def make_guidance(
@@ -83,7 +92,7 @@ def make_guidance(
 
 def is_class_conditional(config: ConfigDict) -> bool:
     """Return whether the model knows `p(x | y)`."""
-    return config.model.class_conditional and config.model.network not in ("mixture", checkpoints.PIPELINE)
+    return config.model.class_conditional and config.model.network not in ("mixture", networks.PIPELINE)
 
 
 def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:
@@ -100,7 +109,7 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     trained_with = configuration.from_dict(found.config or {}, str(found.path))
     if trained_with.model.network != "classifier":
         raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
-    decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size")
+    decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size", "data.image_width")
     for key in configuration.differences(config, trained_with, ("data", "sde")):
         if key in decisive or key.startswith("sde."):
             raise UserError(f"the classifier {found.path} is for another {key}: train one for this model")

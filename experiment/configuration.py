@@ -17,9 +17,14 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, nearest
 from score_sde.common.files import write_atomically
+from score_sde.data.sources.image_folder import SOURCES
+from score_sde.data.sources.path import is_of_one_size
 
 # Values set by hand, as the command line has them: ("training.num_steps", "1000").
 Overrides = Sequence[tuple[str, str]]
+
+# Height and width that pictures of many sizes are brought to where none is given.
+_SOME_SIZE = 32
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -70,6 +75,16 @@ def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
         except ValueError:
             kind = _kind(section.get_type(name))
             raise UserError(f"--config.{key} takes {kind}, not {text!r} (its default is {section[name]!r})") from None
+
+
+def of_data(overrides: Overrides) -> ConfigDict:
+    """Return the default configuration but for the section `data`, by which data are read to see what they are."""
+    config, given = _defaults(), dict(overrides)
+    path, name = given.get("data.path"), given.get("data.dataset")
+    if name in SOURCES or (path is not None and not is_of_one_size(path)):
+        config.data.image_size = _SOME_SIZE
+    override(config, [(key, value) for key, value in overrides if key.startswith("data.")])
+    return config
 
 
 def save(config: ConfigDict, path: Path) -> None:

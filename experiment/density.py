@@ -10,9 +10,14 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose
 from score_sde.data import Dataset
-from score_sde.data.units import Points, Vectors
+from score_sde.data.units import Points, Standardised
 from score_sde.evaluation.likelihood.bounds import ExampleBound, bounds_of_points, bounds_with_noise
-from score_sde.evaluation.likelihood.dequantisation import Dequantiser, TruncatedNormalDequantiser, UniformDequantiser
+from score_sde.evaluation.likelihood.dequantisation import (
+    Dequantiser,
+    TruncatedNormalDequantiser,
+    UniformDequantiser,
+    WithoutLevels,
+)
 from score_sde.experiment.texts import read_texts
 from score_sde.sde import SDE
 from score_sde.solvers.density.likelihood import log_likelihood, matched_prior
@@ -26,7 +31,10 @@ DEQUANTISATIONS = ("uniform", "truncated_normal", "variational")
 
 def likelihood_options(config: ConfigDict, sde: SDE, dataset: Dataset) -> dict[str, Any]:
     """Return the options for `solvers.log_likelihood` that the section `likelihood` gives, under this process."""
-    prior = choose("prior", config.likelihood.prior, PRIORS)(sde, dataset)
+    make_prior = choose("prior", config.likelihood.prior, PRIORS)
+    if config.likelihood.prior == "data" and not len(dataset.train):
+        raise UserError("likelihood.prior=data needs the training data, which are not at hand: take standard")
+    prior = make_prior(sde, dataset)
     return given_likelihood_options(config) | {"prior": prior}
 
 
@@ -37,10 +45,8 @@ def given_likelihood_options(config: ConfigDict) -> dict[str, Any]:
     return read_texts(given)
 
 
-def make_dequantiser(
-    config: ConfigDict, sde: SDE, dataset: Dataset, learn: Callable[[], Dequantiser]
-) -> Dequantiser | None:
-    """Make the dequantiser by which the section `likelihood` gives levels a density; None for vectors, which have one.
+def make_dequantiser(config: ConfigDict, sde: SDE, dataset: Dataset, learn: Callable[[], Dequantiser]) -> Dequantiser:
+    """Make the dequantiser by which the section `likelihood` gives levels a density; other numbers have one.
 
     `learn` is called for variational dequantisation.
 
@@ -48,8 +54,8 @@ def make_dequantiser(
         UserError: the model is one of levels as points, and its density is asked for on bins. (Others, as the published
             ones of 256 levels, may be trained on points and measured on bins.)
     """
-    if isinstance(dataset.units, Vectors):
-        return None
+    if isinstance(dataset.units, Standardised):
+        return WithoutLevels(dataset.units)
     name = config.likelihood.dequantisation
     of_points = config.model.prediction == "levels" and isinstance(dataset.units, Points)
     if of_points and name in ("uniform", "variational"):
@@ -73,7 +79,7 @@ def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> di
     """
     settings = config.likelihood
     calls, rungs = settings.bound_calls, settings.num_rungs
-    if not isinstance(dataset.units, Vectors) and settings.dequantisation == "truncated_normal":
+    if dataset.levels is not None and settings.dequantisation == "truncated_normal":
         known = bounds_of_points(dataset.quantised, calls, rungs, t_min)
     else:
         known = bounds_with_noise(calls, rungs, t_min)

@@ -76,7 +76,8 @@ def note_reading(report: Report, form: PictureFormat) -> None:
 
 
 def picture_format(editor: Editor) -> PictureFormat:
-    """Return size, channels, levels and background of the pictures that the model was trained on."""
-    channels, height, _ = editor.dataset.shape
-    behind = background(editor.config.data.background)
-    return PictureFormat(height, channels, editor.dataset.levels or 256, behind)
+    """Return the format of the pictures that the model was trained on, and how they were brought to it."""
+    channels, height, width = editor.dataset.shape
+    data = editor.config.data
+    behind = background(data.background)
+    return PictureFormat(height, channels, editor.dataset.levels or 256, behind, width=width, resize=data.resize)

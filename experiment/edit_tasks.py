@@ -16,7 +16,7 @@ from score_sde.common.progress import Progress
 from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data import Dataset
-from score_sde.data.sources.picture import PictureFormat, Report, background, read_picture
+from score_sde.data.sources.picture import PictureFormat, Report, read_picture
 from score_sde.evaluation.samples.edits import Edit
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment.edit_inputs import note_reading, picture_format, read_inputs
@@ -74,7 +74,7 @@ def _inpaint(editor: Editor) -> Edit:
     elif settings.mask == "random":
         keep = random_mask(height, width, settings.hidden, editor.config.seed)
     else:
-        form, report = PictureFormat(height, 1, background=background(editor.config.data.background)), Report()
+        form, report = picture_format(editor)._replace(channels=1, levels=256), Report()
         with naming("edit.mask"):
             keep = read_picture(Path(settings.mask), form, report)[None] >= 128
         note_reading(report, form)

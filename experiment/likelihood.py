@@ -101,7 +101,7 @@ def likelihood(experiment: Experiment) -> Measured | None:
         Stopped: a signal came.
     """
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
-    settings, options = config.likelihood, density.likelihood_options(config, model.sde, dataset)
+    settings = config.likelihood
     parts = {
         "test": (dataset.test, dataset.test_classes),
         "validation": (dataset.validation, dataset.validation_classes),
@@ -115,11 +115,11 @@ def likelihood(experiment: Experiment) -> Measured | None:
     if settings.given != "none" and not (is_class_conditional(config) and classes is not None):
         raise UserError(f"likelihood.given={settings.given} needs a model that knows classes: model.class_conditional")
 
-    dequantiser = density.make_dequantiser(config, model.sde, dataset, lambda: learned_dequantiser(experiment))
-    t_min = density_time(dequantiser, settings.t_min)
-    options["t_min"] = t_min
-    # The bounds are on p(x), not on p(x | y).
-    bounds = density.make_bounds(config, dataset, t_min) if settings.given == "none" else {}
+    measurement = make_measurement(experiment)
+    if settings.given != "none":
+        # The bounds are on p(x), not on p(x | y).
+        measurement = replace(measurement, bounds={})
+    t_min = measurement.options["t_min"]
     about = {
         **settings.to_dict(),
         "dataset": dataset.name,
@@ -132,7 +132,7 @@ def likelihood(experiment: Experiment) -> Measured | None:
         ),
     }
     job = _Job(
-        Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device()),
+        measurement,
         examples,
         None if classes is None or settings.given == "none" else classes[: len(examples)],
         dataset.named(None if classes is None else classes[: len(examples)]),
@@ -144,6 +144,20 @@ def likelihood(experiment: Experiment) -> Measured | None:
     measured = _classify(job, dataset) if settings.given == "all" else _measure(job, dataset)
     remove_parts(job.unfinished)
     return measured
+
+
+def make_measurement(experiment: Experiment) -> Measurement:
+    """Make what measures densities of an experiment's model as the section `likelihood` has it, with its bounds.
+
+    Raises:
+        UserError: the model has no such density.
+    """
+    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    settings, options = config.likelihood, density.likelihood_options(config, model.sde, dataset)
+    dequantiser = density.make_dequantiser(config, model.sde, dataset, lambda: learned_dequantiser(experiment))
+    options["t_min"] = density_time(dequantiser, settings.t_min)
+    bounds = density.make_bounds(config, dataset, options["t_min"])
+    return Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device())
 
 
 def _measure(job: _Job, dataset: Dataset) -> Measured | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -23,18 +24,37 @@ from score_sde.training import checkpoint
 MEMORY = "data.npz"
 
 
-def to_train(config_path: str | None, folder: Path, overrides: configuration.Overrides) -> Experiment:
+def to_train(
+    config_path: str | None,
+    folder: Path,
+    overrides: configuration.Overrides,
+    make_dataset: Callable[[ConfigDict], Dataset] = build.make_dataset,
+) -> Experiment:
     """Make what is needed for training in `folder`, from the beginning or from the newest checkpoint.
+
+    Args:
+        config_path: the file of the configuration; that of the run, or one for the kind of data, if left out.
+        folder: the folder of the run.
+        overrides: values set by hand.
+        make_dataset: makes the data, as the section `data` of a configuration has them.
 
     Raises:
         UserError: the configuration is faulty, or does not fit the data or the run that is there.
     """
-    config = runs.configuration_to_train(config_path, folder, overrides)
+
+    config = runs.configuration_to_train(config_path, folder, overrides, partial(_prepared, make_dataset))
     rules.check(config, "train")
     for change in runs.changes(config, folder):
         distributed.say(change)
-    dataset = _make_dataset(config)
+    dataset = _prepared(make_dataset, config)
+    note(dataset.notes)
+    begun = checkpoint.data_of_newest(folder / "checkpoints")
+    if begun is not None:
+        dataset = dataset.in_units_of(begun)
+    begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
+    if begin_from is not None:
+        note(checkpoints.start_from(begin_from, model, config, dataset))
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
@@ -57,14 +77,32 @@ def to_use(
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
         _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
+    experiment = ready(config, found, dataset, folder, overrides)
+    if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
+        note([f"{folder} is the run of another model than {found.path}: see --workdir"])
+    return experiment
+
+
+def ready(
+    config: ConfigDict,
+    found: checkpoints.Found | None,
+    dataset: Dataset,
+    folder: Path,
+    overrides: configuration.Overrides = (),
+) -> Experiment:
+    """Make the experiment of a trained model, on the device, with the data in the units that it was trained in.
+
+    Raises:
+        UserError: the checkpoint does not fit the configuration or the data, or is that of a classifier.
+    """
+    if found is not None and found.data is not None:
+        dataset = dataset.in_units_of(found.data)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
         raise UserError(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={folder}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
-    if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
-        note([f"{folder} is the run of another model than {found.path}: see --workdir"])
     return Experiment(config, dataset, model, folder, found, overrides)
 
 
@@ -82,11 +120,16 @@ def note(lines: Iterable[str]) -> None:
 
 
 def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
-    """Make the data; what has to be prepared is prepared by one process of each machine."""
-    with distributed.one_first():
-        dataset = build.make_dataset(config, files_needed)
+    """Make the data, and print what is noted of them."""
+    dataset = _prepared(lambda config: build.make_dataset(config, files_needed), config)
     note(dataset.notes)
     return dataset
+
+
+def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict) -> Dataset:
+    """Make data; what has to be prepared is prepared by one process of each machine."""
+    with distributed.one_first():
+        return make_dataset(config)
 
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
@@ -94,7 +137,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if mode == "export":
         return build.make_dataset(config, files_needed=False)
     known = None if found is None else found.data
-    drawn = mode == "sample" and not config.sampling.metrics
+    drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies)
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset
+from score_sde.experiment import own
 from score_sde.models import DDPM, MLP, Encoder, NCSNpp, UNet
 from score_sde.sde import geometric_sigmas
 
@@ -21,6 +23,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "classifier": Encoder,
 }
+# The name of a configuration's network and process where a pipeline of diffusers decides them.
+PIPELINE = "pipeline"
 # Over how many axes the examples extend that each network takes: vectors over none.
 AXES = {"ncsnpp": (2,), "ddpm": (2,), "unet": (1, 2, 3), "mlp": tuple(range(10)), "classifier": (2,)}
 
@@ -34,6 +38,9 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     model = config.model
     if model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
+    if own.is_own(model.network):
+        sizes = {"shape": shape, "dimension": math.prod(shape), "in_channels": shape[0], "out_channels": shape[0]}
+        return own.make("network", model.network, nn.Module, {**model, **sizes, "conditions": {}, **more})
     network = choose("network", model.network, NETWORKS)
     known = inspect.signature(network).parameters
     options = {name: value for name, value in model.items() if name in known} | more
@@ -94,6 +101,8 @@ def _closed(periodic: tuple[int, ...], axes: int) -> tuple[bool, ...]:
 def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
     """Say which attention is asked for at heights that the network does not have; an empty text if there is none."""
     model = config.model
+    if own.is_own(model.network) or len(dataset.shape) < 3:
+        return ""
     if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
         return ""
     heights = [dataset.shape[-2] // 2**level for level in range(len(model.channel_multipliers))]

@@ -20,13 +20,13 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.control.inverse_problems import METHODS, box_mask
 from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
-from score_sde.data.registry import DAMAGED, DATASETS
+from score_sde.data.registry import DAMAGED, DATASETS, RESIZE
 from score_sde.data.sources.picture import background
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, checkpoints, configuration, density, networks, texts
+from score_sde.experiment import build, configuration, density, networks, own, texts
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
@@ -115,6 +115,12 @@ def one_of(kind: str, names: Iterable[str]) -> Rule:
     return reads(lambda name: choose(kind, name, known))
 
 
+def one_of_or_own(kind: str, names: Iterable[str]) -> Rule:
+    """Ask for one of these names, or for a thing of the user's own, `package.module:Name`."""
+    known = one_of(kind, names)
+    return lambda key, text: None if own.is_own(text) else known(key, text)
+
+
 def listed(rule: Rule, least: int = 1, most: int = 1000) -> Rule:
     """Ask for a list of `least` to `most` items that keep to the rule."""
 
@@ -174,10 +180,12 @@ _TIME = number(0, 1)
 RULES: dict[str, Rule] = {
     "seed": whole(0, _LARGEST_SEED),
     "average": _SHARE,
-    "data.dataset": one_of("dataset", DATASETS),
+    "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS]),
     "data.path": name,
     "data.folder": name,
     "data.image_size": whole(1, _NUM_PIXELS),
+    "data.image_width": whole(1, _NUM_PIXELS),
+    "data.resize": one_of("way of resizing", RESIZE),
     "data.num_channels": whole(1, 3),
     "data.levels": whole(2, 256),
     "data.background": reads(background),
@@ -190,13 +198,13 @@ RULES: dict[str, Rule] = {
     "data.distortion": _SHARE,
     "data.validation": number(0, _MANY),
     "data.fold": whole(0, _LARGEST_SEED),
-    "sde.name": one_of("SDE", [*build.SDES, checkpoints.PIPELINE]),
+    "sde.name": one_of_or_own("SDE", [*build.SDES, networks.PIPELINE]),
     "sde.beta_min": number(0, _LARGEST_BETA),
     "sde.beta_max": number(0, _LARGEST_BETA),
     "sde.sigma_min": positive(least=1e-9),
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
-    "model.network": one_of("network", [*networks.NETWORKS, "mixture", checkpoints.PIPELINE]),
+    "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", networks.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.data_std": positive(least=1e-6),
@@ -218,9 +226,10 @@ RULES: dict[str, Rule] = {
     "model.channels_per_group": whole(1, 10**4),
     "model.width": whole(1, 10**5),
     "model.num_components": whole(1, 10**5),
+    "training.start_from": name,
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
-    "training.objective": one_of("objective", build.OBJECTIVES),
+    "training.objective": one_of_or_own("objective", build.OBJECTIVES),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
     "training.times": one_of("distribution of times", TIME_DISTRIBUTIONS),
@@ -248,7 +257,8 @@ RULES: dict[str, Rule] = {
     "training.checkpoint_every": _EVERY,
     "training.keep_checkpoints": whole(1),
     "training.keep_every": _EVERY,
-    "sampling.solver": one_of("solver", SOLVERS),
+    "training.patience": whole(0),
+    "sampling.solver": one_of_or_own("solver", SOLVERS),
     "sampling.num_samples": whole(1, 10**7),
     "sampling.batch_size": whole(1, _BATCH),
     "sampling.labels": name,
@@ -341,6 +351,8 @@ def check_values(config: ConfigDict) -> None:
     for key, value in configuration.flatten(config):
         if value is not None and key in RULES:
             RULES[key](key, value)
+    if config.data.image_width is not None and config.data.image_size is None:
+        raise UserError(f"data.image_width={config.data.image_width} goes with a height: --config.data.image_size=…")
     if not config.data.low < config.data.high:
         raise UserError(f"data.low={config.data.low:g} must lie below data.high={config.data.high:g}")
 
@@ -352,7 +364,7 @@ def check(config: ConfigDict, mode: str) -> None:
         UserError: it cannot be used; the line names the key.
     """
     check_values(config)
-    if mode == "export" or config.sde.name == checkpoints.PIPELINE:
+    if mode == "export" or config.sde.name == networks.PIPELINE:
         return
     sde = build.make_sde(config)
     with naming("training"):
@@ -373,6 +385,11 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
     build.make_objective(config, sde)
+    if training.patience and not (config.data.validation and training.evaluate_every):
+        raise UserError(
+            "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "
+            "of how many examples, and how often"
+        )
     if not training.measure_every or config.model.network == "classifier":
         return
     if training.num_measured < NUM_FOLDS:

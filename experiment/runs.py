@@ -7,18 +7,27 @@ may.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
+from score_sde.common.files import at_home
+from score_sde.data.dataset import Dataset, Kind
 from score_sde.experiment import checkpoints, configuration, rules
 from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
 
 DEFAULT_CONFIG = "configs/vp/digits.py"
-# The configuration for data of one's own.
-OWN_CONFIG = "configs/vp/own.py"
+# The configurations for data of one's own, or others that are named, by their kind.
+CONFIG_OF: dict[Kind, str] = {
+    "vectors": "configs/vp/vectors.py",
+    "series": "configs/vp/series.py",
+    "images": "configs/vp/own.py",
+    "fields": "configs/vp/fields.py",
+    "volumes": "configs/vp/volumes.py",
+}
 DEFAULT_WORKDIR = Path("runs/digits")
 
 
@@ -36,23 +45,28 @@ def workdir_for(config_path: str | None, checkpoint_path: str | None = None, ove
         if config_path is None:
             path = Path(checkpoint_path)
             return Path("runs", path.resolve().name if checkpoints.is_pipeline(path) else path.stem)
-    data = dict(overrides).get("data.path")
-    own = [Path(data).name.split(".")[0] or "data"] if data else []
+    given = dict(overrides)
+    data = given.get("data.path") or given.get("data.dataset")
+    own = [Path(data).name.split(".")[0].replace(":", "_") or "data"] if data else []
     named = Path(config_path) if config_path else None
     if named is not None and "configs" not in named.parts and not named.is_file():
         # The path is short for one of the project's own configurations.
         named = Path("configs", named).with_suffix(".py")
-    if named is None or named == Path(OWN_CONFIG if own else DEFAULT_CONFIG):
+    usual = map(Path, CONFIG_OF.values()) if own else [Path(DEFAULT_CONFIG)]
+    if named is None or named in usual:
         return Path("runs", *own) if own else DEFAULT_WORKDIR
     parts = named.with_suffix("").parts
     below_configs = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
     return Path("runs", "_".join([*below_configs, *own]))
 
 
-def configuration_to_train(config_path: str | None, folder: Path, overrides: Overrides) -> ConfigDict:
+def configuration_to_train(
+    config_path: str | None, folder: Path, overrides: Overrides, look: Callable[[ConfigDict], Dataset]
+) -> ConfigDict:
     """Return the configuration for training in `folder`.
 
-    It is that of the file, or else of the run that is there already, or else the default one; with overrides.
+    It is that of the file, or else of the run that is there already, or else the one for the kind of the data where
+    these are named, at which it takes a `look`, or else the default one; with overrides.
 
     Raises:
         UserError: the configuration is faulty, or the run there was begun with other data, process, network or seed.
@@ -62,12 +76,47 @@ def configuration_to_train(config_path: str | None, folder: Path, overrides: Ove
     if config_path is None and begun is not None:
         config = configuration.load_json(remembered)
     else:
-        own = any(key == "data.path" for key, _ in overrides)
-        config = configuration.load_file(config_path or (OWN_CONFIG if own else DEFAULT_CONFIG))
+        config = _configuration_to_begin(config_path, overrides, look)
     _override(config, overrides)
     if begun is not None:
         _check_agreement(config, begun, ("seed", "data", "sde", "model"), f"the run in {folder} was begun")
     return config
+
+
+def _configuration_to_begin(
+    config_path: str | None, overrides: Overrides, look: Callable[[ConfigDict], Dataset]
+) -> ConfigDict:
+    """Return the configuration of a run that begins: of the file, of the checkpoint to begin from, for the data."""
+    start = _find_start(overrides)
+    if config_path is not None:
+        config = configuration.load_file(config_path)
+    elif start is not None and start.config is not None:
+        config = configuration.from_dict(start.config, str(start.path))
+    elif {"data.path", "data.dataset"} & dict(overrides).keys():
+        config = _configuration_for(look, overrides)
+    else:
+        config = configuration.load_file(DEFAULT_CONFIG)
+    return config if start is None else configuration.from_dict(start.values, str(start.path), config)
+
+
+def _configuration_for(look: Callable[[ConfigDict], Dataset], overrides: Overrides) -> ConfigDict:
+    """Return the configuration for the kind of the data that the overrides name, at which it takes a look."""
+    looked_with = configuration.of_data(overrides)
+    dataset = look(looked_with)
+    config = configuration.load_file(CONFIG_OF[dataset.kind])
+    if dataset.is_image:
+        config.data.image_size = looked_with.data.image_size
+        config.data.levels = dataset.levels
+        halvings = 2 ** (len(config.model.channel_multipliers) - 1)
+        if any(size % halvings for size in dataset.shape[1:]):
+            config.model.network = "unet"
+    return config
+
+
+def _find_start(overrides: Overrides) -> checkpoints.Found | None:
+    """Find the checkpoint that training is to begin from, which may decide the network; None if none is named."""
+    place = dict(overrides).get("training.start_from")
+    return checkpoints.find(at_home(place)) if place and place.lower() != "none" else None
 
 
 def changes(config: ConfigDict, folder: Path) -> list[str]:

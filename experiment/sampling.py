@@ -14,6 +14,7 @@ from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
 from score_sde.data.conditions import of_classes
 from score_sde.evaluation.provenance import remove_stale
+from score_sde.evaluation.samples.copies import check_comparable, describe, find_copies, write_copies
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 from score_sde.experiment import conditions
@@ -38,11 +39,17 @@ class Drawn(NamedTuple):
     settings: dict[str, Any]
 
 
-def sample(experiment: Experiment) -> Drawn:
-    """Draw the samples that the section `sampling` asks for."""
+def sample(experiment: Experiment, labels: Tensor | None = None) -> Drawn:
+    """Draw the samples that the section `sampling` asks for.
+
+    Args:
+        experiment: what is sampled.
+        labels: the class of each sample, `(N,)`, int64; those of the section, if left out.
+    """
     config, dataset = experiment.config, experiment.dataset
     sampling = config.sampling
-    labels = conditions.sample_labels(config, dataset, sampling.num_samples)
+    if labels is None:
+        labels = conditions.sample_labels(config, dataset, sampling.num_samples)
     classifier = conditions.find_classifier(config, dataset)
     asked = conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
@@ -62,10 +69,18 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     sampling, folder = experiment.config.sampling, experiment.folder / "samples"
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
     paths = write_samples(
-        drawn.samples, drawn.seeds, experiment.dataset, folder, sampling.solver, drawn.labels, columns, drawn.settings
+        drawn.samples,
+        drawn.seeds,
+        experiment.dataset,
+        folder,
+        solver_name(experiment),
+        drawn.labels,
+        columns,
+        drawn.settings,
     )
-    # These are metrics of the samples that were there before; `measure` writes them anew, if asked for.
-    remove_stale(_metrics_path(experiment), drawn.settings)
+    # These were measured of the samples that were there before; they are measured anew, if asked for.
+    for name in ("metrics.json", "copies.json"):
+        remove_stale(_beside(experiment, name), drawn.settings)
     return paths
 
 
@@ -94,13 +109,41 @@ def measure(experiment: Experiment, drawn: Drawn, extractors: Extractors) -> tup
     real = dataset.train if dataset.levels == 256 else dataset.levels_to_uint8(dataset.train).movedim(-1, 1)
     statistics = experiment.folder / "samples" / f"fid_statistics_{digest(dataset.train)}.safetensors"
     values = measure_images(names, dataset.to_uint8(x).movedim(-1, 1), real, extractors, statistics)
-    path = _metrics_path(experiment)
+    path = _beside(experiment, "metrics.json")
     about: dict[str, Any] = {**values, "num_samples": len(x), "num_real": len(real), "settings": drawn.settings}
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return values, path
 
 
-def _metrics_path(experiment: Experiment) -> Path:
-    """Return the file of the metrics of samples."""
-    return experiment.folder / "samples" / f"{experiment.config.sampling.solver}_metrics.json"
+def check_copies(experiment: Experiment) -> None:
+    """See, before samples are drawn, that they can be compared with training and test examples.
+
+    Raises:
+        UserError: there are too few of these.
+    """
+    with naming("sampling.copies"):
+        check_comparable(experiment.dataset)
+
+
+def copies(experiment: Experiment, drawn: Drawn) -> tuple[str, list[Path]]:
+    """Compare samples with training examples; return what came of it, as a line, and the files.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    dataset, config, x = experiment.dataset, experiment.config, drawn.samples.x
+    mirrored = dataset.is_image and "flip" in [name.strip() for name in config.data.augment.split(",")]
+    found = find_copies(x, dataset, mirrored)
+    folder = experiment.folder / "samples"
+    return describe(found), write_copies(found, x, dataset, folder, solver_name(experiment), drawn.settings)
+
+
+def _beside(experiment: Experiment, name: str) -> Path:
+    """Return the path of a file of what was measured of samples."""
+    return experiment.folder / "samples" / f"{solver_name(experiment)}_{name}"
+
+
+def solver_name(experiment: Experiment) -> str:
+    """Return the solver's name as files have it: that of a user's own without the colon, which they cannot have."""
+    return experiment.config.sampling.solver.replace(":", ".")

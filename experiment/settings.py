@@ -41,6 +41,6 @@ def settings_of(
 
 def settings_for(experiment: Experiment, sections: Iterable[str], **more: Any) -> dict[str, Any]:
     """Return what a result of an experiment is made with: these sections, less what does not change it, and `more`."""
-    ignored = {*ignored_options(experiment.config), "batch_size", "metrics", "inception"}
+    ignored = {*ignored_options(experiment.config), "batch_size", "metrics", "inception", "copies"}
     keys = [*(f"sampling.{name}" for name in ignored), "compare.batch_size"]
     return settings_of(experiment.config, sections, experiment.model, experiment.path, keys, **more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from score_sde.common.errors import choose
 from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
 from score_sde.evaluation.watched import Watched
+from score_sde.experiment import own
 from score_sde.experiment.checkpoints import companions
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.texts import read_texts
 from score_sde.solvers import SOLVERS, get_solver
+from score_sde.solvers.base import Solver
 from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
 from score_sde.solvers.fast.tuned import save_table, table_path
 from score_sde.solvers.fast.tuning import tune
-from score_sde.solvers.registry import Solver
 
 THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
 
@@ -53,16 +54,25 @@ def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any
     sampling = config.sampling
     ignored = ignored_options(config)
     options = {name: value for name, value in solver_options(config).items() if name not in ignored}
-    known = inspect.signature(SOLVERS[sampling.solver]).parameters
+    known = _parameters(sampling.solver)
     if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
         options.setdefault("num_steps", default_steps)
+    if own.is_own(sampling.solver):
+        return own.make("solver", sampling.solver, Solver, options)
     return get_solver(sampling.solver, **options, **more)
 
 
 def ignored_options(config: ConfigDict) -> set[str]:
     """Return the options given in the section `sampling` that its solver does not have."""
-    known = inspect.signature(choose("solver", config.sampling.solver, SOLVERS)).parameters
-    return set(solver_options(config)) - set(known)
+    return set(solver_options(config)) - set(_parameters(config.sampling.solver))
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """Return the options that the solver of this name has; none for an object that was handed over."""
+    if not own.is_own(name):
+        return inspect.signature(choose("solver", name, SOLVERS)).parameters
+    made = own.find("solver", name)
+    return {} if isinstance(made, Solver) else inspect.signature(made).parameters
 
 
 def note_ignored(experiment: Experiment) -> None:

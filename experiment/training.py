@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
+from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
+from score_sde.common.files import write_atomically
+from score_sde.common.interruption import keeping
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.conditions import of_classes
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
+from score_sde.data.words import PARTS
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
-from score_sde.evaluation.samples.draw import as_array, draw_samples
-from score_sde.experiment import build, configuration
+from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
+from score_sde.experiment import build, configuration, own
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
@@ -25,12 +29,56 @@ from score_sde.experiment.solver import make_solver
 from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
+from score_sde.training import checkpoint
 from score_sde.training.classification import accuracy_by_log_snr
+from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
 
+# Augmentations, in words.
+_CHANGES = {"flip": "mirrored left to right", "shift": "moved by a pixel", "distort": "distorted"}
+_NUM_NAMED = 10
 _NUM_PREVIEWS = 36
+_NUM_PREVIEWS_OF_VECTORS = 400
+
+
+def train(experiment: Experiment) -> None:
+    """Train an experiment's model until `training.num_steps` steps are done, and say what comes of it.
+
+    Raises:
+        UserError: training diverges, or a file cannot be written.
+        Stopped: a signal came.
+    """
+    dataset, folder = experiment.dataset, experiment.folder
+    trainer = make_trainer(experiment)
+    if trainer.ended:
+        more = "patience=0" if trainer.stopped_early else f"num_steps={2 * trainer.step}"
+        early = ", and stopped early" if trainer.stopped_early else ""
+        say(f"{folder} has had its {trainer.step} steps{early}; for more: --config.training.{more}")
+        return
+    begin(experiment, trainer)
+    size = sum(parameter.numel() for parameter in experiment.model.parameters())
+    beginning = f", from step {trainer.step}" if trainer.step else ""
+    say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
+    for line in notes_on_data(experiment):
+        say(line)
+
+    def kept() -> str:
+        newest = checkpoint.latest(folder / "checkpoints") or "none yet"
+        return (
+            f"stopped within step {trainer.step + 1}, which is not saved; the newest checkpoint: {newest}; to go on: "
+            f"python main.py --mode train --workdir {folder}"
+        )
+
+    with keeping(kept):
+        trainer.train()
+    say(f"trained for {trainer.step} steps: {checkpoint.latest(folder / 'checkpoints')}")
+    if trainer.stopped_early:
+        say(f"stopped early: the last {trainer.best.since} held-out losses were not the lowest")
+    if trainer.best.step:
+        best = checkpoint.best_in(folder / "checkpoints")
+        say(f"the lowest held-out loss, {trainer.best.loss:.4f}, was that of step {trainer.best.step}: {best}")
 
 
 def make_trainer(experiment: Experiment) -> Trainer:
@@ -76,7 +124,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=LossByNoise(model.sde, config.training.t_min),
+        by_noise=None if own.is_own(config.training.objective) else LossByNoise(model.sde, config.training.t_min),
         draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
         measure=_measure(config, dataset, model.sde),
         data=dataset.description,
@@ -94,16 +142,51 @@ def begin(experiment: Experiment, trainer: Trainer) -> None:
     note([*([] if before is None else changes(memory, before)), *overlap(memory, before)])
     configuration.save(experiment.config, experiment.folder / "config.json")
     remember(memory, experiment.folder / MEMORY, before)
+    _describe_data(experiment)
 
 
-def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], np.ndarray]:
+def notes_on_data(experiment: Experiment) -> list[str]:
+    """Say how many classes there are, whether the network is told of them, and what is done to examples in training."""
+    config, dataset = experiment.config, experiment.dataset
+    lines = []
+    if dataset.num_classes:
+        called = ", ".join(dataset.class_names[:_NUM_NAMED]) + ", …" * (dataset.num_classes > _NUM_NAMED)
+        told = "is told of" if build.knows_classes(config) else "is not told of (model.class_conditional)"
+        if config.model.network == "classifier":
+            told = "learns"
+        lines.append(f"{dataset.num_classes} classes, which the network {told}: {called}")
+    changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
+    if config.data.distortion:
+        changes.append(f"{config.data.distortion:.0%} of them distorted, which the network is told")
+    if changes:
+        lines.append(f"training examples are changed at random: {', '.join(changes)}")
+    return lines
+
+
+def _describe_data(experiment: Experiment) -> None:
+    """Write down what the data are, for people."""
+    dataset = experiment.dataset
+    about = {
+        "name": dataset.name,
+        "kind": dataset.kind,
+        "shape": list(dataset.shape),
+        "levels": dataset.levels,
+        **{f"num_{part}": len(getattr(dataset, part)) for part in PARTS},
+        "notes": [*notes_on_data(experiment), *dataset.notes],
+    }
+    with write_atomically(experiment.folder / "data.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
     """Return a function that draws a few samples of a model in training, to be looked at."""
     solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
-    seeds = list(range(config.seed, config.seed + _NUM_PREVIEWS))
+    count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
+    seeds = list(range(config.seed, config.seed + count))
 
-    def draw(model: Any) -> np.ndarray:
-        samples = draw_samples(model, solver, dataset.shape, seeds, _NUM_PREVIEWS, progress=False)
-        return as_array(samples.x.nan_to_num(), dataset)
+    def draw(model: Any) -> Preview:
+        samples = draw_samples(model, solver, dataset.shape, seeds, count, progress=False)
+        return Preview(dataset.kind, as_array(samples.x.nan_to_num(), dataset), shown_examples(dataset))
 
     return draw
 

@@ -14,6 +14,8 @@ def run(experiment: Experiment) -> None:
     note_ignored(experiment)
     settings = experiment.config.sampling
     extractors = sampling.extractors_for(experiment) if settings.metrics else None
+    if settings.copies:
+        sampling.check_copies(experiment)
     with keeping(lambda: nothing_kept("samples are written")):
         drawn = sampling.sample(experiment)
         if distributed.rank() > 0:
@@ -25,3 +27,7 @@ def run(experiment: Experiment) -> None:
         with keeping(lambda: f"stopped before the metrics of samples, which are kept: {paths[0]}"):
             values, path = sampling.measure(experiment, drawn, extractors)
             distributed.say(", ".join(f"{name} {value:.4g}" for name, value in values.items()) + f": {path}")
+    if settings.copies:
+        with keeping(lambda: f"stopped before samples were compared with training examples; they are kept: {paths[0]}"):
+            line, paths_of_copies = sampling.copies(experiment, drawn)
+            distributed.say(f"{line}: {', '.join(map(str, paths_of_copies))}")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from score_sde.data import Dataset, load_dataset
+    from score_sde.experiment.python import fit, load
+    from score_sde.experiment.run import Run
     from score_sde.models import DDPM, EMA, MLP, GaussianMixture, NCSNpp, ScoreModel
     from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE
     from score_sde.solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 _ROOM_OF = {
     "Dataset": "data",
     "load_dataset": "data",
+    "Run": "experiment.run",
+    "fit": "experiment.python",
+    "load": "experiment.python",
     "DDPM": "models",
     "EMA": "models",
     "GaussianMixture": "models",
@@ -58,11 +63,14 @@ __all__ = [
     "GaussianMixture",
     "NCSNLadder",
     "NCSNpp",
+    "Run",
     "ScoreModel",
     "SubVPSDE",
     "decode",
     "encode",
+    "fit",
     "get_solver",
+    "load",
     "load_dataset",
     "log_likelihood",
     "matched_prior",

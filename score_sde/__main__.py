@@ -119,7 +119,7 @@ def main(overrides: Overrides) -> int:
 def _run(overrides: Overrides) -> None:
     # Imported here, so that --help and mistakes in flags need not wait for torch.
     from score_sde.common import distributed
-    from score_sde.experiment import load, runs
+    from score_sde.experiment import load, report, runs
 
     folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
     with naming("--device"):
@@ -128,6 +128,7 @@ def _run(overrides: Overrides) -> None:
     with distributed.process_group():
         if FLAGS.mode == "train":
             mode.run(load.to_train(FLAGS.config, folder, overrides))
+            report.report(folder)
             return
         checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
         experiment = load.to_use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)
@@ -136,6 +137,8 @@ def _run(overrides: Overrides) -> None:
             return
         mode.run(experiment)
         load.remember(experiment.config, folder)
+        if FLAGS.mode != "edit":
+            report.report(folder)
 
 
 def _complain(message: str) -> int:

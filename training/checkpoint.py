@@ -1,7 +1,9 @@
 """Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
 
-    checkpoints/step_0002000.pt             config, data, step, model, ema, more_ema, ema_updates, optimizer, unlogged
+    checkpoints/step_0002000.pt             config, data, step, best, model, ema, more_ema, ema_updates, optimizer,
+                                            unlogged
     checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has config and data
+    checkpoints/best.pt, .safetensors       the same after the step whose held-out loss, `best`, is the lowest so far
 
 `model` and the averages are whole state dicts, each under the model's own names: `network.…` and what else it has.
 `data` describes the data, so that a model can be sampled without them (see `data.dataset.described`). Nothing else is
@@ -24,7 +26,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.resumable import digest
-from score_sde.common.weight_files import check_named, read_safetensors, read_torch
+from score_sde.common.weight_files import check_named, read_metadata, read_safetensors, read_torch
 
 # Checkpoints of format 1 had the network's weights in place of the model's.
 _FORMAT = 2
@@ -37,9 +39,28 @@ def path_at(folder: Path, step: int) -> Path:
     return folder / f"step_{step:07d}.pt"
 
 
+def best_in(folder: Path) -> Path:
+    """Return where the checkpoint with the lowest held-out loss lies."""
+    return folder / "best.pt"
+
+
+def step_of_best(folder: Path) -> int:
+    """Return how many steps the checkpoint with the lowest held-out loss has; 0 if there is none.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    path = best_in(folder)
+    try:
+        return int(load(path)["step"]) if path.exists() else 0
+    except UserError as error:
+        raise UserError(f"{error}; remove it to go on without") from error
+
+
 def run_of(path: Path) -> Path | None:
     """Return the folder of the run that a checkpoint lies in; None if it lies elsewhere, or is of no run of ours."""
-    ours = path.suffix.lower() in (".pt", ".safetensors") and path.parent.name == "checkpoints" and _step(path) >= 0
+    ours = path.suffix.lower() in (".pt", ".safetensors") and path.parent.name == "checkpoints"
+    ours = ours and (_step(path) >= 0 or path.stem == best_in(path.parent).stem)
     return path.parent.parent if ours else None
 
 
@@ -55,6 +76,17 @@ def save(state: Mapping[str, Any], path: Path) -> None:
         except RuntimeError as error:
             # torch's writer meets a full disk as an OSError, and raises its own complaint over it.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def save_both(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint, and beside it its average alone; what was made for one that was there before is removed.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    _remove_made_for(path)
+    save(state, path)
+    save_weights(state["ema"], state["config"], path.with_suffix(".safetensors"), state["data"])
 
 
 def save_weights(
@@ -92,6 +124,19 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
     if digest(*(weights[name] for name in sorted(weights))) != expected:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged")
     return weights, config, told.get("data")
+
+
+def data_of_newest(folder: Path) -> dict[str, Any] | None:
+    """Return the description of the data that the newest checkpoint of a folder was trained on; None if it has none.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    newest = latest(folder)
+    weights = None if newest is None else newest.with_suffix(".safetensors")
+    if weights is None or not weights.is_file():
+        return None if newest is None else load(newest).get("data")
+    return json.loads(read_metadata(weights)[_ABOUT])["data"]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -146,11 +191,15 @@ def clear(folder: Path, count: int, every: int = 0) -> None:
     """
     old = sorted(folder.glob("step_*.pt"), key=_step)[:-count]
     gone = [path for path in old if not every or _step(path) % every]
-    for path in [*gone, *folder.glob(".step_*")]:
+    for path in [*gone, *folder.glob(".step_*"), *folder.glob(".best.*")]:
         path.unlink(missing_ok=True)
         path.with_suffix(".safetensors").unlink(missing_ok=True)
-        # The folder beside a checkpoint has what was tuned to it.
-        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        _remove_made_for(path)
+
+
+def _remove_made_for(path: Path) -> None:
+    """Remove the folder beside a checkpoint, which has what was tuned to it."""
+    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
 def _step(path: Path) -> int:

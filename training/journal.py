@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from score_sde.common import distributed
-from score_sde.training.logs import Log
+from score_sde.training.logs import Log, Preview
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.objectives import Losses
 
@@ -114,10 +114,10 @@ class Journal:
         self._say(f"step {step}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items()))
         self._scalars(step, values)
 
-    def samples(self, step: int, samples: np.ndarray) -> None:
+    def samples(self, step: int, preview: Preview) -> None:
         """Write a picture of samples."""
         if self._log is not None:
-            self._log.samples(step, samples)
+            self._log.samples(step, preview)
 
     def flush(self) -> None:
         """Make safe what was logged so far."""

@@ -14,26 +14,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
-from score_sde.common.plots import curves_figure, image_grid, save_grid, save_scatter, scatter_figure
+from score_sde.common.metrics import by_panel, read_rows
+from score_sde.common.plots import curves_figure, examples_pixels, save_examples
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# Curves whose names begin alike are drawn together.
-_PANELS = {
-    "loss_at_log_snr": "loss by noise level",
-    "loss": "loss",
-    "held_out_loss": "loss",
-    "test_bits": "bits/dim",
-    "frechet": "distances to data",
-    "sliced": "distances to data",
-}
+
+class Preview(NamedTuple):
+    """A preview has samples of a model in training, to be looked at.
+
+    Attributes:
+        kind: kind of the data, as `common.plots` has it.
+        samples: the samples `(N, *shape)`, in data units.
+        reference: data `(M, *shape)` to show them beside, if any.
+    """
+
+    kind: str
+    samples: np.ndarray
+    reference: np.ndarray | None = None
 
 
 class Log:
@@ -48,7 +53,7 @@ class Log:
         self._folder = folder / "logs"
         self._table = folder / "metrics.csv"
         self._previews = folder / "previews"
-        self._rows = {row: values for row, values in _read(self._table).items() if row <= step}
+        self._rows = {row: values for row, values in read_rows(self._table).items() if row <= step}
         self._show_thread_error = threading.excepthook
         threading.excepthook = self._skip_full_disk
         self._step = step
@@ -67,20 +72,11 @@ class Log:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
-    def samples(self, step: int, samples: np.ndarray) -> None:
-        """Write a grid of uint8 images `(N, H, W, C)` or a scatter plot of points `(N, 2)`; nothing for others."""
-        picture = self._previews / f"step_{step:07d}.png"
+    def samples(self, step: int, preview: Preview) -> None:
+        """Write a picture of samples."""
         with self._writing():
-            if samples.ndim == 4:
-                save_grid(picture, samples)
-                self._writer.add_image("samples", image_grid(samples), step, dataformats="HWC")
-            elif samples.shape[1:] == (2,):
-                save_scatter(picture, samples)
-                from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-                canvas = FigureCanvasAgg(scatter_figure(samples))
-                canvas.draw()
-                self._writer.add_image("samples", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")
+            save_examples(self._previews / f"step_{step:07d}.png", *preview)
+            self._writer.add_image("samples", examples_pixels(*preview), step, dataformats="HWC")
 
     def flush(self) -> None:
         """Make what was logged so far safe."""
@@ -106,12 +102,7 @@ class Log:
             threading.excepthook = self._show_thread_error
 
     def _draw_curves(self) -> None:
-        curves: dict[str, dict[str, dict[int, float]]] = {}
-        for step, values in sorted(self._rows.items()):
-            for name, value in values.items():
-                panel = next((title for start, title in _PANELS.items() if name.startswith(start)), None)
-                if panel is not None:
-                    curves.setdefault(panel, {}).setdefault(name, {})[step] = float(value)
+        curves = by_panel(self._rows)
         if curves:
             with write_atomically(self._table.with_suffix(".png")) as temporary:
                 curves_figure(curves).savefig(temporary, format="png")
@@ -130,15 +121,3 @@ class Log:
         """Leave a full disk, which the writer's thread meets first, to the next call, which reports it."""
         if not issubclass(arguments.exc_type, OSError):
             self._show_thread_error(arguments)
-
-
-def _read(path: Path) -> dict[int, dict[str, str]]:
-    """Read the rows of a table by step: no rows if there is no table, or none that can be read."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return {
-                int(row["step"]): {name: value for name, value in row.items() if name != "step" and value}
-                for row in csv.DictReader(file)
-            }
-    except (OSError, ValueError, KeyError, csv.Error):
-        return {}

@@ -8,6 +8,9 @@ checkpoint holds no generator's state, and a run that was killed and resumed is 
 and noise are those of the whole batch, of which each process takes its rows: but for dropout and rounding, several
 processes train as one.
 
+The model whose moving average has the lowest held-out loss so far is kept beside the newest ones, and training ends
+before its last step where that loss has not fallen for `training.patience` measurements.
+
 What a step came to is read a few steps late (see `training.late`), and all of it before anything is kept. A step whose
 loss or gradient is not finite changes nothing; what was done after it is never kept.
 """
@@ -22,7 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
@@ -34,8 +36,10 @@ from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models import EMA
 from score_sde.training import checkpoint, parallel
+from score_sde.training.best import Best
 from score_sde.training.journal import Journal
 from score_sde.training.late import LateReader
+from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.objectives import Losses
 from score_sde.training.optimization import clip, learning_rate, make_optimizer, step_if
@@ -85,6 +89,7 @@ class Trainer(Generic[_Model]):
         ema: the moving average of the model.
         averages: `ema`, and the averages of other lengths.
         optimizer: the optimiser.
+        best: the lowest held-out loss so far.
     """
 
     def __init__(
@@ -97,14 +102,14 @@ class Trainer(Generic[_Model]):
         folder: Path,
         *,
         by_noise: LossByNoise | None = None,
-        draw: Callable[[Any], np.ndarray] | None = None,
+        draw: Callable[[Any], Preview] | None = None,
         measure: Callable[[Any], dict[str, float]] | None = None,
         data: Mapping[str, Any] | None = None,
         check_data: Callable[[Mapping[str, Any], str], None] | None = None,
         unit: str = "examples",
         device: torch.device | None = None,
     ) -> None:
-        self.step = 0
+        self.step, self.best = 0, Best()
         self._whole_config, self._config = config, config.training
         self._objective, self._batches = objective, batches
         self._draw, self._measure = draw, measure
@@ -134,8 +139,18 @@ class Trainer(Generic[_Model]):
         self._resume()
         self._learning_rate = learning_rate(self.step, self._config)
 
+    @property
+    def stopped_early(self) -> bool:
+        """Training has stopped early if the last `training.patience` held-out losses were not the best."""
+        return 0 < self._config.patience <= self.best.since
+
+    @property
+    def ended(self) -> bool:
+        """Training has ended after `training.num_steps` steps, or early."""
+        return self.step >= self._config.num_steps or self.stopped_early
+
     def train(self) -> None:
-        """Train until `training.num_steps` steps are done.
+        """Train until `training.num_steps` steps are done, or until the held-out loss no longer falls.
 
         Raises:
             UserError: the loss is not finite, or a file cannot be written.
@@ -144,7 +159,7 @@ class Trainer(Generic[_Model]):
         alone = distributed.world_size() == 1
         self.model.train()
         with note_signals() as signals, self._journal.opened(self.step):
-            while self.step < self._config.num_steps:
+            while not self.ended:
                 started = time.perf_counter()
                 self.train_step(signals)
                 stop = self._read(drain=self._is_told()) or (alone and bool(signals))
@@ -153,9 +168,8 @@ class Trainer(Generic[_Model]):
                 if self._due(self._config.log_every):
                     self._journal.line(self.step, self._learning_rate)
                 self._look()
-                if self._due(self._config.checkpoint_every) or stop or self.step == self._config.num_steps:
-                    self._save()
-                if stop and self.step < self._config.num_steps:
+                self._save(self._due(self._config.checkpoint_every) or stop or self.ended)
+                if stop and not self.ended:
                     raise Stopped(
                         f"stopped after step {self.step}, which is saved; to go on: "
                         f"python main.py --mode train --workdir {self._folder}",
@@ -252,7 +266,9 @@ class Trainer(Generic[_Model]):
         """Look at the model, where that is due, with all processes: the held-out loss, measures, samples."""
         values = {}
         if self._due(self._config.evaluate_every) and self._held_out is not None:
-            values["held_out_loss"] = self.held_out_loss()
+            # Of several processes the first one's, so that all of them stop, or none.
+            [values["held_out_loss"]] = distributed.broadcast([self.held_out_loss()])
+            self.best = self.best.after(values["held_out_loss"], self.step)
         if self._due(self._config.measure_every) and self._measure is not None:
             values |= self._measure(self.averaged_model())
         if self._due(self._config.evaluate_every) or values:
@@ -260,22 +276,30 @@ class Trainer(Generic[_Model]):
         if self._due(self._config.sample_every) and self._draw is not None:
             self._journal.samples(self.step, self._draw(self.averaged_model()))
 
-    def _save(self) -> None:
-        """Write a checkpoint, unless the numbers of a step that is still to be read are bad."""
+    def _save(self, due: bool) -> None:
+        """Write a checkpoint where one is due, and the best one where the model is the best so far.
+
+        None is written if the numbers of a step that is still to be read are bad.
+        """
+        if not due and self.best.step != self.step:
+            return
         self._read(drain=True)
         state = {
             "config": self._whole_config.to_dict(),
             "data": None if self._data is None else dict(self._data),
             "step": self.step,
+            "best": self.best._asdict(),
             **snapshot(self.model, self.averages, self.optimizer),
             "unlogged": self._journal.unlogged(),
         }
         if distributed.rank() == 0:
             self._journal.flush()
-            path = checkpoint.path_at(self._checkpoints, self.step)
-            checkpoint.save(state, path)
-            checkpoint.save_weights(state["ema"], state["config"], path.with_suffix(".safetensors"), state["data"])
-            checkpoint.clear(self._checkpoints, self._config.keep_checkpoints, self._config.keep_every)
+            # The best one comes first: no checkpoint may tell of a best one that is not there.
+            if self.best.step == self.step:
+                checkpoint.save_both(state, checkpoint.best_in(self._checkpoints))
+            if due:
+                checkpoint.save_both(state, checkpoint.path_at(self._checkpoints, self.step))
+                checkpoint.clear(self._checkpoints, self._config.keep_checkpoints, self._config.keep_every)
         distributed.barrier()
 
     def _resume(self) -> None:
@@ -288,7 +312,10 @@ class Trainer(Generic[_Model]):
             self._check_data(state["data"], str(path))
         restore(state, str(path), self.model, self.averages, self.optimizer)
         self._journal.restore(state["unlogged"])
-        self.step = state["step"]
+        self.step, best = state["step"], Best(**state.get("best", {}))
+        # A run that was killed may have replaced the best checkpoint after this one. Then it is found again, or a
+        # better one than that which is lost.
+        self.best = best if best.step == checkpoint.step_of_best(self._checkpoints) else Best()
 
     def _autocast(self) -> torch.autocast:
         reduced = self._precision != torch.float32
@@ -296,7 +323,7 @@ class Trainer(Generic[_Model]):
 
     def _due(self, every: int) -> bool:
         """Say whether something done every so many steps (never, for 0) is due now; it is at the end, too."""
-        return every > 0 and (self.step % every == 0 or self.step == self._config.num_steps)
+        return every > 0 and (self.step % every == 0 or self.ended)
 
     def _divergence(self, step: int, name: str, value: float) -> str:
         newest = checkpoint.latest(self._checkpoints)

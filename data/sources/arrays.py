@@ -1,7 +1,10 @@
-"""NumPy files: `.npy`, one array; `.npz`, arrays by name.
+"""NumPy files: `.npy`, one array; `.npz`, arrays by name. A large `.npy` file is mapped into memory, not loaded.
 
+    vectors     `(N, d)`, floating point or whole numbers (other than uint8)
+    series      `(N, C, L)`, floating point
     pictures    `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, uint8, with 1 or 3 channels
-    vectors     `(N, d)`, floating point
+    fields      `(N, C, H, W)`, floating point
+    volumes     `(N, C, D, H, W)`, floating point or uint8
 
 In an `.npz` file a name says what an array is (`x`, `images`, `data`, `arr_0` …: examples; `y`, `labels`, `classes` …:
 their classes), and which part of the data (`x_train`, `val_images`, `y_test`; see `data.words`); without a word for it,
@@ -12,20 +15,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.classes import names_of
 from score_sde.data.sources.found import Arrays, Found
-from score_sde.data.sources.vectors import read_vectors
 from score_sde.data.words import PARTS, Part, listed, part_of, words_beside_part
 
+Meaning = Literal["examples", "classes"]
+
+# Files of more bytes are mapped into memory.
+LARGE = 2**30
+
 _EXAMPLES = {"x", "image", "images", "picture", "pictures", "data", "sample", "samples", "vectors", "arr", "array"}
+_EXAMPLES |= {"series", "fields", "volumes"}
 _CLASSES = {"y", "label", "labels", "class", "classes", "target", "targets"}
 # Words that say both what an array is and which part of the data it belongs to.
 _BOTH = {"x": ("xtrain", "xtest", "xval", "xvalid"), "y": ("ytrain", "ytest", "yval", "yvalid")}
 _CHANNELS = (1, 3)
+# Floats whose last number is no larger, and smaller than the second, are taken for ones with channels last.
+_FEW_CHANNELS = 4
 
 
 def read_numpy(path: Path) -> Found:
@@ -35,62 +46,69 @@ def read_numpy(path: Path) -> Found:
         UserError: the file is damaged, holds another kind of array, or its names do not tell its arrays apart.
     """
     try:
+        if path.suffix.lower() == ".npy" and path.stat().st_size > LARGE:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            return Found({"train": Arrays(str(path), examples(mapped, str(path)))})
         with open(path, "rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
-                return Found({"train": Arrays(str(path), examples(content, str(path), "train"))})
-            return _read_named(content, path)
+                return Found({"train": Arrays(str(path), examples(content, str(path)))})
+            return read_named(content, str(path))
     except UserError:
         raise
     except MemoryError as error:
-        raise UserError(f"{path} does not fit into memory") from error
+        raise UserError(f"{path} does not fit into memory: save it as .npy, which is read piece by piece") from error
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"cannot read {path}: {_reason(error)}") from error
 
 
-def _read_named(content: Mapping[str, np.ndarray], path: Path) -> Found:
-    """Sort the arrays of an `.npz` file by their names; `content` reads each when it is asked for."""
-    examples_of: dict[Part, str] = {}
-    classes_of: dict[Part, str] = {}
+def read_named(content: Mapping[str, np.ndarray], place: str) -> Found:
+    """Sort the arrays of a file by their names; `content` reads each when it is asked for.
+
+    Raises:
+        UserError: the names do not tell the arrays apart, or one of them cannot be examples or classes.
+    """
+    names: dict[Meaning, dict[Part, str]] = {"examples": {}, "classes": {}}
     unread = []
     for name in content:
-        part, table = part_of(name, str(path)) or "train", _table(name, examples_of, classes_of)
-        if table is None:
+        part, kind = part_of(name, place) or "train", meaning(name)
+        if kind is None:
             unread.append(name)
-        elif part in table:
-            raise UserError(f"{path} has both {table[part]} and {name} for its {part} part: rename one of them")
+        elif part in names[kind]:
+            raise UserError(f"{place} has both {names[kind][part]} and {name} for its {part} part: rename one of them")
         else:
-            table[part] = name
+            names[kind][part] = name
+    examples_of, classes_of = names["examples"], names["classes"]
     if "train" not in examples_of:
-        raise UserError(f"{path} has arrays {listed(content)}; call that of training examples x_train")
+        raise UserError(f"{place} has arrays {listed(content)}; call that of training examples x_train")
     unread += [name for part, name in classes_of.items() if part not in examples_of]
     parts: dict[Part, Arrays] = {}
     for part in PARTS:
         if part in examples_of:
-            where = f"{path}[{examples_of[part]}]"
-            array = examples(content[examples_of[part]], where, part)
+            where = f"{place}[{examples_of[part]}]"
+            array = examples(content[examples_of[part]], where)
             label = classes_of.get(part)
-            classes = None if label is None else names_of(content[label], len(array), f"{path}[{label}]")
+            classes = None if label is None else names_of(content[label], len(array), f"{place}[{label}]")
             parts[part] = Arrays(where, array, classes)
-    return Found(parts, notes=(f"{path}: arrays {listed(unread)} are not read",) if unread else ())
+    return Found(parts, notes=(f"{place}: arrays {listed(unread)} are not read",) if unread else ())
 
 
-def _table(name: str, examples_of: dict[Part, str], classes_of: dict[Part, str]) -> dict[Part, str] | None:
-    """Return the table that the array of this name belongs to; None if the name does not say what it is."""
+def meaning(name: str) -> Meaning | None:
+    """Return whether something of this name holds examples or their classes; None if the name does not say."""
     words = words_beside_part(name)
     lower = name.lower()
     if words & _CLASSES or any(word in lower for word in _BOTH["y"]):
-        return classes_of
+        return "classes"
     if not words - {"arr"} or words & _EXAMPLES or any(word in lower for word in _BOTH["x"]):
-        return examples_of
+        return "examples"
     return None
 
 
-def examples(array: np.ndarray, where: str, part: Part) -> np.ndarray:
-    """Return an array of pictures as `(N, C, H, W)` uint8, or of vectors as `(N, d)` float32.
+def examples(array: np.ndarray, where: str) -> np.ndarray:
+    """Return an array with channels behind the number of examples; nothing is copied.
 
     Raises:
-        UserError: the array is neither, or could be several things.
+        UserError: the array is of no kind named above, or could be several things.
     """
     if array.ndim and array.size == 0:
         raise UserError(f"{where} has shape {array.shape}, so there is nothing in it")
@@ -110,11 +128,23 @@ def examples(array: np.ndarray, where: str, part: Part) -> np.ndarray:
             )
         if first or last:
             return array if first else array.transpose(0, 3, 1, 2)
-    if array.ndim == 2 and np.issubdtype(array.dtype, np.floating):
-        return read_vectors(array, where, part == "train")
+    floats = np.issubdtype(array.dtype, np.floating)
+    if (floats and array.ndim in (4, 5)) or (array.dtype == np.uint8 and array.ndim == 5):
+        if array.shape[-1] <= _FEW_CHANNELS and array.shape[-1] < array.shape[1]:
+            order = "(N, C, H, W)" if array.ndim == 4 else "(N, C, D, H, W)"
+            raise UserError(
+                f"{where} has shape {array.shape}, where the last number could be the channels: they come second, as "
+                f"in {order}"
+            )
+        return array
+    if array.ndim == 2 and (floats or (array.dtype.kind in "iu" and array.dtype != np.uint8)):
+        return array
+    if array.ndim == 3 and floats:
+        return array
     raise UserError(
         f"{where} has {array.dtype} numbers of shape {array.shape}: pictures are uint8 (N, H, W), (N, H, W, C) or "
-        "(N, C, H, W), with 1 channel or 3, vectors are floats (N, d)"
+        "(N, C, H, W), with 1 channel or 3; floats are vectors (N, d), series (N, C, L), fields (N, C, H, W) or "
+        "volumes (N, C, D, H, W), which may be uint8, too"
     )
 
 

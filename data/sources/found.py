@@ -1,10 +1,10 @@
-"""What a reader finds: for each part of the data its examples, in memory or to be opened one by one."""
+"""What a reader finds: for each part of the data its examples, as one array or to be opened one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,27 +36,48 @@ class Pictures:
         return len(self.places)
 
 
+class _Numbers(Sequence[str]):
+    """Holds the numbers of rows as names, which are made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: Any) -> Any:
+        return str(row)
+
+
 @dataclass(frozen=True)
 class Arrays:
-    """Holds examples that are in memory.
+    """Holds examples as one array, in memory or mapped from a file.
 
     Attributes:
         where: where the examples are, for complaints.
-        examples: pictures `(N, C, H, W)`, uint8, or vectors `(N, d)`, float32.
+        examples: levels uint8, `(N, C, H, W)` or `(N, C, D, H, W)`, or numbers of any other dtype, `(N, d)`,
+            `(N, C, L)`, `(N, C, H, W)` or `(N, C, D, H, W)`.
         classes: what the class of each example is called; None if there are no classes.
+        columns: what the columns of a table are called; none, if they have numbers only.
     """
 
     where: str
     examples: np.ndarray
     classes: Sequence[str] | None = None
+    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """The name of each example is the number of its row; see `data.split`."""
-        return [str(row) for row in range(len(self.examples))]
+        return _Numbers(len(self.examples))
+
+    @property
+    def has_levels(self) -> bool:
+        """This is True of levels, and False of numbers without."""
+        return self.examples.dtype == np.uint8
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,25 @@ _CLASS_COLUMNS = ("label", "labels", "class", "classes", "target", "targets", "y
 def is_parquet(path: Path) -> bool:
     """Return whether this is a parquet file, or a folder that has some."""
     return bool(_parquet_files(path)) if path.is_dir() else path.suffix.lower() == ".parquet"
+
+
+def has_pictures(path: Path) -> bool:
+    """Return whether parquet files have a column of pictures, which are structures; also if none can be read.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    try:
+        from pyarrow import types
+        from pyarrow.parquet import read_schema
+    except ImportError as error:
+        raise UserError("parquet files need: pip install 'score-sde[tables]', or of pictures [huggingface]") from error
+    kinds = []
+    for file in [path] if path.is_file() else _parquet_files(path):
+        # Damaged files fail in many ways, and are named when they are read.
+        with suppress(Exception):
+            kinds += read_schema(file).types
+    return not kinds or any(map(types.is_struct, kinds))
 
 
 def read_hugging_face(place: str) -> Found:
@@ -92,7 +112,7 @@ def _from_files(path: Path, notes: list[str]) -> dict[Part, Any]:
     from pyarrow.parquet import read_schema
 
     tables: dict[Part, Any] = {}
-    for part, files in _files(path, notes).items():
+    for part, files in files_of_parts(path, notes).items():
         try:
             features = [datasets.Features.from_arrow_schema(read_schema(file)) for file in files]
             tables[part] = datasets.load_dataset("parquet", data_files=list(map(escape, files)), split="train")
@@ -131,7 +151,7 @@ def _parquet_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".parquet" and path.is_file())
 
 
-def _files(path: Path, notes: list[str]) -> dict[Part, list[str]]:
+def files_of_parts(path: Path, notes: list[str]) -> dict[Part, list[str]]:
     """Return the parquet files of each part."""
     if path.is_file():
         return {"train": [str(path)]}

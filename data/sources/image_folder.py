@@ -10,7 +10,8 @@ from pathlib import Path
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.image_files import find_image_files
-from score_sde.data.sources.path import Reading, load_found
+from score_sde.data.sources.pictures import load_pictures
+from score_sde.data.sources.reading import Reading
 from score_sde.data.split import Parts
 
 # Where the images of each dataset are found.
@@ -49,4 +50,4 @@ def load_image_folder(name: str, folder: Path, reading: Reading) -> Parts:
         test = folder / name / "test"
         raise UserError(f"there are no images in {train}; {SOURCES[name]} (those to test on, if any, in {test})")
     whole = replace(reading, num_channels=3, levels=256, crop=_CROPS.get(name), test_share=0.0)
-    return load_found(find_image_files(folder / name), name, whole)
+    return load_pictures(find_image_files(folder / name), name, whole)

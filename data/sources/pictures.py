@@ -25,14 +25,17 @@ from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
-from score_sde.data.sources.found import Pictures
+from score_sde.data.sources.found import Found, Pictures
+from score_sde.data.sources.membership import assembled, membership
 from score_sde.data.sources.picture import Converted, PictureFormat, Report, library_silenced, read
+from score_sde.data.sources.reading import Reading
+from score_sde.data.split import Parts
 from score_sde.data.words import Part
 
 # The number of pictures that are read at once.
 _CHUNK = 512
 # The version of the way from pictures to arrays: arrays made in another way are not found.
-_VERSION = 2
+_VERSION = 3
 
 
 class Prepared(NamedTuple):
@@ -47,6 +50,31 @@ class Prepared(NamedTuple):
     examples: dict[Part, Tensor]
     rows: dict[Part, list[int]]
     notes: tuple[str, ...]
+
+
+def load_pictures(found: Found, place: str, reading: Reading) -> Parts:
+    """Load pictures that a reader has found, in the format asked for; without a size, as they are.
+
+    Raises:
+        UserError: they are of several sizes and none is given, some are damaged, or there are too few.
+    """
+    form = PictureFormat(
+        reading.image_size,
+        reading.num_channels or 3,
+        reading.levels,
+        reading.background,
+        reading.crop,
+        reading.image_width,
+        reading.resize,
+    )
+    rows, notes = membership(found, place, reading)
+    sources = {part: found.parts[source] for part, (source, _) in rows.items()}
+    chosen = {
+        part: (source, rows[part][1].tolist()) for part, source in sources.items() if isinstance(source, Pictures)
+    }
+    prepared = prepare(chosen, form, reading.cache, reading.skip_damaged)
+    kept = {part: (source, torch.tensor(prepared.rows[part], dtype=torch.int64)) for part, (source, _) in rows.items()}
+    return assembled(found, kept, prepared.examples, form.levels, place, [*notes, *prepared.notes])
 
 
 def prepare(
@@ -86,12 +114,25 @@ def _prepare(
     chosen: Mapping[Part, tuple[Pictures, Sequence[int]]], form: PictureFormat, folder: Path, skip_damaged: bool
 ) -> None:
     report, kept = Report(), {}
+    like = None
+    if form.shape is None:
+        form, like = _as_the_first(*chosen["train"], form)
     for part, (pictures, rows) in chosen.items():
-        kept[part] = _write(pictures, rows, form, folder / f"{part}.npy", part, report, skip_damaged)
+        kept[part] = _write(pictures, rows, form, folder / f"{part}.npy", part, report, skip_damaged, like)
         if part == "train" and not kept[part]:
             raise UserError(f"none of the {len(rows)} training pictures can be read; {report.reasons()}")
     with write_atomically(folder / "about.json") as temporary:
         temporary.write_text(json.dumps({"rows": kept, "notes": report.notes(form.background)}), encoding="utf-8")
+
+
+def _as_the_first(pictures: Pictures, rows: Sequence[int], form: PictureFormat) -> tuple[PictureFormat, str | None]:
+    """Return the format of pictures that keep their size, that of the first one that can be read, and its place."""
+    for row in rows:
+        found = read(partial(pictures.open, row), form)
+        if isinstance(found, Converted):
+            height, width = found.original
+            return form._replace(size=height, width=width, resize="none"), pictures.places[row]
+    return form._replace(size=1, width=1), None
 
 
 def _write(
@@ -102,19 +143,23 @@ def _write(
     part: Part,
     report: Report,
     skip_damaged: bool,
+    like: str | None,
 ) -> list[int]:
     """Write the array of these pictures and report on them; return the rows that could be read."""
     kept: list[int] = []
     with write_atomically(path) as temporary:
-        shape = (len(rows), form.channels, form.size, form.size)
+        assert form.shape is not None
+        shape = (len(rows), form.channels, *form.shape)
         # An array without pictures cannot be mapped.
         array = open_memmap(temporary, "w+", np.uint8, shape) if rows else np.empty(shape, np.uint8)
-        _reserve(temporary)
+        reserve(temporary)
         # Should a signal come, the generator is closed at once: its threads and its bar end before anything is said.
         with closing(_read_all(pictures, rows, form, part)) as found:
             for row, picture in found:
                 report.add(pictures.places[row], picture)
                 if isinstance(picture, Converted):
+                    if picture.levels.shape[1:] != form.shape:
+                        raise UserError(_of_another_size(pictures.places[row], picture, form, like))
                     array[len(kept)] = picture.levels
                     kept.append(row)
         if report.damaged and not skip_damaged:
@@ -132,7 +177,16 @@ def _write(
     return kept
 
 
-def _reserve(path: Path) -> None:
+def _of_another_size(place: str, picture: Converted, form: PictureFormat, like: str | None) -> str:
+    (height, width), wanted = picture.original, form.shape
+    assert wanted is not None
+    return (
+        f"{place} is {height} x {width} (height x width), but {like or 'image_size asks for'} {'is ' * bool(like)}"
+        f"{wanted[0]} x {wanted[1]}: bring pictures to one size, image_size=…, by resize=crop, pad or fit"
+    )
+
+
+def reserve(path: Path) -> None:
     """See that there is room for all of a file: a full disk, met in mapped memory, would kill the process."""
     if hasattr(os, "posix_fallocate") and path.stat().st_size:
         with open(path, "rb+") as file:
@@ -143,6 +197,8 @@ def _read_all(
     pictures: Pictures, rows: Sequence[int], form: PictureFormat, part: Part
 ) -> Generator[tuple[int, Converted | str], None, None]:
     """Yield each row, with its picture or what is wrong with it."""
+    if form.resize == "none":
+        form = form._replace(size=None, width=None)
 
     def read_row(row: int) -> Converted | str:
         return read(partial(pictures.open, row), form)

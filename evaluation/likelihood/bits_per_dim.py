@@ -5,7 +5,8 @@ Levels have probabilities, of which the density of dequantised levels gives a bo
 
     -log2 P(k) / d <= E[log q(x | k) - log p(x)] / (d log 2)
 
-Vectors have densities of their own: nothing is subtracted, and the numbers may be negative.
+Numbers without levels have densities of their own, in the units of the data: `log q` is the logarithm of their scale,
+and bits/dim may be negative. They are quoted in nats per dimension, too.
 
 The standard error is that of the mean over examples. Its sources, as standard deviations of one number:
 
@@ -33,7 +34,7 @@ class Likelihoods(NamedTuple):
 
     Attributes:
         log_prob: log-density of each draw in model units, `(N, K)`, in nats.
-        log_q: log-density of each draw's noise, `(N, K)`, in nats.
+        log_q: log-density of each draw's noise, `(N, K)`, in nats; without levels, minus the log-scale of their units.
         bounds: three terms of each bound, by its name, `(N, 3)`, in nats.
         latents: where first draws end at `T`, `(N, *dims)`; float32.
         nfe: network calls of a solution; a mean over batches.
@@ -74,7 +75,7 @@ def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool) ->
     summary: dict[str, Any] = {
         **mean_and_error("bits_per_dim", bits),
         "nats_per_dim": bits.mean().item() * math.log(2),
-        "log_prob": likelihoods.log_prob.mean().item(),
+        "log_prob": (likelihoods.log_prob - likelihoods.log_q).mean().item(),
         "num_examples": len(bits),
         "nfe": likelihoods.nfe,
         "seconds": likelihoods.seconds,
@@ -127,7 +128,10 @@ def describe(summary: dict[str, Any]) -> list[str]:
     """Return a summary as lines for people."""
     what = f"{summary['num_examples']} {summary['split']} examples"
     how = f"{summary['nfe']:.0f} network calls, {summary['seconds']:.1f} s"
-    lines = [f"{_number(summary)} bits/dim of {what}; {how}"]
+    value = f"{_number(summary)} bits/dim"
+    if summary["levels"] is None:
+        value = f"{summary['nats_per_dim']:.4f} nats/dim in data units ({value})"
+    lines = [f"{value} of {what}; {how}"]
     if "importance_weighted" in summary:
         lines.append(f"{_number(summary['importance_weighted'])} with {summary['num_draws']} draws importance-weighted")
     bounds = [f"{name} {_number(bound)}" for name, bound in summary["bounds"].items()]

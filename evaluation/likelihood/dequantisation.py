@@ -14,7 +14,8 @@ The first grows tight as K grows. The choices of `q`:
                        `p_t` is just this (Zheng et al. 2023, arXiv:2305.03935, section 3.2)
     variational        learned, for models of dequantised data whose density within a bin is not uniform
 
-A dequantiser draws `x` and says `log q`. Bits per dimension are
+A dequantiser draws `x` and says `log q`. Numbers `y` without levels have a density, `log p(y) = log p(x) - log q` with
+`q = |d y / d x|`. Bits per dimension are
 
     -log2 P(k) / d <= (log q - log p) / (d log 2).
 
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.noise import SampleNoise
-from score_sde.data.units import Bins, Points, as_numbers
+from score_sde.data.units import Bins, Points, Standardised, as_numbers
 from score_sde.sde import SDE
 from score_sde.solvers.options import check_positive
 
@@ -61,6 +62,24 @@ class Dequantiser(Protocol):
         """Draw levels `(B, *dims)` with the next noise."""
 
 
+class WithoutLevels:
+    """Numbers without levels have a density of their own, and need no noise: `log q` has but their units' scale.
+
+    Args:
+        units: the units that models see the numbers in.
+    """
+
+    t_min = None
+
+    def __init__(self, units: Standardised) -> None:
+        self.units = units
+
+    def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
+        """Return numbers `(B, *dims)` in model units, and `-log |d x / d y|`; no noise is drawn."""
+        log_q = torch.full((len(levels),), -self.units.log_scale(levels.shape[1:]), dtype=torch.float64)
+        return Dequantised(self.units.encode(levels), log_q)
+
+
 class UniformDequantiser:
     """Uniform noise fills the bins.
 
@@ -75,7 +94,7 @@ class UniformDequantiser:
 
     def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
         """Draw noisy levels `(B, *dims)`."""
-        log_q = torch.full((len(levels),), -levels[0].numel() * self.units.log_scale, dtype=torch.float64)
+        log_q = torch.full((len(levels),), -self.units.log_scale(levels.shape[1:]), dtype=torch.float64)
         return Dequantised(self.units.encode(levels, noise), log_q)
 
 
@@ -131,9 +150,9 @@ class VariationalDequantiser:
         return Dequantised(*self.flow(levels, noise.uniform(as_numbers(levels))))
 
 
-def density_time(dequantiser: Dequantiser | None, t_min: float | None) -> float | None:
+def density_time(dequantiser: Dequantiser, t_min: float | None) -> float | None:
     """Return the time of the density: the dequantiser's, if it has one, or else `t_min`."""
-    return t_min if dequantiser is None or dequantiser.t_min is None else dequantiser.t_min
+    return t_min if dequantiser.t_min is None else dequantiser.t_min
 
 
 def bound_of_draws(log_weights: Tensor) -> Tensor:

@@ -32,9 +32,9 @@ class Measured(NamedTuple):
 
     Attributes:
         log_prob: log-density of each draw at `t_min`, in model units, `(B, K)`, in nats.
-        log_q: log-density of each draw's noise, `(B, K)`, in nats; 0 for vectors.
+        log_q: log-density of each draw's noise, `(B, K)`, in nats; without levels, `-log |d x / d y|` of their units.
         latents: where the first draw ends at `T`, `(B, *dims)`, float32.
-        bounds: three terms of each bound, `(B, 3)`, in nats, on `-log P(k)` (or, of vectors, `-log p(x)`).
+        bounds: three terms of each bound, `(B, 3)`, in nats, on `-log P(k)` (or, without levels, `-log p(y)`).
         nfe: network calls of one solution.
         seconds: time that everything took.
     """
@@ -69,7 +69,7 @@ class Measurement:
 
     Args:
         model: the model; one that is bound to conditions has those of all examples.
-        dequantiser: what adds noise to levels; None for vectors.
+        dequantiser: what makes examples, with noise where they are levels, into what the model sees.
         options: options of `log_likelihood`.
         num_draws: number of draws of noise an example.
         bounds: the variational bounds, by name.
@@ -77,14 +77,14 @@ class Measurement:
     """
 
     model: Model
-    dequantiser: Dequantiser | None
+    dequantiser: Dequantiser
     options: Mapping[str, Any]
     num_draws: int = 1
     bounds: Mapping[str, ExampleBound] = field(default_factory=dict)
     device: torch.device | str = "cpu"
 
     def __call__(self, examples: Tensor, seeds: list[int]) -> Measured:
-        """Measure levels or vectors `(B, *shape)`; `seeds[i]` decides all noise of example `i`."""
+        """Measure examples `(B, *shape)`, as their dataset has them; `seeds[i]` decides all noise of example `i`."""
         started = time.perf_counter()
         draws = self._draws(examples, seeds, self.num_draws)
         solutions = [self._solve(draw.x, seeds, self.options) for draw in draws]
@@ -115,8 +115,6 @@ class Measurement:
         return replace(self, model=rows_of(self.model, rows))
 
     def _draws(self, examples: Tensor, seeds: list[int], count: int) -> list[Dequantised]:
-        if self.dequantiser is None:
-            return [Dequantised(examples, torch.zeros(len(examples), dtype=torch.float64))] * count
         noise = SampleNoise(seeds, stream="dequantisation")
         return [self.dequantiser.sample(examples, noise) for _ in range(count)]
 

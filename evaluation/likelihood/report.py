@@ -1,9 +1,11 @@
 """Measuring the likelihoods of many examples, and writing them down.
 
 likelihood/<split>.json           bits_per_dim, standard_error, num_examples, nfe, …, and how they were computed
-likelihood/<split>.csv            example, bits_per_dim, log_prob, each bound, class; one row an example
+likelihood/<split>.csv            example, bits_per_dim, log_prob (in nats and data units: of levels, the bound on their
+                                  log-probability), each bound, class; one row an example
 likelihood/<split>.png            their histogram
-likelihood/<split>_extremes.png   the most likely images, and below them the least likely
+likelihood/<split>_extremes.png   the most likely examples, and below or beside them the least likely; of vectors, the
+                                  least likely tenth
 likelihood/<split>_latents.npz    where the trajectories end, if asked for
 """
 
@@ -23,7 +25,7 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
-from score_sde.common.plots import save_grid
+from score_sde.common.plots import save_examples
 from score_sde.common.progress import Progress
 from score_sde.common.resumable import Part, batches_of, in_parts, rows_done
 from score_sde.data import Dataset
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUM_EXTREMES = 10
+_SHARE_OF_EXTREMES = 0.1
 
 
 def measure_likelihoods(
@@ -123,7 +126,7 @@ def write_likelihoods(
         likelihoods: what was measured.
         summary: numbers, and how they were computed: plain values for the JSON file; `settings` has all options.
         dataset: the data, which know how examples look.
-        examples: levels or vectors `(N, *shape)`.
+        examples: the examples `(N, *shape)`, in data units.
         folder: where the files go.
         name: name of the part of the data.
         latents: whether to write the latents, too.
@@ -138,7 +141,7 @@ def write_likelihoods(
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     bounds = {bound: likelihoods.to_bits(-terms.sum(1)).tolist() for bound, terms in likelihoods.bounds.items()}
     table: dict[str, Any] = {"example": range(len(bits)), "bits_per_dim": bits.tolist()}
-    table |= {"log_prob": likelihoods.log_prob.mean(1).tolist(), **bounds}
+    table |= {"log_prob": (likelihoods.log_prob - likelihoods.log_q).mean(1).tolist(), **bounds}
     if class_of is not None:
         table["class"] = class_of
     with write_atomically(paths[1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -147,12 +150,8 @@ def write_likelihoods(
         writer.writerows(zip(*table.values(), strict=True))
     with write_atomically(paths[2]) as temporary:
         histogram(likelihoods, f"{dataset.name}, {name}").savefig(temporary, format="png")
-    if dataset.is_image:
-        order = bits.argsort()
-        count = min(_NUM_EXTREMES, len(order))
-        shown = torch.cat([order[:count], order.flip(0)[:count]])
-        paths.append(folder / f"{name}_extremes.png")
-        save_grid(paths[-1], dataset.levels_to_uint8(examples[shown]).numpy(), columns=count)
+    paths.append(folder / f"{name}_extremes.png")
+    _save_extremes(paths[-1], dataset, examples, bits.argsort())
     ends, settings = folder / f"{name}_latents.npz", summary.get("settings", {})
     if not latents:
         remove_stale(ends, settings)
@@ -164,6 +163,22 @@ def write_likelihoods(
         with write_atomically(ends) as temporary:
             np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     return paths
+
+
+def _save_extremes(path: Path, dataset: Dataset, examples: Tensor, order: Tensor) -> None:
+    """Write a picture of the most likely and the least likely examples; `order` `(N,)` begins with the most likely."""
+    if dataset.kind == "vectors":
+        least = examples[order.flip(0)[: math.ceil(len(order) * _SHARE_OF_EXTREMES)]]
+        names = ("least likely tenth", "all examples")
+        save_examples(path, dataset.kind, least.numpy(), examples.numpy(), names=names)
+        return
+    count = min(_NUM_EXTREMES, len(order))
+    most, least = examples[order[:count]], examples[order.flip(0)[:count]]
+    if dataset.is_image:
+        both = dataset.levels_to_uint8(torch.cat([most, least])).numpy()
+        save_examples(path, dataset.kind, both, columns=count)
+    else:
+        save_examples(path, dataset.kind, least.numpy(), most.numpy(), names=("least likely", "most likely"))
 
 
 def histogram(likelihoods: Likelihoods, title: str) -> Figure:

@@ -164,7 +164,7 @@ class DataDistances:
     def _real(self, examples: Tensor) -> Tensor:
         """Return examples of the dataset in model units, float64; a level is the middle of its bin."""
         data = self._dataset
-        return (data.units if data.levels is None else data.quantised.bins).encode(examples.double())
+        return (data.units if data.levels is None else data.quantised.bins).encode(examples.double()).double()
 
 
 def _flat(x: Tensor) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Drawing samples in batches, and writing them down.
 
-samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors float32 (N, *dims);  nfe, seconds, seeds;  labels and
-                       class_names, if classes were asked for; settings, JSON: what they were drawn with
-samples/<solver>.png:  the first of them, to look at
+samples/<solver>.npz:  images uint8 (N, H, W, C), or vectors (N, d), or samples (N, *dims) of other kinds, in the data's
+                       units and dtype;  nfe, seconds, seeds;  labels and class_names, if classes were asked for;
+                       settings, JSON: what they were drawn with
+samples/<solver>.png:  the first of them, to look at, over or beside training examples
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
-from score_sde.common.plots import save_grid, save_scatter
+from score_sde.common.plots import save_examples
 from score_sde.common.progress import Progress
 from score_sde.data import Dataset
 from score_sde.evaluation.provenance import as_text, replacing
@@ -30,7 +31,9 @@ from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 
 _NUM_SHOWN = 100
-_NUM_SHOWN_POINTS = 5000
+_NUM_SHOWN_VECTORS = 5000
+# Arrays in files are called so; those of other kinds `samples`.
+_NAMES = {"images": "images", "vectors": "vectors"}
 
 
 class Samples(NamedTuple):
@@ -80,7 +83,7 @@ def draw_samples(
 
 
 def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
-    """Return samples `(N, *dims)` in model units as files have them: uint8 images `(N, H, W, C)`, or float32 vectors.
+    """Return samples `(N, *dims)` in model units as files have them: uint8 images `(N, H, W, C)`, or in data units.
 
     Raises:
         UserError: samples are not finite.
@@ -88,7 +91,7 @@ def as_array(x: Tensor, dataset: Dataset) -> np.ndarray:
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:
         raise UserError(f"{broken} of {len(x)} samples are not finite: take more steps, or another solver or t_min")
-    return dataset.to_uint8(x).numpy() if dataset.is_image else x.float().numpy()
+    return dataset.to_uint8(x).numpy() if dataset.is_image else dataset.units.decode(x).numpy()
 
 
 def write_samples(
@@ -101,10 +104,10 @@ def write_samples(
     columns: int | None = None,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Path]:
-    """Write `name.npz`, and `name.png` if samples are images or points in the plane; return the paths.
+    """Write `name.npz` and `name.png`; return the paths.
 
-    `labels` `(N,)` are the classes that were asked for, if any were; the picture has so many `columns`, if more than
-    one. The `settings` that samples were drawn with are kept beside them.
+    `labels` `(N,)` are the classes that were asked for, if any were; a grid has so many `columns`, if more than one.
+    The `settings` that samples were drawn with are kept beside them.
 
     Raises:
         UserError: samples are not finite (the others are written first), or a file cannot be written.
@@ -120,18 +123,21 @@ def write_samples(
     array = as_array(samples.x, dataset)
     numbers, picture = folder / f"{name}.npz", folder / f"{name}.png"
     nfe = int(samples.nfe) if samples.nfe == int(samples.nfe) else samples.nfe
-    arrays: dict[str, Any] = {"images" if dataset.is_image else "vectors": array, "seeds": np.array(seeds)}
+    arrays: dict[str, Any] = {_NAMES.get(dataset.kind, "samples"): array, "seeds": np.array(seeds)}
     arrays["settings"] = as_text(settings)
     if labels is not None:
         arrays["labels"], arrays["class_names"] = labels.numpy(), np.array(dataset.class_names)
     with replacing(numbers, settings), write_atomically(numbers) as temporary:
         np.savez_compressed(temporary, nfe=nfe, seconds=samples.seconds, **arrays)
-    if dataset.is_image:
-        save_grid(picture, array[:_NUM_SHOWN], None if columns == 1 else columns)
-    elif array.shape[1:] == (2,):
-        reference = dataset.train[:_NUM_SHOWN_POINTS].numpy()
-        # A run may draw samples without having the data.
-        save_scatter(picture, array[:_NUM_SHOWN_POINTS], reference if len(reference) else None)
-    else:
-        return [numbers]
+    shown = _NUM_SHOWN_VECTORS if dataset.kind == "vectors" else _NUM_SHOWN
+    columns = None if columns == 1 else columns
+    save_examples(picture, dataset.kind, array[:shown], shown_examples(dataset), columns=columns)
     return [numbers, picture]
+
+
+def shown_examples(dataset: Dataset) -> np.ndarray | None:
+    """Return training examples to show samples beside, in data units; None of images, and where there are none."""
+    if dataset.is_image or not len(dataset.train):
+        # A run may draw samples without having the data.
+        return None
+    return dataset.train[: _NUM_SHOWN_VECTORS if dataset.kind == "vectors" else _NUM_SHOWN].numpy()

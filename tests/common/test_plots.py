@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from score_sde.common.plots import image_grid, save_grid, save_scatter, scatter_figure
+from score_sde.common.pictures.vectors import scatter_figure
+from score_sde.common.plots import image_grid, save_examples, save_grid
 from tests.reading import image
 
 
@@ -44,7 +45,7 @@ def test_scatter_shows_all_points_and_counts_those_outside(tmp_path) -> None:
     np.testing.assert_allclose(np.asarray(axes.collections[1].get_offsets()), points)
     np.testing.assert_allclose([axes.get_xlim(), axes.get_ylim()], [[-0.1, 1.1]] * 2)
     assert axes.get_title() == "1 of 3 samples lie outside"
-    save_scatter(tmp_path / "scatter.png", points, reference)
+    save_examples(tmp_path / "scatter.png", "vectors", points, reference)
     assert image(tmp_path / "scatter.png").shape[:2] == (600, 600)
     with pytest.raises(ValueError, match=r"shape \(N, 2\), not \(3, 4\)"):
         scatter_figure(np.zeros((3, 4)))

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.digits import load_digits
-from score_sde.data.split import split_evenly
+from score_sde.data.split import split_by_name, split_evenly
 
 
 def test_even_splits_are_those_of_scikit_learn():
@@ -46,3 +46,17 @@ def test_digits_are_those_of_scikit_learn():
     np.testing.assert_array_equal(parts.test_classes, digits[test])
     assert parts.train.dtype == torch.uint8
     assert parts.classes.dtype == torch.int64
+
+
+def test_without_classes_the_choice_is_that_of_one_class():
+    """One that is made without a list of all examples, the other one by one."""
+    for count, size in ((2, 0.5), (9, 0.001), (9, 0.99), (50, 0.3), (50, 49), (50, 7), (1000, 0.1)):
+        names = list(map(str, range(count)))
+        for seed in range(5):
+            splits = [
+                split_by_name(iter(names), count, size, seed, groups, "test", "test_share", "x")
+                for groups in (None, ["a"] * count)
+            ]
+            assert torch.equal(splits[0].taken, splits[1].taken)
+            assert torch.equal(splits[0].rest, splits[1].rest)
+            assert torch.equal(torch.cat(list(splits[0])).sort().values, torch.arange(count))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from score_sde.common.errors import UserError
 from score_sde.data import Bins, Dataset, Points, load_dataset
+from score_sde.data.dataset import described
+from score_sde.data.units import moments, units_of
 
 
 def make_dataset(levels: int, low: float, high: float) -> Dataset:
@@ -26,7 +29,7 @@ def test_bins(levels: int, low: float, high: float) -> None:
     middles = dataset.units.encode(torch.arange(levels, dtype=torch.float64))
     torch.testing.assert_close(middles, (edges[1:] + edges[:-1]) / 2, rtol=0, atol=1e-15)
     assert dataset.quantised.place == pytest.approx(middles[0].item(), abs=1e-15)
-    assert dataset.quantised.bins.log_scale == pytest.approx(math.log(width), rel=1e-15)
+    assert dataset.quantised.bins.log_scale((3, 2)) == pytest.approx(6 * math.log(width), rel=1e-15)
     inside = edges[:-1, None] + width * torch.tensor([1e-9, 0.5, 1 - 1e-9], dtype=torch.float64)
     assert torch.equal(dataset.units.decode(inside), dataset.train.flatten()[:, None].expand(-1, 3))
     beyond = torch.tensor([low - 3, high, high + 3], dtype=torch.float64)
@@ -67,15 +70,66 @@ def test_moments_include_the_dequantisation() -> None:
     assert ((draws.var(0, correction=0) - variance).abs() / standard_error).max() < 4
 
 
-def test_vectors_are_their_own_units() -> None:
-    dataset = load_dataset("two_moons")
-    assert (dataset.levels, dataset.units.spacing, dataset.is_image, dataset.shape) == (None, 1.0, False, (2,))
-    x = dataset.train[:5]
-    assert torch.equal(dataset.encode(x, seed=0), x)
-    assert torch.equal(dataset.units.decode(x), x)
-    mean, variance = dataset.units.moments(dataset.train)
-    torch.testing.assert_close(mean, dataset.train.double().mean(0))
-    torch.testing.assert_close(variance, dataset.train.double().var(0, correction=0))
+@pytest.mark.parametrize(
+    ("shape", "kind", "axes"),
+    [
+        ((5,), "vectors", (0,)),
+        ((5, 3), "series", (0, 2)),
+        ((5, 3, 2), "fields", (0, 2, 3)),
+        ((5, 3, 2, 4), "volumes", (0, 2, 3, 4)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_has_no_levels_is_standardised(shape, kind, axes, dtype) -> None:
+    """Per column or channel: mean 0, deviation 1; and back again, whatever the place and scale."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.tensor([0.0, 5000.0, 7.0, -1.0, 1000.0], dtype=dtype).reshape(5, *(1,) * (len(shape) - 1))
+    scales = torch.tensor([1.0, 700.0, 0.001, 1e-6, 1e4], dtype=dtype).reshape(places.shape)
+    scales[3] = 1e-6 if dtype == torch.float64 else 1e-3
+    y = places + scales * torch.randn(100, *shape, dtype=dtype, generator=generator)
+    units = units_of(y, None)
+    dataset = Dataset("numbers", y, y, units)
+    assert (dataset.kind, dataset.levels, dataset.is_image, units.spacing) == (kind, None, kind == "images", 1.0)
+    x = dataset.encode(y, seed=0)
+    assert x.dtype == torch.float32
+    exact = y.double().numpy()
+    mean, std = exact.mean(axes), exact.std(axes)
+    expected = (exact - mean.reshape(places.shape)) / std.reshape(places.shape)
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-6, atol=1e-6)
+    back = units.decode(x)
+    assert back.dtype == dtype
+    assert ((back - y).abs() / scales).max() < (2e-6 if dtype == torch.float64 else 1e-3)
+    assert units.log_scale(shape) == pytest.approx(-np.log(std).sum() * np.prod(shape[1:]), rel=1e-9)
+    moments = units.moments(y)
+    np.testing.assert_allclose(moments[0], expected.mean(0), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(moments[1], expected.var(0), rtol=1e-8)
+    known = described({**dataset.description}, -1.0, 1.0, True)
+    assert torch.equal(known.units.encode(y), x)
+    assert (known.train.dtype, known.shape) == (dtype, shape)
+
+
+def test_numbers_beyond_what_float32_tells_apart_are_standardised_first() -> None:
+    y = 1.7e9 + torch.linspace(-1, 1, 101, dtype=torch.float64)[:, None]
+    units = units_of(y, None)
+    torch.testing.assert_close(units.encode(y)[:, 0], torch.linspace(-1, 1, 101) * (3 * 50 / 51) ** 0.5)
+    torch.testing.assert_close(units.decode(units.encode(y)), y, rtol=0, atol=2e-7)
+
+
+def test_examples_are_looked_at_in_parts(monkeypatch) -> None:
+    y = torch.randn(101, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean, variance = moments(y)
+    monkeypatch.setattr("score_sde.data.units._AT_ONCE", 30)
+    torch.testing.assert_close(moments(y), (mean, variance), rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close((mean, variance), (y.mean(0), y.var(0, correction=0)))
+
+
+def test_what_does_not_vary_is_named() -> None:
+    y = torch.randn(10, 3, 4)
+    y[:, 1] = 2.5
+    with pytest.raises(UserError, match=r"channel 1 is 2\.5 in every example"):
+        units_of(y, None)
+    with pytest.raises(UserError, match=r"column 1 is 2\.5 in every example"):
+        units_of(y[..., 0], None)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0)])

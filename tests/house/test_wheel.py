@@ -31,7 +31,7 @@ def site(tmp_path_factory) -> Path:
     if listed.returncode:
         pytest.skip("git does not know what is committed here")
     for name in listed.stdout.decode().split("\0"):
-        if name.endswith((".py", ".toml")) or name in ("README.md", "LICENSE"):
+        if name.endswith((".py", ".toml", ".html")) or name in ("README.md", "LICENSE"):
             target = folder / "source" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target)

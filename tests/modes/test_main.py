@@ -81,7 +81,8 @@ def test_training_leaves_its_configuration_checkpoints_and_logs(digits):
     assert config["model"]["channels"] == 4
     assert config["training"]["num_steps"] == 20
     assert config["sde"]["name"] == "vp"
-    names = [f"step_00000{step}{suffix}" for step in (10, 20) for suffix in (".pt", ".safetensors")]
+    stems = ("best", "step_0000010", "step_0000020")
+    names = [f"{stem}{suffix}" for stem in stems for suffix in (".pt", ".safetensors")]
     assert sorted(path.name for path in (digits / "checkpoints").iterdir()) == names
     with open(digits / "metrics.csv") as file:
         rows = list(csv.DictReader(file))

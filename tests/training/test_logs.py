@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from score_sde.common.errors import UserError
 from score_sde.common.plots import image_grid
-from score_sde.training.logs import Log
+from score_sde.training.logs import Log, Preview
 from tests.reading import image
 
 
@@ -31,8 +31,8 @@ def test_scalars_and_samples_come_back(tmp_path):
     log = Log(tmp_path, step=0)
     log.scalars(1, {"loss": 0.5, "rate": 2.0})
     log.scalars(2, {"loss": 0.25})
-    log.samples(2, np.zeros((9, 8, 8, 1), dtype=np.uint8))
-    log.samples(3, np.zeros((9, 2), dtype=np.float32))
+    log.samples(2, Preview("images", np.zeros((9, 8, 8, 1), dtype=np.uint8)))
+    log.samples(3, Preview("vectors", np.zeros((9, 2), dtype=np.float32)))
     log.close()
     events = events_of(tmp_path / "logs")
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]

@@ -237,8 +237,94 @@ def test_a_spike_of_the_loss_is_noted(tmp_path, capsys):
 
 def test_old_checkpoints_are_deleted(tmp_path):
     image_trainer(tmp_path, keep_checkpoints=2, checkpoint_every=3).train()
-    names = [f"step_00000{step}{suffix}" for step in ("09", "12") for suffix in (".pt", ".safetensors")]
+    names = [
+        f"{stem}{suffix}" for stem in ("best", "step_0000009", "step_0000012") for suffix in (".pt", ".safetensors")
+    ]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
+
+
+# Held-out losses after steps 2, 4, 6 …: the best is that of step 6, and then three are not.
+HELD_OUT = [3.0, 2.5, 1.0, 2.0, 1.5, 1.0, 1.25]
+
+
+class Killed(BaseException):
+    pass
+
+
+def judged(folder, killed_after: int = 99, **values) -> Trainer:
+    """Return a trainer whose held-out losses are those above, and which is killed in the middle of a step."""
+
+    def loss(model, batch, noise):
+        if model.training and trainer.step == killed_after:
+            raise Killed
+        return objective(model, batch, noise)
+
+    trainer = image_trainer(folder, loss, **{"num_steps": 14, "log_every": 2, "evaluate_every": 2, **values})
+    trainer.held_out_loss = lambda: HELD_OUT[trainer.step // 2 - 1]  # type: ignore[method-assign]
+    return trainer
+
+
+def test_training_stops_when_the_held_out_loss_no_longer_falls(tmp_path):
+    """After as many losses as there is patience for, none of them below the best; that one is kept."""
+    early = judged(tmp_path / "early", patience=3, keep_checkpoints=1, checkpoint_every=0)
+    early.train()
+    assert early.step == 12
+    assert early.stopped_early
+    assert early.best == (1.0, 6, 3)
+    kept = sorted(path.name for path in (tmp_path / "early" / "checkpoints").glob("*.pt"))
+    assert kept == ["best.pt", "step_0000012.pt"]
+    whole = judged(tmp_path / "whole", checkpoint_every=6, keep_checkpoints=9)
+    whole.train()
+    assert (whole.step, whole.best, whole.stopped_early) == (14, (1.0, 6, 4), False)
+    of_step, best = (
+        checkpoint.load(path)
+        for path in (tmp_path / "whole/checkpoints/step_0000006.pt", tmp_path / "early/checkpoints/best.pt")
+    )
+    assert all(torch.equal(best["ema"][name], tensor) for name, tensor in of_step["ema"].items())
+    weights, _, _ = checkpoint.load_weights_file(tmp_path / "early" / "checkpoints" / "best.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in of_step["ema"].items())
+    # It has ended; with more patience it goes on as if it had had it all along.
+    again = judged(tmp_path / "early", patience=3)
+    assert again.ended
+    judged(tmp_path / "early").train()
+    assert_same_checkpoint(tmp_path / "early", tmp_path / "whole", 14)
+    assert checkpoint.latest(tmp_path / "early" / "checkpoints").name == "step_0000014.pt"
+
+
+@pytest.mark.parametrize("killed_after", [5, 7, 9])
+def test_a_killed_run_knows_its_best_and_stops_where_one_that_was_not_does(tmp_path, killed_after):
+    """Also where it was killed after a best checkpoint that is newer than the one it goes on from."""
+    values = {"patience": 3, "checkpoint_every": 4, "keep_checkpoints": 9}
+    judged(tmp_path / "whole", **values).train()
+    with pytest.raises(Killed):
+        judged(tmp_path / "killed", killed_after, **values).train()
+    resumed = judged(tmp_path / "killed", **values)
+    assert resumed.step == 4 * (killed_after // 4)
+    resumed.train()
+    for name in ("best.pt", "step_0000004.pt", "step_0000008.pt", "step_0000012.pt"):
+        whole, killed = (checkpoint.load(tmp_path / each / "checkpoints" / name) for each in ("whole", "killed"))
+        assert (killed["step"], killed["best"]) == (whole["step"], whole["best"])
+        assert all(torch.equal(killed["ema"][key], tensor) for key, tensor in whole["ema"].items())
+    columns = [
+        [(row["step"], row["loss"], row["held_out_loss"]) for row in table(tmp_path / each / "metrics.csv")]
+        for each in ("whole", "killed")
+    ]
+    assert columns[0] == columns[1]
+    assert len(columns[0]) == 6
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_spoken_of(tmp_path):
+    """A run that goes on without it takes the best of what is to come."""
+    judged(tmp_path, num_steps=8).train()
+    (tmp_path / "checkpoints" / "best.pt").unlink()
+    resumed = judged(tmp_path)
+    assert resumed.best.step == 0
+    resumed.train()
+    assert resumed.best == (1.0, 12, 1)
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 12
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"best\.pt.*; remove it to go on without"):
+        judged(tmp_path)
 
 
 def test_a_checkpoint_of_another_network_or_other_data_is_a_user_error(tmp_path):

@@ -158,14 +158,6 @@ def test_one_picture_is_not_taken_for_many(tmp_path):
             load_dataset(path=tmp_path / "own.npy")
 
 
-def test_oblong_pictures_are_cropped_with_a_note(tmp_path):
-    array = pixels(0, 4, 6, 10)
-    np.save(tmp_path / "own.npy", array)
-    dataset = load_dataset(path=tmp_path / "own.npy", folder=tmp_path / "cache", test_share=0.0)
-    np.testing.assert_array_equal(dataset.train[:, 0], array[:, :, 2:8])
-    assert f"{tmp_path}/own.npy has pictures of 6 x 10, of which the middle 6 x 6 is read" in dataset.notes
-
-
 @pytest.mark.parametrize(
     "classes", [np.full(8, np.inf), np.full(8, 1e30), np.full(8, np.nan), np.zeros((2, 4), int), np.zeros((8, 2), int)]
 )

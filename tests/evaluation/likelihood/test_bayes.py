@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from score_sde.common.condition import Condition
+from score_sde.data import Standardised
 from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
+from score_sde.evaluation.likelihood.dequantisation import WithoutLevels
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.models import GaussianMixture, Given, rows_of
 from score_sde.sde import VPSDE
@@ -70,7 +72,9 @@ class Components:
 def test_densities_given_the_class():
     model = Components()
     x, classes = torch.tensor([[0.1, 0.2], [0.4, -0.3], [-0.6, 0.1]], dtype=FLOAT), torch.tensor([1, 0, 0])
-    measurement = Measurement(Given(model, Condition({"class": classes})), None, {"divergence": "exact"})
+    measurement = Measurement(
+        Given(model, Condition({"class": classes})), WithoutLevels(Standardised()), {"divergence": "exact"}
+    )
     measured = measurement(x, [0, 1, 2])
     t = torch.tensor(model.sde.t_min, dtype=FLOAT)
     expected = torch.stack([model.parts[k].log_prob(row[None], t)[0] for k, row in zip(classes, x, strict=True)])

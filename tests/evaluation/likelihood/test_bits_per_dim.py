@@ -63,7 +63,7 @@ def test_draws_are_averaged_inside_the_logarithm_where_that_is_a_bound():
     assert [bound[term] for term in ("prior", "diffusion", "reconstruction")] == pytest.approx(
         [0.25 / nats, 2 / nats, 1 / nats]
     )
-    lines = describe({**exact, "split": "test", "num_draws": 2})
+    lines = describe({**exact, "split": "test", "num_draws": 2, "levels": 8})
     assert lines[0].startswith(f"{2.125 / nats:.4f} ± ")
     assert lines[1].endswith("with 2 draws importance-weighted")
     assert f"continuous {3.25 / nats:.4f}" in lines[2]

@@ -1,0 +1,1 @@
+"""Pictures of examples, one file for each kind of data."""

@@ -1,0 +1,137 @@
+r"""Numbers without levels: what a density needs of them, found in one pass over however many there are.
+
+Numbers `x[n, c, …]` are kept as they are, in their own precision: column `c` of vectors, or channel `c` of series,
+fields and volumes, is later standardised by mean and standard deviation of the training part (see `data.units`), in
+float64. So any scale will do, but a column must have finite numbers and a spread, and the step of its dtype, at the
+size of its numbers, must lie well below its standard deviation.
+
+Mean `m` and sum `q` of squared deviations of two chunks of `a` and `b` numbers are put together as (Chan, Golub &
+LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115)
+
+    m = m_a + (m_b - m_a) b / (a + b),     q = q_a + q_b + (m_b - m_a)^2 a b / (a + b)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from score_sde.common.errors import UserError
+from score_sde.data.words import listed
+
+# The least number of a dtype's steps in a standard deviation.
+_LEAST_STEPS = 100
+# Numbers of a larger step may be the same by rounding alone.
+_COARSE = 0.01
+# Pictures of 256 levels become such floats: a scale and a shift that turn them into whole numbers again.
+_OF_LEVELS = {"1/255": (255.0, 0.0), "2/255": (127.5, 127.5)}
+
+
+def held(dtype: np.dtype) -> np.dtype:
+    """Return the dtype that numbers are kept in: uint8 levels and float32 as they are, others without loss."""
+    if dtype == np.uint8:
+        return np.dtype(np.uint8)
+    single = np.issubdtype(dtype, np.floating) and dtype.itemsize <= 4
+    return np.dtype(np.float32 if single or (dtype.kind in "iu" and dtype.itemsize <= 2) else np.float64)
+
+
+class Spread:
+    """A spread is what is known of each column or channel of some examples, once all chunks were added.
+
+    Args:
+        where: where the examples are, for complaints.
+        dtype: the dtype that they were stored in.
+        shape: the shape of an example.
+        columns: what columns are called; none, if they have numbers only.
+    """
+
+    def __init__(self, where: str, dtype: np.dtype, shape: tuple[int, ...], columns: Sequence[str] = ()) -> None:
+        self.where = where
+        self.dtype = dtype
+        self.what = "column" if len(shape) == 1 else "channel"
+        self.names = list(columns) or [str(number) for number in range(shape[0])]
+        count = shape[0]
+        self.count = 0
+        self.mean, self.deviations = np.zeros(count), np.zeros(count)
+        self.low, self.high = np.full(count, np.inf), np.full(count, -np.inf)
+        self.whole = np.ones(count, dtype=bool)
+        self.of_levels = set(_OF_LEVELS)
+
+    def add(self, chunk: np.ndarray, rows: Sequence[int]) -> None:
+        """Add examples `(n, C, …)`, the `rows` of which are for complaints.
+
+        Raises:
+            UserError: a number is not finite; the line names row and column.
+        """
+        if np.issubdtype(self.dtype, np.floating) and not (finite := np.isfinite(chunk)).all():
+            row, column = np.argwhere(~finite)[0][:2]
+            raise UserError(
+                f"{self.where} has numbers that are not finite, first in row {rows[row]}, {self.what} "
+                f"{self.names[column]}: leave it out"
+            )
+        exact = chunk.astype(np.float64)
+        over = (0, *range(2, exact.ndim))
+        many = exact.size // exact.shape[1]
+        # Numbers too large for float64's squares have an infinite deviation.
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = exact.mean(over)
+            centred = exact - mean.reshape(-1, *[1] * (exact.ndim - 2))
+            further, total = mean - self.mean, self.count + many
+            self.deviations += (centred**2).sum(over) + further**2 * (self.count * many / total)
+            self.mean += further * (many / total)
+        self.count = total
+        self.low, self.high = np.minimum(self.low, exact.min(over)), np.maximum(self.high, exact.max(over))
+        if self.whole.any():
+            self.whole &= (exact == np.floor(exact)).all(over)
+        for name in list(self.of_levels):
+            scale, shift = _OF_LEVELS[name]
+            numbers = scale * exact + shift
+            if numbers.min() < -0.5 or numbers.max() > 255.5 or (abs(numbers - np.rint(numbers)) > 1e-3).any():
+                self.of_levels.remove(name)
+
+    def check(self) -> None:
+        """See that each column has a spread that its dtype resolves.
+
+        Raises:
+            UserError: a column is constant, or its numbers are too close together; the line names it.
+        """
+        kind = self.dtype if np.issubdtype(self.dtype, np.floating) else held(self.dtype)
+        constant = np.flatnonzero(self.low == self.high)
+        if len(constant):
+            names = [self.names[c] for c in constant]
+            which = f"{self.what} {names[0]} is {self.low[constant[0]]:.5g} in every training example, so it has"
+            if len(constant) > 1:
+                which = f"{self.what}s {listed(names)} are each the same in every training example, so they have"
+            steps = np.spacing(abs(self.low[constant]).astype(kind))
+            them = "it" if len(constant) == 1 else "them"
+            lost = f", or save {them} in float64, as {kind.name} may not tell such numbers apart"
+            raise UserError(f"{self.where}: {which} no density: leave {them} out{lost * bool(max(steps) > _COARSE)}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            std = np.sqrt(self.deviations / self.count)
+            step = np.spacing((abs(self.mean) + std).astype(kind)).astype(np.float64)
+        for c, name in enumerate(self.names):
+            complaint = (
+                f"{self.where}: {self.what} {name} has mean {self.mean[c]:.5g} and standard deviation {std[c]:.4g}"
+            )
+            if not np.isfinite(std[c]):
+                raise UserError(f"{complaint}, as float64 cannot hold the squares of its numbers: scale them down")
+            if std[c] < _LEAST_STEPS * step[c]:
+                raise UserError(
+                    f"{complaint}, which {kind.name} cannot tell apart: save it in float64, or with its mean taken off"
+                )
+
+    def notes(self) -> list[str]:
+        """Return what the user should know: which numbers are discrete, so that they have no density."""
+        if self.of_levels and not self.whole.all():
+            return [
+                f"{self.where} has multiples of {min(self.of_levels)} only, as pictures of 256 levels have: discrete "
+                "numbers have no density; save the levels as uint8"
+            ]
+        whole = [self.names[c] for c in np.flatnonzero(self.whole)]
+        if not whole:
+            return []
+        return [
+            f"{self.where} has whole numbers only in {self.what} {listed(whole)}: discrete numbers have no density; "
+            "add uniform noise in [0, 1), or leave them out"
+        ]

@@ -1,0 +1,1 @@
+"""One page that shows what there is in a run's folder."""

@@ -1,0 +1,249 @@
+"""A trained run from Python: `load` or `fit` gives one, and it samples, measures densities, encodes and decodes.
+
+    run = load("runs/digits")
+    run.sample(64, seed=0)           examples, as `run.dataset.train` holds them
+    run.bits_per_dim(x)              one number an example
+
+Examples go in and come out in the units and the format of the data: NumPy arrays or tensors, one or many. What is not
+asked for otherwise is as the run's configuration has it, so that numbers are those of the command line, to the last
+bit: sample `i` has the seed `seed + i`, and so has the noise by which example `i` is measured.
+
+Nothing here needs the data that the run was trained on: their shape, classes, units and scale are in its checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError, naming
+from score_sde.data import Dataset
+from score_sde.data.conditions import of_classes
+from score_sde.experiment import build, conditions, configuration, own, rules, sampling
+from score_sde.experiment.arrays import as_examples
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.likelihood import make_measurement
+from score_sde.models import Given, rows_of
+from score_sde.solvers import decode, encode, log_likelihood
+from score_sde.solvers.base import Solution, Solver
+
+Examples = np.ndarray | Tensor | Sequence[Any]
+
+
+class Run:
+    """A run holds a trained model, and answers questions about it.
+
+    Args:
+        experiment: the model, with its configuration, the description of its data and its folder.
+        temporary: the folder of the run, where it is to vanish with it.
+
+    Attributes:
+        model: the model: `.sde`, `.score(x, t)` and `.denoise(x, t)`, in model units.
+        config: the configuration.
+        folder: the folder of the run.
+    """
+
+    def __init__(self, experiment: Experiment, temporary: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        self._experiment = experiment
+        self._temporary = temporary
+        self.model = experiment.model
+        self.config: ConfigDict = experiment.config
+        self.folder = experiment.folder
+
+    def __repr__(self) -> str:
+        """Return what the run is of."""
+        data = self._experiment.dataset
+        return f"Run({data.kind} {data.name} of shape {data.shape}, {self._experiment.path})"
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset that the run was trained on, with its examples, in the units of the run; read when asked for.
+
+        Raises:
+            UserError: the data are not there any more.
+        """
+        described = self._experiment.dataset
+        if len(described.train):
+            return described
+        dataset = build.make_dataset(self.config)
+        dataset.check_like(described.description, build.knows_classes(self.config), repr(self))
+        return dataset.in_units_of(described.description)
+
+    def sample(
+        self,
+        num_samples: int | None = None,
+        *,
+        condition: Any = None,
+        seed: int | None = None,
+        solver: str | Solver | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draw samples, `(N, *shape)`, in data units and the data's dtype: levels as uint8.
+
+        Args:
+            num_samples: how many; like whatever is left out, as the configuration has it.
+            condition: the class of all samples, by its name or number, or of each, a list.
+            seed: sample `i` is drawn with `seed + i`.
+            solver: a name, or a solver.
+            num_steps: the solver's number of steps.
+            guidance: scale of the guidance towards the condition.
+            options: further keys of the section `sampling`, such as `batch_size`, `eta` or `t_min`.
+
+        Raises:
+            UserError: there is no such option, or no such class.
+        """
+        labels, count = self._labels(condition, num_samples)
+        handed_over = None if solver is None or isinstance(solver, str) else own.hand_over(solver)
+        given = {"num_samples": count, "solver": handed_over or solver, "num_steps": num_steps, "guidance": guidance}
+        experiment = self._with("sample", seed, {**given, **options})
+        x = sampling.sample(experiment, labels).samples.x
+        return self._experiment.dataset.units.decode(x).numpy()
+
+    def log_prob(self, x: Examples, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
+        """Return the log-density of examples in data units, in nats, `(N,)` float64, or one number for one example.
+
+        Of levels it is the bound on their log-probability that dequantisation gives. Where `x` is a tensor that wants
+        gradients, so is the answer.
+
+        Args:
+            x: examples, as `run.dataset.train` has them.
+            condition: the class of all examples, or of each.
+            seed: the noise of example `i` is that of `seed + i`.
+            options: further keys of the section `likelihood`, such as `divergence` or `rtol`.
+
+        Raises:
+            UserError: examples are not of the shape of the data, or there is no such option or density.
+        """
+        if isinstance(x, Tensor) and x.requires_grad:
+            return self._differentiable(x, condition, seed, options)
+        examples, alone = as_examples(self._experiment.dataset, x)
+        log_prob = self._measured(examples, condition, seed, options).numpy()
+        return float(log_prob[0]) if alone else log_prob
+
+    def bits_per_dim(self, x: Examples, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
+        """Return `-log2 p(x) / d` of examples, `(N,)` float64, or one number for one; arguments as of `log_prob`.
+
+        Of what has no levels it is a density in data units, and may be negative.
+        """
+        examples, alone = as_examples(self._experiment.dataset, x)
+        bits = -self._measured(examples, condition, seed, options).numpy() / (examples[0].numel() * np.log(2))
+        return float(bits[0]) if alone else bits
+
+    def encode(self, x: Examples, *, condition: Any = None, **options: Any) -> np.ndarray:
+        """Return the latents at `T` of examples, by the probability flow ODE; `decode` goes back.
+
+        Args:
+            x: examples, as `run.dataset.train` has them.
+            condition: the class of all examples, or of each.
+            options: those of `solvers.encode`.
+        """
+        examples, alone = as_examples(self._experiment.dataset, x)
+        latents = self._solved(encode, self._experiment.dataset.units.encode(examples), condition, options).numpy()
+        return latents[0] if alone else latents
+
+    def decode(self, z: Examples, *, condition: Any = None, **options: Any) -> np.ndarray:
+        """Return the examples of latents `z`, in data units; arguments else as of `encode`.
+
+        Raises:
+            UserError: latents are not of the shape of the data.
+        """
+        latents = torch.as_tensor(np.asarray(z) if not isinstance(z, Tensor) else z).to(torch.get_default_dtype())
+        alone = latents.shape == self._experiment.dataset.shape
+        x = self._solved(decode, latents[None] if alone else latents, condition, options)
+        examples = self._experiment.dataset.units.decode(x).numpy()
+        return examples[0] if alone else examples
+
+    def _with(self, mode: str, seed: int | None, options: Mapping[str, Any]) -> Experiment:
+        """Return the experiment with these options of the section that the mode has, those that are not None."""
+        section = {"sample": "sampling"}.get(mode, mode)
+        config = copy.deepcopy(self.config)
+        values = {f"{section}.{key}": value for key, value in options.items() if value is not None}
+        if seed is not None:
+            values["seed"] = seed
+        with naming(mode):
+            configuration.from_dict(values, "run", config)
+            rules.check(config, mode)
+        return replace(self._experiment, config=config)
+
+    def _labels(self, condition: Any, count: int | None) -> tuple[Tensor | None, int | None]:
+        """Return the class of each of `count` samples, and their number, which a list of classes decides, too."""
+        if condition is None:
+            return None, count
+        count = len(condition) if count is None and _is_list(condition) else count
+        count = self.config.sampling.num_samples if count is None else count
+        return self._classes(condition, count), count
+
+    def _classes(self, condition: Any, count: int) -> Tensor:
+        chosen = condition if _is_list(condition) else [condition] * count
+        if len(chosen) != count:
+            raise UserError(f"{len(chosen)} classes for {count} examples: give one for all, or one for each")
+        items = [item.item() if isinstance(item, Tensor | np.generic) else item for item in chosen]
+        return conditions.class_numbers(self._experiment.dataset, items)
+
+    def _given(self, condition: Any, count: int) -> Any:
+        """Return the model, with the classes of so many examples bound to it, if any are given."""
+        if condition is None:
+            return self.model
+        if not conditions.is_class_conditional(self.config):
+            raise UserError("this model knows no classes: leave the condition out")
+        return Given(self.model, of_classes(self._classes(condition, count)).to(distributed.device()))  # type: ignore[union-attr]
+
+    def _measured(self, examples: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any]) -> Tensor:
+        """Return `log p(x)`, in data units, of each example, `(N,)`, float64."""
+        experiment = self._with("likelihood", seed, options)
+        model = self._given(condition, len(examples))
+        measurement = replace(make_measurement(experiment), model=model, bounds={})
+        first, size, parts = experiment.config.seed, experiment.config.likelihood.batch_size, []
+        for start in range(0, len(examples), size):
+            part = slice(start, min(start + size, len(examples)))
+            measured = rows_of(measurement, part)(examples[part], list(range(first + part.start, first + part.stop)))
+            parts.append((measured.log_prob - measured.log_q).mean(1))
+        return torch.cat(parts)
+
+    def _differentiable(self, x: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any]) -> Tensor:
+        """Return `log p(x)`, in data units, of numbers without levels, as something that can be differentiated by x."""
+        units, shape = self._experiment.dataset.units, self._experiment.dataset.shape
+        if units.levels is not None:
+            raise UserError("levels are no numbers to be differentiated by: use run.model in model units")
+        alone = x.shape == shape
+        batch = x[None] if alone else x
+        if batch.shape[1:] != shape:
+            raise UserError(f"examples have shape {tuple(shape)}, not {tuple(x.shape)}")
+        experiment = self._with("likelihood", seed, options)
+        measurement, first = make_measurement(experiment), experiment.config.seed
+        encoded = units.encode(batch).to(distributed.device())
+        result = log_likelihood(
+            self._given(condition, len(batch)),
+            encoded,
+            seeds=list(range(first, first + len(batch))),
+            differentiable=True,
+            **measurement.options,
+        )
+        log_prob = result.log_prob + units.log_scale(shape)
+        return log_prob[0] if alone else log_prob
+
+    def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:
+        """Return where the probability flow takes states `x` `(N, *shape)`, in batches."""
+        if x.shape[1:] != self._experiment.dataset.shape:
+            raise UserError(f"examples have shape {self._experiment.dataset.shape}, not {tuple(x.shape[1:])}")
+        model, size = self._given(condition, len(x)), self.config.sampling.batch_size
+        parts = [slice(start, start + size) for start in range(0, len(x), size)]
+        device = distributed.device()
+        return torch.cat([solve(rows_of(model, part), x[part].to(device), **options).x.cpu() for part in parts])
+
+
+def _is_list(condition: Any) -> bool:
+    """Return whether a condition has an entry for each example."""
+    return not isinstance(condition, str) and np.ndim(condition) == 1
