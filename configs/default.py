@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
     training.optimizer = "adam"  # adam, adamw
     training.learning_rate = 2e-4
     training.schedule = "cosine"  # constant, cosine (to 0)
-    training.warmup_steps = 1000  # the rate rises linearly from 0
+    training.warmup_steps = 1000  # the rate rises linearly from 0; cosine: for a tenth of the steps at most
     training.adam_beta1 = 0.9
     training.adam_beta2 = 0.999
     training.adam_eps = 1e-8
