@@ -14,7 +14,6 @@ Nothing here needs the data that the run was trained on: their shape, classes, u
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -45,7 +44,6 @@ class Run:
 
     Args:
         experiment: the model, with its configuration, the description of its data and its folder.
-        temporary: the folder of the run, where it is to vanish with it.
 
     Attributes:
         model: the model: `.sde`, `.score(x, t)` and `.denoise(x, t)`, in model units.
@@ -53,9 +51,8 @@ class Run:
         folder: the folder of the run.
     """
 
-    def __init__(self, experiment: Experiment, temporary: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        self._temporary = temporary
         self.model = experiment.model
         self.config: ConfigDict = experiment.config
         self.folder = experiment.folder
