@@ -39,11 +39,15 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
 def learning_rate(step: int, config: ConfigDict) -> float:
     """Return the rate of a step, counted from 0: a linear warm-up, times a constant or half a cosine that ends at 0.
 
+    Where the rate ends at 0, the warm-up is never longer than a tenth of the steps, so that short runs learn something;
+    a constant rate does not depend on the number of steps.
+
     Raises:
         UserError: there is no such schedule.
     """
-    warm_up = min(1.0, (step + 1) / max(1, config.warmup_steps))
     decay = choose("schedule", config.schedule, SCHEDULES)
+    longest = config.warmup_steps if config.schedule == "constant" else config.num_steps // 10
+    warm_up = min(1.0, (step + 1) / max(1, min(config.warmup_steps, longest)))
     return config.learning_rate * warm_up * decay(min(1.0, step / config.num_steps))
 
 

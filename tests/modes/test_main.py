@@ -467,7 +467,15 @@ def test_mistakes_get_one_line(complaint, tmp_path, arguments, expected):
     [
         (["--mode=sample", "--config.sampling.solver=dimm"], "no solver is called 'dimm' (did you mean 'ddim'?)"),
         (["--mode=sample", "--config.sampling.num_steps=0"], "sampling.num_steps must be at least 1"),
-        (["--mode=sample", "--config.sampling.num_steps=1", "--config.sampling.solver=ddim"], "at least 2 steps"),
+        (
+            [
+                "--mode=sample",
+                "--config.sampling.num_steps=1",
+                "--config.sampling.denoise=False",
+                "--config.sampling.solver=ddim",
+            ],
+            "at least 2, not 1",
+        ),
         (["--mode=sample", "--config.sampling.t_min=0", "--config.sampling.solver=ddim"], "not finite: t_min"),
         (["--mode=sample", "--config.sampling.grid=", "--config.sampling.solver=ddim"], "a name or a list of times"),
         (

@@ -10,6 +10,7 @@ from torch import nn
 
 from score_sde.common.errors import UserError
 from score_sde.configs.default import get_config
+from score_sde.experiment.configuration import CONFIGS, load_file
 from score_sde.training.optimization import learning_rate, make_optimizer
 
 
@@ -24,6 +25,25 @@ def test_the_rate_rises_linearly_then_falls_as_a_cosine():
     for step in (0, 3, 9, 10, 50, 99):
         expected = 0.1 * min(1, (step + 1) / 10) * math.cos(math.pi * step / 200) ** 2
         assert learning_rate(step, config) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_warm_up_is_at_most_a_tenth_of_the_steps_where_the_rate_falls():
+    config = settings(schedule="cosine")
+    config.num_steps = 50
+    expected = [0.1 * min(1, (step + 1) / 5) * math.cos(math.pi * step / 100) ** 2 for step in range(50)]
+    assert [learning_rate(step, config) for step in range(50)] == pytest.approx(expected)
+    config.num_steps = 9
+    assert learning_rate(0, config) == 0.1
+    config.schedule = "constant"
+    assert learning_rate(0, config) == pytest.approx(0.01)
+
+
+def test_no_configuration_of_the_project_asks_for_a_longer_one():
+    """So that all of them train as they always have."""
+    for path in sorted(CONFIGS.rglob("*.py")):
+        if path.name not in ("__init__.py", "paper.py"):
+            training = load_file(path).training
+            assert training.warmup_steps <= training.num_steps // 10, path
 
 
 def test_a_constant_rate_stays():
