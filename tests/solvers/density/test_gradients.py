@@ -63,10 +63,10 @@ def test_of_a_network_they_are_the_differences(divergence: str) -> None:
     h, fine = 1e-3, {"rtol": 1e-6, "atol": 1e-6}
     up, down = (log_likelihood(double, X + step * direction, **common, **fine).log_prob for step in (h, -h))
     expected = (up - down) / (2 * h)
-    for model, dtype, tolerance in ((double, FLOAT, 1e-4), (single, torch.float32, 1e-3)):
+    for model, dtype, tolerance in ((double, FLOAT, 1e-5), (single, torch.float32, 1e-4)):
         x = X.to(dtype).clone().requires_grad_()
         log_prob = log_likelihood(model, x, differentiable=True, rtol=tolerance, atol=tolerance, **common).log_prob
         (gradient,) = torch.autograd.grad(log_prob.sum(), x)
         found = (gradient.double() * direction).sum(1)
         error = float((found - expected).abs().max() / expected.abs().max())
-        assert error < 10 * tolerance
+        assert error < 30 * tolerance
