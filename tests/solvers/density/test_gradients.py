@@ -60,8 +60,10 @@ def test_of_a_network_they_are_the_differences(divergence: str) -> None:
     single, double = ScoreModel(network(), SDE), ScoreModel(network().double(), SDE)
     direction = torch.tensor([[0.8, -0.6], [0.5, 1.2]], dtype=FLOAT)
     common: dict[str, Any] = {"divergence": divergence, "seeds": [0, 1], "t_min": 0.2}
-    h, fine = 1e-3, {"rtol": 1e-6, "atol": 1e-6}
-    up, down = (log_likelihood(double, X + step * direction, **common, **fine).log_prob for step in (h, -h))
+    h = 1e-3
+    up, down = (
+        log_likelihood(double, X + step * direction, rtol=1e-6, atol=1e-6, **common).log_prob for step in (h, -h)
+    )
     expected = (up - down) / (2 * h)
     for model, dtype, tolerance in ((double, FLOAT, 1e-5), (single, torch.float32, 1e-4)):
         x = X.to(dtype).clone().requires_grad_()
