@@ -398,6 +398,11 @@ def folders() -> list[Make]:
     ]
 
 
+def unusual_pictures() -> list[Make]:
+    """Return the cases of folders with one unusual picture, or one that is broken."""
+    return [*_modes(UNUSUAL), *_modes(BROKEN)]
+
+
 # Archives.
 
 
@@ -532,7 +537,7 @@ def _read_array(what: str, make: Callable[[Generator], tuple[np.ndarray, list[Ex
     return case
 
 
-def _refused_array(what: str, make: Callable[[Generator], np.ndarray], **options: Any) -> Make:
+def refused_array(what: str, make: Callable[[Generator], np.ndarray], **options: Any) -> Make:
     def case(rng: Generator, folder: Path) -> Case:
         np.save(folder / "own.npy", make(rng), allow_pickle=True)
         return Case(what, str(folder / "own.npy"), options=options, refused=True, named=["own.npy"])
@@ -540,7 +545,7 @@ def _refused_array(what: str, make: Callable[[Generator], np.ndarray], **options
     return case
 
 
-def _refused_bytes(what: str, name: str, make: Callable[[Generator], bytes]) -> Make:
+def refused_bytes(what: str, name: str, make: Callable[[Generator], bytes]) -> Make:
     def case(rng: Generator, folder: Path) -> Case:
         (folder / name).write_bytes(make(rng))
         return Case(what, str(folder / name), refused=True, named=[name])
@@ -548,7 +553,7 @@ def _refused_bytes(what: str, name: str, make: Callable[[Generator], bytes]) -> 
     return case
 
 
-def _packed(save: Callable[..., None], *args: Any, **named: Any) -> bytes:
+def packed(save: Callable[..., None], *args: Any, **named: Any) -> bytes:
     buffer = io.BytesIO()
     save(buffer, *args, **named)
     return buffer.getvalue()
@@ -578,8 +583,8 @@ def _resized(rng: Generator, folder: Path) -> Case:
 
 
 def _oblong(rng: Generator) -> tuple[np.ndarray, list[Example]]:
-    pixels = _pixels(rng, 6, 8, 12)
-    return pixels, _examples(pixels[:, :, 2:10])
+    pixels = _pixels(rng, 6, int(rng.integers(4, 9)), int(rng.integers(10, 15)))
+    return pixels, _examples(pixels)
 
 
 # Users call a part's examples and classes by these names.
@@ -660,30 +665,31 @@ def _huge_head(rng: Generator) -> bytes:
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head + rng.bytes(50)
 
 
-def _cut(content: bytes, rng: Generator) -> bytes:
+def cut_off(content: bytes, rng: Generator) -> bytes:
     return content[: int(rng.uniform(0, 0.98) * len(content))]
 
 
 def arrays() -> list[Make]:
     """Return the cases that are NumPy files of pictures."""
-    dtypes = ("int8", "uint16", "int64", "float16", "float32", "float64", "complex64", "bool", "S3", "U2", "object")
+    dtypes = ("int8", "uint16", "int64", "complex64", "bool", "S3", "U2", "object")
     return [
         *[_read_array(layout, _as_is(layout)) for layout in ("NHW", "NHWC", "NCHW")],
         _read_array("Fortran order", _as_is("NHWC", fortran=True)),
         _read_array("one picture", lambda rng: (p := _pixels(rng, 1, 5, 5), _examples(p)), test_share=0.0),
         _read_array("17 levels", lambda rng: (p := _pixels(rng, 9, 5, 5, levels=17), _examples(p)), levels=17),
+        _read_array("oblong", _oblong),
         _resized,
         *[
-            _refused_array(dtype, lambda rng, dtype=dtype: _pixels(rng, 6, 5, 5).astype(dtype))  # type: ignore[misc]
+            refused_array(dtype, lambda rng, dtype=dtype: _pixels(rng, 6, 5, 5).astype(dtype))  # type: ignore[misc]
             for dtype in dtypes
         ],
         *[
-            _refused_array(str(shape), lambda rng, shape=shape: _pixels(rng, *shape))  # type: ignore[misc]
+            refused_array(str(shape), lambda rng, shape=shape: _pixels(rng, *shape))  # type: ignore[misc]
             for shape in ((), (7,), (7, 7), (6, 3, 3, 3), (6, 3, 5, 3), (6, 1, 7, 3), (6, 5, 5, 2), (6, 5, 5, 1, 3),
                           (32, 32, 3), (0, 5, 5), (6, 0, 0), (1, 5, 5))
         ],
-        _refused_array("too many levels", lambda rng: _pixels(rng, 9, 5, 5) | 128, levels=16),
-        _refused_array("levels resized", lambda rng: _pixels(rng, 9, 5, 5, levels=16), levels=16, image_size=3),
+        refused_array("too many levels", lambda rng: _pixels(rng, 9, 5, 5) | 128, levels=16),
+        refused_array("levels resized", lambda rng: _pixels(rng, 9, 5, 5, levels=16), levels=16, image_size=3),
         *map(_keys, ["int64", "uint8", "big-endian", "(N, 1)", "words", "bytes", "floats", "far apart", "bool"]),
         _named_arrays("classes hidden by -1", lambda rng: _two(rng, y_test=np.full(4, -1)),
                       {"train": ("x_train", "y_train"), "test": ("x_test",)}),
@@ -716,38 +722,41 @@ def arrays() -> list[Make]:
                       lambda rng: {"x_train": _pixels(rng, 8, 5, 5), "x_test": _pixels(rng, 4, 5, 5),
                                    "y_test": np.arange(4)},
                       {"train": ("x_train",), "test": ("x_test",)}, ["class"]),
-        _refused_bytes("cut off", "own.npy", lambda rng: _cut(_packed(np.save, _pixels(rng, 6, 5, 5)), rng)),
-        _refused_bytes("cut off", "own.npz", lambda rng: _cut(_packed(np.savez, x=_pixels(rng, 6, 5, 5)), rng)),
-        _refused_bytes("packed and cut off", "own.npz",
-                       lambda rng: _cut(_packed(np.savez_compressed, x=_pixels(rng, 6, 5, 5)), rng)),
-        _refused_bytes("terabytes by its head", "own.npy", _huge_head),
-        _refused_bytes("noise", "own.npy", lambda rng: rng.bytes(300)),
-        _refused_bytes("a pickle", "own.npy", lambda rng: pickle.dumps([1, 2, 3])),
-        _refused_bytes("a pickle", "own.npz", lambda rng: pickle.dumps({"x": [1, 2, 3]})),
-        _refused_bytes("nothing", "own.npz", lambda rng: b""),
+        refused_bytes("cut off", "own.npy", lambda rng: cut_off(packed(np.save, _pixels(rng, 6, 5, 5)), rng)),
+        refused_bytes("cut off", "own.npz", lambda rng: cut_off(packed(np.savez, x=_pixels(rng, 6, 5, 5)), rng)),
+        refused_bytes("packed and cut off", "own.npz",
+                       lambda rng: cut_off(packed(np.savez_compressed, x=_pixels(rng, 6, 5, 5)), rng)),
+        refused_bytes("terabytes by its head", "own.npy", _huge_head),
+        refused_bytes("noise", "own.npy", lambda rng: rng.bytes(300)),
+        refused_bytes("a pickle", "own.npy", lambda rng: pickle.dumps([1, 2, 3])),
+        refused_bytes("a pickle", "own.npz", lambda rng: pickle.dumps({"x": [1, 2, 3]})),
+        refused_bytes("nothing", "own.npz", lambda rng: b""),
     ]  # fmt: skip
 
 
 # Vectors.
 
 
-def _vectors(rng: Generator, dtype: str = "f8", columns: int = 3) -> np.ndarray:
+def normal(rng: Generator, dtype: str = "f8", columns: int = 3) -> np.ndarray:
     return rng.standard_normal((40, columns)).astype(dtype)
 
 
-def _good_vectors(what: str, make: Callable[[Generator], np.ndarray]) -> Make:
+def good_numbers(what: str, make: Callable[[Generator], np.ndarray], notes: Sequence[str] = ()) -> Make:
+    """Make an array without levels that has to be read number by number, in a dtype that holds it."""
+
     def case(rng: Generator, folder: Path) -> Case:
         array = make(rng)
         np.save(folder / "own.npy", array)
-        examples = [Example(row) for row in array.astype(np.float32)]
-        return Case(what, str(folder / "own.npy"), {"train": examples}, named=["own.npy"])
+        single = array.dtype.itemsize < 8 if array.dtype.kind == "f" else array.dtype.itemsize < 4
+        examples = [Example(row) for row in array.astype(np.float32 if single else np.float64)]
+        return Case(what, str(folder / "own.npy"), {"train": examples}, {}, notes, named=["own.npy"])
 
     return case
 
 
 def _with_column(column: Callable[[Generator], np.ndarray | float]) -> Callable[[Generator], np.ndarray]:
     def make(rng: Generator) -> np.ndarray:
-        array = _vectors(rng)
+        array = normal(rng)
         array[:, rng.integers(3)] = column(rng)
         return array
 
@@ -756,7 +765,7 @@ def _with_column(column: Callable[[Generator], np.ndarray | float]) -> Callable[
 
 def _with_number(number: float) -> Callable[[Generator], np.ndarray]:
     def make(rng: Generator) -> np.ndarray:
-        array = _vectors(rng)
+        array = normal(rng)
         array[rng.integers(40), rng.integers(3)] = number
         return array
 
@@ -766,32 +775,36 @@ def _with_number(number: float) -> Callable[[Generator], np.ndarray]:
 def vectors() -> list[Make]:
     """Return the cases that are NumPy files of vectors."""
     return [
-        _good_vectors("good", _vectors),
-        _good_vectors("float16", lambda rng: _vectors(rng, "f2")),
-        _good_vectors("float32, big-endian", lambda rng: _vectors(rng, ">f4")),
-        _good_vectors("Fortran order", lambda rng: np.asfortranarray(_vectors(rng))),
-        _good_vectors("one column", lambda rng: _vectors(rng, columns=1)),
-        _refused_array("mean 100, deviation 10", lambda rng: 100 + 10 * _vectors(rng)),
-        _refused_array("deviations 1 and 1000", lambda rng: _vectors(rng, columns=2) * [1, 1000]),
-        _refused_array("1.7e9 + N(0, 1)", lambda rng: 1.7e9 + _vectors(rng)),
-        _refused_array("deviation 1e-6", lambda rng: 1e-6 * _vectors(rng)),
-        _refused_array("1e39", _with_number(1e39)),
-        _refused_array("1e300", _with_number(1e300)),
-        _refused_array("NaN", _with_number(np.nan)),
-        _refused_array("infinite", _with_number(-np.inf)),
-        _refused_array("a constant column", _with_column(lambda rng: 0.1)),
-        _refused_array("a nearly constant column", _with_column(lambda rng: 1 + 1e-9 * rng.random(40))),
-        _refused_array("whole numbers", lambda rng: rng.integers(0, 9, (40, 3))),
-        _refused_array("complex", lambda rng: _vectors(rng).astype(complex)),
-        _refused_array("no columns", lambda rng: _vectors(rng, columns=0)),
-        _refused_array("one row", lambda rng: _vectors(rng)[:1]),
-        _refused_array("five dimensions", lambda rng: rng.standard_normal((2, 3, 4, 5, 6))),
+        good_numbers("good", normal),
+        good_numbers("float16", lambda rng: normal(rng, "f2")),
+        good_numbers("float32, big-endian", lambda rng: normal(rng, ">f4")),
+        good_numbers("Fortran order", lambda rng: np.asfortranarray(normal(rng))),
+        good_numbers("one column", lambda rng: normal(rng, columns=1)),
+        good_numbers("mean 100, deviation 10", lambda rng: 100 + 10 * normal(rng)),
+        good_numbers("deviations 1 and 1000", lambda rng: normal(rng, columns=2) * [1, 1000]),
+        good_numbers("1.7e9 + N(0, 1)", lambda rng: 1.7e9 + normal(rng)),
+        good_numbers("deviation 1e-6", lambda rng: 1e-6 * normal(rng)),
+        good_numbers("whole numbers", lambda rng: rng.integers(0, 9, (40, 3)), ["only in column 0, 1, 2"]),
+        good_numbers("few bits, whole", lambda rng: rng.integers(-9, 9, (40, 3)).astype("i2"), ["whole numbers only"]),
+        good_numbers("a whole column", _with_column(lambda rng: rng.integers(0, 9, 40)), ["whole numbers only"]),
+        good_numbers("a nearly constant column", _with_column(lambda rng: 1 + 1e-9 * rng.random(40))),
+        refused_array("1.7e9 + N(0, 1) in float32", lambda rng: (1.7e9 + normal(rng)).astype("f4")),
+        refused_array("1000 + N(0, 1) in float16", lambda rng: (1000 + normal(rng)).astype("f2")),
+        refused_array("1e39", _with_number(1e39)),
+        refused_array("1e300", _with_number(1e300)),
+        refused_array("NaN", _with_number(np.nan)),
+        refused_array("infinite", _with_number(-np.inf)),
+        refused_array("a constant column", _with_column(lambda rng: 0.1)),
+        refused_array("complex", lambda rng: normal(rng).astype(complex)),
+        refused_array("no columns", lambda rng: normal(rng, columns=0)),
+        refused_array("one row", lambda rng: normal(rng)[:1]),
+        refused_array("six dimensions", lambda rng: rng.standard_normal((2, 3, 4, 5, 6, 7))),
         _named_arrays(
             "NaN in the test part",
-            lambda rng: {"x_train": _vectors(rng), "x_test": np.full((3, 3), np.nan)},
+            lambda rng: {"x_train": normal(rng), "x_test": np.full((3, 3), np.nan)},
         ),
         _named_arrays("a test part of more columns",
-                      lambda rng: {"x_train": _vectors(rng), "x_test": _vectors(rng, columns=4)}),
+                      lambda rng: {"x_train": normal(rng), "x_test": normal(rng, columns=4)}),
     ]  # fmt: skip
 
 
@@ -867,7 +880,7 @@ def idx_files() -> list[Make]:
         _idx_folder("classes of another length", _put(1, lambda rng, old: _idx(np.zeros(7, np.uint8))), True),
         _idx_folder("a new class to test on", _put(3, lambda rng, old: _idx(np.full(4, 9, np.uint8))), True),
         _idx_folder("classes cut off", _put(1, lambda rng, old: old[:-2]), True),
-        _idx_folder("pictures cut off", _put(0, lambda rng, old: _cut(old, rng)), True),
+        _idx_folder("pictures cut off", _put(0, lambda rng, old: cut_off(old, rng)), True),
         _idx_folder("more than it says", _put(0, lambda rng, old: old + b"\0"), True),
         _idx_folder("whole numbers for pictures", _put(0, lambda rng, old: _idx(np.zeros((9, 5, 5), ">i4"), 12)), True),
         _idx_folder("a test part of another size", _put(2, lambda rng, old: _idx(_pixels(rng, 4, 6, 6))), True),
@@ -879,12 +892,12 @@ def idx_files() -> list[Make]:
                     lambda rng, names, files: files.update({"val-images-idx3-ubyte": files.pop(names[0])}), True),
         _idx_folder("classes in QMNIST's format", _qmnist_labels, notes=["(?i)labels.*not read"],
                     labelled=(False, False)),
-        _refused_bytes("a gz bomb", "own-images-idx3-ubyte.gz", _idx_bomb),
-        _refused_bytes("no gz", "own-images-idx3-ubyte.gz", lambda rng: rng.bytes(300)),
-        _refused_bytes("cut off", "own-images-idx3-ubyte.gz",
-                       lambda rng: _cut(gzip.compress(_idx(_pixels(rng, 5, 5, 5))), rng)),
-        _refused_bytes("nothing", "own-images-idx3-ubyte", lambda rng: b""),
-        _refused_bytes("254 dimensions", "own-images-idx3-ubyte", lambda rng: bytes([0, 0, 8, 254]) + rng.bytes(100)),
+        refused_bytes("a gz bomb", "own-images-idx3-ubyte.gz", _idx_bomb),
+        refused_bytes("no gz", "own-images-idx3-ubyte.gz", lambda rng: rng.bytes(300)),
+        refused_bytes("cut off", "own-images-idx3-ubyte.gz",
+                       lambda rng: cut_off(gzip.compress(_idx(_pixels(rng, 5, 5, 5))), rng)),
+        refused_bytes("nothing", "own-images-idx3-ubyte", lambda rng: b""),
+        refused_bytes("254 dimensions", "own-images-idx3-ubyte", lambda rng: bytes([0, 0, 8, 254]) + rng.bytes(100)),
     ]  # fmt: skip
 
 
@@ -935,7 +948,7 @@ def cifar_10() -> list[Make]:
         _cifar("pictures of another size", lambda rng: _batch(rng, data=_pixels(rng, 4, 300))),
         _cifar("a list", lambda rng: pickle.dumps([1, 2], protocol=2)),
         _cifar("hostile", lambda rng: b"cos\nmkdir\n(S'sprung'\ntR."),
-        _cifar("cut off", lambda rng: _cut(pickle.dumps(_batch(rng), protocol=2), rng)),
+        _cifar("cut off", lambda rng: cut_off(pickle.dumps(_batch(rng), protocol=2), rng)),
         _cifar("noise", lambda rng: rng.bytes(100)),
     ]
 
@@ -1043,7 +1056,7 @@ def parquet_files() -> list[Make]:
 
 
 def _shorten(path: Path, rng: Generator) -> None:
-    path.write_bytes(_cut(path.read_bytes(), rng))
+    path.write_bytes(cut_off(path.read_bytes(), rng))
 
 
 def _empty_parquet_folder(rng: Generator, folder: Path) -> Case:
@@ -1092,7 +1105,7 @@ def _no_place(what: str, place: str, named: str, **options: Any) -> Make:
 
 
 def _file_of(what: str, name: str, content: Callable[[Generator], bytes]) -> Make:
-    return _refused_bytes(what, name, content)
+    return refused_bytes(what, name, content)
 
 
 def splits_and_places() -> list[Make]:
@@ -1108,16 +1121,3 @@ def splits_and_places() -> list[Make]:
         _file_of("a picture alone", "one.png", lambda rng: plain(rng).content),
         _file_of("a tar archive", "photos.tar.gz", lambda rng: rng.bytes(100)),
     ]
-
-
-KINDS: Mapping[str, tuple[Callable[[], list[Make]], int]] = {
-    "folders": (folders, 40),
-    "zip archives": (archives, 26),
-    "pictures": (lambda: [*_modes(UNUSUAL), *_modes(BROKEN)], 48),
-    "arrays": (arrays, 36),
-    "vectors": (vectors, 14),
-    "IDX files": (idx_files, 14),
-    "CIFAR-10": (cifar_10, 6),
-    "parquet files": (parquet_files, 10),
-    "splits, paths": (splits_and_places, 6),
-}

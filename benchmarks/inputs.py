@@ -17,14 +17,46 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import score_sde
-from benchmarks.input_cases import KINDS, Case, Example, Make
+from benchmarks.input_cases import (
+    Case,
+    Example,
+    Make,
+    archives,
+    arrays,
+    cifar_10,
+    folders,
+    idx_files,
+    parquet_files,
+    splits_and_places,
+    unusual_pictures,
+    vectors,
+)
+from benchmarks.input_numbers import hdf5_files, shapes, sizes, tables
 from score_sde.common.errors import UserError
+
+# The cases of each kind, and how many inputs are made of it.
+KINDS: Mapping[str, tuple[Callable[[], list[Make]], int]] = {
+    "folders": (folders, 36),
+    "zip archives": (archives, 24),
+    "pictures": (unusual_pictures, 40),
+    "sizes": (sizes, 8),
+    "arrays": (arrays, 30),
+    "vectors": (vectors, 14),
+    "series, fields, volumes": (shapes, 10),
+    "tables": (tables, 12),
+    "HDF5 files": (hdf5_files, 4),
+    "IDX files": (idx_files, 10),
+    "CIFAR-10": (cifar_10, 4),
+    "parquet files": (parquet_files, 4),
+    "splits, paths": (splits_and_places, 4),
+}
 
 _READ, _REFUSED, _BADLY, _TRACEBACK, _SILENT = VERDICTS = (
     "read rightly",

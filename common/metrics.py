@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Curves whose names begin alike are drawn together.
 _PANELS = {
-    "loss_at_log_snr": "loss by noise level",
+    "loss_at_log_snr": "loss by log-SNR",
     "loss": "loss",
     "held_out_loss": "loss",
     "test_bits": "bits/dim",

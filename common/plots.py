@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _Draw = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None, Names], "Figure"]
 _SAMPLES_AND_DATA = ("samples", "data")
+# Curves are drawn on a logarithmic scale where the largest number is so many times one that is small.
+_SPREAD = 10.0
 # Pixels between pictures that are laid side by side.
 _GAP = 16
 
@@ -153,17 +155,24 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]], width: float = 7) -> Figure:
-    """Plot numbers by training step, a panel for each group of curves: `curves[panel][name][step]`; width in inches."""
+def curves_figure(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """Plot numbers by training step, a panel for each group of curves: `curves[panel][name][step]`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 2.6 * len(curves)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 2.6 * len(curves)), dpi=100, layout="constrained")
     for row, (panel, group) in enumerate(curves.items()):
         axes = figure.add_subplot(len(curves), 1, row + 1)
         for name, values in group.items():
-            axes.plot(list(values), list(values.values()), label=name, marker="." if len(values) < 20 else "")
-        axes.set(ylabel=panel, yscale="log" if all(v > 0 for g in group.values() for v in g.values()) else "linear")
+            label = name.rpartition("/")[2].replace("_", " ")
+            axes.plot(list(values), list(values.values()), label=label, marker="." if len(values) < 20 else "")
+        axes.set(ylabel=panel, yscale=scale_of([value for values in group.values() for value in values.values()]))
         axes.legend(fontsize=7, ncols=2)
         axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel="training step")
     return figure
+
+
+def scale_of(values: Sequence[float]) -> str:
+    """Return the scale on which to draw numbers: logarithmic, if the larger ones would hide the others."""
+    positive = min(values) > 0
+    return "log" if positive and max(values) > _SPREAD * float(np.quantile(values, 0.25)) else "linear"

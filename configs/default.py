@@ -19,10 +19,10 @@ def get_config() -> ConfigDict:
     config.average = placeholder(float)
 
     config.data = data = ConfigDict()
-    # digits, photos, cifar10; eight_gaussians, two_moons, checkerboard, swiss_roll; folders of images: images, celeba,
-    # lsun_bedroom, lsun_church, ffhq, celebahq
+    # Images: digits, photos, cifar10; vectors: eight_gaussians, two_moons, checkerboard, swiss_roll; series: eeg;
+    # fields: elevation; toy_volumes; folders of images: images, celeba, lsun_bedroom, lsun_church, ffhq, celebahq
     data.dataset = "digits"
-    # Your own, instead: a folder or zip of images; .npy, .npz; IDX files; CIFAR-10's batches; .parquet, or hf:NAME
+    # Your own, instead: a folder or zip of images; .npy, .npz, .h5; .csv, .parquet; IDX; CIFAR-10's batches; hf:NAME
     data.path = placeholder(str)
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
     data.image_size = placeholder(int)  # height that pictures are brought to, and width …

@@ -35,6 +35,7 @@ from score_sde.sde import SDE
 from score_sde.solvers.base import Draw, Model, Solution, Solver
 from score_sde.solvers.options import MOST_STEPS, check_between
 from score_sde.solvers.standard_normal import StandardNormal
+from score_sde.solvers.trajectory import Watch
 
 
 class StateControl(Protocol):
@@ -133,19 +134,23 @@ class Controlled(Solver):
             total, here = total + (calls[here] if end > here else 0), end
         return total
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         """Return the solution; arguments are those of `Solver.solve`, and the control has noise of its own."""
         noise = draw("control")
         steps = self.solver.steps(model, x_T, seeds=noise.seeds)
         alpha, sigma = steps.ends.alpha, steps.ends.sigma
         x, here, nfe = self.control.change(x_T, alpha[0], sigma[0], noise), 0, 0
         for end in self.control.path(len(steps.calls)):
+            if watch is not None:
+                watch.reached(steps.ends.t[here], x)
             if end > here:
                 x, nfe = steps.step(here, x), nfe + steps.calls[here]
                 x = self.control.change(x, alpha[end], sigma[end], noise)
             else:
                 x = forward(x, alpha[here], sigma[here], alpha[end], sigma[end], noise)
             here = end
+        if watch is not None:
+            watch.reached(steps.ends.t[here], x, x if sigma[here] == 0 else None)
         return Solution(x, nfe)
 
 

@@ -3,7 +3,7 @@
 from score_sde.data.augment import get_augmentation
 from score_sde.data.batches import Batch, Batches
 from score_sde.data.dataset import Dataset
-from score_sde.data.registry import DATASETS, load_dataset
+from score_sde.data.registry import DATASETS, arrays_dataset, load_dataset
 from score_sde.data.units import Bins, Points, Standardised, Units
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Points",
     "Standardised",
     "Units",
+    "arrays_dataset",
     "get_augmentation",
     "load_dataset",
 ]

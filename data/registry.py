@@ -1,40 +1,41 @@
-"""Data by name, or by path."""
+"""Data by name, by path, or given from Python."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from score_sde.common.errors import UserError, choose, naming, one_line
-from score_sde.common.files import at_home
+from score_sde.common.errors import choose
 from score_sde.data.dataset import Dataset
+from score_sde.data.loading import dataset_of, reading_of
 from score_sde.data.sources.cifar10 import load_cifar10
 from score_sde.data.sources.digits import load_digits
+from score_sde.data.sources.given import found_in_parts, load_given
 from score_sde.data.sources.image_folder import SOURCES, load_image_folder
+from score_sde.data.sources.matplotlib_samples import load_eeg, load_elevation
 from score_sde.data.sources.path import load_path
 from score_sde.data.sources.photos import load_photos
-from score_sde.data.sources.picture import RESIZES, Resize
-from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.reading import Reading
+from score_sde.data.sources.toy_volumes import load_toy_volumes
 from score_sde.data.sources.toys import TOYS, load_toy
 from score_sde.data.split import Parts, split_evenly
-from score_sde.data.units import units_of
+from score_sde.data.words import Part
 
 # Each loader takes the folder of downloaded files, and how images are read.
 DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
     "digits": lambda folder, reading: load_digits(),
     "photos": lambda folder, reading: load_photos(),
     "cifar10": lambda folder, reading: load_cifar10(folder),
+    "eeg": lambda folder, reading: load_eeg(),
+    "elevation": lambda folder, reading: load_elevation(),
+    "toy_volumes": lambda folder, reading: load_toy_volumes(),
     **{name: partial(lambda sample, folder, reading: load_toy(sample), sample) for name, sample in TOYS.items()},
     **{name: partial(load_image_folder, name) for name in SOURCES},
 }
-# What is done about damaged images: whether they are skipped.
-DAMAGED = {"refuse": False, "skip": True}
-RESIZE: dict[str, Resize] = {way: way for way in RESIZES}
 
 
 def load_dataset(
@@ -81,50 +82,92 @@ def load_dataset(
     Raises:
         UserError: there are no such data, their files are missing or damaged, or there are too few for `validation`.
     """
-    if not 0 <= test_share < 1:
-        raise UserError(f"test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
-    if not (0 <= validation < 1 or (math.isfinite(validation) and validation >= 1 and validation == int(validation))):
-        raise UserError(f"validation={validation:g} is neither a share below 1 nor a number of examples")
-    with naming("folder"):
-        files = at_home(folder)
-    reading = Reading(
+    reading = reading_of(
+        folder=folder,
         image_size=image_size,
+        image_width=image_width,
+        resize=resize,
         num_channels=num_channels,
         levels=levels,
-        cache=files / "prepared",
-        background=colour(background),
+        background=background,
+        damaged=damaged,
         test_share=test_share,
         split_seed=split_seed,
         validation=validation,
         fold=fold,
-        skip_damaged=choose("way with damaged images", damaged, DAMAGED),
-        image_width=image_width,
-        resize=choose("way of resizing", resize, RESIZE),
     )
     if path is None:
-        parts = choose("dataset", name, DATASETS)(files, reading)
+        parts = choose("dataset", name, DATASETS)(reading.cache.parent, reading)
     else:
         name = Path(path).name.split(".")[0] or "data"
         parts = load_path(str(path), reading)
     if parts.validation is None:
         parts = _with_validation(parts, validation, fold)
-    return _dataset(name, parts, low, high, uniform_dequantisation)
+    return dataset_of(name, parts, low, high, uniform_dequantisation)
 
 
-def _dataset(name: str, parts: Parts, low: float, high: float, as_bins: bool) -> Dataset:
-    assert parts.validation is not None
-    return Dataset(
-        name,
-        parts.train,
-        parts.test,
-        units_of(parts.train, parts.levels, low, high, as_bins),
-        parts.validation,
-        parts.classes,
-        parts.test_classes,
-        parts.validation_classes,
-        parts.class_names,
-        tuple(map(one_line, parts.notes)),
+def arrays_dataset(
+    x: Any,
+    labels: Any = None,
+    *,
+    name: str = "data",
+    test_examples: Any = None,
+    test_labels: Any = None,
+    validation_examples: Any = None,
+    validation_labels: Any = None,
+    folder: str | Path = "datasets",
+    image_size: int | None = None,
+    image_width: int | None = None,
+    resize: str = "crop",
+    num_channels: int | None = None,
+    levels: int = 256,
+    background: str = "white",
+    test_share: float = 0.1,
+    split_seed: int = 0,
+    validation: float = 0,
+    fold: int = 0,
+    low: float = -1.0,
+    high: float = 1.0,
+    uniform_dequantisation: bool = True,
+) -> Dataset:
+    """Make a dataset of examples that Python has, as `load_dataset` does of an `.npy` or `.npz` file with them.
+
+    Args:
+        x: examples `(N, *shape)`: an array or tensor; a torch `Dataset`, or anything else that gives one example after
+            the other, with its class or without; a dictionary of arrays, as an `.npz` file has them; or a pandas
+            `DataFrame`.
+        labels: the class of each example, `(N,)`, whole numbers or words, unless `x` has them; None for no classes.
+        name: what the dataset is called.
+        test_examples: examples to test on, given like `x`; None to take them from `x`.
+        test_labels: the class of each of them.
+        validation_examples: examples for making choices, given like `x`; None to take them from `x`.
+        validation_labels: the class of each of them.
+        folder: where the parts of an array that is mapped from a file, and too large to be loaded, are kept.
+        image_size: as of `load_dataset`, like all that follow.
+
+    Raises:
+        UserError: these are no examples, or they cannot be read rightly.
+    """
+    reading = reading_of(
+        folder=folder,
+        image_size=image_size,
+        image_width=image_width,
+        resize=resize,
+        num_channels=num_channels,
+        levels=levels,
+        background=background,
+        test_share=test_share,
+        split_seed=split_seed,
+        validation=validation,
+        fold=fold,
     )
+    given: dict[Part, tuple[Any, Any]] = {
+        "train": (x, labels),
+        "test": (test_examples, test_labels),
+        "validation": (validation_examples, validation_labels),
+    }
+    parts = load_given(found_in_parts(given, name), name, reading)
+    return dataset_of(name, parts, low, high, uniform_dequantisation)
 
 
 def _with_validation(parts: Parts, size: float, fold: int) -> Parts:

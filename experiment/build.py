@@ -88,7 +88,7 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     return dataset
 
 
-def dataset_of_arrays(x: Any, classes: Any, config: ConfigDict) -> Dataset:
+def dataset_of_arrays(x: Any, labels: Any, config: ConfigDict) -> Dataset:
     """Make a dataset of examples that are given, as the section `data` has it: an array, or what gives one by one.
 
     Raises:
@@ -100,7 +100,7 @@ def dataset_of_arrays(x: Any, classes: Any, config: ConfigDict) -> Dataset:
     keys = set(inspect.signature(arrays_dataset).parameters) & set(data)
     name = data.dataset.partition(":")[2] or data.dataset
     with naming("section data"):
-        return arrays_dataset(x, classes, name=name, **{key: data[key] for key in keys})
+        return arrays_dataset(x, labels, name=name, **{key: data[key] for key in keys})
 
 
 def _made_data(name: str) -> Any:

@@ -14,7 +14,9 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.data import Dataset
-from score_sde.data.sources.picture import PictureFormat, Report, background, read_picture
+from score_sde.data.sources.picture import background, read_picture
+from score_sde.data.sources.picture_format import PictureFormat
+from score_sde.data.sources.report import Report
 from score_sde.experiment.editor import Editor
 
 # What the names of test examples begin with.

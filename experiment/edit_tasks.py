@@ -16,7 +16,9 @@ from score_sde.common.progress import Progress
 from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data import Dataset
-from score_sde.data.sources.picture import PictureFormat, Report, read_picture
+from score_sde.data.sources.picture import read_picture
+from score_sde.data.sources.picture_format import PictureFormat
+from score_sde.data.sources.report import Report
 from score_sde.evaluation.samples.edits import Edit
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment.edit_inputs import note_reading, picture_format, read_inputs

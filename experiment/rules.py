@@ -20,7 +20,8 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.control.inverse_problems import METHODS, box_mask
 from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
-from score_sde.data.registry import DAMAGED, DATASETS, RESIZE
+from score_sde.data.loading import DAMAGED, RESIZE
+from score_sde.data.registry import DATASETS
 from score_sde.data.sources.picture import background
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS

@@ -23,6 +23,7 @@ from score_sde.solvers.base import Solver
 from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
 from score_sde.solvers.fast.tuned import save_table, table_path
 from score_sde.solvers.fast.tuning import tune
+from score_sde.solvers.grids import NoStepsError
 
 THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
 
@@ -40,6 +41,7 @@ _NOT_OPTIONS = (
     "classifier",
     "metrics",
     "inception",
+    "copies",
 )
 # The number of steps of solvers that have no default of their own, and of tables that are made for samples.
 _NUM_STEPS = 20
@@ -49,17 +51,18 @@ _NUM_TUNED_STEPS = 10
 def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any) -> Solver:
     """Make the solver of the section `sampling`, with those options that are given and that it has, and `more`.
 
-    Solvers that need a number of steps have `default_steps`, unless it is given.
+    Solvers that need a number of steps have `default_steps`, unless it is given, or the grid says it.
     """
     sampling = config.sampling
     ignored = ignored_options(config)
     options = {name: value for name, value in solver_options(config).items() if name not in ignored}
-    known = _parameters(sampling.solver)
-    if "num_steps" in known and known["num_steps"].default is inspect.Parameter.empty:
-        options.setdefault("num_steps", default_steps)
     if own.is_own(sampling.solver):
-        return own.make("solver", sampling.solver, Solver, options)
-    return get_solver(sampling.solver, **options, **more)
+        known = _parameters(sampling.solver)
+        return own.make("solver", sampling.solver, Solver, {"num_steps": default_steps, **options} if known else {})
+    try:
+        return get_solver(sampling.solver, **options, **more)
+    except NoStepsError:
+        return get_solver(sampling.solver, **options, **more, num_steps=default_steps)
 
 
 def ignored_options(config: ConfigDict) -> set[str]:

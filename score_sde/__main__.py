@@ -25,6 +25,10 @@ from score_sde.common.errors import Stopped, UserError, naming, ran_out_of_memor
 from score_sde.common.files import at_home
 from score_sde.common.interruption import keeping, raise_signals
 
+# Threads that wait for each other sleep: where other programs want the cores, threads that spin take many times as long
+# (`benchmarks/threads.py`). OpenMP reads it when torch is imported, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 Overrides = list[tuple[str, str]]
 
 MODES = ("train", "sample", "likelihood", "compare", "edit", "export")

@@ -4,6 +4,7 @@ from score_sde.solvers.base import Model, Solution, Solver
 from score_sde.solvers.density.likelihood import Likelihood, log_likelihood, matched_prior
 from score_sde.solvers.ode.solver import decode, encode
 from score_sde.solvers.registry import SOLVERS, get_solver
+from score_sde.solvers.trajectory import State
 
 __all__ = [
     "SOLVERS",
@@ -11,6 +12,7 @@ __all__ = [
     "Model",
     "Solution",
     "Solver",
+    "State",
     "decode",
     "encode",
     "get_solver",

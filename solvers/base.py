@@ -7,7 +7,8 @@ model and states `x_T` at time `T` and gives samples (`Solution`):
 
 Some solvers can be taken apart into steps (`Steps`), each of which depends on nothing but the state it starts from.
 Between such steps a state may be changed, or a step be done again. Multistep methods, which remember earlier outputs,
-and adaptive ones, whose steps are their own, cannot be taken apart.
+and adaptive ones, whose steps are their own, cannot be taken apart. The states that any solver goes through can be
+looked at (`solvers.trajectory`).
 
 States have shape `(B, *dims)`, and solvers keep their dtype and device. Times have shape `()` or `(B,)`, are float64,
 and lie on the CPU (see `sde.marginals`).
@@ -18,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise, Stream, seeds_from_generator
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.standard_normal import StandardNormal
+from score_sde.solvers.trajectory import State, Watch
 
 
 class Model(Protocol):
@@ -53,10 +55,12 @@ class Solution(NamedTuple):
     Attributes:
         x: samples `(B, *dims)`, at `sigma = 0` unless the solver was told to stop at `t_min`.
         nfe: number of batched network calls.
+        trajectory: the states from `x_T` to `x`, if they were asked for.
     """
 
     x: Tensor
     nfe: int
+    trajectory: tuple[State, ...] = ()
 
 
 class Steps(NamedTuple):
@@ -72,10 +76,14 @@ class Steps(NamedTuple):
     calls: list[int]
     step: Callable[[int, Tensor], Tensor]
 
-    def run(self, x: Tensor) -> Solution:
-        """Take all steps, one after the other, from `x` at `T`."""
+    def run(self, x: Tensor, watch: Watch | None = None) -> Solution:
+        """Take all steps, one after the other, from `x` at `T`; of states at one time the watch is told of the last."""
         for k in range(len(self.calls)):
+            if watch is not None and self.ends.t[k] != self.ends.t[k + 1]:
+                watch.reached(self.ends.t[k], x)
             x = self.step(k, x)
+        if watch is not None:
+            watch.reached(self.ends.t[-1], x, x if self.ends.sigma[-1] == 0 else None)
         return Solution(x, sum(self.calls))
 
 
@@ -112,6 +120,8 @@ class Solver(ABC):
     """What turns latents into samples: `solver(model, x_T, seeds=…)`.
 
     To add one, write `solve`, and `split` if it can be taken apart. Both are given arguments that have been checked.
+    `solve` says `watch.reached(t, x)` of each state before it asks the model there, if there is a `watch`; the model is
+    then the watch itself, which hears the answer.
     """
 
     @torch.no_grad()
@@ -123,6 +133,8 @@ class Solver(ABC):
         *,
         seeds: Iterable[int] | None = None,
         generator: torch.Generator | None = None,
+        callback: Callable[[State], Any] | None = None,
+        trajectory: bool = False,
     ) -> Solution:
         """Solve from the states `x_T` at time `T`.
 
@@ -131,11 +143,28 @@ class Solver(ABC):
             x_T: latents `(B, *dims)`, as from `model.sde.prior_sample`.
             seeds: one an example: example `i` takes its noise from `seeds[i]` alone. Not used where there is no noise.
             generator: gives the seeds where they are left out; torch's own if it is left out, too.
+            callback: called with each `State` that is reached, from `x_T` to the solution, as soon as the model was
+                asked there. It costs no network call and changes no number.
+            trajectory: whether the solution has these states, too.
 
         Raises:
             UserError: an argument is none of these, the process cannot be solved, or the solution not be followed.
         """
-        return self.solve(model, x_T, partial(sample_noise, x_T, seeds, generator))
+        draw = partial(sample_noise, x_T, seeds, generator)
+        if callback is None and not trajectory:
+            return self.solve(model, x_T, draw)
+        states: list[State] = []
+
+        def tell(state: State) -> None:
+            if trajectory:
+                states.append(state)
+            if callback is not None:
+                callback(state)
+
+        watch = Watch(model, tell)
+        solution = self.solve(watch, x_T, draw, watch)
+        watch.finish()
+        return solution._replace(trajectory=tuple(states))
 
     @checked
     def steps(
@@ -169,8 +198,8 @@ class Solver(ABC):
         return self(StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
 
     @abstractmethod
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
-        """Return the solution; `draw` gives the noise, and is asked only where there is any."""
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
+        """Return the solution; `draw` gives the noise, asked only where there is any; `watch` is told of states."""
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return the steps; arguments as of `solve`."""
@@ -178,6 +207,19 @@ class Solver(ABC):
             "this solver has no steps between which states can be changed: take one of single steps, as ddim, heun, "
             "dpmpp_2s, pc or sde"
         )
+
+
+def arrive(model: Model, x: Tensor, t: Tensor, nfe: int, *, denoise: bool, watch: Watch | None = None) -> Solution:
+    """Return the solution of a solver that is at its last time `t` after `nfe` calls, with state `x` `(B, *dims)`: this
+    state, or its denoised mean by one call more."""
+    if watch is not None:
+        watch.reached(t, x)
+    if not denoise:
+        return Solution(x, nfe)
+    x = model.denoise(x, t)
+    if watch is not None:
+        watch.reached(0.0, x, x)
+    return Solution(x, nfe + 1)
 
 
 def sample_noise(

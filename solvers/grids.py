@@ -37,14 +37,37 @@ _HIGH_ANGLE = 0.3
 _FINE = 10_000
 
 
+class NoStepsError(UserError):
+    """A solver was given neither a number of steps nor the times that say it."""
+
+
+def listed_times(grid: Grid | None) -> int | None:
+    """Return how many times a grid lists; None if it lists none."""
+    if grid is None or isinstance(grid, str):
+        return None
+    return grid.numel() if isinstance(grid, Tensor) else len(grid)
+
+
+def number_of_times(num_steps: int | None, grid: Grid | None) -> int:
+    """Return the number of times of a grid: the one given, or that of the times it lists.
+
+    Raises:
+        NoStepsError: there is neither.
+    """
+    number = listed_times(grid) if num_steps is None else num_steps
+    if number is None:
+        raise NoStepsError("say how many steps: give num_steps, or the times as the grid")
+    return number
+
+
 def time_grid(sde: SDE, grid: Grid, num_steps: int, t_min: float | None = None) -> Tensor:
     """Return the times `T = t_0 > … > t_{num_steps - 1} = t_min` of a grid, float64, shape `(num_steps,)`.
 
     Args:
         sde: the forward process.
         grid: a name from `GRIDS`, or `num_steps` times that decrease from `T` and stay inside `[t_min, T]`.
-        num_steps: number of times; at least 2 for a named grid.
-        t_min: last time; the process's own `t_min` if left out.
+        num_steps: number of times. A single one is `T`.
+        t_min: last time of a named grid, and the least of one given; the process's own `t_min` if left out.
 
     Raises:
         UserError: the grid has no such name, or the times given are not decreasing, too many, too few or out of range.
@@ -54,8 +77,10 @@ def time_grid(sde: SDE, grid: Grid, num_steps: int, t_min: float | None = None) 
         return _given_times(sde, grid, num_steps, t_min)
     if grid not in GRIDS:
         raise UserError(f"no grid is called {grid!r}; there are: {', '.join(GRIDS)}; or give the times as a list")
-    if num_steps < 2:
-        raise UserError(f"a grid needs at least 2 steps, not {num_steps}")
+    if num_steps < 1:
+        raise UserError(f"a grid needs at least 1 step, not {num_steps}")
+    if num_steps == 1:
+        return torch.tensor([sde.T], dtype=torch.float64)
     times = GRIDS[grid](sde, num_steps, t_min).clone()
     times[0], times[-1] = sde.T, t_min
     return times

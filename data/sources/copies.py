@@ -42,9 +42,19 @@ def in_parts(
     rows, notes = membership(found, place, reading)
     dtype = np.result_type(*[held(array.examples.dtype) for array in arrays.values()])
 
+    spreads: dict[Part, Spread] = {}
+
     def fill(part: Part, copy: np.ndarray) -> list[str]:
         source, numbers = rows[part]
-        return _fill(copy, arrays[source], numbers.numpy(), part == "train")
+        spread = _fill(copy, arrays[source], numbers.numpy())
+        if spread is None:
+            return []
+        spreads[part] = spread
+        if part != "train":
+            spread.check_beside(spreads["train"])
+            return []
+        spread.check()
+        return spread.notes()
 
     shapes = {part: (len(numbers), *arrays["train"].examples.shape[1:]) for part, (_, numbers) in rows.items()}
     if any(isinstance(array.examples, np.memmap) for array in arrays.values()):
@@ -56,8 +66,8 @@ def in_parts(
     return assembled(found, rows, examples, levels, place, [*notes, *more])
 
 
-def _fill(copy: np.ndarray, array: Arrays, rows: np.ndarray, to_train_on: bool) -> list[str]:
-    """Copy these rows of an array, and return notes on them; numbers to train on must have a density."""
+def _fill(copy: np.ndarray, array: Arrays, rows: np.ndarray) -> Spread | None:
+    """Copy these rows of an array; return what is known of them if they have no levels."""
     spread = None
     if not array.has_levels:
         spread = Spread(array.where, array.examples.dtype, array.examples.shape[1:], array.columns)
@@ -66,10 +76,7 @@ def _fill(copy: np.ndarray, array: Arrays, rows: np.ndarray, to_train_on: bool) 
         if spread is not None:
             spread.add(chunk, chosen.tolist())
         copy[place] = chunk
-    if spread is None or not to_train_on:
-        return []
-    spread.check()
-    return spread.notes()
+    return spread
 
 
 def _chunks(rows: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[slice, np.ndarray]]:

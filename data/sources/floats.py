@@ -24,6 +24,12 @@ from score_sde.data.words import listed
 _LEAST_STEPS = 100
 # Numbers of a larger step may be the same by rounding alone.
 _COARSE = 0.01
+# The least share of a standard deviation in which half of the numbers may lie: models see float32, of 1.2e-7 beside 1.
+_LEAST_MIDDLE = 1e-6
+# The farthest that a number may lie from the mean, in standard deviations, so that float32 holds its square.
+_FARTHEST = 1e15
+# The most numbers of which quartiles are taken.
+_NUM_SORTED = 2**18
 # Pictures of 256 levels become such floats: a scale and a shift that turn them into whole numbers again.
 _OF_LEVELS = {"1/255": (255.0, 0.0), "2/255": (127.5, 127.5)}
 
@@ -56,6 +62,7 @@ class Spread:
         self.mean, self.deviations = np.zeros(count), np.zeros(count)
         self.low, self.high = np.full(count, np.inf), np.full(count, -np.inf)
         self.whole = np.ones(count, dtype=bool)
+        self.middle = np.full(count, np.nan)
         self.of_levels = set(_OF_LEVELS)
 
     def add(self, chunk: np.ndarray, rows: Sequence[int]) -> None:
@@ -71,6 +78,8 @@ class Spread:
                 f"{self.names[column]}: leave it out"
             )
         exact = chunk.astype(np.float64)
+        if not self.count:
+            self.middle = _interquartile_range(exact)
         over = (0, *range(2, exact.ndim))
         many = exact.size // exact.shape[1]
         # Numbers too large for float64's squares have an infinite deviation.
@@ -120,6 +129,28 @@ class Spread:
                 raise UserError(
                     f"{complaint}, which {kind.name} cannot tell apart: save it in float64, or with its mean taken off"
                 )
+            if 0 < self.middle[c] < _LEAST_MIDDLE * std[c]:
+                raise UserError(
+                    f"{complaint}, but half of its numbers lie within {self.middle[c]:.4g}, which cannot be told apart "
+                    "beside the others: leave these out, or take logarithms"
+                )
+
+    def check_beside(self, trained: Spread) -> None:
+        """See that these numbers can be held in the units that the training part decides.
+
+        Raises:
+            UserError: a column has numbers too far from the training part's; the line names it.
+        """
+        if not self.count:
+            return
+        farthest = np.maximum(abs(self.low - trained.mean), abs(self.high - trained.mean))
+        beyond = np.flatnonzero(farthest > _FARTHEST * np.sqrt(trained.deviations / trained.count))
+        if len(beyond):
+            c = beyond[0]
+            raise UserError(
+                f"{self.where}: {self.what} {self.names[c]} has numbers from {self.low[c]:.4g} to {self.high[c]:.4g} "
+                f"that are not trained on, too far from the mean of those that are ({trained.mean[c]:.4g}): omit them"
+            )
 
     def notes(self) -> list[str]:
         """Return what the user should know: which numbers are discrete, so that they have no density."""
@@ -135,3 +166,10 @@ class Spread:
             f"{self.where} has whole numbers only in {self.what} {listed(whole)}: discrete numbers have no density; "
             "add uniform noise in [0, 1), or leave them out"
         ]
+
+
+def _interquartile_range(exact: np.ndarray) -> np.ndarray:
+    """Return the distance of the quartiles of each column or channel of examples `(n, C, …)`, or of some of them."""
+    some = exact[:: max(1, exact.size // _NUM_SORTED)]
+    low, high = np.percentile(np.moveaxis(some, 1, 0).reshape(some.shape[1], -1), [25, 75], axis=1)
+    return high - low

@@ -39,11 +39,11 @@ class Pictures:
 class _Numbers(Sequence[str]):
     """Holds the numbers of rows as names, which are made when they are asked for."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, length: int) -> None:
+        self.length = length
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, row: Any) -> Any:
         return str(row)

@@ -23,7 +23,7 @@ import numpy as np
 from score_sde.common.errors import UserError
 from score_sde.data.sources.classes import names_of
 from score_sde.data.sources.found import Found, Pictures
-from score_sde.data.sources.picture import Unreadable
+from score_sde.data.sources.picture_format import Unreadable
 from score_sde.data.words import PARTS, Part, listed, part_of, settle
 
 if TYPE_CHECKING:

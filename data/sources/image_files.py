@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.found import Found, Pictures
-from score_sde.data.sources.picture import MAX_BYTES, Unreadable
+from score_sde.data.sources.picture import MAX_BYTES
+from score_sde.data.sources.picture_format import Unreadable
 from score_sde.data.words import PARTS, Part, listed, parts_in, settle
 
 if TYPE_CHECKING:

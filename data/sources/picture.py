@@ -4,23 +4,16 @@ It is turned upright, laid on a background where it is transparent,
 
     colour = a c + (1 - a) b,           a its opacity, c its colour, b the background's
 
-made grey or coloured, brought to a size, and to the number of levels asked for. A size `H x W` is reached from `h x w`
-in one of these ways; all but the last scale by Lanczos's filter:
-
-    crop    by s = max(H / h, W / w), so that it covers the size, of which the middle is cut
-    pad     by s = min(H / h, W / w), so that it lies within, in the middle of the background
-    fit     by H / h and W / w: stretched
-    none    not at all; it must have this size
+made grey or coloured, brought to a size (see `data.sources.resizing`), and to the number of levels asked for.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -28,64 +21,20 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import at_home
-from score_sde.data.words import listed
+from score_sde.data.sources.picture_format import WHITE, PictureFormat, Unreadable
+from score_sde.data.sources.report import Report
+from score_sde.data.sources.resizing import middle, resized
 
 if TYPE_CHECKING:
     from PIL import Image
 
 # Pillow's modes with more than 8 bits a channel, which it does not convert, but cuts off.
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_MODES = {1: "L", 3: "RGB"}
-WHITE = (255, 255, 255)
-Resize = Literal["crop", "pad", "fit", "none"]
-RESIZES: tuple[Resize, ...] = get_args(Resize)
 # A picture of more pixels, or a member of an archive of more bytes, is taken for an attack or a mistake.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 2**30
 # Photographs of these formats have previews and depths in further frames.
 _ONE_PICTURE = ("MPO", "ICO", "ICNS")
-
-
-class Unreadable(ValueError):  # noqa: N818
-    """The picture cannot be read; the message says what is wrong with it, in a few words."""
-
-
-class PictureFormat(NamedTuple):
-    """A picture format says what pictures are made into.
-
-    Attributes:
-        size: height in pixels, and width if no other is given; None keeps both.
-        channels: number of channels: 1, grey, or 3, colour.
-        levels: number of levels of brightness, at most 256.
-        background: red, green and blue behind what is transparent, 0 to 255.
-        crop: side of the square that is cut out of the middle first; the largest possible if None.
-        width: width in pixels; None for the height.
-        resize: how pictures are brought to that size.
-    """
-
-    size: int | None
-    channels: int = 3
-    levels: int = 256
-    background: tuple[int, int, int] = WHITE
-    crop: int | None = None
-    width: int | None = None
-    resize: Resize = "crop"
-
-    @property
-    def shape(self) -> tuple[int, int] | None:
-        """Height and width of the pictures are None if they keep theirs."""
-        return None if self.size is None else (self.size, self.width or self.size)
-
-    def check(self) -> None:
-        """Raise UserError if pictures cannot have this format."""
-        if self.channels not in _MODES:
-            raise UserError(f"pictures have 1 channel or 3, not num_channels={self.channels}")
-        if not 2 <= self.levels <= 256:
-            raise UserError(f"pictures have 2 to 256 levels, not levels={self.levels}")
-        if self.size is not None and self.size < 1:
-            raise UserError(f"pictures have a size of at least 1, not image_size={self.size}")
-        if self.width is not None and (self.size is None or self.width < 1):
-            raise UserError(f"image_width={self.width} is at least 1, and goes with image_size, the height")
 
 
 class Converted(NamedTuple):
@@ -121,71 +70,6 @@ def read(opener: Callable[[], Image.Image], form: PictureFormat) -> Converted | 
         return f"it has more than {MAX_PIXELS:,} pixels"
     except Exception as error:  # damaged pictures fail in many ways
         return _reason(error)
-
-
-class Report:
-    """Collects what is noticed of pictures while they are read, each with its place.
-
-    Attributes:
-        damaged: what is wrong with each picture that cannot be read.
-        transparent: pictures that were laid on the background in places.
-        more_frames: pictures with further frames, which are not read.
-        changes: how many pictures were cropped, padded, stretched or enlarged.
-        sizes: how many of these there were of each height and width, before.
-    """
-
-    def __init__(self) -> None:
-        self.damaged: dict[str, str] = {}
-        self.transparent: list[str] = []
-        self.more_frames: list[str] = []
-        self.changes: Counter[str] = Counter()
-        self.sizes: Counter[tuple[int, int]] = Counter()
-        self.count = 0
-        self.shape = (0, 0)
-
-    def add(self, place: str, picture: Converted | str) -> None:
-        """Note what there is to say of one picture."""
-        if isinstance(picture, str):
-            self.damaged[place] = picture
-            return
-        if picture.transparent:
-            self.transparent.append(place)
-        if picture.more_frames:
-            self.more_frames.append(place)
-        self.count += 1
-        self.shape = picture.levels.shape[1], picture.levels.shape[2]
-        if picture.changes:
-            self.changes.update(picture.changes)
-            self.sizes[picture.original] += 1
-
-    def notes(self, background: tuple[int, int, int]) -> list[str]:
-        """Return a line for each kind of thing that was noticed."""
-        notes = []
-        if self.damaged:
-            notes.append(f"skipped {len(self.damaged)} pictures that cannot be read: {self.reasons()}")
-        if self.transparent:
-            colour = "#{:02x}{:02x}{:02x}".format(*background)
-            notes.append(
-                f"{len(self.transparent)} pictures are transparent in places, and were laid on {colour} "
-                f"(background): {listed(self.transparent)}"
-            )
-        if self.more_frames:
-            notes.append(
-                f"{len(self.more_frames)} files have several frames, of which the first was read: "
-                f"{listed(self.more_frames)}"
-            )
-        if self.changes:
-            what = ", ".join(f"{number} {change}" for change, number in self.changes.most_common())
-            sizes = listed(f"{height} x {width}" for (height, width), _ in self.sizes.most_common())
-            height, width = self.shape
-            notes.append(
-                f"of {self.count} pictures, brought to {height} x {width} (height x width), {what}; these were {sizes}"
-            )
-        return notes
-
-    def reasons(self) -> str:
-        """List the damaged pictures, with what is wrong with them."""
-        return listed(f"{place} ({reason})" for place, reason in self.damaged.items())
 
 
 def read_picture(path: Path, form: PictureFormat, report: Report) -> Tensor:
@@ -234,60 +118,17 @@ def convert(picture: Image.Image, form: PictureFormat) -> Converted:
     upright = ImageOps.exif_transpose(picture)
     transparent = upright.has_transparency_data and _opacity(upright).min() < 255
     width, height = upright.size
-    cut = _middle(upright, form)
+    cut = middle(upright, form)
     if transparent:
         cut = _on_background(cut, form.background)
-    cut = cut.convert(_MODES[form.channels])
-    brought, changes = _resized(cut, form)
+    cut = cut.convert(form.mode)
+    brought, changes = resized(cut, form)
     if cut.size != upright.size:
         changes = ("cropped", *changes)
     array = np.asarray(brought).reshape(brought.height, brought.width, form.channels).transpose(2, 0, 1)
     if form.levels != 256:
         array = (array.astype(np.uint16) * form.levels // 256).astype(np.uint8)
     return Converted(array, bool(transparent), more_frames, (height, width), changes)
-
-
-def _middle(picture: Image.Image, form: PictureFormat) -> Image.Image:
-    """Return the middle of a picture that has the aspect asked for, if it is to be cropped; else all of it."""
-    width, height = picture.size
-    if form.crop is not None:
-        width, height = min(width, height, form.crop), min(width, height, form.crop)
-    if form.resize == "crop" and form.shape is not None:
-        wanted_height, wanted_width = form.shape
-        if width * wanted_height > height * wanted_width:
-            width = max(1, round(height * wanted_width / wanted_height))
-        else:
-            height = max(1, round(width * wanted_height / wanted_width))
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.crop((left, top, left + width, top + height))
-
-
-def _resized(picture: Image.Image, form: PictureFormat) -> tuple[Image.Image, tuple[str, ...]]:
-    """Bring a picture, which is cut already, to the size asked for; return it, and what was done.
-
-    Raises:
-        Unreadable: it has another size, and is not to be resized.
-    """
-    from PIL import Image
-
-    if form.shape is None or picture.size == form.shape[::-1]:
-        return picture, ()
-    height, width = form.shape
-    if form.resize == "none":
-        raise Unreadable(f"it is {picture.height} x {picture.width}, not {height} x {width}")
-    within = (width, height)
-    if form.resize == "pad":
-        scale = min(height / picture.height, width / picture.width)
-        within = (max(1, round(scale * picture.width)), max(1, round(scale * picture.height)))
-    enlarged = ("enlarged",) if within[0] > picture.width or within[1] > picture.height else ()
-    stretched = form.resize == "fit" and picture.width * height != picture.height * width
-    if within != picture.size:
-        picture = picture.resize(within, Image.Resampling.LANCZOS)
-    if within == (width, height):
-        return picture, (("stretched",) if stretched else ()) + enlarged
-    behind = Image.new("RGB", (width, height), form.background).convert(picture.mode)
-    behind.paste(picture, ((width - within[0]) // 2, (height - within[1]) // 2))
-    return behind, ("padded", *enlarged)
 
 
 def background(name: str) -> tuple[int, int, int]:

@@ -27,8 +27,10 @@ from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
 from score_sde.data.sources.found import Found, Pictures
 from score_sde.data.sources.membership import assembled, membership
-from score_sde.data.sources.picture import Converted, PictureFormat, Report, library_silenced, read
+from score_sde.data.sources.picture import Converted, library_silenced, read
+from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.reading import Reading
+from score_sde.data.sources.report import Report
 from score_sde.data.split import Parts
 from score_sde.data.words import Part
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from score_sde.data.sources.picture import WHITE, Resize
+from score_sde.data.sources.picture_format import WHITE, Resize
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def write_likelihoods(
     with write_atomically(paths[2]) as temporary:
         histogram(likelihoods, f"{dataset.name}, {name}").savefig(temporary, format="png")
     paths.append(folder / f"{name}_extremes.png")
-    _save_extremes(paths[-1], dataset, examples, bits.argsort())
+    save_extremes(paths[-1], dataset, examples, bits.argsort())
     ends, settings = folder / f"{name}_latents.npz", summary.get("settings", {})
     if not latents:
         remove_stale(ends, settings)
@@ -165,7 +165,7 @@ def write_likelihoods(
     return paths
 
 
-def _save_extremes(path: Path, dataset: Dataset, examples: Tensor, order: Tensor) -> None:
+def save_extremes(path: Path, dataset: Dataset, examples: Tensor, order: Tensor) -> None:
     """Write a picture of the most likely and the least likely examples; `order` `(N,)` begins with the most likely."""
     if dataset.kind == "vectors":
         least = examples[order.flip(0)[: math.ceil(len(order) * _SHARE_OF_EXTREMES)]]

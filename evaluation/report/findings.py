@@ -7,6 +7,7 @@ the others are shown.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ def _samples(path: Path) -> Entry:
             f"copies? A sample is farther from its nearest training example than a test example is with probability "
             f"{value} (0.5: as new as test examples; near 0: copies)"
         )
-        pictures[copies.with_suffix(".png")] = "nearest training examples of samples, and of test examples"
+        pictures[copies.with_suffix(".png")] = "samples, and test examples: how near training examples are to them"
     return Entry(path.stem, lines, _pictures(pictures))
 
 
@@ -149,10 +150,12 @@ def _likelihood(path: Path) -> Entry:
     if "accuracy" in found:
         recognised = f"{found['accuracy']:.3f}{_plus_minus(found, 3)} of {found['num_examples']} examples recognised"
         return Entry(path.stem, [f"{recognised} by the densities given their classes"])
-    bits = f"{found['bits_per_dim']:.4f}{_plus_minus(found)} bits/dim"
+    value = f"{found['bits_per_dim']:.4f}{_plus_minus(found)} bits/dim"
     if found.get("levels") is None:
-        bits = f"{found['nats_per_dim']:.4f} nats/dim in data units ({bits})"
-    lines = [f"{bits} of {found['num_examples']} {found.get('split', path.stem)} examples"]
+        error = found["standard_error"]
+        nats = {"standard_error": None if error is None else error * math.log(2)}
+        value = f"{found['nats_per_dim']:.4f}{_plus_minus(nats)} nats/dim in data units ({value})"
+    lines = [f"{value} of {found['num_examples']} {found.get('split', path.stem)} examples"]
     bounds = [f"{name} {bound['bits_per_dim']:.4f}{_plus_minus(bound)}" for name, bound in found["bounds"].items()]
     if bounds:
         lines.append(f"bounds for the reverse SDE: {', '.join(bounds)}")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from score_sde.common.plots import curves_figure
+from score_sde.evaluation.report import charts
 from score_sde.evaluation.report.findings import Findings
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-_CURVE_WIDTH = 5.2
 
 
 def render(
@@ -31,20 +28,13 @@ def render(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["embedded"] = embedded
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    curves = [(panel, _curve(panel, group)) for panel, group in findings.curves.items()]
-    return template.render(title=title, found=findings, curves=curves, changed=changed, configuration=configuration)
+    drawn = [chart for panel, group in findings.curves.items() if (chart := charts.chart(panel, group)) is not None]
+    sizes = {name: getattr(charts, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")}
+    return template.render(
+        **sizes, title=title, found=findings, charts=drawn, changed=changed, configuration=configuration
+    )
 
 
 def embedded(path: Path) -> str:
-    """Return a picture's file as an address that holds all of it."""
-    return _address(path.read_bytes(), path.suffix)
-
-
-def _curve(panel: str, group: Mapping[str, Mapping[int, float]]) -> str:
-    file = io.BytesIO()
-    curves_figure({panel: group}, _CURVE_WIDTH).savefig(file, format="svg", metadata={"Date": None})
-    return _address(file.getvalue(), ".svg")
-
-
-def _address(content: bytes, suffix: str) -> str:
-    return f"data:{_TYPES[suffix]};base64,{base64.b64encode(content).decode('ascii')}"
+    """Return a PNG file as an address that holds all of it."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

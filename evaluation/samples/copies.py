@@ -124,7 +124,7 @@ def write_copies(
     """Write `name_copies.json`, and a picture, `name_copies.png`; return the paths.
 
     The picture shows the nearest pairs first: samples `x` `(N, *shape)` and their nearest training examples, and beside
-    them (or below) test examples and theirs. Of vectors it has the distances.
+    them (or below) test examples and theirs. Of vectors it has the distances alone.
 
     Raises:
         UserError: a file cannot be written.
@@ -146,8 +146,7 @@ def write_copies(
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     if dataset.kind == "vectors":
         distances = [each.distances[:, None] for each in (copies.of_samples, copies.of_test)]
-        titles = ("distances of samples to training examples", "of test examples")
-        save_examples(paths[1], "vectors", *distances, names=titles)
+        save_examples(paths[1], "vectors", *distances, names=("samples", "test examples"))
     else:
         shown = [
             _pairs(dataset.units.decode(x.cpu()), copies.of_samples, dataset, "samples"),

@@ -105,8 +105,8 @@ def log_likelihood(
         method: as for `ODE`, like the following.
         rtol: relative tolerance; 1e-7 for float64, 1e-3 for float32.
         atol: absolute tolerance, in nats per dimension and in the normalised state; likewise.
-        num_steps: number of steps, for methods with fixed ones.
-        grid: their ends.
+        num_steps: number of steps, for methods with fixed ones; if left out, that of the grid.
+        grid: the times where they end, as a name or a list.
         options: further options of the method.
         per_example: whether adaptive Runge-Kutta methods take steps of their own for each example.
         differentiable: whether `log_prob` can be differentiated, by `x` and by the parameters of `model`, if it is a
@@ -120,7 +120,8 @@ def log_likelihood(
     integrator = Integrator(method, rtol, atol, options or {}, per_example)
     flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min), integrator.resolution)
     check_fixed_steps(integrator, num_steps, grid)
-    nodes, (end, start) = integration_nodes(flow, integrator, num_steps, grid)
+    nodes, times = integration_nodes(flow, integrator, num_steps, grid)
+    end, start = times[0], times[-1]
     with torch.set_grad_enabled(differentiable):
         z = flow.normalise(x, start)
         estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)

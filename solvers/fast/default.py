@@ -35,7 +35,7 @@ from score_sde.solvers.fast.methods import ancestral_split
 from score_sde.solvers.fast.recorder import Recorder
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
-from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MAX_ORDER, check_at_least, check_between, check_positive
 from score_sde.solvers.process import last_time
 from score_sde.solvers.quadrature import gauss_legendre, lagrange
@@ -53,7 +53,7 @@ _MANY_STEPS = 20
 
 
 def recommended(
-    num_steps: int,
+    num_steps: int | None = None,
     grid: Grid | None = None,
     t_min: float | None = None,
     denoise: bool = True,
@@ -65,7 +65,7 @@ def recommended(
     """Return solver `default`.
 
     Args:
-        num_steps: number of calls of the model, one a step.
+        num_steps: number of calls of the model, one a step; that of the times of `grid` if left out.
         grid: see `time_grid`; its own if left out.
         t_min: smallest time at which the model may be asked; the process's own if left out.
         denoise: end at `sigma = 0`; if not, stop at `t_min`.
@@ -77,8 +77,9 @@ def recommended(
     Raises:
         UserError: an option is out of range.
     """
-    check_between("num_steps", num_steps, 1, MOST_STEPS_OF_TABLE)
-    chosen_order = recommended_order(num_steps, eta) if order is None else order
+    number = number_of_times(num_steps, grid)
+    check_between("num_steps", number, 1, MOST_STEPS_OF_TABLE)
+    chosen_order = recommended_order(number, eta) if order is None else order
     check_between("order", chosen_order, 1, MAX_ORDER)
     check_positive("data_std", data_std)
     check_at_least("eta", eta, 0)
@@ -86,9 +87,9 @@ def recommended(
     def make_table(sde: SDE) -> Table:
         smallest = last_time(sde, t_min)
         if grid is None:
-            times = recommended_times(sde, num_steps, smallest, denoise, data_std)
+            times = recommended_times(sde, number, smallest, denoise, data_std)
         else:
-            times = time_grid(sde, grid, num_steps, smallest)
+            times = time_grid(sde, grid, number, smallest)
         end = None if denoise else sde.at(smallest)
         return recommended_table(sde, times, end, chosen_order, data_std, eta)
 

@@ -13,7 +13,7 @@ from score_sde.solvers.fast.recorder import Method, Prediction, method_table
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.fast.tuned import tuned
-from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import check_between
 
 
@@ -26,23 +26,24 @@ def solver(
 ) -> Callable[..., TableSolver]:
     """Return the constructor of a named solver.
 
-    Its options are `num_steps`, the number of grid times; `grid` and `t_min` (see `time_grid`); `denoise`, whether to
-    end at `sigma = 0` or stop at `t_min`; `threshold` (see `solvers.fast.thresholding`); then the method's own, but
-    those that are `fixed`.
+    Its options are `num_steps`, the number of grid times, which may be left out where the grid lists them; `grid` and
+    `t_min` (see `time_grid`); `denoise`, whether to end at `sigma = 0` or stop at `t_min`; `threshold` (see
+    `solvers.fast.thresholding`); then the method's own, but those that are `fixed`.
     """
 
     def build(
-        num_steps: int,
+        num_steps: int | None = None,
         grid: Grid = default_grid,
         t_min: float | None = None,
         denoise: bool = True,
         threshold: Threshold | None = None,
         **own: Any,
     ) -> TableSolver:
-        check_between("num_steps", num_steps, 1, MOST_STEPS_OF_TABLE)
+        number = number_of_times(num_steps, grid)
+        check_between("num_steps", number, 1 if denoise else 2, MOST_STEPS_OF_TABLE)
 
         def make_table(sde: SDE) -> Table:
-            times = time_grid(sde, grid, num_steps, t_min)
+            times = time_grid(sde, grid, number, t_min)
             return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})
 
         return TableSolver(make_table, threshold, calls_a_step)

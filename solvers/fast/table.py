@@ -27,6 +27,7 @@ from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
 from score_sde.solvers.fast.thresholding import Threshold
+from score_sde.solvers.trajectory import Watch
 
 # A table takes memory with the square of its steps, 11 GB for these. (The longest ladder published has as many.)
 MOST_STEPS_OF_TABLE = 4000
@@ -116,6 +117,7 @@ def run_steps(
     noise: SampleNoise | None = None,
     threshold: Threshold | None = None,
     first: int = 0,
+    reached: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Run these steps, a whole table or a part of it that uses no earlier outputs; arguments else as of `integrate`.
 
@@ -127,9 +129,12 @@ def run_steps(
         noise: needed where there is any.
         threshold: applied to the denoised data of each call.
         first: number of the first of these steps in the table.
+        reached: called before each call of the model, with its number in the table and the state.
     """
     outputs: dict[int, Tensor] = {}
     for k, step in enumerate(steps, first):
+        if reached is not None:
+            reached(k, x)
         output = _output(model, x, step.t, step.alpha, step.sigma, prediction, threshold)
         outputs[k] = torch.add(output, x, alpha=step.blend) if step.blend else output
         x = x * step.state
@@ -188,9 +193,19 @@ class TableSolver(Solver):
             self._made = sde, table, steps_of(table, sde)
         return self._made[1:]
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         table, steps = self._for_process(model.sde)
-        x = run_steps(steps, table.prediction, model, x_T, _noise(table, draw), self._threshold)
+        noise = _noise(table, draw)
+        if watch is None:
+            return Solution(run_steps(steps, table.prediction, model, x_T, noise, self._threshold), len(steps))
+
+        def reached(k: int, x: Tensor) -> None:
+            # The others are stages inside a step.
+            if k % (self._calls_a_step or 1) == 0:
+                watch.reached(steps[k].t, x)
+
+        x = run_steps(steps, table.prediction, model, x_T, noise, self._threshold, reached=reached)
+        watch.reached(0.0 if table.end is None else table.end, x, x if table.end is None else None)
         return Solution(x, len(steps))
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:

@@ -85,8 +85,14 @@ class ProbabilityFlow:
         return x.flatten(1) / self.sde.expand(self.sde.at(t).r, x.flatten(1))
 
     def denormalise(self, z: Tensor, t: Tensor) -> Tensor:
-        """Return `x` `(B, *dims)` from `z` `(B, d)` at time `t` `()`."""
+        """Return `x` `(B, *dims)` from `z` `(B, d)` at times `t`, `()` or `(B,)`."""
         return (z * self.sde.expand(self.sde.at(t).r, z)).reshape(self.shape)
+
+    def denoised(self, s: Tensor, z: Tensor, slope: Tensor) -> Tensor:
+        """Return `D = cos(theta) z - sin(theta) v` `(B, *dims)` from `z` `(B, d)` and the slope there; no call."""
+        theta = self.sde.at(self.time(s)).theta
+        of_slope = torch.sin(theta) / (theta + self.resolution)
+        return (self.sde.expand(torch.cos(theta), z) * z - self.sde.expand(of_slope, z) * slope).reshape(self.shape)
 
     def log_norm(self, t: Tensor) -> Tensor:
         """Return `log r(t)`, since densities of `x` and `z` differ by `r^d`; float64, shape of `t`."""

@@ -20,10 +20,12 @@ from score_sde.solvers.ode.runge_kutta import (
     Field,
     Norm,
     StepFailureError,
+    Visit,
     integrate_per_example,
     root_mean_square,
 )
 from score_sde.solvers.ode.tableaus import TABLEAUS
+from score_sde.solvers.ode.visits import AcceptedSteps, FixedSteps, ScipySteps
 from score_sde.solvers.options import MOST_STEPS, check_between, check_positive, check_tolerance
 
 # Their coefficients are those of equal steps.
@@ -135,6 +137,7 @@ class Integrator:
         nodes: Tensor,
         norm: Norm = root_mean_square,
         adjoint_parameters: tuple[Tensor, ...] | None = None,
+        visit: Visit | None = None,
     ) -> Tensor:
         """Return the solution of `dy/ds = derivative(s, y)` at the last node.
 
@@ -146,6 +149,7 @@ class Integrator:
             norm: size of each example's error.
             adjoint_parameters: what the solution can be differentiated by, beside `y`: by torchdiffeq's adjoint method,
                 with steps for the whole batch. None: by nothing.
+            visit: called with the state at the start of each step; where it is not to be differentiated by anything.
 
         Raises:
             UserError: the solution cannot be followed; says where, and what to change.
@@ -155,14 +159,14 @@ class Integrator:
             if self._is_adams:
                 if adjoint_parameters is not None:
                     raise UserError("method 'adams' has no adjoint: take another one for derivatives, such as rk4")
-                y = integrate_adams(derivative, y, nodes, **self.options)
+                y = integrate_adams(derivative, y, nodes, visit=visit, **self.options)
             elif self._owns_steps and adjoint_parameters is None:
                 start, end, tableau = float(nodes[0]), float(nodes[-1]), TABLEAUS[self.method]
                 y = integrate_per_example(
-                    derivative, y, start, end, tableau, rtol=rtol, atol=atol, norm=norm, **self.options
+                    derivative, y, start, end, tableau, rtol=rtol, atol=atol, norm=norm, visit=visit, **self.options
                 )
             else:
-                y = self._torchdiffeq(derivative, y, nodes, norm, rtol, atol, adjoint_parameters)
+                y = self._torchdiffeq(derivative, y, nodes, norm, rtol, atol, adjoint_parameters, visit)
             if not bool(y.isfinite().all()):
                 raise StepFailureError("the solution is not finite", float(nodes[-1]))
         except StepFailureError as failure:
@@ -209,6 +213,7 @@ class Integrator:
         rtol: float,
         atol: float,
         adjoint_parameters: tuple[Tensor, ...] | None,
+        visit: Visit | None,
     ) -> Tensor:
         from torchdiffeq import odeint, odeint_adjoint
 
@@ -242,7 +247,8 @@ class Integrator:
         common: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": self.method, "options": options}
         try:
             if adjoint_parameters is None:
-                path = odeint(remembering, y, ends, **common)
+                field = remembering if visit is None else self._visited(remembering, visit, nodes, y, options)
+                path = odeint(field, y, ends, **common)
             else:
                 # The parameters' part of the adjoint state is an integral and does not steer the steps.
                 back = {"norm": "seminorm"} if not self.takes_fixed_steps else {"grid_constructor": _reversed(nodes)}
@@ -257,6 +263,16 @@ class Integrator:
         if len(path) != len(ends):
             raise StepFailureError("the integrator gave up", float(place))
         return path[-1]
+
+    def _visited(self, field: Field, visit: Visit, nodes: Tensor, y: Tensor, options: dict[str, Any]) -> Field:
+        """Return the right-hand side beside which the method's steps are visited; its options may have to change."""
+        if self.takes_fixed_steps:
+            return FixedSteps(field, visit)
+        if self.method in TABLEAUS:
+            return AcceptedSteps(field, visit)
+        steps = ScipySteps(field, visit)
+        options["solver"] = steps.solver(options.get("solver", "LSODA"), nodes, y)
+        return steps
 
     def _advice(self, failure: StepFailureError, flow: ProbabilityFlow, rtol: float, atol: float) -> str:
         where = "" if failure.s is None else f" at t = {float(flow.time(torch.tensor(failure.s))):.3g}"

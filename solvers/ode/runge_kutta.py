@@ -25,6 +25,8 @@ from score_sde.solvers.ode.tableaus import Tableau
 
 # Called as field(s, y), with `s` `()` or `(B,)` and `y` `(B, n)`; returns `dy/ds`, shape of `y`.
 Field = Callable[[Tensor, Tensor], Tensor]
+# Called as visit(s, y, slope) with states a step starts from, and the slope there; None where it is not known.
+Visit = Callable[[Tensor, Tensor, Tensor | None], None]
 # Sizes of errors `(B, n)`, shape `(B,)`.
 Norm = Callable[[Tensor], Tensor]
 
@@ -69,6 +71,7 @@ def integrate_per_example(
     ifactor: float = 10.0,
     dfactor: float = 0.2,
     max_num_steps: int = 10_000,
+    visit: Visit | None = None,
 ) -> Tensor:
     """Return the solution at `end` of `dy/ds = field(s, y)` from `y` `(B, n)` at `start`; same shape.
 
@@ -90,6 +93,7 @@ def integrate_per_example(
         ifactor: largest growth of a step.
         dfactor: largest reduction of a step, as a factor.
         max_num_steps: largest number of attempted steps.
+        visit: called at `start`, and whenever an example has moved, but not at the end of the last of them.
 
     Raises:
         StepFailureError: steps become too small or too many, or the field is not finite.
@@ -103,7 +107,11 @@ def integrate_per_example(
     else:
         step = torch.full_like(s, first_step)
     previous = torch.ones_like(s)
+    visited: Tensor | None = None
     for _ in range(max_num_steps):
+        if visit is not None and not (visited is not None and torch.equal(s, visited)):
+            visit(s, y, slope)
+            visited = s
         step = step.clamp(max=max_step)
         remaining = (end - s).abs()
         last = step >= remaining

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.sde.marginals import on_host
-from score_sde.solvers.base import Draw, Model, Solution, Solver
+from score_sde.solvers.base import Draw, Model, Solution, Solver, arrive
 from score_sde.solvers.options import check_at_least, check_positive, check_tolerance
 from score_sde.solvers.process import last_time, log_snr_range
 from score_sde.solvers.stochastic.brownian_path import BrownianPath
+from score_sde.solvers.trajectory import Watch
 
 _SAFETY = 0.9
 _EXPONENT = 0.9
@@ -66,7 +67,7 @@ class AdaptiveSDE(Solver):
     def chooses_steps(self) -> bool:
         return True
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         """Return the solution; examples that have arrived wait at `t_min` for the others. Arguments as of a `Solver`'s.
 
         Times, steps and errors are numbers on the CPU, one an example.
@@ -77,7 +78,11 @@ class AdaptiveSDE(Solver):
         t = torch.full(x_T.shape[:1], end, dtype=torch.float64)
         step = torch.full_like(t, self.first_step * end)
         x, previous, nfe = x_T, x_T, 0
+        told: Tensor | None = None
         while bool((t > t_min).any()):
+            if watch is not None and not (told is not None and torch.equal(t, told)):
+                watch.reached(t, x)
+                told = t
             wanted = torch.minimum(step, t - t_min)
             h, increment = path.propose(wanted)
             s = torch.where(h < t - t_min, t - h, t_min)
@@ -93,9 +98,7 @@ class AdaptiveSDE(Solver):
             step = torch.where(cut_short, step, _SAFETY * h * error.clamp(min=_SMALLEST_ERROR) ** -_EXPONENT)
             t = torch.where(accepted, s, t)
             self._check_progress(error, step, t, t_min, end)
-        if self.denoise:
-            return Solution(model.denoise(x, t), nfe + 1)
-        return Solution(x, nfe)
+        return arrive(model, x, t, nfe, denoise=self.denoise, watch=watch)
 
     def _error(self, euler: Tensor, improved: Tensor, previous: Tensor) -> Tensor:
         """Return `E` of each example, `(B,)`, float64, on the CPU."""

@@ -65,3 +65,7 @@ class StackedIntervals:
             return torch.cat([interval(a, b) for interval in self._intervals]).to(self._device)
         increments, areas = zip(*(interval(a, b, return_U=True) for interval in self._intervals), strict=True)
         return torch.cat(increments).to(self._device), torch.cat(areas).to(self._device)
+
+
+# One path an example, of either kind.
+Brownian = FreshIncrements | StackedIntervals

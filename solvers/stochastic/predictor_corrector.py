@@ -19,10 +19,14 @@ from torch import Tensor
 
 from score_sde.common.errors import choose
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
-from score_sde.solvers.grids import Grid, time_grid
+from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MOST_STEPS, check_between, check_positive
 from score_sde.solvers.stochastic.correctors import corrector_step_size, langevin
 from score_sde.solvers.stochastic.predictors import PREDICTORS
+from score_sde.solvers.trajectory import Watch
+
+# The length of a grid that is only named.
+_NUM_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class PredictorCorrector(Solver):
     Args:
         predictor: `euler_maruyama`, `reverse_diffusion`, `ancestral` or `none`.
         corrector: `langevin`, `ald` or `none`.
-        num_steps: length of the grid, at least 2.
+        num_steps: length of the grid; that of the times it lists, or 1000, if left out.
         grid: a name from `solvers.grids.GRIDS`, or the times as a list.
         t_min: last time; the process's own if left out.
         snr: signal-to-noise ratio `r` of the corrector's step size.
@@ -46,7 +50,7 @@ class PredictorCorrector(Solver):
 
     predictor: str = "reverse_diffusion"
     corrector: str = "langevin"
-    num_steps: int = 1000
+    num_steps: int | None = None
     grid: Grid = "uniform_t"
     t_min: float | None = None
     snr: float = 0.16
@@ -57,19 +61,28 @@ class PredictorCorrector(Solver):
     def __post_init__(self) -> None:
         choose("predictor", self.predictor, PREDICTORS)
         corrector_step_size(self.corrector, self.step_size)
-        check_between("num_steps", self.num_steps, 2, MOST_STEPS)
+        check_between("num_steps", self.number_of_times, 1 if self.denoise else 2, MOST_STEPS)
         check_between("corrector_steps", self.corrector_steps, 0, MOST_STEPS)
         check_positive("snr", self.snr)
         # A step of 2 sigma^2 on N(0, sigma^2 I): longer ones go astray.
         check_between("snr", self.snr, 0, 1)
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
-        return self.split(model, x_T, draw).run(x_T)
+    @property
+    def number_of_times(self) -> int:
+        """The length of the grid is given, or the grid's own, or 1000."""
+        return (
+            _NUM_STEPS
+            if self.num_steps is None and isinstance(self.grid, str)
+            else number_of_times(self.num_steps, self.grid)
+        )
+
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
+        return self.split(model, x_T, draw).run(x_T, watch)
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return predictions, corrections and the denoising, as steps of their own; arguments as of `solve`."""
         sde, noise = model.sde, draw("solver")
-        times = time_grid(sde, self.grid, self.num_steps, self.t_min)
+        times = time_grid(sde, self.grid, self.number_of_times, self.t_min)
         predict, step_size = PREDICTORS[self.predictor], corrector_step_size(self.corrector, self.step_size)
         coefficients = predict(sde, times[:-1], times[1:]) if predict is not None else None
 
@@ -87,10 +100,10 @@ class PredictorCorrector(Solver):
 
         kinds = [(prediction, 1)] if coefficients is not None else []
         kinds += [(correction, self.corrector_steps)] if step_size is not None else []
-        steps = [(i, *kind) for i in range(self.num_steps - 1) for kind in kinds]
+        steps = [(i, *kind) for i in range(len(times) - 1) for kind in kinds]
         ends = sde.at(torch.stack([times[0], *(times[i + 1] for i, _, _ in steps)]))
         if self.denoise:
-            steps.append((self.num_steps - 1, denoising, 1))
+            steps.append((len(times) - 1, denoising, 1))
             ends = ends.and_data()
 
         def step(k: int, x: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +23,12 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import SampleNoise
-from score_sde.sde import SDE
-from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
+from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, arrive
 from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between, check_tolerance
-from score_sde.solvers.process import last_time, log_snr_range
-from score_sde.solvers.stochastic.brownian import FreshIncrements, StackedIntervals
+from score_sde.solvers.process import last_time
+from score_sde.solvers.stochastic.brownian import Brownian, FreshIncrements, StackedIntervals
+from score_sde.solvers.stochastic.normalised_sde import NormalisedReverseSDE, WatchedBrownian, WatchedReverseSDE
+from score_sde.solvers.trajectory import Watch
 
 # Network calls a step.
 METHODS = {"euler": 1, "milstein": 1, "srk": 2}
@@ -45,7 +45,7 @@ class ReverseSDE(Solver):
 
     Args:
         method: `euler` (one call a step), `milstein` (the same here) or `srk` (two calls a step).
-        num_steps: number of times, at least 2, the denoising's among them; with `adaptive`, sets the first step only.
+        num_steps: number of times, the denoising's among them; with `adaptive`, sets the first step only.
         t_min: last time; the process's own if left out.
         eta: amount of noise; 1 is the reverse SDE, 0 the probability flow ODE.
         adaptive: choose steps from the difference between one step and two halves.
@@ -68,7 +68,7 @@ class ReverseSDE(Solver):
 
     def __post_init__(self) -> None:
         choose("method of solver 'sde'", self.method, METHODS)
-        check_between("num_steps", self.num_steps, 2, MOST_STEPS)
+        check_between("num_steps", self.num_steps, 1 if self.denoise and not self.adaptive else 2, MOST_STEPS)
         check_at_least("eta", self.eta, 0)
         check_tolerance("rtol", self.rtol)
         check_tolerance("atol", self.atol)
@@ -77,12 +77,10 @@ class ReverseSDE(Solver):
     def chooses_steps(self) -> bool:
         return self.adaptive
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
-        problem, brownian = self._problem(model, x_T, draw)
-        x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1)
-        if self.denoise:
-            return Solution(problem.denoise(x), problem.nfe + 1)
-        return Solution(x, problem.nfe)
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
+        problem, brownian = self._problem(model, x_T, draw, watch)
+        x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1) if self.num_steps > 1 else x_T
+        return arrive(model, x, problem.last, problem.nfe, denoise=self.denoise, watch=watch)
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return the steps between times, and the denoising; arguments as of `solve`.
@@ -98,7 +96,7 @@ class ReverseSDE(Solver):
         last = self.num_steps - 1
 
         def step(k: int, x: Tensor) -> Tensor:
-            return problem.denoise(x) if k == last else self._solve(problem, brownian, x, k, k + 1)
+            return model.denoise(x, problem.last) if k == last else self._solve(problem, brownian, x, k, k + 1)
 
         ends = model.sde.at(problem.times(torch.arange(self.num_steps)))
         if self.denoise:
@@ -106,9 +104,12 @@ class ReverseSDE(Solver):
         return Steps(ends, [METHODS[self.method]] * last + [1] * self.denoise, step)
 
     def _problem(
-        self, model: Model, x_T: Tensor, draw: Draw
-    ) -> tuple[NormalisedReverseSDE, FreshIncrements | StackedIntervals]:
+        self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None
+    ) -> tuple[NormalisedReverseSDE, Brownian | WatchedBrownian]:
         t_min = last_time(model.sde, self.t_min)
+        if self.num_steps == 1:
+            # The only time is T.
+            t_min = model.sde.T
         problem = NormalisedReverseSDE(model, x_T.shape, t_min, self.num_steps - 1, self.eta)
         # Where there is nothing but noise, an explicit step multiplies the state by 1 - eta^2 times its length.
         needed = math.ceil(self.eta**2 * float(problem.rate) * (self.num_steps - 1) / 2) + 1
@@ -116,12 +117,16 @@ class ReverseSDE(Solver):
             raise UserError(
                 f"eta={self.eta:g} needs at least {needed:g} steps, not {self.num_steps}, or it grows without end"
             )
-        return problem, self._brownian(x_T.flatten(1), draw("brownian"))
+        brownian = self._brownian(x_T.flatten(1), draw("brownian"))
+        if watch is None:
+            return problem, brownian
+        watched = WatchedReverseSDE(watch, x_T, t_min, self.num_steps - 1, self.eta, self.adaptive)
+        return watched, WatchedBrownian(brownian, watched.starts)
 
     def _solve(
         self,
         problem: NormalisedReverseSDE,
-        brownian: FreshIncrements | StackedIntervals,
+        brownian: Brownian | WatchedBrownian,
         x: Tensor,
         first: int,
         last: int,
@@ -154,71 +159,7 @@ class ReverseSDE(Solver):
                 ) from error
         return problem.denormalise(path[-1], last)
 
-    def _brownian(self, u: Tensor, noise: SampleNoise) -> FreshIncrements | StackedIntervals:
+    def _brownian(self, u: Tensor, noise: SampleNoise) -> Brownian:
         if self.adaptive:
             return StackedIntervals(u, noise, end=self.num_steps - 1, space_time=self.method == "srk")
         return FreshIncrements(u, noise)
-
-
-class NormalisedReverseSDE:
-    """The SDE of the module's docstring as torchsde wants it: `f` and `g_prod` on states of shape `(B, d)`.
-
-    Attributes:
-        nfe: network calls so far.
-        last_t: the time of the last one.
-    """
-
-    noise_type = "additive"
-    sde_type = "ito"
-
-    def __init__(self, model: Model, shape: torch.Size, t_min: float, num_intervals: int, eta: float) -> None:
-        self.model, self.shape, self.t_min, self.eta = model, shape, t_min, eta
-        start, end = (0.5 * log_snr_range(model.sde, t_min)).unbind()
-        self.start, self.rate = start, (end - start) / num_intervals
-        self.nfe, self.last_t = 0, model.sde.T
-        # torchsde asks again at places it has just been to; two of them are remembered.
-        self._recent: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=2)
-
-    def f(self, step: Tensor, u: Tensor) -> Tensor:
-        """Return the drift `[s^2 u + (1 + eta^2) s sigma score] dlambda/dstep` at `u` `(B, d)`; shape of `u`."""
-        for known_step, known_u, drift in self._recent:
-            if known_u is u and known_step == float(step):
-                return drift
-        t, sde = self.times(step), self.model.sde
-        sigma, power = sde.sigma(t), _power(sde, t)
-        x = sde.expand(power, u) * u
-        score = self.model.score(x.reshape(self.shape), t).reshape(u.shape)
-        weight = (1 + self.eta**2) * sigma**2 / power
-        drift = self.rate * (sde.expand((sigma / power) ** 2, u) * u + sde.expand(weight, u) * score)
-        self.nfe, self.last_t = self.nfe + 1, float(t)
-        self._recent.append((float(step), u, drift))
-        return drift
-
-    def g_prod(self, step: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Return the diffusion times `v` `(B, d)`: `eta sqrt(2 dlambda/dstep) s v`; shape of `u`."""
-        t, sde = self.times(step), self.model.sde
-        return sde.expand(self.eta * (2 * self.rate).sqrt() * sde.sigma(t) / _power(sde, t), u) * v
-
-    def normalise(self, x: Tensor, step: int) -> Tensor:
-        """Return `u` `(B, d)` from `x` `(B, *dims)` after so many steps."""
-        return x.flatten(1) / self._norm(step)
-
-    def denormalise(self, u: Tensor, step: int) -> Tensor:
-        """Return `x` `(B, *dims)` from `u` `(B, d)` after so many steps."""
-        return u.reshape(self.shape) * self._norm(step)
-
-    def denoise(self, x: Tensor) -> Tensor:
-        """Return the denoised mean of `x` `(B, *dims)` at `t_min`."""
-        return self.model.denoise(x, torch.tensor(self.t_min, dtype=torch.float64))
-
-    def _norm(self, step: int) -> float:
-        return float(_power(self.model.sde, self.times(torch.tensor(step))))
-
-    def times(self, step: Tensor) -> Tensor:
-        """Return the times in `[t_min, T]` after so many steps; float64, on the CPU."""
-        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.model.sde.T)
-
-
-def _power(sde: SDE, t: Tensor) -> Tensor:
-    """Return `sqrt(alpha^2 + sigma^2)`."""
-    return (sde.alpha(t) ** 2 + sde.sigma(t) ** 2).sqrt()

@@ -186,7 +186,7 @@ class Subject:
 
 # What an argument takes, of VALUES, wherever it is.
 TAKEN = {
-    "num_steps": "",
+    "num_steps": "1",
     "grid": "",
     "t_min": "None 1e-30",
     "denoise": "True False",
@@ -236,6 +236,7 @@ OF_SOLVERS: dict[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
     "pc": (
         {"num_steps": 30},
         {
+            "num_steps": "None 1",
             "predictor": "",
             "corrector": "",
             "t_min": "None 0 1e-30",
@@ -273,7 +274,7 @@ SUBJECTS |= {
         SOLVERS["ode"],
         solver("ode"),
         {"method": method, "num_steps": 10},
-        FIXED_STEPS | {"num_steps": "", "grid": "None", "t_min": "None 1e-30"},
+        FIXED_STEPS | {"grid": "None", "t_min": "None 1e-30"},
     )
     for method in ("adams", "rk4")
 }
@@ -310,7 +311,7 @@ SUBJECTS |= {
         discrete_bound,
         bound(discrete_bound, gaussian_decoder(X_0)),
         {"num_steps": 8},
-        {"num_calls": "None 1 10**9 10**400"},
+        {"num_steps": "", "num_calls": "None 1 10**9 10**400"},
         fixed=("model", "x_0", "decoder", "seeds"),
     ),
     "continuous_bound": Subject(

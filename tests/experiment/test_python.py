@@ -1,4 +1,4 @@
-"""`fit`, `load` and `Run` do what the command line does, with the same numbers to the last bit; and what they refuse."""
+"""`fit`, `load` and `Run` do what the command line does, with the same numbers to the last bit; what they refuse."""
 
 from __future__ import annotations
 

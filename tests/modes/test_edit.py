@@ -259,10 +259,11 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
     assert "must lie between 0.001 and 1, not 0" in line(one, "--config.edit.task=sdedit", "--config.edit.strength=0")
     assert "--mode edit has a solver of its own: --config.edit.solver" in line(one, "--config.sampling.solver=pc")
     assert "test examples are whole" in line(one, "--config.edit.observed=True")
-    step = "edit.num_steps=1: a grid needs at least 2 steps, not 1"
-    assert line(one, "--config.edit.num_steps=1").endswith(f"edit.method=pigdm, edit.solver=dpmpp_2s_sde, {step}")
-    few = ["--config.edit.task=sdedit", "--config.edit.solver=ddim", "--config.edit.num_steps=1"]
-    assert line(one, *few).endswith(f"error: edit.task=sdedit, edit.solver=ddim, {step}")
+    many = ["--config.edit.num_steps=4", "--config.sampling.grid=1,0.5,0.1"]
+    step = "edit.num_steps=4: the grid has 3 times but num_steps is 4: make them equal"
+    assert line(one, *many).endswith(f"edit.method=pigdm, edit.solver=dpmpp_2s_sde, {step}")
+    many += ["--config.edit.task=sdedit", "--config.edit.solver=ddim"]
+    assert line(one, *many).endswith(f"error: edit.task=sdedit, edit.solver=ddim, {step}")
     assert "section edit" in line(one, "--config.edit.task=encode", "--config.sampling.method=rk4")
     for wrong in ("test:5-3", "test:0-360", "test:0-99999999999"):
         assert f"there are no {wrong}: test examples are numbered from 0 to 359" in line(f"--config.edit.input={wrong}")

@@ -467,7 +467,15 @@ def test_mistakes_get_one_line(complaint, tmp_path, arguments, expected):
     [
         (["--mode=sample", "--config.sampling.solver=dimm"], "no solver is called 'dimm' (did you mean 'ddim'?)"),
         (["--mode=sample", "--config.sampling.num_steps=0"], "sampling.num_steps must be at least 1"),
-        (["--mode=sample", "--config.sampling.num_steps=1", "--config.sampling.solver=ddim"], "at least 2 steps"),
+        (
+            [
+                "--mode=sample",
+                "--config.sampling.num_steps=1",
+                "--config.sampling.denoise=False",
+                "--config.sampling.solver=ddim",
+            ],
+            "at least 2, not 1",
+        ),
         (["--mode=sample", "--config.sampling.t_min=0", "--config.sampling.solver=ddim"], "not finite: t_min"),
         (["--mode=sample", "--config.sampling.grid=", "--config.sampling.solver=ddim"], "a name or a list of times"),
         (
@@ -719,3 +727,46 @@ def test_a_run_outlives_its_data_and_says_what_has_changed(tmp_path, monkeypatch
     line = complaint(*training, "--config.training.num_steps=4")
     assert "photos has classes bright, cloudy, dark, but " in line
     assert "was trained on bright, dark: give it the same data" in line
+
+
+def test_a_run_has_a_page_and_says_whether_samples_are_copies(digits, tmp_path, capsys):
+    """The number of the line is that of the file, and the page has it; it goes with the samples that it is of."""
+    shutil.copytree(digits, tmp_path / "run")
+    options = ["--config.sampling.solver=ddim", "--config.sampling.num_steps=3", "--config.sampling.copies=True"]
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert run("--mode=sample", "--checkpoint", best, *options) == 0
+    out = capsys.readouterr()
+    assert "note" not in out.err
+    found = json.loads((tmp_path / "run" / "samples" / "ddim_copies.json").read_text())
+    assert (found["num_samples"], found["num_train"], found["num_test"]) == (64, 1337, 360)
+    told = f"{found['farther_than_test']:.3f} ± {found['standard_error']:.3f}"
+    assert told in out.out
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert told in page
+    assert "10 classes, which the network is not told of (model.class_conditional): 0, 1, " in page
+    # Samples drawn anew are not those that were compared.
+    assert run("--mode=sample", "--workdir", tmp_path / "run", *options[:1], "--config.sampling.num_steps=4") == 0
+    assert not (tmp_path / "run" / "samples" / "ddim_copies.json").exists()
+    assert told not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_training_says_what_classes_there_are_and_that_it_stopped_early(tmp_path, complaint, capsys):
+    short = ["--config.training.num_steps=30", "--config.training.evaluate_every=1", "--config.data.validation=50"]
+    # After one step of such a rate the model is worse than at first, and its average gets worse for a while.
+    bad = ["--config.training.learning_rate=3.0", "--config.training.warmup_steps=0", "--config.training.patience=2"]
+    told = ["--config.model.class_conditional=True", "--config.data.augment=flip"]
+    assert run("--mode=train", *DIGITS[:2], *short, *bad, *told, "--workdir", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "10 classes, which the network is told of: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in lines
+    assert any(line.startswith("training examples are changed at random: mirrored left to right") for line in lines)
+    (best,) = (line for line in lines if line.startswith("the lowest held-out loss, "))
+    step = int(best.split(" of step ")[1].split(":")[0])
+    assert f"trained for {step + 2} steps: {tmp_path}/checkpoints/step_{step + 2:07d}.pt" in lines
+    assert "stopped early: the last 2 held-out losses were not the lowest" in lines
+    assert run("--mode=train", "--workdir", tmp_path) == 0
+    assert f"{tmp_path} has had its {step + 2} steps, and stopped early; for more: --config.training.patience=0" in (
+        capsys.readouterr().out
+    )
+    assert complaint(
+        "--mode=train", *TOY, *bad[2:], "--config.data.validation=0", "--workdir", tmp_path / "other"
+    ).startswith("error: training.patience stops by the held-out loss: data.validation and training.evaluate_every say")

@@ -91,6 +91,7 @@ def test_whole_numbers_become_floats_that_hold_them_and_are_told(tmp_path):
         (np.where(normal(40, 2, 5) > 2.5, np.inf, normal(40, 2, 5)), r"not finite, first in row \d+, channel [01]:"),
         (normal(40, 2, 5) * [[0], [1]] + 3, "channel 0 is 3 in every training example"),
         ((1e6 + normal(9, 2, 4, 8)).astype(np.float32), "channel 0 has mean 1e\\+06 .* float32 cannot tell apart"),
+        (np.where(np.arange(40)[:, None] == 7, 1e39, normal(40, 2)), "half of its numbers lie within 1.* leave these"),
         (normal(9, 8, 8, 3), "where the last number could be the channels: they come second"),
         (normal(9, 8, 8, 8, 1), "where the last number could be the channels"),
         (normal(9, 8, 8, 2) > 0, "bool numbers of shape"),
@@ -133,6 +134,14 @@ def test_parts_must_be_alike(tmp_path):
     dataset = load_dataset(path=tmp_path / "own.npz")
     assert dataset.train.dtype == dataset.test.dtype == torch.float64
     np.testing.assert_array_equal(dataset.test, z)
+
+
+def test_test_examples_that_no_unit_can_hold_are_refused(tmp_path):
+    np.savez(tmp_path / "own.npz", x_train=normal(30, 2), x_test=normal(4, 2) * [1, 1e17])
+    with pytest.raises(UserError, match=r"own\.npz\[x_test\]: column 1 has numbers from .* too far from the mean"):
+        load_dataset(path=tmp_path / "own.npz")
+    np.savez(tmp_path / "own.npz", x_train=normal(30, 2), x_test=normal(4, 2) * [1, 1e9])
+    np.testing.assert_array_equal(load_dataset(path=tmp_path / "own.npz").test, normal(4, 2) * [1, 1e9])
 
 
 def test_chunks_give_the_moments_of_the_whole():

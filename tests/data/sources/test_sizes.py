@@ -56,13 +56,13 @@ def truth(array: np.ndarray, resize: str) -> np.ndarray:
     if resize == "pad":
         within = {(24, 24): (8, 8), (12, 12): (8, 8), (10, 40): (4, 16), (2, 2): (8, 8)}[height, width]
         return padded(scaled(array, *within), 8, 16, (1, 2, 3))
-    cut = {
+    cuts: dict[tuple[int, ...], Any] = {
         (24, 24): np.s_[6:18],
         (12, 12): np.s_[3:9],
         (10, 40): np.s_[:, 10:30],
         (2, 2): np.s_[0:1],
-    }[height, width]
-    return scaled(array[cut], 8, 16)
+    }
+    return scaled(array[cuts[height, width]], 8, 16)
 
 
 SIZES = [(8, 16), (24, 24), (12, 12), (10, 40), (2, 2), (2, 2)]

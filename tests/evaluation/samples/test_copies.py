@@ -83,7 +83,7 @@ def test_copies_of_images_are_found_mirrored_too_and_shown_beside_what_they_copy
     np.testing.assert_array_equal(first, 17 * pictures[0, 0].flip(-1))
 
 
-@pytest.mark.parametrize("shape", [(2, 16), (1, 6, 8), (1, 4, 4, 4), (3,)])
+@pytest.mark.parametrize("shape", [(1, 16), (1, 4, 4, 4), (3,)])
 def test_other_kinds_have_a_picture_of_pairs_or_distances(tmp_path, shape):
     examples = normal(70, 0, math.prod(shape)).reshape(-1, *shape)
     data = Dataset("examples", examples[:40], examples[40:])

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from score_sde.common.errors import UserError
+from score_sde.common.plots import examples_pixels
 from score_sde.data import Dataset
+from score_sde.data.units import Standardised
 from score_sde.evaluation.samples.draw import Samples, write_samples
+from tests.reading import image
 
 
 def test_samples_that_are_not_finite_are_left_out_and_counted(tmp_path):
@@ -22,3 +25,18 @@ def test_samples_that_are_not_finite_are_left_out_and_counted(tmp_path):
     with pytest.raises(UserError, match="1 of 1 samples are not finite: take more steps"):
         write_samples(Samples(x[1:2], 5, 0.1), [8], dataset, tmp_path, "euler")
     assert not (tmp_path / "euler.npz").exists()
+
+
+@pytest.mark.parametrize(("shape", "name"), [((3,), "vectors"), ((1, 16), "samples"), ((1, 6, 8), "samples")])
+def test_samples_of_every_kind_are_written_in_data_units_and_shown(tmp_path, shape, name):
+    """What models see has mean 0 and deviation 1; files have 5000 + 700 x, in the dtype of the data."""
+    data = 5000 + 700 * torch.randn(40, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    units = Standardised(torch.full((), 5000.0).double(), torch.full((), 700.0).double(), torch.float64)
+    x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(1))
+    dataset = Dataset("numbers", data[:30], data[30:], units)
+    numbers, picture = write_samples(Samples(x, 5, 0.1), list(range(6)), dataset, tmp_path, "ddim")
+    written = np.load(numbers)[name]
+    assert written.dtype == np.float64
+    np.testing.assert_array_equal(written, 5000 + 700 * x.double().numpy())
+    drawn = examples_pixels(dataset.kind, written, data[:30].numpy())
+    np.testing.assert_array_equal(image(picture)[..., :3], drawn)

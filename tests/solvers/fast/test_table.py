@@ -147,7 +147,7 @@ def test_a_threshold_bounds_the_samples(name: str) -> None:
     ("name", "options", "word"),
     [
         ("dpmpp_2m", {"num_steps": 5, "grid": "unifrom"}, "unifrom"),
-        ("dpmpp_2m", {"num_steps": 1}, "at least 2"),
+        ("dpmpp_2m", {"num_steps": 1, "denoise": False}, "at least 2"),
         ("default", {"num_steps": 0}, "at least 1"),
         ("unipc", {"num_steps": 5, "variant": "bh3"}, "bh3"),
         ("deis", {"num_steps": 5, "variable": "sigma"}, "sigma"),

@@ -194,7 +194,7 @@ def test_failing_steps_become_advice(per_example, method, mixture):
     [
         ({"method": "dopri6"}, "no ODE method is called 'dopri6'.*dopri5"),
         ({"method": "rk4"}, "'rk4' takes fixed steps: give num_steps"),
-        ({"method": "rk4", "num_steps": 1}, "num_steps must be at least 2"),
+        ({"method": "rk4", "num_steps": 0}, "num_steps must be at least 1"),
         ({"method": "explicit_adams", "num_steps": 9, "grid": "karras"}, "a grid of its own"),
         ({"num_steps": 9}, "'dopri5' chooses its steps: leave num_steps"),
         ({"rtol": 0.0}, "rtol must be positive"),

@@ -140,7 +140,7 @@ def test_images_in_single_precision(mixture, one_generator):
     ("options", "message"),
     [
         ({"predictor": "euler"}, "no predictor is called 'euler'; there are: euler_maruyama, reverse_diffusion"),
-        ({"num_steps": 1}, "num_steps must be at least 2, not 1"),
+        ({"num_steps": 1, "denoise": False}, "num_steps must be at least 2, not 1"),
         ({"corrector_steps": -1}, "corrector_steps must be at least 0"),
         ({"snr": 0.0}, "snr must be positive"),
     ],

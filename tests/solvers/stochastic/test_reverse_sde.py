@@ -8,7 +8,7 @@ import torch
 from score_sde.common.errors import UserError
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import get_solver
-from score_sde.solvers.stochastic.reverse_sde import NormalisedReverseSDE
+from score_sde.solvers.stochastic.normalised_sde import NormalisedReverseSDE
 
 FLOAT = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]

@@ -1,0 +1,86 @@
+"""What every way of loading data has in common: options, checked, and what a loader found, made a dataset."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from score_sde.common.errors import UserError, choose, naming, one_line
+from score_sde.common.files import at_home
+from score_sde.data.dataset import Dataset
+from score_sde.data.sources.picture import background as colour
+from score_sde.data.sources.picture_format import RESIZES, Resize
+from score_sde.data.sources.reading import Reading
+from score_sde.data.split import Parts
+from score_sde.data.units import units_of
+
+# What is done about damaged images: whether they are skipped.
+DAMAGED = {"refuse": False, "skip": True}
+RESIZE: dict[str, Resize] = {way: way for way in RESIZES}
+
+
+def reading_of(
+    *,
+    folder: str | Path,
+    image_size: int | None,
+    image_width: int | None,
+    resize: str,
+    num_channels: int | None,
+    levels: int,
+    background: str,
+    test_share: float,
+    split_seed: int,
+    validation: float,
+    fold: int,
+    damaged: str = "refuse",
+) -> Reading:
+    """Return how data are to be read, by options of `data.registry.load_dataset`.
+
+    Raises:
+        UserError: an option cannot be.
+    """
+    if not 0 <= test_share < 1:
+        raise UserError(f"test_share={test_share:g} must lie between 0 and 1: something must be left to train on")
+    if not (0 <= validation < 1 or (math.isfinite(validation) and validation >= 1 and validation == int(validation))):
+        raise UserError(f"validation={validation:g} is neither a share below 1 nor a number of examples")
+    with naming("folder"):
+        files = at_home(folder)
+    return Reading(
+        image_size=image_size,
+        num_channels=num_channels,
+        levels=levels,
+        cache=files / "prepared",
+        background=colour(background),
+        test_share=test_share,
+        split_seed=split_seed,
+        validation=validation,
+        fold=fold,
+        skip_damaged=choose("way with damaged images", damaged, DAMAGED),
+        image_width=image_width,
+        resize=choose("way of resizing", resize, RESIZE),
+    )
+
+
+def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) -> Dataset:
+    """Return the dataset of what a loader found, in the units that its training part decides.
+
+    Args:
+        name: what the dataset is called.
+        parts: the examples, of which there is a validation part.
+        low: lower end of the interval that levels lie in, in model units.
+        high: its upper end.
+        as_bins: whether levels are bins or points.
+    """
+    assert parts.validation is not None
+    return Dataset(
+        name,
+        parts.train,
+        parts.test,
+        units_of(parts.train, parts.levels, low, high, as_bins),
+        parts.validation,
+        parts.classes,
+        parts.test_classes,
+        parts.validation_classes,
+        parts.class_names,
+        tuple(map(one_line, parts.notes)),
+    )
