@@ -8,10 +8,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from score_sde.common.distributed import rank, say
 from score_sde.common.errors import UserError
+from score_sde.experiment import configuration
 from score_sde.experiment.experiment import Experiment
 from score_sde.models import ScoreModel
+
+# What makes a model that can be a pipeline, with any configuration that is for images.
+_GROUPS = 32  # of every GroupNorm
+_CHANGES = {
+    "sde.name": "ddpm",
+    "model.network": "ddpm",
+    "model.prediction": "velocity",
+    "model.noise_label": "rung",
+    "model.data_std": "1.0",
+    "training.objective": "discrete",
+    "data.distortion": "0.0",
+    "model.class_conditional": "False",
+}
 
 
 def run(experiment: Experiment, folder: Path) -> None:
@@ -23,8 +39,21 @@ def run(experiment: Experiment, folder: Path) -> None:
     from score_sde.models.pretrained.diffusers_export import save_pipeline
 
     model, dataset = experiment.model, experiment.dataset
-    if not isinstance(model, ScoreModel) or not dataset.is_image:
-        raise UserError("only score models of images can be pipelines")
+    if not dataset.is_image or dataset.shape[-2] != dataset.shape[-1]:
+        raise UserError(f"pipelines are for square images, and {dataset.name} has {dataset.kind} of {dataset.shape}")
+    if not isinstance(model, ScoreModel):
+        raise UserError(f"a pipeline has no {type(model).__name__}; {_what_can(experiment.config)}")
     if rank() == 0:
-        save_pipeline(model, folder, dataset.shape[-1])
+        try:
+            save_pipeline(model, folder, dataset.shape[-1])
+        except UserError as error:
+            raise UserError(f"{error}; {_what_can(experiment.config)}") from error
     say(f"written to {folder}: python main.py --mode sample --checkpoint {folder}")
+
+
+def _what_can(config: ConfigDict) -> str:
+    """Say with which changes of this configuration a model is trained that can be a pipeline."""
+    values = dict(configuration.flatten(config))
+    wanted = _CHANGES | ({"model.channels": str(_GROUPS)} if values["model.channels"] % _GROUPS else {})
+    changes = [f"--config.{key}={value}" for key, value in wanted.items() if str(values[key]) != value]
+    return f"one that can be exported is trained with {' '.join(changes)}" if changes else "see docs/pretrained.md"

@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.model.update(channels=32, channel_multipliers=(1, 2, 2), num_blocks=2, attention_resolutions=(8,))
     config.model.update(data_std=0.5)
     config.training.update(weighting="edm", times="edm", precision="auto")
-    config.training.update(num_steps=20_000, batch_size=64, learning_rate=5e-4, warmup_steps=500, ema_decay=0.999)
+    config.training.update(num_steps=20_000, batch_size=64, learning_rate=1e-3, warmup_steps=100, ema_decay=0.999)
     config.training.update(evaluate_every=0, sample_every=250, checkpoint_every=500)
     config.sampling.update(data_std=0.5)
     return config

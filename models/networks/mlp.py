@@ -31,19 +31,14 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self,
-        dimension: int,
-        width: int = 128,
-        num_blocks: int = 3,
-        conditions: Mapping[str, Kind] | None = None,
-        dropout: float = 0.0,
+        self, dimension: int, width: int = 128, num_blocks: int = 3, conditions: Mapping[str, Kind] | None = None
     ) -> None:
         super().__init__()
         self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, conditions)
         # Weights of variance 1 / dimension give features of unit variance. Smaller ones hide the state behind the time
         # for thousands of steps of training.
         self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
-        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
 
     def shard_units(self) -> list[nn.Module]:
@@ -63,12 +58,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A block computes `h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.first = linear(width, width)
         self.modulation = linear(width, width)
-        self.dropout = nn.Dropout(dropout)
         self.second = linear(width, width)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return h + self.second(self.dropout(F.silu(self.first(F.silu(h)) + self.modulation(embedding))))
+        return h + self.second(F.silu(self.first(F.silu(h)) + self.modulation(embedding)))

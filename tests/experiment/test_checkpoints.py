@@ -278,3 +278,19 @@ def test_what_cannot_be_exported(tmp_path, capsys):
     assert run("--mode=export", *arguments, f"--folder={tmp_path / 'out'}") == 1
     assert "error: a pipeline has DDPM's ladder or VE, not SubVPSDE" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["digits", "own"])
+def test_the_default_configurations_say_how_to_train_what_can_be_exported(tmp_path, capsys, name):
+    pytest.importorskip("diffusers")
+    sizes = {key: value for key, value in GREY.items() if key != "model.channels"}
+    short = {"training.num_steps": "1", "training.batch_size": "2", "training.sample_every": "0"}
+    train = ["--mode=train", f"--config=configs/vp/{name}.py", *flags(sizes | short)]
+    assert run(*train, f"--workdir={tmp_path / 'run'}") == 0
+    line = complaint(capsys, "--mode=export", f"--workdir={tmp_path / 'run'}", f"--folder={tmp_path / 'out'}")
+    changes = [word for word in line.split() if word.startswith("--config.")]
+    assert {"--config.sde.name=ddpm", "--config.model.network=ddpm"} < set(changes)
+    assert not (tmp_path / "out").exists()
+    assert run(*train, *changes, f"--workdir={tmp_path / 'changed'}") == 0
+    assert run("--mode=export", f"--workdir={tmp_path / 'changed'}", f"--folder={tmp_path / 'out'}") == 0
+    assert (tmp_path / "out" / "model_index.json").is_file()
