@@ -31,6 +31,7 @@ from score_sde.data.dataset import described
 from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.report import report
 from score_sde.experiment.run import Run
 from score_sde.experiment.training import train
 from score_sde.sde import SDE
@@ -91,6 +92,8 @@ def fit(
     run = None
     try:
         run = _trained(config, folder, overrides, make_dataset)
+        if workdir is not None:
+            report(folder)
     finally:
         if workdir is None:
             # The folder vanishes with the run, or with the hope of one.

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import score_sde
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
+from score_sde.common.plots import frames
 from score_sde.data import Batch
 from score_sde.experiment import own
 from score_sde.sde import VPSDE
@@ -326,3 +328,16 @@ def test_mistakes_are_one_line(runs, tmp_path):
         with pytest.raises(UserError, match=said) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_an_animation_ends_with_the_samples(runs, tmp_path):
+    """A frame a state, from noise on; the last frame shows the samples of the same seeds."""
+    loaded = score_sde.load(runs["digits"])
+    path = loaded.animate(tmp_path / "digits.gif", num_samples=4, num_steps=5, seed=3)
+    with Image.open(path) as film:
+        assert film.n_frames == 6
+        film.seek(5)
+        last = np.asarray(film.convert("L")).astype(int)
+    samples = loaded.dataset.levels_to_uint8(torch.from_numpy(loaded.sample(4, num_steps=5, seed=3, batch_size=4)))
+    (expected,) = frames("images", [samples.numpy()])
+    np.testing.assert_allclose(last, expected[..., 0].astype(int), rtol=0, atol=8)  # GIFs have 256 colours
