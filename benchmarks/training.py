@@ -96,7 +96,7 @@ class Contest:
     def train(self, steps: int) -> None:
         """Do steps of the trainer, without what it does once, at the end: a checkpoint and a picture of the curves."""
         self.trainer._config.num_steps = self.trainer.step + steps
-        self.trainer._save = lambda: None  # type: ignore[method-assign]
+        self.trainer._save = lambda due: None  # type: ignore[method-assign]
         Log._draw_curves = lambda self: None  # type: ignore[method-assign]
         self.trainer.train()
 

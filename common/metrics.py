@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+LEARNING_RATE = "learning rate"
 # Curves whose names begin alike are drawn together.
 _PANELS = {
     "loss_at_log_snr": "loss by log-SNR",
@@ -14,7 +15,7 @@ _PANELS = {
     "test_bits": "bits/dim",
     "frechet": "distances to data",
     "sliced": "distances to data",
-    "learning_rate": "learning rate",
+    "learning_rate": LEARNING_RATE,
 }
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
-from score_sde.data import Dataset, load_dataset
+from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
@@ -67,7 +67,7 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     if data.path is None and data.dataset == ARRAYS:
         raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
     if data.path is None and own.is_own(data.dataset):
-        return dataset_of_arrays(_made_data(data.dataset), None, config)
+        return dataset_of_arrays(*_made_data(data.dataset), config)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
     with naming("section data"):
         dataset = load_dataset(data.dataset, **{key: data[key] for key in keys})
@@ -94,8 +94,6 @@ def dataset_of_arrays(x: Any, labels: Any, config: ConfigDict) -> Dataset:
     Raises:
         UserError: the examples cannot be read rightly.
     """
-    from score_sde.data import arrays_dataset
-
     data = config.data
     keys = set(inspect.signature(arrays_dataset).parameters) & set(data)
     name = data.dataset.partition(":")[2] or data.dataset
@@ -103,10 +101,14 @@ def dataset_of_arrays(x: Any, labels: Any, config: ConfigDict) -> Dataset:
         return arrays_dataset(x, labels, name=name, **{key: data[key] for key in keys})
 
 
-def _made_data(name: str) -> Any:
-    """Return what the user's own function, or class, of this name makes: data, or a torch dataset."""
+def _made_data(name: str) -> tuple[Any, Any]:
+    """Return what the user's own function, or class, of this name makes: examples, and their classes, or None.
+
+    It makes an array, a torch dataset or the like, or a pair, `(examples, classes)`.
+    """
     thing = own.find("dataset", name)
-    return thing() if inspect.isfunction(thing) or inspect.isclass(thing) else thing
+    made = thing() if inspect.isfunction(thing) or inspect.isclass(thing) else thing
+    return made if isinstance(made, tuple) and len(made) == 2 else (made, None)
 
 
 def _configured_size(data: ConfigDict) -> tuple[int, int]:

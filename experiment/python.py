@@ -10,8 +10,10 @@ A run is trained as the command line trains one, with the same numbers: `fit("da
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,9 +28,10 @@ from score_sde.common.errors import Stopped, UserError
 from score_sde.common.files import at_home
 from score_sde.data import DATASETS, Dataset
 from score_sde.data.dataset import described
-from score_sde.experiment import build, checkpoints, own, runs
+from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.report import report
 from score_sde.experiment.run import Run
 from score_sde.experiment.training import train
 from score_sde.sde import SDE
@@ -85,8 +88,26 @@ def fit(
     values |= settings or {}
     overrides = [(key, str(value)) for key, value in values.items()]
     make_dataset = build.make_dataset if named else partial(_dataset_of, x, condition)
-    temporary = None if workdir is not None else tempfile.TemporaryDirectory(prefix="score_sde_")
-    folder = at_home(workdir) if workdir is not None else Path(temporary.name)  # type: ignore[union-attr]
+    folder = Path(tempfile.mkdtemp(prefix="score_sde_")) if workdir is None else at_home(workdir)
+    run = None
+    try:
+        run = _trained(config, folder, overrides, make_dataset)
+        if workdir is not None:
+            report(folder)
+    finally:
+        if workdir is None:
+            # The folder vanishes with the run, or with the hope of one.
+            weakref.finalize(run, shutil.rmtree, folder, True) if run else shutil.rmtree(folder, True)
+    return run
+
+
+def _trained(
+    config: str | os.PathLike[str] | None,
+    folder: Path,
+    overrides: configuration.Overrides,
+    make_dataset: Callable[[ConfigDict], Dataset],
+) -> Run:
+    """Train in a folder, and return the run."""
     config_path = None if config is None else os.fspath(config)
     experiment = loading.to_train(config_path, folder, overrides, make_dataset)
     try:
@@ -96,8 +117,7 @@ def fit(
             raise
         distributed.note(f"{stopped}; this run is what has been learnt so far")
     found = checkpoints.find(checkpoint.latest(folder / "checkpoints"))  # type: ignore[arg-type]
-    trained = loading.ready(experiment.config, found, experiment.dataset, folder, overrides)
-    return Run(trained, temporary)
+    return Run(loading.ready(experiment.config, found, experiment.dataset, folder, overrides))
 
 
 @checked

@@ -30,16 +30,17 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def report(folder: Path) -> None:
+def report(folder: Path) -> Path | None:
     """Write the page of a run, on the first process, after what it shows; a page that fails costs a note, no result."""
     if distributed.rank() > 0:
-        return
+        return None
     try:
-        distributed.say(f"report: {write_report(folder)}")
+        return write_report(folder)
     except Stopped:
         raise
     except Exception as error:  # whatever is wrong with the page, the results are there
         distributed.note(f"{folder / 'report.html'} is not written: {type(error).__name__}: {error}")
+        return None
 
 
 def _shown(value: Any) -> str:

@@ -132,7 +132,9 @@ def _run(overrides: Overrides) -> None:
     with distributed.process_group():
         if FLAGS.mode == "train":
             mode.run(load.to_train(FLAGS.config, folder, overrides))
-            report.report(folder)
+            page = report.report(folder)
+            if page is not None:
+                distributed.say(f"all there is to see: {page}")
             return
         checkpoint = Path(FLAGS.checkpoint) if FLAGS.checkpoint else None
         experiment = load.to_use(FLAGS.mode, FLAGS.config, folder, checkpoint, overrides)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from score_sde.models import GaussianMixture
 from score_sde.sde import VPSDE
-from score_sde.solvers import log_likelihood
+from score_sde.solvers import get_solver, log_likelihood
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -67,6 +68,22 @@ def test_python_of_the_docs_on_control() -> None:
     assert 0.05 < float(names["x"][:, 1].std()) < 0.15
     exec("hole = " + repainted, names)
     assert bool((names["x"][:, 1] == torch.tensor(0.3)).all())
+
+
+def test_python_of_the_docs_on_solvers(capsys) -> None:
+    """The states are told one by one; what is denoised spreads as the data do at last."""
+    text = (Path(__file__).parent.parent / "docs" / "solvers.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model = GaussianMixture(VPSDE(), torch.ones(1), torch.zeros(1, 2), 0.25 * torch.eye(2)[None])
+    x_T = model.sde.prior_sample((500, 2), seeds=range(500))
+    exec(block, {"get_solver": get_solver, "model": model, "x_T": x_T})
+    *lines, same = capsys.readouterr().out.splitlines()
+    assert same == "True True"
+    spreads = [[float(number) for number in re.findall(r"\d+\.\d+", line)] for line in lines]
+    assert len(spreads) == 11
+    # Of 1000 numbers.
+    assert spreads[0] == pytest.approx([1.0, 1.0, 0.0], abs=0.06)
+    assert spreads[-1] == pytest.approx([0.0, 0.5, 0.5], abs=0.06)
 
 
 def test_files_that_the_readme_links_to_exist() -> None:

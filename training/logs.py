@@ -20,7 +20,7 @@ import numpy as np
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
-from score_sde.common.metrics import by_panel, read_rows
+from score_sde.common.metrics import LEARNING_RATE, by_panel, read_rows
 from score_sde.common.plots import curves_figure, examples_pixels, save_examples
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Log:
             threading.excepthook = self._show_thread_error
 
     def _draw_curves(self) -> None:
-        curves = by_panel(self._rows)
+        curves = {panel: group for panel, group in by_panel(self._rows).items() if panel != LEARNING_RATE}
         if curves:
             with write_atomically(self._table.with_suffix(".png")) as temporary:
                 curves_figure(curves).savefig(temporary, format="png")

@@ -81,6 +81,7 @@ def _figure(
     columns: int | None,
 ) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     channels = min(fields.shape[1], MOST_CHANNELS)
     # As many of the one as of the other, so that both are seen in one size.
@@ -91,7 +92,11 @@ def _figure(
     colours = frame if frame is not None else fields if reference is None else reference
     height, width = mosaic(groups[0][1][:, 0], columns).shape
     panel = 3.6 * math.sqrt(height / width), 3.6 * math.sqrt(width / height)
-    figure = Figure(figsize=(panel[1] * len(groups) + 0.9, panel[0] * channels + 0.4), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(panel[1] * len(groups) + 0.9, panel[0] * channels + 0.4),
+        dpi=100,
+        layout=ConstrainedLayoutEngine(wspace=0.05),
+    )
     panels = figure.subplots(channels, len(groups), squeeze=False)
     for channel in range(channels):
         low, high = np.nanquantile(colours[:, channel], [(1 - _SHARE) / 2, (1 + _SHARE) / 2])
@@ -103,7 +108,6 @@ def _figure(
         bar.ax.tick_params(labelsize=8)
     if channels < fields.shape[1]:
         figure.suptitle(f"the first {channels} of {fields.shape[1]} channels", fontsize=9)
-    figure.get_layout_engine().set(wspace=0.05)
     return figure
 
 

@@ -208,8 +208,9 @@ def integration_nodes(
 
     The number of steps may be left out where the grid lists the times.
     """
-    if num_steps is None and listed_times(grid) is not None:
-        num_steps = listed_times(grid) - 1
+    listed = listed_times(grid)
+    if num_steps is None and listed is not None:
+        num_steps = listed - 1
     if num_steps == 0:
         end = torch.tensor([flow.sde.T], dtype=torch.float64)
         return flow.position(end), end

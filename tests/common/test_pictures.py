@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from tests.reading import image
 
 RANDOM = np.random.default_rng(0)
 # Samples, and data to compare them with.
-EXAMPLES = {
+EXAMPLES: dict[str, tuple[Any, Any]] = {
     "vectors": (RANDOM.normal(5000, 700, (30, 1)), RANDOM.normal(5000, 700, (50, 1))),
     "series": (RANDOM.normal(size=(5, 2, 16)), RANDOM.normal(size=(6, 2, 16))),
     "images": (RANDOM.integers(0, 256, (4, 8, 6, 1), dtype=np.uint8), None),
@@ -27,9 +29,10 @@ def test_histograms_are_densities_on_the_datas_bins():
     samples = np.concatenate([data, data + 10])
     axes = examples_figure("vectors", samples, data).axes[0]
     np.testing.assert_allclose(axes.get_xlim(), (-0.1, 1.1), atol=1e-3)
-    inner = [bar for bar in axes.patches if hasattr(bar, "get_x") and 0.02 < bar.get_x() < 0.95]
+    bars: list[Any] = list(axes.patches)
+    inner = [bar for bar in bars if hasattr(bar, "get_x") and 0.02 < bar.get_x() < 0.95]
     assert [bar.get_height() for bar in inner] == pytest.approx([1.0] * len(inner), abs=0.04)
-    outline = axes.patches[-1].get_xy()
+    outline = bars[-1].get_xy()
     within = outline[(outline[:, 0] > 0.05) & (outline[:, 0] < 0.95) & (outline[:, 1] > 0)]
     np.testing.assert_allclose(within[:, 1], 0.5, atol=0.02)
     assert axes.get_title() == "1200 of 2400 samples lie outside"
@@ -38,7 +41,7 @@ def test_histograms_are_densities_on_the_datas_bins():
 def test_a_corner_has_the_first_columns_against_each_other():
     vectors = RANDOM.normal(0, [1, 1000, 1, 1, 1, 1, 1], (40, 7))
     figure = examples_figure("vectors", vectors, vectors + 1)
-    panels = np.array(figure.axes).reshape(5, 5)
+    panels = np.array(figure.axes, dtype=object).reshape(5, 5)
     assert [[axes.axison for axes in row] for row in panels] == np.tri(5, dtype=bool).tolist()
     for row in range(5):
         for column in range(row):
@@ -67,13 +70,13 @@ def limits(values):
 
 def test_series_are_curves_a_row_for_each_channel():
     samples, data = EXAMPLES["series"]
-    panels = np.array(examples_figure("series", samples, data).axes).reshape(2, 4)
+    panels = np.array(examples_figure("series", samples, data).axes, dtype=object).reshape(2, 4)
     for channel, row in enumerate(panels):
         drawn = [axes.lines[0].get_ydata() for axes in row]
         expected = [data[0, channel], data[1, channel], samples[0, channel], samples[1, channel]]
         np.testing.assert_array_equal(drawn, expected)
         np.testing.assert_allclose([axes.get_ylim() for axes in row], [limits(data[:, channel])] * 4)
-    alone = np.array(examples_figure("series", samples[:, :1]).axes)
+    alone = examples_figure("series", samples[:, :1]).axes
     np.testing.assert_array_equal([axes.lines[0].get_ydata() for axes in alone[:5]], samples[:, 0])
 
 
@@ -83,7 +86,8 @@ def test_fields_share_colours_which_are_the_datas():
     ends = np.quantile(data, [0.005, 0.995])
     for axes, fields in ((left, data), (right, 100 * samples)):
         np.testing.assert_allclose(axes.images[0].get_clim(), ends)
-        np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), mosaic(fields[:3, 0]))
+        drawn: Any = axes.images[0].get_array()
+        np.testing.assert_array_equal(drawn.filled(np.nan), mosaic(fields[:3, 0]))
     np.testing.assert_allclose(bar.get_ylim(), ends)
 
 

@@ -731,7 +731,7 @@ def test_a_run_outlives_its_data_and_says_what_has_changed(tmp_path, monkeypatch
 
 def test_a_run_has_a_page_and_says_whether_samples_are_copies(digits, tmp_path, capsys):
     """The number of the line is that of the file, and the page has it; it goes with the samples that it is of."""
-    shutil.copytree(digits, tmp_path / "run")
+    shutil.copytree(digits, tmp_path / "run", ignore=shutil.ignore_patterns("samples"))
     options = ["--config.sampling.solver=ddim", "--config.sampling.num_steps=3", "--config.sampling.copies=True"]
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     assert run("--mode=sample", "--checkpoint", best, *options) == 0

@@ -81,10 +81,11 @@ def test_one_step_of_the_default_is_the_flow_of_a_gaussian(sde: SDE) -> None:
 def test_likelihoods_and_latents_take_a_grid_alone() -> None:
     x = torch.tensor([[-1.0, 0.1], [1.2, 0.5]], dtype=FLOAT)
     grid = torch.linspace(1.0, 0.01, 8, dtype=FLOAT)
+    numbers: tuple[dict[str, Any], ...] = ({"num_steps": 7}, {})
     for method in ("adams", "rk4"):
         both, alone = (
             log_likelihood(MODEL, x, divergence="exact", method=method, grid=grid, t_min=0.01, **number)
-            for number in ({"num_steps": 7}, {})
+            for number in numbers
         )
         assert torch.equal(alone.log_prob, both.log_prob)
         assert alone.nfe == both.nfe == (8 if method == "adams" else 28)

@@ -259,7 +259,12 @@ def judged(folder, killed_after: int = 99, **values) -> Trainer:
             raise Killed
         return objective(model, batch, noise)
 
-    trainer = image_trainer(folder, loss, **{"num_steps": 14, "log_every": 2, "evaluate_every": 2, **values})
+    points = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    dataset = Dataset("points", points[:50], points[50:])
+    torch.manual_seed(0)
+    model = ScoreModel(MLP(2, width=8, num_blocks=1), VPSDE())
+    config = settings(**{"num_steps": 14, "log_every": 0, "evaluate_every": 2, **values})
+    trainer = Trainer(model, loss, Batches(dataset, 16, config.seed), Batch(dataset.test), config, folder)
     trainer.held_out_loss = lambda: HELD_OUT[trainer.step // 2 - 1]  # type: ignore[method-assign]
     return trainer
 
@@ -288,29 +293,38 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls(tmp_path):
     assert again.ended
     judged(tmp_path / "early").train()
     assert_same_checkpoint(tmp_path / "early", tmp_path / "whole", 14)
-    assert checkpoint.latest(tmp_path / "early" / "checkpoints").name == "step_0000014.pt"
+    checkpoints = tmp_path / "early" / "checkpoints"
+    assert checkpoint.latest(checkpoints) == checkpoint.path_at(checkpoints, 14)
 
 
-@pytest.mark.parametrize("killed_after", [5, 7, 9])
-def test_a_killed_run_knows_its_best_and_stops_where_one_that_was_not_does(tmp_path, killed_after):
+@pytest.fixture(scope="module")
+def stopped_early(tmp_path_factory):
+    """The folder of a run that stopped early and was never killed."""
+    folder = tmp_path_factory.mktemp("stopped_early")
+    judged(folder, **PATIENT).train()
+    return folder
+
+
+PATIENT = {"patience": 3, "checkpoint_every": 4, "keep_checkpoints": 9}
+
+
+@pytest.mark.parametrize("killed_after", [7, 9])
+def test_a_killed_run_knows_its_best_and_stops_where_one_that_was_not_does(stopped_early, tmp_path, killed_after):
     """Also where it was killed after a best checkpoint that is newer than the one it goes on from."""
-    values = {"patience": 3, "checkpoint_every": 4, "keep_checkpoints": 9}
-    judged(tmp_path / "whole", **values).train()
     with pytest.raises(Killed):
-        judged(tmp_path / "killed", killed_after, **values).train()
-    resumed = judged(tmp_path / "killed", **values)
+        judged(tmp_path, killed_after, **PATIENT).train()
+    resumed = judged(tmp_path, **PATIENT)
     assert resumed.step == 4 * (killed_after // 4)
     resumed.train()
     for name in ("best.pt", "step_0000004.pt", "step_0000008.pt", "step_0000012.pt"):
-        whole, killed = (checkpoint.load(tmp_path / each / "checkpoints" / name) for each in ("whole", "killed"))
+        whole, killed = (checkpoint.load(folder / "checkpoints" / name) for folder in (stopped_early, tmp_path))
         assert (killed["step"], killed["best"]) == (whole["step"], whole["best"])
         assert all(torch.equal(killed["ema"][key], tensor) for key, tensor in whole["ema"].items())
-    columns = [
-        [(row["step"], row["loss"], row["held_out_loss"]) for row in table(tmp_path / each / "metrics.csv")]
-        for each in ("whole", "killed")
+    losses = [
+        {row["step"]: float(row["held_out_loss"]) for row in table(folder / "metrics.csv")}
+        for folder in (stopped_early, tmp_path)
     ]
-    assert columns[0] == columns[1]
-    assert len(columns[0]) == 6
+    assert losses[0] == losses[1] == {str(2 * k + 2): loss for k, loss in enumerate(HELD_OUT[:6])}
 
 
 def test_a_best_checkpoint_that_is_gone_is_not_spoken_of(tmp_path):
