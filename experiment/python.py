@@ -31,6 +31,7 @@ from score_sde.data.dataset import described
 from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.report import report
 from score_sde.experiment.run import Run
 from score_sde.experiment.training import train
 from score_sde.sde import SDE
@@ -78,7 +79,7 @@ def fit(
     named = _named_data(x)
     if named and condition is not None:
         raise UserError("data from a path have their classes with them: leave the condition out")
-    values: dict[str, Any] = dict(named or {"data.dataset": build.ARRAYS, "data.path": None})
+    values: dict[str, Any] = {**named} if named else {"data.dataset": build.ARRAYS, "data.path": None}
     handed_over = {"model.network": network, "sde.name": sde, "training.objective": objective}
     values |= {key: _name_of(thing) for key, thing in handed_over.items() if thing is not None}
     values |= {} if num_steps is None else {"training.num_steps": num_steps}
@@ -91,6 +92,8 @@ def fit(
     run = None
     try:
         run = _trained(config, folder, overrides, make_dataset)
+        if workdir is not None:
+            report(folder)
     finally:
         if workdir is None:
             # The folder vanishes with the run, or with the hope of one.

@@ -14,9 +14,11 @@ Nothing here needs the data that the run was trained on: their shape, classes, u
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.data import Dataset
 from score_sde.data.conditions import of_classes
+from score_sde.evaluation.samples.draw import as_array
 from score_sde.experiment import build, conditions, configuration, own, rules, sampling
 from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.experiment import Experiment
@@ -35,6 +38,8 @@ from score_sde.experiment.likelihood import make_measurement
 from score_sde.models import Given, rows_of
 from score_sde.solvers import decode, encode, log_likelihood
 from score_sde.solvers.base import Solution, Solver
+
+_MOST_FRAMES = 60
 
 Examples = np.ndarray | Tensor | Sequence[Any]
 
@@ -102,9 +107,7 @@ class Run:
             UserError: there is no such option, or no such class.
         """
         labels, count = self._labels(condition, num_samples)
-        handed_over = None if solver is None or isinstance(solver, str) else own.hand_over(solver)
-        given = {"num_samples": count, "solver": handed_over or solver, "num_steps": num_steps, "guidance": guidance}
-        experiment = self._with("sample", seed, {**given, **options})
+        experiment = self._sampling(count, seed, solver, {"num_steps": num_steps, "guidance": guidance, **options})
         x = sampling.sample(experiment, labels).samples.x
         return self._experiment.dataset.units.decode(x).numpy()
 
@@ -161,6 +164,55 @@ class Run:
         x = self._solved(decode, latents[None] if alone else latents, condition, options)
         examples = self._experiment.dataset.units.decode(x).numpy()
         return examples[0] if alone else examples
+
+    def animate(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        num_samples: int = 16,
+        condition: Any = None,
+        seed: int | None = None,
+        solver: str | Solver | None = None,
+        num_steps: int = 60,
+        seconds: float = 4.0,
+        **options: Any,
+    ) -> Path:
+        """Write a GIF of samples on their way from noise to data, as suits the kind of the data; return its path.
+
+        What is shown of a state is `x / sqrt(alpha^2 + sigma^2)`, in data units.
+
+        Args:
+            path: the file.
+            num_samples: how many are shown.
+            condition: as of `sample`, like the next two.
+            seed: sample `i` is drawn with `seed + i`.
+            solver: a name, or a solver.
+            num_steps: the solver's number of steps, and so of frames, of which there are 60 at most.
+            seconds: how long the way takes.
+            options: further keys of the section `sampling`.
+        """
+        from score_sde.common.animation import animate, evenly
+        from score_sde.common.plots import frames
+
+        dataset, sde = self._experiment.dataset, self.model.sde
+        labels, _ = self._labels(condition, num_samples)
+        experiment = self._sampling(num_samples, seed, solver, {"num_steps": num_steps, **options})
+        trajectory = sampling.trajectory(experiment, labels)
+        log_snr = [float(sde.at(state.t).log_snr.mean()) for state in trajectory]
+        states = []
+        for number in evenly(log_snr, _MOST_FRAMES):
+            here = sde.at(trajectory[number].t)
+            x = trajectory[number].x
+            states.append(as_array((sde.expand(1 / torch.hypot(here.alpha, here.sigma), x) * x).cpu(), dataset))
+        animate(list(frames(dataset.kind, states)), Path(path), seconds)
+        return Path(path)
+
+    def _sampling(
+        self, count: int | None, seed: int | None, solver: str | Solver | None, options: Mapping[str, Any]
+    ) -> Experiment:
+        """Return the experiment with what samples are to be drawn by."""
+        name = solver if solver is None or isinstance(solver, str) else own.hand_over(solver)
+        return self._with("sample", seed, {"num_samples": count, "solver": name, **options})
 
     def _with(self, mode: str, seed: int | None, options: Mapping[str, Any]) -> Experiment:
         """Return the experiment with these options of the section that the mode has, those that are not None."""

@@ -21,6 +21,7 @@ from score_sde.experiment import conditions
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.solver import solver_for
+from score_sde.solvers.base import Model, State
 
 
 class Drawn(NamedTuple):
@@ -50,14 +51,30 @@ def sample(experiment: Experiment, labels: Tensor | None = None) -> Drawn:
     sampling = config.sampling
     if labels is None:
         labels = conditions.sample_labels(config, dataset, sampling.num_samples)
-    classifier = conditions.find_classifier(config, dataset)
-    asked = conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
+    asked = _asked(experiment, labels)
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = solver_for(experiment)
     samples = draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
     return Drawn(samples, seeds, labels, settings)
+
+
+def trajectory(experiment: Experiment, labels: Tensor | None = None) -> tuple[State, ...]:
+    """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
+    config, model = experiment.config, experiment.model
+    asked = _asked(experiment, labels)
+    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
+    shape = (len(seeds), *experiment.dataset.shape)
+    latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
+    return solver_for(experiment)(asked, latents, seeds=seeds, trajectory=True).trajectory
+
+
+def _asked(experiment: Experiment, labels: Tensor | None) -> Model:
+    """Return the model of samples of these classes, guided as the section `sampling` has it."""
+    config = experiment.config
+    classifier = conditions.find_classifier(config, experiment.dataset)
+    return conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
