@@ -70,10 +70,10 @@ def test_derivatives_of_all_kinds(dims: int, options: dict[str, Any]) -> None:
     assert (backward * v).sum().item() == pytest.approx((forward * w).sum().item(), rel=1e-10)
     (twice,) = torch.autograd.grad((backward * v).sum(), y)
 
-    def weighted(z: Tensor) -> Tensor:
+    def projection(z: Tensor) -> Tensor:
         return (function(z) * w).sum()
 
-    over = torch.func.jvp(torch.func.grad(weighted), (x,), (v,))[1]
+    over = torch.func.jvp(torch.func.grad(projection), (x,), (v,))[1]
     torch.testing.assert_close(twice, over, rtol=1e-9, atol=1e-9 * over.abs().max().item())
     many = torch.func.vmap(lambda u: torch.func.jvp(function, (x,), (u,))[1])(torch.stack([v, w]))
     torch.testing.assert_close(many[0], forward)
