@@ -119,7 +119,7 @@ def _configured_size(data: ConfigDict) -> tuple[int, int]:
 def make_sde(config: ConfigDict) -> SDE:
     """Make the forward process of the section `sde`."""
     if own.is_own(config.sde.name):
-        return own.make("sde", config.sde.name, SDE, config.sde)
+        return own.make("sde", config.sde.name, SDE, config.sde)  # type: ignore[type-abstract]
     make = choose("SDE", config.sde.name, SDES)
     with naming("section sde"):
         return make(config.sde)

@@ -101,7 +101,7 @@ def _closed(periodic: tuple[int, ...], axes: int) -> tuple[bool, ...]:
 def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
     """Say which attention is asked for at heights that the network does not have; an empty text if there is none."""
     model = config.model
-    if own.is_own(model.network) or len(dataset.shape) < 3:
+    if model.network not in NETWORKS or len(dataset.shape) < 3:
         return ""
     if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
         return ""

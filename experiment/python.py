@@ -79,7 +79,7 @@ def fit(
     named = _named_data(x)
     if named and condition is not None:
         raise UserError("data from a path have their classes with them: leave the condition out")
-    values: dict[str, Any] = dict(named or {"data.dataset": build.ARRAYS, "data.path": None})
+    values: dict[str, Any] = {**named} if named else {"data.dataset": build.ARRAYS, "data.path": None}
     handed_over = {"model.network": network, "sde.name": sde, "training.objective": objective}
     values |= {key: _name_of(thing) for key, thing in handed_over.items() if thing is not None}
     values |= {} if num_steps is None else {"training.num_steps": num_steps}

@@ -204,7 +204,7 @@ class Run:
             here = sde.at(trajectory[number].t)
             x = trajectory[number].x
             states.append(as_array((sde.expand(1 / torch.hypot(here.alpha, here.sigma), x) * x).cpu(), dataset))
-        animate(list(frames(dataset.kind, states)), path, seconds)
+        animate(list(frames(dataset.kind, states)), Path(path), seconds)
         return Path(path)
 
     def _sampling(

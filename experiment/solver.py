@@ -58,7 +58,8 @@ def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any
     options = {name: value for name, value in solver_options(config).items() if name not in ignored}
     if own.is_own(sampling.solver):
         known = _parameters(sampling.solver)
-        return own.make("solver", sampling.solver, Solver, {"num_steps": default_steps, **options} if known else {})
+        given = {"num_steps": default_steps, **options} if known else {}
+        return own.make("solver", sampling.solver, Solver, given)  # type: ignore[type-abstract]
     try:
         return get_solver(sampling.solver, **options, **more)
     except NoStepsError:

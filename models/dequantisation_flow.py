@@ -14,6 +14,8 @@ noise: `s = m = 0`.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -49,7 +51,7 @@ class DequantisationFlow(nn.Module):
         numbers, brightest = levels.to(uniform), self.units.levels - 1
         context = torch.cat([2 * numbers / brightest - 1, numbers == 0, numbers == brightest], dim=1)
         y = torch.logit(uniform, eps=_MARGIN)
-        log_q = _log_logistic(y) - self.units.log_scale
+        log_q = _log_logistic(y) - math.log(self.units.spacing)
         for index, coupling in enumerate(self.couplings):
             y, log_scale = coupling(y, context, index % 2)
             log_q = log_q - log_scale

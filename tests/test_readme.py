@@ -11,7 +11,7 @@ from PIL import Image
 
 from score_sde.models import GaussianMixture
 from score_sde.sde import VPSDE
-from score_sde.solvers import get_solver, log_likelihood
+from score_sde.solvers import get_solver
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

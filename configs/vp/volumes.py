@@ -1,4 +1,7 @@
-"""DOC"""
+"""Volumes of your own, `--config.data.path=volumes.npy`, an array `(N, C, D, H, W)`.
+
+Small enough for a CPU; for large ones more `model.channel_multipliers` and `model.channels`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from score_sde.configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.model.update(network="unet", channels=32, channel_multipliers=(1, 2), num_blocks=1, dropout=0.0)
-    config.training.update(num_steps=2000, batch_size=64, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999)
-    config.training.update(t_min=1e-4, precision="auto", evaluate_every=0, sample_every=500, checkpoint_every=500)
+    config.model.update(network="unet", channels=16, channel_multipliers=(1, 2, 2), num_blocks=1, dropout=0.0)
+    config.training.update(weighting="edm", times="edm", edm_mean=-1.0, edm_std=1.6)
+    config.training.update(num_steps=800, batch_size=32, learning_rate=4e-3, warmup_steps=100, adam_beta2=0.99)
+    config.training.update(ema_decay=0.999, evaluate_every=0, sample_every=250, checkpoint_every=500)
     config.sampling.update(num_samples=64, batch_size=64, data_std=1.0)
+    config.likelihood.batch_size = 64
     return config

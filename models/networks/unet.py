@@ -208,7 +208,8 @@ class UNet(nn.Module):
         for depth, blocks in enumerate(self.decoder):
             if depth:
                 h = self.up[depth - 1](h, heard.embedding, heard.tokens)
-            for block in blocks:  # type: ignore[union-attr]
+            assert isinstance(blocks, nn.ModuleList)
+            for block in blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), heard.embedding, heard.tokens)
         return self._crop(self.head(h), features.size)
 

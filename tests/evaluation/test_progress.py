@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from score_sde.data import load_dataset
+from score_sde.data import Standardised, load_dataset
 from score_sde.data.sources.toys import ring_of_gaussians
+from score_sde.evaluation.likelihood.dequantisation import WithoutLevels
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.distances import DataDistances
 from score_sde.models import GaussianMixture
@@ -20,7 +21,7 @@ def test_bits_and_distances_of_a_known_mixture(on_cpu):
     dataset, sde = load_dataset("eight_gaussians"), VPSDE()
     model = GaussianMixture(sde, *ring_of_gaussians())
     solver = get_solver("default", num_steps=10)
-    measured = progress_measure(dataset, None, 1e-4, solver, 120, 3)(model)
+    measured = progress_measure(dataset, WithoutLevels(Standardised()), 1e-4, solver, 120, 3)(model)
     x = dataset.test[:120].double()
     exact = -model.log_prob(x, torch.tensor(1e-4, dtype=torch.float64)).mean().item() / (2 * math.log(2))
     # 24 steps, and one probe for each of 120 points.

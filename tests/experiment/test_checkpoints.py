@@ -12,7 +12,9 @@ import torch
 from absl.testing import flagsaver
 from PIL import Image
 
+import score_sde
 from score_sde import __main__ as main
+from score_sde.common.errors import UserError
 from score_sde.experiment import build, checkpoints, configuration, runs
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.models.pretrained.score_sde_names import reference_tensors
@@ -270,6 +272,37 @@ def test_pipelines(tmp_path, pictures, monkeypatch, capsys):
     assert json.loads((tmp_path / "runs/out/likelihood/test.json").read_text())["num_examples"] == 2
     line = complaint(capsys, "--mode=likelihood", "--checkpoint=out", *flags(FAST | data | {"data.image_size": "4"}))
     assert "is for images of shape (3, 8, 8), not (3, 4, 4)" in line
+
+    loaded = score_sde.load(out, settings=fast | {"seed": 42})
+    np.testing.assert_array_equal(loaded.sample().transpose(0, 2, 3, 1), theirs)
+    # Trained at a rate of nothing, on other pictures, its weights are what they were; and the run is one of ours.
+    still = {
+        "training.learning_rate": 1e-12,
+        "training.num_steps": 1,
+        "training.batch_size": 2,
+        "training.sample_every": 0,
+    }
+    ours_again = score_sde.fit(ours, start_from=out, workdir=tmp_path / "tuned", settings=still)
+    expected = loaded.model.state_dict()
+    for opened in (ours_again, score_sde.load(tmp_path / "tuned")):
+        for name, weight in opened.model.state_dict().items():
+            torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-9)
+    with pytest.raises(UserError, match=r"is for images of shape \(3, 8, 8\), not \(3, 4, 4\)"):
+        score_sde.fit(ours[:, :4, :4], start_from=out, settings=still)
+
+
+def test_published_checkpoints_from_python(pictures, tmp_path):
+    """Such a one says nothing of itself: with its configuration it samples as from the command line."""
+    settings = GREY | FAST | {"data.dataset": "digits"}
+    config = "configs/subvp/cifar10_ddpmpp_continuous.py"
+    arguments = ["--mode=sample", f"--checkpoint={REFERENCE}.pth", f"--config={config}", f"--workdir={tmp_path}"]
+    assert run(*arguments, *flags(settings)) == 0
+    loaded = score_sde.load(f"{REFERENCE}.pth", config=config, settings=settings)
+    shown = loaded.dataset.levels_to_uint8(torch.from_numpy(loaded.sample()))
+    with np.load(tmp_path / "samples" / "pc.npz") as file:
+        np.testing.assert_array_equal(shown, file["images"])
+    with pytest.raises(UserError, match="give its --config FILE"):
+        score_sde.load(f"{REFERENCE}.pth")
 
 
 def test_what_cannot_be_exported(tmp_path, capsys):

@@ -7,7 +7,9 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from score_sde.common.plots import frames
 from score_sde.data import Batch
 from score_sde.experiment import own
 from score_sde.sde import VPSDE
-from score_sde.solvers.base import Draw, Model, Solution, Solver
+from score_sde.solvers.base import Draw, Model, Solution, Solver, Watch
 from tests.modes.test_main import DIGITS, run
 from tests.reading import ROOT
 
@@ -31,7 +33,7 @@ SMALL = {"model.channels": 4, "model.channel_multipliers": (1, 1), "model.num_bl
 KEPT = {"training.sample_every": 0, "training.evaluate_every": 0, "training.batch_size": 16}
 
 
-def as_flags(settings: dict[str, object]) -> list[str]:
+def as_flags(settings: Mapping[str, object]) -> list[str]:
     return [f"--config.{key}={value}" for key, value in settings.items()]
 
 
@@ -65,7 +67,7 @@ class Cosine(score_sde.SDE):
 class Guess(Solver):
     """A solver of one's own: the denoised mean at T."""
 
-    def solve(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         return Solution(model.denoise(x_T, torch.tensor(model.sde.T, dtype=torch.float64)), 1)
 
 
@@ -143,7 +145,7 @@ def test_fitting_gives_the_weights_of_the_command_line(runs, tmp_path):
 def test_one_example_and_many_of_any_dtype(runs):
     loaded = score_sde.load(runs["digits"])
     one = loaded.dataset.test[0]
-    options = {"method": "adams", "num_steps": 4}
+    options: dict[str, Any] = {"method": "adams", "num_steps": 4}
     expected = loaded.log_prob(one, **options)
     assert isinstance(expected, float)
     for form in (one.numpy(), one[0].tolist(), one.movedim(0, -1).double(), one[None].numpy().astype(np.int64)):
@@ -174,7 +176,7 @@ def test_encoding_and_decoding_are_inverse(runs):
 def test_densities_have_gradients(runs):
     """That of a straight line of examples is the difference quotient, in the units of the data."""
     loaded = score_sde.load(runs["vectors"])
-    options = {"divergence": "exact", "rtol": 1e-6, "atol": 1e-6}
+    options: dict[str, Any] = {"divergence": "exact", "rtol": 1e-6, "atol": 1e-6}
     x = loaded.dataset.test[:2].clone().requires_grad_()
     log_prob = loaded.log_prob(x, **options)
     np.testing.assert_allclose(log_prob.detach(), loaded.log_prob(x.detach(), **options), rtol=1e-5)
@@ -312,6 +314,7 @@ def test_training_begins_from_other_weights(runs, tmp_path):
 
 def test_mistakes_are_one_line(runs, tmp_path):
     loaded = score_sde.load(runs["vectors"])
+    many: Any = "many"
     for call, said in (
         (lambda: loaded.sample(2, solvre="ddim"), r"unknown configuration key 'sampling\.solvre'.*did you mean"),
         (lambda: loaded.sample(2, solver="dim"), r"did you mean 'ddim'"),
@@ -323,7 +326,7 @@ def test_mistakes_are_one_line(runs, tmp_path):
         (lambda: score_sde.fit(numbers(50, 3), config="vp/nothing"), "no configuration file"),
         (lambda: score_sde.fit(numbers(50, 3), settings={"training.steps": 3}), r"training\.steps"),
         (lambda: score_sde.fit(runs["vectors"].parent / "vectors.npy", condition=[0]), "leave the condition out"),
-        (lambda: score_sde.fit(numbers(50, 3), num_steps="many"), "num_steps takes a whole number"),
+        (lambda: score_sde.fit(numbers(50, 3), num_steps=many), "num_steps takes a whole number"),
     ):
         with pytest.raises(UserError, match=said) as caught:
             call()
@@ -334,6 +337,7 @@ def test_an_animation_ends_with_the_samples(runs, tmp_path):
     """A frame a state, from noise on; the last frame shows the samples of the same seeds."""
     loaded = score_sde.load(runs["digits"])
     path = loaded.animate(tmp_path / "digits.gif", num_samples=4, num_steps=5, seed=3)
+    film: Any
     with Image.open(path) as film:
         assert film.n_frames == 6
         film.seek(5)

@@ -442,7 +442,10 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
         (["--mode=train", "--config.sde.name=vpp"], "no SDE is called 'vpp' (did you mean 'vp'?)"),
         (["--mode=train", "--config.model.network=mlpp"], "did you mean 'mlp'?"),
         (["--mode=train", "--config.model.channel_multipliers=1,2,2,2,2"], "images of 8 x 8 cannot be halved evenly"),
-        (["--mode=train", "--config.data.dataset=two_moons"], "--config.model.prediction=velocity"),
+        (
+            ["--mode=train", "--config=vp/digits", "--config.data.dataset=two_moons"],
+            "--config.model.prediction=velocity",
+        ),
         (["--mode=train", "--config.model.prediction=nois"], "did you mean 'noise'?"),
         (["--mode=train", "--config.training.weighting=sigma"], "did you mean 'sigma2'?"),
         (["--mode=train", "--config.training.objective=discrete"], "discrete training needs a ladder"),

@@ -78,10 +78,14 @@ def test_shared_options_go_to_those_who_have_them() -> None:
 
 
 def test_budgets_too_small_have_no_run() -> None:
-    assert [run.budget for run in runs_within("heun", {}, (2, 3, 10), VPSDE())] == [3, 10]
-    assert most_steps("heun", {}, 2, VPSDE()) is None
-    with pytest.raises(UserError, match=r"solver 'heun' cannot do with 2 network calls"):
-        runs_within("heun", {}, (2,), VPSDE())
+    """One step is one call, the denoising's; without that, a step of DPM-Solver-3 is three."""
+    assert [run.budget for run in runs_within("heun", {}, (2, 3, 10), VPSDE())] == [2, 3, 10]
+    assert most_steps("heun", {}, 2, VPSDE()) == 1
+    stopped = {"denoise": False}
+    assert [run.budget for run in runs_within("dpm_3", stopped, (2, 3, 10), VPSDE())] == [3, 10]
+    assert most_steps("dpm_3", stopped, 2, VPSDE()) is None
+    with pytest.raises(UserError, match=r"solver 'dpm_3\(denoise=False\)' cannot do with 2 network calls"):
+        runs_within("dpm_3", stopped, (2,), VPSDE())
 
 
 def test_misspelt_names_are_refused() -> None:

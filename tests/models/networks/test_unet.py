@@ -26,7 +26,8 @@ KINDS = {"class": 4, "place": Vector(5), "caption": Tokens(6), "coarse": Picture
 def make(dims: int, **options: Any) -> Any:
     """Make a small network whose weights are all random, so that each matters."""
     torch.manual_seed(0)
-    network = UNet(2, **({"dims": dims, "channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1} | options))
+    small: dict[str, Any] = {"dims": dims, "channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1}
+    network = UNet(2, **(small | options))
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2 or "output" in name or "conv_out" in name or "head" in name:
             nn.init.normal_(parameter, std=0.3)
@@ -68,7 +69,11 @@ def test_derivatives_of_all_kinds(dims: int, options: dict[str, Any]) -> None:
     (backward,) = torch.autograd.grad(function(y), y, w, create_graph=True)
     assert (backward * v).sum().item() == pytest.approx((forward * w).sum().item(), rel=1e-10)
     (twice,) = torch.autograd.grad((backward * v).sum(), y)
-    over = torch.func.jvp(torch.func.grad(lambda z: (function(z) * w).sum()), (x,), (v,))[1]
+
+    def projection(z: Tensor) -> Tensor:
+        return (function(z) * w).sum()
+
+    over = torch.func.jvp(torch.func.grad(projection), (x,), (v,))[1]
     torch.testing.assert_close(twice, over, rtol=1e-9, atol=1e-9 * over.abs().max().item())
     many = torch.func.vmap(lambda u: torch.func.jvp(function, (x,), (u,))[1])(torch.stack([v, w]))
     torch.testing.assert_close(many[0], forward)
