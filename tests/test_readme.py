@@ -83,6 +83,29 @@ def test_python_of_the_docs_on_python() -> None:
     assert abs(float((result.log_prob - exact).mean())) < 5e-3
 
 
+def test_python_for_those_who_come_from_elsewhere() -> None:
+    """What is said to be the same is: marginals, predictions of diffusers, and azula's denoiser by its formula."""
+    pytest.importorskip("diffusers")
+    text = (Path(__file__).parent.parent / "docs" / "coming_from.md").read_text(encoding="utf-8")
+    published, diffusers, azula = blocks_of(text)
+    names: dict = {}
+    exec(published, names)
+    log_mean = -0.25 * names["t"] ** 2 * (20 - 0.1) - 0.5 * names["t"] * 0.1
+    torch.testing.assert_close(names["mean"], log_mean.exp())
+    torch.testing.assert_close(names["std"], (1 - (2 * log_mean).exp()).sqrt())
+    # The data are normal.
+    nats = torch.distributions.Normal(0.0, 1.0).log_prob(names["samples"]).sum(1)
+    torch.testing.assert_close(names["bits"], -nats / (4 * torch.tensor(2.0).log()), rtol=0, atol=1e-3)
+    exec(diffusers, names)
+    torch.testing.assert_close(names["here"], names["there"], rtol=1e-4, atol=1e-4)
+    assert names["samples"].isfinite().all()
+    exec(azula, names)
+    x, network, sigma = names["x"], names["denoiser"].network, names["sde"].sigma(torch.tensor(0.5))
+    scale = torch.rsqrt(1 + sigma**2)
+    expected = scale**2 * x + sigma * scale * network(scale * x, None)
+    torch.testing.assert_close(names["mean"], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_python_of_the_docs_on_likelihood() -> None:
     """Gradients of the log-likelihood are the score of the model at `t_min`."""
     text = (Path(__file__).parent.parent / "docs" / "likelihood.md").read_text(encoding="utf-8")
