@@ -9,6 +9,7 @@ from pathlib import Path
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import open_npz
+from score_sde.evaluation.likelihood.bits_per_dim import unit_of
 
 # Reading a damaged file may raise any of these.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -54,9 +55,10 @@ def _likelihoods(folder: Path) -> list[tuple[str, str, str]]:
             if "accuracy" in found:
                 rows.append((f"classes, {path.stem}", f"{found['accuracy']:.3f} recognised by p(x | y)", ""))
                 continue
-            error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.3f}"
-            result = f"{found['bits_per_dim']:.3f}{error} ({found['num_examples']} examples)"
-            rows.append((f"bits/dim, {path.stem}", result, _cost(found["nfe"], found["seconds"])))
+            unit, error = unit_of(found["levels"]), found["standard_error"]
+            told = "" if error is None else f" ± {error * unit.per_bit:.3f}"
+            result = f"{found['bits_per_dim'] * unit.per_bit:.3f}{told} ({found['num_examples']} examples)"
+            rows.append((f"{unit.name}, {path.stem}", result, _cost(found["nfe"], found["seconds"])))
         except _DAMAGED as damage:
             raise UserError(f"cannot read {path}: {damage!r}; run --mode likelihood again") from damage
     return rows

@@ -94,10 +94,10 @@ def _colorize(editor: Editor) -> Edit:
 
 
 def _superres(editor: Editor) -> Edit:
-    factor, size = editor.config.edit.factor, editor.dataset.shape[-1]
-    if factor < 2 or size % factor:
-        raise UserError(f"pictures of {size} x {size} cannot be had from smaller ones by edit.factor={factor}")
-    form = picture_format(editor)._replace(size=size // factor)
+    factor, (_, height, width) = editor.config.edit.factor, editor.dataset.shape
+    if factor < 2 or height % factor or width % factor:
+        raise UserError(f"pictures of {height} x {width} cannot be had from smaller ones by edit.factor={factor}")
+    form = picture_format(editor)._replace(size=height // factor, width=width // factor)
 
     def show(y: Tensor) -> Tensor:
         return y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)

@@ -34,6 +34,8 @@ CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
 
 # The settings that do not change the numbers.
 _NO_SETTINGS = ("likelihood.batch_size", "likelihood.save_latents")
+# Those that mean something for levels alone.
+_OF_LEVELS = ("dequantisation", "flow_steps", "num_draws")
 
 SPLITS = ("test", "validation", "train")
 
@@ -120,8 +122,11 @@ def likelihood(experiment: Experiment) -> Measured | None:
         # The bounds are on p(x), not on p(x | y).
         measurement = replace(measurement, bounds={})
     t_min = measurement.options["t_min"]
+    told = settings.to_dict()
+    if dataset.levels is None:
+        told = {name: value for name, value in told.items() if name not in _OF_LEVELS}
     about = {
-        **settings.to_dict(),
+        **told,
         "dataset": dataset.name,
         "checkpoint": str(experiment.path) if experiment.path else None,
         "seed": config.seed,
@@ -157,7 +162,9 @@ def make_measurement(experiment: Experiment) -> Measurement:
     dequantiser = density.make_dequantiser(config, model.sde, dataset, lambda: learned_dequantiser(experiment))
     options["t_min"] = density_time(dequantiser, settings.t_min)
     bounds = density.make_bounds(config, dataset, options["t_min"])
-    return Measurement(model, dequantiser, options, settings.num_draws, bounds, distributed.device())
+    # Without noise all draws are the same.
+    num_draws = 1 if dataset.levels is None else settings.num_draws
+    return Measurement(model, dequantiser, options, num_draws, bounds, distributed.device())
 
 
 def _measure(job: _Job, dataset: Dataset) -> Measured | None:
@@ -168,7 +175,10 @@ def _measure(job: _Job, dataset: Dataset) -> Measured | None:
         return None
     with keeping(job.kept):
         checked = check_likelihoods(job.measurement, measured, job.examples, job.seeds, settings["num_checks"])
-        summary = {**job.about, **summarise(measured, checked, settings["divergence"] == "exact")}
+        summary = {
+            **job.about,
+            **summarise(measured, checked, settings["divergence"] == "exact", dataset.levels is not None),
+        }
         paths = write_likelihoods(
             measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"], job.called
         )
@@ -188,7 +198,7 @@ def _classify(job: _Job, dataset: Dataset) -> Measured | None:
         return None
     log_prior = log_class_shares(dataset.train_classes, dataset.num_classes)
     classified = Classified(
-        torch.stack(by_class, 1), log_prior, job.classes, dataset.class_names, job.examples[0].numel()
+        torch.stack(by_class, 1), log_prior, job.classes, dataset.class_names, job.examples[0].numel(), dataset.levels
     )
     with keeping(job.kept):
         paths = write_classified(classified, job.about, job.folder, job.name)

@@ -129,7 +129,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         measure=_measure(config, dataset, model.sde),
         data=dataset.description,
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
-        unit="images" if dataset.is_image else "points",
+        unit=dataset.kind,
     )
 
 

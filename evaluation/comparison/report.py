@@ -141,7 +141,7 @@ def _method(comparison: Comparison) -> list[str]:
         lines += [
             f"- Distances are to {comparison.num_held_out} held-out examples. On finite sets they are biased upwards: "
             "compare them with *other real data*, training examples, as many as samples if there are so many.",
-            f"- Fréchet distance (squared): in {NUM_FEATURES} fixed random features, of convolutions for images; for "
+            f"- Fréchet distance (squared): in {NUM_FEATURES} fixed random features, of convolutions; for "
             "vectors of cosines, besides the coordinates (`evaluation/samples/features.py`).",
             f"- Sliced Wasserstein: order 2, {NUM_PROJECTIONS} fixed directions, in model units.",
             f"- Classifier test: accuracy of logistic regression on the same features, {NUM_FOLDS}-fold "

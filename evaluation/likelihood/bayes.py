@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.files import write_atomically
-from score_sde.evaluation.likelihood.bits_per_dim import mean_and_error
+from score_sde.evaluation.likelihood.bits_per_dim import mean_and_error, unit_of
 from score_sde.evaluation.provenance import replacing
 
 
@@ -34,6 +34,7 @@ class Classified(NamedTuple):
         classes: the true classes, `(N,)`.
         names: names of the classes, in their order.
         dimension: numbers in an example.
+        levels: number of levels of the examples; None for numbers without any.
     """
 
     log_prob: Tensor
@@ -41,6 +42,7 @@ class Classified(NamedTuple):
     classes: Tensor
     names: tuple[str, ...]
     dimension: int
+    levels: int | None
 
     @property
     def log_posterior(self) -> Tensor:
@@ -70,10 +72,14 @@ class Classified(NamedTuple):
     def describe(self) -> list[str]:
         """Return the summary as lines for people."""
         found = self.summary()
-        numbers = [f"{found[name]['bits_per_dim']:.4f}" for name in ("given_class", "sum_over_classes")]
+        unit = unit_of(self.levels)
+        given, total = (
+            f"{found[name]['bits_per_dim'] * unit.per_bit:.4f}" for name in ("given_class", "sum_over_classes")
+        )
+        units = unit.name + " in data units" * (self.levels is None)
         return [
             f"accuracy of the classifier by Bayes' rule: {found['accuracy']:.4f} of {len(self.classes)} examples",
-            f"{numbers[0]} bits/dim given the class, {numbers[1]} by the sum over classes",
+            f"{given} {units} given the class, {total} by the sum over classes",
         ]
 
 

@@ -10,8 +10,8 @@ and bits/dim may be negative. They are quoted in nats per dimension, too.
 
 The standard error is that of the mean over examples. Its sources, as standard deviations of one number:
 
-    images     of an example's expected bits/dim, between examples
-    draws      between draws of the dequantisation noise
+    examples   of an example's expected bits/dim, between examples
+    draws      between draws of the dequantisation noise, where there is any
     probes     between probes of the divergence
 
 The last two are means of squared differences between examples measured twice; the first is what remains. Examples
@@ -63,13 +63,29 @@ class Likelihoods(NamedTuple):
         return -log_prob / (self.dimension * math.log(2))
 
 
-def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool) -> dict[str, Any]:
+class Unit(NamedTuple):
+    """A unit in which likelihoods are told to people has a name, and so many of it are a bit/dim."""
+
+    name: str
+    per_bit: float
+
+
+BITS, NATS = Unit("bits/dim", 1.0), Unit("nats/dim", math.log(2))
+
+
+def unit_of(levels: int | None) -> Unit:
+    """Return the unit for data of so many levels: bits/dim; of numbers without levels, which have densities, nats."""
+    return NATS if levels is None else BITS
+
+
+def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool, noisy: bool = True) -> dict[str, Any]:
     """Return plain numbers for a report.
 
     Args:
         likelihoods: what was measured.
         checked: the examples measured again, if any were.
         exact: whether divergences are exact; several draws are then also averaged inside the logarithm.
+        noisy: whether examples are levels, to which noise was added.
     """
     bits = likelihoods.bits_per_dim
     summary: dict[str, Any] = {
@@ -93,7 +109,7 @@ def summarise(likelihoods: Likelihoods, checked: Checked | None, exact: bool) ->
         for name, terms in likelihoods.bounds.items()
     }
     if checked is not None and len(bits) > 1:
-        summary |= _sources(likelihoods, Checked(*(likelihoods.to_bits(value) for value in checked)))
+        summary |= _sources(likelihoods, Checked(*(likelihoods.to_bits(value) for value in checked)), noisy)
     return summary
 
 
@@ -103,17 +119,19 @@ def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
     return {name: values.mean().item(), "standard_error": error}
 
 
-def _sources(likelihoods: Likelihoods, checked: Checked) -> dict[str, Any]:
+def _sources(likelihoods: Likelihoods, checked: Checked, noisy: bool) -> dict[str, Any]:
     """Return deviations by their source, and the solver's error, from examples measured again, in bits/dim."""
     of_probes = (checked.first - checked.other_probes).square().mean().item() / 2
-    of_draws = max(0.0, (checked.other_probes - checked.other_draw).square().mean().item() / 2 - of_probes)
+    of_draws = 0.0
+    if noisy:
+        of_draws = max(0.0, (checked.other_probes - checked.other_draw).square().mean().item() / 2 - of_probes)
     num_draws = likelihoods.log_prob.shape[1]
-    of_images = max(0.0, likelihoods.bits_per_dim.var().item() - (of_draws + of_probes) / num_draws)
+    of_examples = max(0.0, likelihoods.bits_per_dim.var().item() - (of_draws + of_probes) / num_draws)
     error = checked.first - checked.tight
     return {
         "standard_deviations": {
-            "images": math.sqrt(of_images),
-            "draws": math.sqrt(of_draws),
+            "examples": math.sqrt(of_examples),
+            **({"draws": math.sqrt(of_draws)} if noisy else {}),
             "probes": math.sqrt(of_probes),
         },
         "solver_error": {
@@ -125,33 +143,40 @@ def _sources(likelihoods: Likelihoods, checked: Checked) -> dict[str, Any]:
 
 
 def describe(summary: dict[str, Any]) -> list[str]:
-    """Return a summary as lines for people."""
+    """Return a summary as lines for people: of levels in bits/dim, of other numbers in nats/dim."""
     what = f"{summary['num_examples']} {summary['split']} examples"
     how = f"{summary['nfe']:.0f} network calls, {summary['seconds']:.1f} s"
-    value = f"{_number(summary)} bits/dim"
-    if summary["levels"] is None:
-        value = f"{summary['nats_per_dim']:.4f} nats/dim in data units ({value})"
-    lines = [f"{value} of {what}; {how}"]
+    lines = [f"{value_in_words(summary)} of {what}; {how}"]
+    unit = unit_of(summary["levels"])
     if "importance_weighted" in summary:
-        lines.append(f"{_number(summary['importance_weighted'])} with {summary['num_draws']} draws importance-weighted")
-    bounds = [f"{name} {_number(bound)}" for name, bound in summary["bounds"].items()]
+        lines.append(f"{number(summary['importance_weighted'])} with {summary['num_draws']} draws importance-weighted")
+    bounds = [f"{name} {number(bound, unit)}" for name, bound in summary["bounds"].items()]
     if bounds:
         lines.append(f"bounds for the reverse SDE: {', '.join(bounds)}")
     if "solver_error" in summary:
-        deviations = [f"{source} {value:.3f}" for source, value in summary["standard_deviations"].items()]
+        deviations = [
+            f"{source} {value * unit.per_bit:.3f}" for source, value in summary["standard_deviations"].items()
+        ]
         error, count = summary["solver_error"], summary["solver_error"]["num_examples"]
         lines.append(
-            f"deviations by source: {', '.join(deviations)}; the solver's own error is {error['mean']:+.4f}"
-            f"{_plus_minus(error)} (of {count} example{'s' * (count > 1)})"
+            f"deviations by source: {', '.join(deviations)}; the solver's own error is "
+            f"{error['mean'] * unit.per_bit:+.4f}{_plus_minus(error, unit)} (of {count} example{'s' * (count > 1)})"
         )
     return lines
 
 
-def _number(value: dict[str, Any]) -> str:
-    return f"{value['bits_per_dim']:.4f}{_plus_minus(value)}"
+def value_in_words(summary: dict[str, Any]) -> str:
+    """Return a summary's likelihood with its error and its units."""
+    value, unit = f"{number(summary)} bits/dim", unit_of(summary["levels"])
+    return value if summary["levels"] is not None else f"{number(summary, unit)} {unit.name} in data units ({value})"
 
 
-def _plus_minus(value: dict[str, Any]) -> str:
+def number(value: dict[str, Any], unit: Unit = BITS) -> str:
+    """Return the entry `bits_per_dim` with its standard error, in a unit."""
+    return f"{value['bits_per_dim'] * unit.per_bit:.4f}{_plus_minus(value, unit)}"
+
+
+def _plus_minus(value: dict[str, Any], unit: Unit) -> str:
     """Return the standard error in words; one example has none."""
     error = value["standard_error"]
-    return "" if error is None else f" ± {error:.4f}"
+    return "" if error is None else f" ± {error * unit.per_bit:.4f}"

@@ -29,7 +29,7 @@ from score_sde.common.plots import save_examples
 from score_sde.common.progress import Progress
 from score_sde.common.resumable import Part, batches_of, in_parts, rows_done
 from score_sde.data import Dataset
-from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods
+from score_sde.evaluation.likelihood.bits_per_dim import BITS, NATS, Likelihoods, Unit, unit_of
 from score_sde.evaluation.likelihood.measurement import Checked, Measurement
 from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.watched import Watched
@@ -38,6 +38,8 @@ from score_sde.models import rows_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# What the axis of each unit is called.
+AXES = {BITS: "bits per dimension", NATS: "nats per dimension, in data units"}
 _NUM_EXTREMES = 10
 _SHARE_OF_EXTREMES = 0.1
 
@@ -51,6 +53,8 @@ def measure_likelihoods(
     about: dict[str, Any],
 ) -> Likelihoods:
     """Measure `examples` `(N, *shape)` in batches; those that an earlier run left in `folder` are not done again.
+
+    What decides the numbers is in `about`; `about["levels"]` says in which unit the progress is told.
 
     Raises:
         UserError: a trajectory cannot be followed, or a file cannot be written.
@@ -67,9 +71,9 @@ def measure_likelihoods(
 
     def report(part: Part, found: bool) -> None:
         log_weights = part["log_prob"] - part["log_q"]
-        bits.extend((-log_weights.mean(1) / (examples[0].numel() * math.log(2))).tolist())
-        error = f" ± {np.std(bits, ddof=1) / math.sqrt(len(bits)):.4f}" if len(bits) > 1 else ""
-        bar.update(len(log_weights), f"{np.mean(bits):.4f}{error} bits/dim", found)
+        values.extend((-log_weights.mean(1) / (examples[0].numel() * math.log(2)) * unit.per_bit).tolist())
+        error = f" ± {np.std(values, ddof=1) / math.sqrt(len(values)):.4f}" if len(values) > 1 else ""
+        bar.update(len(log_weights), f"{np.mean(values):.4f}{error} {unit.name}", found)
 
     def kept() -> str:
         done = rows_done(folder, len(examples), batch_size)
@@ -77,7 +81,8 @@ def measure_likelihoods(
             f"stopped after {done} of {len(examples)} examples, which are kept in {folder}; repeat the command to go on"
         )
 
-    bits: list[float] = []
+    values: list[float] = []
+    unit = unit_of(about["levels"])
     share = sum(map(len, distributed.share(batches_of(len(examples), batch_size))))
     with keeping(kept), Progress("likelihood", share, "example") as bar:
         watched = replace(measurement, model=Watched(measurement.model, bar.call))
@@ -149,7 +154,7 @@ def write_likelihoods(
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))
     with write_atomically(paths[2]) as temporary:
-        histogram(likelihoods, f"{dataset.name}, {name}").savefig(temporary, format="png")
+        histogram(likelihoods, f"{dataset.name}, {name}", unit_of(dataset.levels)).savefig(temporary, format="png")
     paths.append(folder / f"{name}_extremes.png")
     save_extremes(paths[-1], dataset, examples, bits.argsort())
     ends, settings = folder / f"{name}_latents.npz", summary.get("settings", {})
@@ -181,19 +186,19 @@ def save_extremes(path: Path, dataset: Dataset, examples: Tensor, order: Tensor)
         save_examples(path, dataset.kind, least.numpy(), most.numpy(), names=("least likely", "most likely"))
 
 
-def histogram(likelihoods: Likelihoods, title: str) -> Figure:
-    """Draw how bits per dimension are spread over examples, with the means of the bounds."""
+def histogram(likelihoods: Likelihoods, title: str, unit: Unit) -> Figure:
+    """Draw how likelihoods are spread over examples, in a unit, with the means of the bounds."""
     from matplotlib.figure import Figure
 
-    bits = likelihoods.bits_per_dim
+    values = likelihoods.bits_per_dim * unit.per_bit
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    axes.hist(bits.numpy(), bins="auto", color="#0b6aa2", alpha=0.7)
-    axes.axvline(bits.mean().item(), color="black", label=f"mean {bits.mean():.3f}")
+    axes.hist(values.numpy(), bins="auto", color="#0b6aa2", alpha=0.7)
+    axes.axvline(values.mean().item(), color="black", label=f"mean {values.mean():.3f}")
     for index, (name, terms) in enumerate(likelihoods.bounds.items()):
-        mean = likelihoods.to_bits(-terms.sum(1)).mean().item()
+        mean = likelihoods.to_bits(-terms.sum(1)).mean().item() * unit.per_bit
         axes.axvline(mean, color=f"C{index + 1}", linestyle="--", label=f"{name} bound {mean:.3f}")
-    axes.set(xlabel="bits per dimension", ylabel="examples", title=title)
+    axes.set(xlabel=AXES[unit], ylabel="examples", title=title)
     axes.legend(fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

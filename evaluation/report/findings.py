@@ -7,7 +7,6 @@ the others are shown.
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from score_sde.common.files import open_npz
 from score_sde.common.metrics import by_panel, read_rows
+from score_sde.evaluation.likelihood.bits_per_dim import number, unit_of, value_in_words
 
 _Value = TypeVar("_Value")
 # Reading a damaged file may raise any of these.
@@ -150,18 +150,14 @@ def _likelihood(path: Path) -> Entry:
     if "accuracy" in found:
         recognised = f"{found['accuracy']:.3f}{_plus_minus(found, 3)} of {found['num_examples']} examples recognised"
         return Entry(path.stem, [f"{recognised} by the densities given their classes"])
-    value = f"{found['bits_per_dim']:.4f}{_plus_minus(found)} bits/dim"
-    if found.get("levels") is None:
-        error = found["standard_error"]
-        nats = {"standard_error": None if error is None else error * math.log(2)}
-        value = f"{found['nats_per_dim']:.4f}{_plus_minus(nats)} nats/dim in data units ({value})"
-    lines = [f"{value} of {found['num_examples']} {found.get('split', path.stem)} examples"]
-    bounds = [f"{name} {bound['bits_per_dim']:.4f}{_plus_minus(bound)}" for name, bound in found["bounds"].items()]
+    unit = unit_of(found["levels"])
+    lines = [f"{value_in_words(found)} of {found['num_examples']} {found.get('split', path.stem)} examples"]
+    bounds = [f"{name} {number(bound, unit)}" for name, bound in found["bounds"].items()]
     if bounds:
         lines.append(f"bounds for the reverse SDE: {', '.join(bounds)}")
     if "solver_error" in found:
-        lines.append(f"the solver's own error: {found['solver_error']['mean']:+.4f} bits/dim")
-    levels = [] if found.get("levels") is None else [f"{found['levels']} levels", f"{found['dequantisation']} noise"]
+        lines.append(f"the solver's own error: {found['solver_error']['mean'] * unit.per_bit:+.4f} {unit.name}")
+    levels = [] if found["levels"] is None else [f"{found['levels']} levels", f"{found['dequantisation']} noise"]
     probes = "" if found["divergence"] == "exact" else f", {found['num_probes']} {found['probe']} probe"
     how = [f"t_min = {found['t_min']:g}", f"{found['method']}, {found['nfe']:.0f} network calls"]
     lines.append("; ".join(["probability flow", *levels, f"{found['divergence']} divergence{probes}", *how]))

@@ -18,7 +18,8 @@ def test_the_summary_quotes_the_files(tmp_path, capsys):
     )
     (tmp_path / "samples" / "pc.png").touch()
     found = {"bits_per_dim": 1.7512, "standard_error": 0.0123, "num_examples": 360, "nfe": 80.0, "seconds": 27.4}
-    (tmp_path / "likelihood" / "test.json").write_text(json.dumps(found))
+    (tmp_path / "likelihood" / "test.json").write_text(json.dumps({**found, "levels": 17}))
+    (tmp_path / "likelihood" / "train.json").write_text(json.dumps({**found, "levels": None}))
     (tmp_path / "likelihood" / "test_classes.json").write_text(json.dumps({"accuracy": 0.9917}))
     (tmp_path / "compare" / "table.md").write_text("# Solvers\n\nUse `default` with 10.\n")
     assert main([str(tmp_path)]) == 0
@@ -27,6 +28,8 @@ def test_the_summary_quotes_the_files(tmp_path, capsys):
         "samples, pc 3 drawn 99 network calls each, 4 s",
         "bits/dim, test 1.751 ± 0.012 (360 examples) 80 network calls each, 27 s",
         "classes, test_classes 0.992 recognised by p(x | y)",
+        # 1.7512 log 2 and 0.0123 log 2.
+        "nats/dim, train 1.214 ± 0.009 (360 examples) 80 network calls each, 27 s",
         "Use `default` with 10.",
         f"picture: {tmp_path}/samples/pc.png",
         f"table: {tmp_path}/compare/table.md",

@@ -23,11 +23,13 @@ from PIL import Image
 from scipy.stats import multivariate_normal
 
 from score_sde import __main__ as main
-from score_sde.data import load_dataset
+from score_sde import load
+from score_sde.common.noise import SampleNoise
+from score_sde.data import Bins, load_dataset
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.samples.inception import Extractors, measure_images
 from score_sde.experiment import build, configuration, sampling
-from score_sde.solvers import get_solver
+from score_sde.solvers import get_solver, log_likelihood
 from tests.evaluation.samples.test_inception import Linear
 from tests.reading import ROOT, image
 
@@ -252,7 +254,7 @@ def test_data_of_ones_own_take_one_command(tmp_path, monkeypatch, capsys):
     assert run("--mode=train", *options, "--config.training.num_steps=6", "--config.training.learning_rate=1e-4") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "from now on training.num_steps=6 instead of 4" in lines
-    assert "from now on training.learning_rate=0.0001 instead of 0.0005" in lines
+    assert "from now on training.learning_rate=0.0001 instead of 0.001" in lines
 
 
 def test_options_that_a_solver_lacks_are_noted(toy, tmp_path, capsys):
@@ -294,7 +296,11 @@ def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path):
     arguments = ["--mode=likelihood", "--checkpoint", newest, "--workdir", tmp_path, *options]
     assert run(*arguments) == 0
     summary, together = likelihoods(tmp_path)
-    np.testing.assert_allclose(together[:, 1], (-together[:, 2] / 64 - math.log(2 / 17)) / math.log(2), rtol=1e-12)
+    np.testing.assert_allclose(together[:, 1], -together[:, 2] / (64 * math.log(2)), rtol=1e-12)
+    noise = SampleNoise(range(4), stream="dequantisation")
+    x = Bins(17).encode(load_dataset("digits").test[:4], noise)
+    density = log_likelihood(load(newest).model, x, t_min=1e-3, seeds=range(4)).log_prob
+    np.testing.assert_allclose(together[:, 2], density + 64 * math.log(2 / 17), rtol=1e-6)
     assert summary["bits_per_dim"] == pytest.approx(together[:, 1].mean(), rel=1e-12)
     assert (summary["levels"], summary["checkpoint"]) == (17, str(newest))
     assert run(*arguments, "--config.likelihood.batch_size=1") == 0

@@ -26,7 +26,7 @@ def test_bayes_rule(tmp_path):
     x = torch.linspace(-2, 2, 41, dtype=FLOAT)
     log_prob = Normal(MEANS, STD).log_prob(x[:, None])
     classes = (x > 0).long()
-    classified = Classified(log_prob, PRIOR.log(), classes, ("low", "high"), dimension=1)
+    classified = Classified(log_prob, PRIOR.log(), classes, ("low", "high"), dimension=1, levels=None)
     # The posterior is a logistic function, which is one half where the log-ratio of the priors is made up for.
     logistic = torch.sigmoid(2 * x / STD**2 + math.log(1 / 3))
     torch.testing.assert_close(classified.log_posterior[:, 1].exp(), logistic)

@@ -48,6 +48,22 @@ def test_deviations_come_back_by_source():
     assert summary["solver_error"]["num_examples"] == count
 
 
+def test_numbers_without_levels_are_told_in_nats():
+    """They have no noise, so that differences between draws are those between probes."""
+    likelihoods, checked = made(1000)
+    bounds = {"continuous": -likelihoods.log_prob * torch.tensor([0.5, 0.25, 0.25], dtype=FLOAT)}
+    summary = summarise(likelihoods._replace(bounds=bounds), checked, exact=False, noisy=False)
+    assert list(summary["standard_deviations"]) == ["examples", "probes"]
+    nats, error = (summary[name] * math.log(2) for name in ("bits_per_dim", "standard_error"))
+    lines = describe({**summary, "split": "test", "levels": None})
+    bits = f"{summary['bits_per_dim']:.4f} ± {summary['standard_error']:.4f} bits/dim"
+    assert lines[0].startswith(f"{nats:.4f} ± {error:.4f} nats/dim in data units ({bits}) of 1000 test examples; ")
+    in_nats = {name: value * math.log(2) for name, value in summary["bounds"]["continuous"].items()}
+    assert lines[1].endswith(f": continuous {in_nats['bits_per_dim']:.4f} ± {in_nats['standard_error']:.4f}")
+    assert f"; the solver's own error is {0.01 * math.log(2):+.4f}" in lines[2]
+    assert "draws" not in lines[2]
+
+
 def test_draws_are_averaged_inside_the_logarithm_where_that_is_a_bound():
     log_prob = torch.tensor([[-1.0, -3.0], [-2.0, -2.5]], dtype=FLOAT)
     bounds = {"continuous": torch.tensor([[0.0, 2.0, 1.0], [0.5, 2.0, 1.0]], dtype=FLOAT)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.signal import correlate2d
+from scipy.signal import correlate, correlate2d
 
 from score_sde.evaluation.samples.features import random_features
 
@@ -48,6 +48,27 @@ def test_features_do_not_depend_on_units() -> None:
     np.testing.assert_allclose(random_features(data)(data), random_features(9 * data - 3)(9 * data - 3), rtol=1e-9)
 
 
+@pytest.mark.parametrize("sizes", [(7,), (5, 4, 3)])
+def test_features_along_one_and_three_axes_are_those_stated(sizes) -> None:
+    data = torch.rand(20, 2, *sizes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features = random_features(data)(data)
+    draws, axes = np.random.RandomState(0), len(sizes)
+    w_1, b_1 = draws.standard_normal((64, 2, *[3] * axes)) / np.sqrt(3**axes), 0.1 * draws.standard_normal(64)
+    w_2, b_2 = draws.standard_normal((64, 64, *[3] * axes)) * np.sqrt(2 / (3**axes * 64)), draws.standard_normal(64)
+    example = (data[9].numpy() - data.numpy().mean()) / data.numpy().std()
+
+    def layer(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+        sums = [sum(correlate(x[c], w[k, c], "same", "direct") for c in range(len(x))) + b[k] for k in range(len(w))]
+        return np.maximum(np.stack(sums), 0)
+
+    hidden = layer(example, w_1, b_1)
+    for axis in range(1, axes + 1):
+        pairs = [hidden.take(range(i, min(i + 2, hidden.shape[axis])), axis) for i in range(0, hidden.shape[axis], 2)]
+        hidden = np.stack([pair.mean(axis) for pair in pairs], axis)
+    expected = layer(hidden, w_2, 0.1 * b_2).reshape(64, -1).mean(1)
+    np.testing.assert_allclose(features[9], expected, rtol=1e-9)
+
+
 def test_other_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"vectors \(N, d\) and images \(N, C, H, W\), not \(4, 3, 2\)"):
-        random_features(torch.zeros(4, 3, 2))
+    with pytest.raises(ValueError, match=r"with one to three sizes, not \(4, 3, 2, 2, 2, 2\)"):
+        random_features(torch.zeros(4, 3, 2, 2, 2, 2))
