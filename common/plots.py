@@ -20,6 +20,7 @@ import numpy as np
 
 from score_sde.common.errors import choose
 from score_sde.common.files import write_atomically
+from score_sde.common.pictures.answers import answers_figures
 from score_sde.common.pictures.fields import fields_figure, volumes_figure
 from score_sde.common.pictures.grids import enlarged_grid, image_grid, images_figure, rgb, save_grid, viewable
 from score_sde.common.pictures.series import series_figure
@@ -104,6 +105,17 @@ def examples_pixels(
     if kind == "images":
         return rgb((enlarged_grid if enlarged else image_grid)(viewable(samples), columns))
     return pixels(examples_figure(kind, samples, reference, names=names))
+
+
+def save_answers(
+    path: str | Path, kind: str, inputs: np.ndarray, observed: np.ndarray | None, answers: np.ndarray
+) -> None:
+    """Write `answers_figures`, one below the other, as a PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    save_pixels(path, [pixels(each) for each in answers_figures(kind, inputs, observed, answers)], abreast=False)
 
 
 def save_pixels(path: str | Path, pictures: Sequence[np.ndarray], abreast: bool) -> None:

@@ -206,11 +206,12 @@ def get_config() -> ConfigDict:
     likelihood.per_example = placeholder(bool)  # adaptive steps of each example's own
 
     config.edit = edit = ConfigDict()
-    # inpaint, colorize, superres, deblur: what is missing is sampled; sdedit; interpolate; encode
+    # inpaint, superres, deblur, and of pictures colorize: what is missing is sampled; sdedit; interpolate; encode
     edit.task = "inpaint"
-    edit.input = placeholder(str)  # a picture's file, or test:5, test:5-9 for test examples; several, comma-separated
+    # A picture's file, or, of all kinds of data, test:5, test:5-9 for test examples; several, comma-separated.
+    edit.input = placeholder(str)
     edit.observed = False  # the input is what was observed: grey, small, blurred, or with a hole, already
-    edit.num_samples = 6  # answers to each input; interpolate: pictures from one to the next
+    edit.num_samples = 6  # answers to each input; interpolate: examples from one to the next
     # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with its.)
     edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
@@ -220,8 +221,10 @@ def get_config() -> ConfigDict:
     edit.jump = 1  # repaint: steps gone back at once …
     edit.repeats = 10  # … and how often each jump is made
     edit.mask = "box"  # inpaint: what is hidden: box, random, or a picture's file, where that is dark
-    edit.box = (0.25, 0.25, 0.5, 0.5)  # top, left, height, width, in parts of the picture
-    edit.hidden = 0.5  # mask random: share of pixels that are hidden
+    # In parts of the example: one start and one length for every axis, or starts, then lengths: of pictures and fields
+    # top, left, height, width; of series and vectors start, length; of volumes six numbers.
+    edit.box = (0.25, 0.5)
+    edit.hidden = 0.5  # mask random: share of pixels, times or columns that are hidden
     edit.factor = 2  # superres: how many times smaller what was observed is
     edit.blur = 1.0  # deblur: standard deviation of the filter, in pixels
     edit.strength = 0.5  # sdedit: how far the way to noise is gone, in parts of T

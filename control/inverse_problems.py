@@ -1,4 +1,4 @@
-"""Inverse problems by name: what is observed of a picture, and how answers are found.
+"""Inverse problems by name: what is observed of an example, and how answers are found.
 
 Methods are `pigdm` and `dps` (score controls) and `projection` and `repaint` (state controls); see `control.posterior`
 and `control.projection`.
@@ -6,7 +6,8 @@ and `control.projection`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,46 +21,67 @@ from score_sde.solvers import Model, Solver
 from score_sde.solvers.options import check_between
 
 METHODS = ("pigdm", "dps", "projection", "repaint")
-# A side of a picture has at most so many pixels.
-_MOST_PIXELS = 100_000
+# An axis has at most so many places.
+_MOST_PLACES = 100_000
+# What a box is along one, two or three axes: starts, then lengths.
+_BOXES = {
+    1: "(start, length)",
+    2: "(top, left, height, width)",
+    3: "(front, top, left, depth, height, width)",
+}
 
 
 @checked
-def box_mask(height: int, width: int, box: tuple[float, ...]) -> Tensor:
-    """Return a mask `(1, 1, height, width)`, bool, false in a box `(top, left, height, width)` in parts of the picture.
+def box_mask(sizes: Sequence[int], box: tuple[float, ...]) -> Tensor:
+    """Return a mask `(1, 1, *sizes)`, bool, that is false in a box.
+
+    Args:
+        sizes: the sizes of one to three axes: a series' length, a picture's height and width.
+        box: where the box starts along each axis, then how long it is, in parts of the size: of a picture `(top, left,
+            height, width)`; or one start and one length for every axis.
 
     Raises:
-        UserError: the box does not lie in the picture.
+        UserError: a size is out of range, or the box does not lie in the example.
     """
-    check_between("height", height, 1, _MOST_PIXELS)
-    check_between("width", width, 1, _MOST_PIXELS)
-    inside = len(box) == 4 and all(0 <= part <= 1 for part in box)
-    if not inside or box[0] + box[2] > 1 or box[1] + box[3] > 1:
-        raise UserError(
-            f"a box is (top, left, height, width) in parts of the picture, such as 0.25,0.25,0.5,0.5, not {box}"
-        )
-    top, left = round(box[0] * height), round(box[1] * width)
-    bottom, right = round((box[0] + box[2]) * height), round((box[1] + box[3]) * width)
-    keep = torch.ones(1, 1, height, width, dtype=torch.bool)
-    keep[..., top:bottom, left:right] = False
+    axes = _check_sizes(sizes)
+    starts, lengths = ([box[0]] * axes, [box[1]] * axes) if len(box) == 2 else (box[:axes], box[axes:])
+    inside = len(starts) == len(lengths) == axes and all(0 <= part <= 1 for part in box)
+    if not inside or any(start + length > 1 for start, length in zip(starts, lengths, strict=True)):
+        such = ",".join(["0.25"] * axes + ["0.5"] * axes)
+        raise UserError(f"a box is {_BOXES[axes]} in parts of the example, such as {such}, not {tuple(box)}")
+    keep = torch.ones(1, 1, *sizes, dtype=torch.bool)
+    places = (
+        slice(round(start * size), round((start + length) * size))
+        for start, length, size in zip(starts, lengths, sizes, strict=True)
+    )
+    keep[(..., *places)] = False
     return keep
 
 
 @checked
-def random_mask(height: int, width: int, hidden: float, seed: int) -> Tensor:
-    """Return a mask `(1, 1, height, width)`, bool, that is false for a share of the pixels, drawn by the seed.
+def random_mask(sizes: Sequence[int], hidden: float, seed: int) -> Tensor:
+    """Return a mask `(1, 1, *sizes)`, bool, that is false for a share of the places, drawn by the seed.
 
     Raises:
         UserError: a size, the share or the seed is out of range.
     """
-    check_between("height", height, 1, _MOST_PIXELS)
-    check_between("width", width, 1, _MOST_PIXELS)
+    _check_sizes(sizes)
     check_between("hidden", hidden, 0, 1)
     check_between("seed", seed, 0, 2**63 - 1)
-    order = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed))
-    keep = torch.ones(height * width, dtype=torch.bool)
-    keep[order[: round(hidden * height * width)]] = False
-    return keep.reshape(1, 1, height, width)
+    count = math.prod(sizes)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    keep = torch.ones(count, dtype=torch.bool)
+    keep[order[: round(hidden * count)]] = False
+    return keep.reshape(1, 1, *sizes)
+
+
+def _check_sizes(sizes: Sequence[int]) -> int:
+    """Return the number of axes; raise UserError if there are too many, or a size is out of range."""
+    if len(sizes) not in _BOXES:
+        raise UserError(f"masks have one to three axes, not {len(sizes)}")
+    for size in sizes:
+        check_between("a size", size, 1, _MOST_PLACES)
+    return len(sizes)
 
 
 @checked
@@ -79,8 +101,8 @@ def answer(
     Args:
         method: `pigdm`, `dps`, `projection` or `repaint`.
         solver: any solver; for `projection` and `repaint`, one that can be taken apart into steps.
-        model: a model of pictures.
-        observation: what was observed of as many pictures as are solved for at once.
+        model: a model of examples.
+        observation: what was observed of as many examples as are solved for at once.
         scale: multiple of the approximate gradient of `pigdm` and `dps`.
         data_std: standard deviation of the data per dimension, for `pigdm`.
         jump: steps that `repaint` goes back at once.

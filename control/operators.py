@@ -1,9 +1,11 @@
-r"""What is observed of an image: linear operators `A`, as functions of states `(B, *dims)`, one example by itself.
+r"""What is observed of an example: linear operators `A`, as functions of states `(B, *dims)`, one example by itself.
 
     masked          some pixels                        A A^T = I on them
     grey            the mean of the colours            A A^T = I / 3
     shrunk          means of squares of pixels         A A^T = I / factor^2
     blurred         a Gaussian filter                  A A^T nearly singular
+
+Series and volumes have one and three axes where pictures have two; means are then of stretches and of cubes.
 
 Any other linear function serves as well, `LinearOperator(function)`: its transpose is the derivative's, and
 `(v I + r^2 A A^T)^{-1}` is applied by conjugate gradients (Hestenes & Stiefel 1952), which are done after one iteration
@@ -25,6 +27,7 @@ from score_sde.common.errors import UserError
 from score_sde.sde import SDE
 from score_sde.solvers.density.divergence import value_and_pull_back
 
+_AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _MAX_ITERATIONS = 100
 # A blur's standard deviation in pixels is at most this.
 LARGEST_BLUR = 100.0
@@ -107,17 +110,22 @@ def grey() -> LinearOperator:
 def shrunk(factor: int) -> LinearOperator:
     """Return the operator that takes means of squares of `factor` by `factor` pixels of images `(B, C, H, W)`.
 
+    Of series `(B, C, L)` it takes means of stretches, of volumes those of cubes.
+
     Raises:
-        UserError: `factor` is not positive; when called: the squares do not fill the image.
+        UserError: `factor` is not positive; when called: examples have no axes, or the squares do not fill them.
     """
 
     if factor < 1:
         raise UserError(f"images cannot be shrunk by {factor}: the factor must be at least 1")
 
     def shrink(x: Tensor) -> Tensor:
-        if x.shape[-1] % factor or x.shape[-2] % factor:
-            raise UserError(f"images of {x.shape[-2]} x {x.shape[-1]} cannot be shrunk by {factor}")
-        return F.avg_pool2d(x, factor)
+        sizes = x.shape[2:]
+        if len(sizes) not in _AVERAGES:
+            raise UserError(f"examples are (C, *sizes) with one to three sizes, not {tuple(x.shape[1:])}")
+        if any(size % factor for size in sizes):
+            raise UserError(f"examples of {' x '.join(map(str, sizes))} cannot be shrunk by {factor}")
+        return _AVERAGES[len(sizes)](x, factor)
 
     return LinearOperator(shrink)
 
@@ -125,6 +133,8 @@ def shrunk(factor: int) -> LinearOperator:
 @checked
 def blurred(std: float) -> LinearOperator:
     """Return a Gaussian filter of this standard deviation in pixels; pixels beyond the border are those at it.
+
+    It runs along all axes of examples `(B, C, *sizes)`, one after the other.
 
     Raises:
         UserError: `std` is not positive, or enormous.
@@ -134,9 +144,11 @@ def blurred(std: float) -> LinearOperator:
     reach = math.ceil(3 * std)
 
     def blur(x: Tensor) -> Tensor:
+        if x.ndim < 3:
+            raise UserError(f"examples are (C, *sizes), not {tuple(x.shape[1:])}")
         offsets = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
         weights = torch.softmax(-0.5 * (offsets / std) ** 2, dim=0)
-        for axis in (-2, -1):
+        for axis in range(2, x.ndim):
             size = x.shape[axis]
             places = torch.arange(size, device=x.device)
             shifted = [x.index_select(axis, (places + int(k)).clamp(0, size - 1)) for k in range(-reach, reach + 1)]

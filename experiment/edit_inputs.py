@@ -1,6 +1,6 @@
-"""What pictures are to be edited: those that `edit.input` names, in the units of the model.
+"""What is to be edited: what `edit.input` names, in the units of the model.
 
-An input is a file, or a test example: `test:3`, or `test:3-5` for three of them.
+An input is a test example, `test:3`, or `test:3-5` for three of them; or the file of a picture.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from score_sde.data import Dataset
 from score_sde.data.sources.picture import background, read_picture
 from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.report import Report
+from score_sde.data.units import as_numbers
 from score_sde.experiment.editor import Editor
 
 # What the names of test examples begin with.
@@ -24,7 +25,7 @@ TEST = "test:"
 
 
 def num_answers(config: ConfigDict, dataset: Dataset) -> int:
-    """Count the pictures that will be made."""
+    """Count the examples that will be made."""
     num_inputs = len(input_names(config.edit.input, len(dataset.test)))
     return num_inputs * (1 if config.edit.task == "encode" else config.edit.num_samples)
 
@@ -52,23 +53,38 @@ def names_test_examples(text: str | None) -> bool:
     return any(item.strip().startswith(TEST) for item in (text or "").split(","))
 
 
-def read_inputs(editor: Editor, form: PictureFormat, noise: bool = False) -> Tensor:
-    """Read inputs `(M, C, H, W)`, in model units: the middles of levels, or, as they are in the data, with noise."""
-    dataset, levels, report = editor.dataset, [], Report()
+def read_inputs(editor: Editor, form: PictureFormat | None, noise: bool = False) -> Tensor:
+    """Read inputs `(M, *shape)`, in model units: the middles of levels, or, as they are in the data, with noise.
+
+    Args:
+        editor: what edits are made with.
+        form: the format that files are brought to; None where examples are no pictures, and have no files.
+        noise: whether levels get noise.
+
+    Raises:
+        UserError: an input is not there, or cannot be read.
+    """
+    dataset, examples, report = editor.dataset, [], Report()
     for name in input_names(editor.config.edit.input, len(dataset.test)):
         number = name.removeprefix(TEST)
         if not name.startswith(TEST):
+            if form is None:
+                raise UserError(
+                    f"edit.input={name}: files are of pictures, and {dataset.name} has {dataset.kind}: edit test "
+                    f"examples, {TEST}0-3"
+                )
             with naming("edit.input"):
-                levels.append(read_picture(Path(name), form, report))
+                examples.append(read_picture(Path(name), form, report))
         elif editor.config.edit.observed:
             raise UserError("edit.observed is for pictures from files; test examples are whole")
         elif not number.isdecimal() or int(number) >= len(dataset.test):
             raise UserError(f"there is no {name}: {dataset.name} has the test examples 0 to {len(dataset.test) - 1}")
         else:
-            levels.append(dataset.test[int(number)])
-    note_reading(report, form)
-    inputs = torch.stack(levels)
-    return dataset.encode(inputs, editor.config.seed) if noise else dataset.units.encode(inputs.float())
+            examples.append(dataset.test[int(number)])
+    if form is not None:
+        note_reading(report, form)
+    inputs = torch.stack(examples)
+    return dataset.encode(inputs, editor.config.seed) if noise else dataset.units.encode(as_numbers(inputs))
 
 
 def note_reading(report: Report, form: PictureFormat) -> None:
@@ -77,8 +93,10 @@ def note_reading(report: Report, form: PictureFormat) -> None:
         distributed.note(note)
 
 
-def picture_format(editor: Editor) -> PictureFormat:
-    """Return the format of the pictures that the model was trained on, and how they were brought to it."""
+def picture_format(editor: Editor) -> PictureFormat | None:
+    """Return the format of the pictures that the model was trained on, and how they were brought to it; else None."""
+    if not editor.dataset.is_image:
+        return None
     channels, height, width = editor.dataset.shape
     data = editor.config.data
     behind = background(data.background)

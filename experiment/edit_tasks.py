@@ -16,6 +16,7 @@ from score_sde.common.progress import Progress
 from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data import Dataset
+from score_sde.data.dataset import Kind
 from score_sde.data.sources.picture import read_picture
 from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.report import Report
@@ -29,16 +30,16 @@ from score_sde.solvers.ode.solver import ODE
 
 
 class Problem(NamedTuple):
-    """A problem asks for pictures of which something was observed.
+    """A problem asks for examples of which something was observed.
 
     Attributes:
-        operator: what is observed of a picture.
-        form: the format of a picture that is itself what was observed.
-        show: makes a picture of what was observed.
+        operator: what is observed of an example.
+        form: the format of a picture that is itself what was observed; None for other kinds of data.
+        show: makes an example of what was observed.
     """
 
     operator: LinearOperator
-    form: PictureFormat
+    form: PictureFormat | None
     show: Callable[[Tensor], Tensor] = lambda y: y
 
 
@@ -63,44 +64,64 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
 
     answers, nfe = _answers(editor, len(inputs), solve)
     misfit = problem.operator(answers.flatten(0, 1)) - y.repeat_interleave(settings.num_samples, 0)
-    numbers = {"network_calls": nfe, "largest_misfit_in_levels": misfit.abs().max().item() / dataset.units.spacing}
+    numbers = {"network_calls": nfe, **_in_units("largest_misfit", misfit.abs().max(), dataset)}
     if settings.observed:
         return Edit(problem.show(y), None, answers, numbers)
     return Edit(inputs, problem.show(y), answers, numbers | _distance(answers, inputs, dataset))
 
 
 def _inpaint(editor: Editor) -> Edit:
-    settings, (_, height, width) = editor.config.edit, editor.dataset.shape
-    if settings.mask == "box":
-        keep = box_mask(height, width, settings.box)
-    elif settings.mask == "random":
-        keep = random_mask(height, width, settings.hidden, editor.config.seed)
-    else:
-        form, report = picture_format(editor)._replace(channels=1, levels=256), Report()
-        with naming("edit.mask"):
-            keep = read_picture(Path(settings.mask), form, report)[None] >= 128
-        note_reading(report, form)
+    dataset, form = editor.dataset, picture_format(editor)
+    keep = _mask(editor, form)
     if keep.all() or not keep.any():
         raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
-    return _solve(editor, Problem(Masked(keep), picture_format(editor)))
+    # What is hidden is the middle of the levels, or, where there are none, no number.
+    nothing = torch.nan if dataset.levels is None else 0.0
+    return _solve(editor, Problem(Masked(keep), form, lambda y: torch.where(keep, y, nothing)))
+
+
+def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
+    """Return which places are observed, bool; its shape broadcasts against `(B, *shape)`."""
+    settings, shape = editor.config.edit, editor.dataset.shape
+    # The columns of a vector are places; elsewhere all channels of a place are hidden together.
+    sizes = shape[1:] or shape
+    if settings.mask in ("box", "random"):
+        with naming(f"edit.{'box' if settings.mask == 'box' else 'hidden'}"):
+            if settings.mask == "box":
+                keep = box_mask(sizes, settings.box)
+            else:
+                keep = random_mask(sizes, settings.hidden, editor.config.seed)
+        return keep.reshape(1, *(1,) * (len(shape) - len(sizes)), *sizes)
+    if form is None:
+        raise UserError(f"edit.mask={settings.mask}: of {editor.dataset.kind} a mask is box or random")
+    form, report = form._replace(channels=1, levels=256), Report()
+    with naming("edit.mask"):
+        keep = read_picture(Path(settings.mask), form, report)[None] >= 128
+    note_reading(report, form)
+    return keep
 
 
 def _colorize(editor: Editor) -> Edit:
     channels = editor.dataset.shape[0]
     if channels == 1:
         raise UserError(f"{editor.dataset.name} has no colours to be found")
-    form = picture_format(editor)._replace(channels=1)
-    return _solve(editor, Problem(grey(), form, lambda y: y.expand(-1, channels, -1, -1)))
+    form = picture_format(editor)
+    assert form is not None
+    return _solve(editor, Problem(grey(), form._replace(channels=1), lambda y: y.expand(-1, channels, -1, -1)))
 
 
 def _superres(editor: Editor) -> Edit:
-    factor, (_, height, width) = editor.config.edit.factor, editor.dataset.shape
-    if factor < 2 or height % factor or width % factor:
-        raise UserError(f"pictures of {height} x {width} cannot be had from smaller ones by edit.factor={factor}")
-    form = picture_format(editor)._replace(size=height // factor, width=width // factor)
+    factor, sizes, form = editor.config.edit.factor, editor.dataset.shape[1:], picture_format(editor)
+    if factor < 2 or any(size % factor for size in sizes):
+        whole = " x ".join(map(str, sizes))
+        raise UserError(f"{editor.dataset.kind} of {whole} cannot be had from smaller ones by edit.factor={factor}")
+    if form is not None:
+        form = form._replace(size=sizes[0] // factor, width=sizes[1] // factor)
 
     def show(y: Tensor) -> Tensor:
-        return y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+        for axis in range(2, y.ndim):
+            y = y.repeat_interleave(factor, axis)
+        return y
 
     return _solve(editor, Problem(shrunk(factor), form, show))
 
@@ -136,7 +157,7 @@ def _interpolate(editor: Editor) -> Edit:
     ends = torch.stack([path[:, 0] - inputs[:-1], path[:, -1] - inputs[1:]])
     numbers = {
         "network_calls": latents.nfe + answers.nfe,
-        "largest_difference_of_the_ends_in_levels": ends.abs().max().item() / editor.dataset.units.spacing,
+        **_in_units("largest_difference_of_the_ends", ends.abs().max(), editor.dataset),
     }
     return Edit(inputs[:-1], None, path, numbers)
 
@@ -145,23 +166,32 @@ def _encode(editor: Editor) -> Edit:
     inputs, temperature = read_inputs(editor, picture_format(editor), noise=True), editor.config.edit.temperature
     latents, decoded = _there_and_back(editor, inputs, lambda latents: temperature * latents)
     answers = decoded.x.cpu()[:, None]
-    difference = (answers[:, 0] - inputs).abs().max().item() / editor.dataset.units.spacing
+    difference = (answers[:, 0] - inputs).abs().max()
     numbers = {
         "network_calls": latents.nfe + decoded.nfe,
         "root_mean_square_of_the_latents": latents.x.square().mean().sqrt().item(),
-        "largest_difference_from_the_input_in_levels": difference,
+        **_in_units("largest_difference_from_the_input", difference, editor.dataset),
     }
     return Edit(inputs, None, answers, numbers)
 
 
-TASKS: dict[str, Callable[[Editor], Edit]] = {
-    "inpaint": _inpaint,
-    "colorize": _colorize,
-    "superres": _superres,
-    "deblur": _deblur,
-    "sdedit": _sdedit,
-    "interpolate": _interpolate,
-    "encode": _encode,
+class Task(NamedTuple):
+    """A task of editing is done by a function, and means something for some kinds of data."""
+
+    edit: Callable[[Editor], Edit]
+    kinds: tuple[Kind, ...] = ("vectors", "series", "images", "fields", "volumes")
+
+
+# Kinds whose numbers have neighbours.
+_IN_SPACE: tuple[Kind, ...] = ("series", "images", "fields", "volumes")
+TASKS = {
+    "inpaint": Task(_inpaint),
+    "colorize": Task(_colorize, ("images",)),
+    "superres": Task(_superres, _IN_SPACE),
+    "deblur": Task(_deblur, _IN_SPACE),
+    "sdedit": Task(_sdedit),
+    "interpolate": Task(_interpolate),
+    "encode": Task(_encode),
 }
 
 
@@ -212,12 +242,18 @@ def _calls(editor: Editor) -> int | None:
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:
-    """Measure how far answers `(M, K, *dims)` are from the inputs, and from each other, in levels."""
-    error = (answers - inputs[:, None]).square().mean().sqrt().item() / dataset.units.spacing
-    numbers = {"root_mean_square_difference_from_the_input_in_levels": error}
+    """Measure how far answers `(M, K, *dims)` are from the inputs, and from each other."""
+    error = (answers - inputs[:, None]).square().mean().sqrt()
+    numbers = _in_units("root_mean_square_difference_from_the_input", error, dataset)
     if answers.shape[1] > 1:
-        numbers["spread_in_levels"] = answers.std(1).square().mean().sqrt().item() / dataset.units.spacing
+        numbers |= _in_units("spread", answers.std(1).square().mean().sqrt(), dataset)
     return numbers
+
+
+def _in_units(name: str, value: Tensor, dataset: Dataset) -> dict[str, float]:
+    """Return a difference in model units in levels, or in standard deviations of data without levels, by its name."""
+    unit = "standard_deviations" if dataset.levels is None else "levels"
+    return {f"{name}_in_{unit}": value.item() / dataset.units.spacing}
 
 
 def _flow_options(editor: Editor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Editing: pictures completed, coloured, enlarged, sharpened, redrawn, blended, or taken to their latents and back.
+"""Editing: examples completed, coloured, enlarged, sharpened, redrawn, blended, or taken to their latents and back.
 
 Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends on it alone.
 """
@@ -85,12 +85,12 @@ def make_editor(experiment: Experiment) -> Editor:
     """Make what the section `edit` asks for: the model, guided, and the solver, of a prepared experiment.
 
     Raises:
-        UserError: classes are asked for that there are not, or pictures of several classes are to be blended.
+        UserError: classes are asked for that there are not, or examples of several classes are to be blended.
     """
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
-        raise UserError("pictures are interpolated within one class: give one in sampling.labels")
+        raise UserError("examples are interpolated within one class: give one in sampling.labels")
     models = conditions.make_guidance(config, model, of_classes(labels), conditions.find_classifier(config, dataset))
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
@@ -101,15 +101,19 @@ def edit(editor: Editor) -> Edit | None:
     """Do what the section `edit` asks for, on one process; None on the others.
 
     Raises:
-        UserError: an input is missing or does not fit, or an option is out of range.
+        UserError: the task means nothing for these data, an input is missing or does not fit, or an option is out of
+            range.
     """
     settings, dataset = editor.config.edit, editor.dataset
     task = choose("task", settings.task, TASKS)
-    if not dataset.is_image:
-        raise UserError(f"--mode edit is for pictures, not {dataset.name}")
+    if dataset.kind not in task.kinds:
+        there = ", ".join(name for name, other in TASKS.items() if dataset.kind in other.kinds)
+        raise UserError(
+            f"edit.task={settings.task} means nothing for {dataset.kind}, as {dataset.name} has; do: {there}"
+        )
     if settings.input is None:
         raise UserError(f"give a picture: --config.edit.input=FILE, or {TEST}0 for a test example")
-    return task(editor) if distributed.rank() == 0 else None
+    return task.edit(editor) if distributed.rank() == 0 else None
 
 
 def write(editor: Editor, done: Edit, folder: Path) -> list[Path]:

@@ -324,7 +324,7 @@ RULES: dict[str, Rule] = {
     "edit.jump": whole(1, _TABLE),
     "edit.repeats": whole(1, _TABLE),
     "edit.mask": name,
-    "edit.box": listed(_SHARE, least=4, most=4),
+    "edit.box": listed(_SHARE, least=2, most=6),
     "edit.hidden": _SHARE,
     "edit.factor": whole(2, _NUM_PIXELS),
     "edit.blur": positive(high=LARGEST_BLUR),
@@ -423,7 +423,8 @@ def _check_editing(config: ConfigDict, sde: SDE) -> None:
         raise UserError("give a picture: --config.edit.input=FILE, or test:0 for a test example")
     if edit.task == "inpaint" and edit.mask == "box":
         with naming("edit.box"):
-            box_mask(1, 1, edit.box)
+            # Of how many axes examples are is seen when they are read.
+            box_mask((1,) * (len(edit.box) // 2), edit.box)
     config = copy.deepcopy(config)
     choose_solver(config)
     if edit.task == "sdedit" and edit.solver == "tuned":

@@ -1,4 +1,4 @@
-"""Mode `edit`: pictures completed, coloured, enlarged, sharpened, redrawn, blended, or taken to latents and back."""
+"""Mode `edit`: examples completed, coloured, enlarged, sharpened, redrawn, blended, or taken to latents and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from score_sde.experiment.solver import note_ignored
 
 
 def run(experiment: Experiment) -> None:
-    """Edit pictures as the section `edit` asks for, write them and say how far they are from what was given."""
+    """Edit examples as the section `edit` asks for, write them and say how far they are from what was given."""
     editing.prepare(experiment)
     note_ignored(experiment)
     editor = editing.make_editor(experiment)

@@ -464,14 +464,14 @@ SUBJECTS |= {
     "box_mask": Subject(
         box_mask,
         made(box_mask),
-        {"height": 4, "width": 4, "box": (0.25, 0.25, 0.5, 0.5)},
-        {"height": "1", "width": "1", "box": ""},
+        {"sizes": (4, 4), "box": (0.25, 0.25, 0.5, 0.5)},
+        {"sizes": "", "box": ""},
     ),
     "random_mask": Subject(
         random_mask,
         made(random_mask),
-        {"height": 4, "width": 4, "hidden": 0.5, "seed": 0},
-        {"height": "1", "width": "1", "hidden": "0 1 1e-30", "seed": "0 1 10**9"},
+        {"sizes": (4, 4), "hidden": 0.5, "seed": 0},
+        {"sizes": "", "hidden": "0 1 1e-30", "seed": "0 1 10**9"},
     ),
 }
 
