@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo test slow types clean
+.PHONY: install demo test slow types notebooks clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ test: install
 slow: install
 	$(RUN) -m pytest -m slow
 	KILLS=20 $(RUN) -m pytest tests/test_kill.py
+
+# Each notebook asserts what it shows; nothing is written.
+notebooks: install
+	$(VENV)/bin/jupyter-execute docs/notebooks/*.ipynb
 
 # mypy, which finds the rooms of score_sde through links to them.
 ROOMS := $(patsubst %/,%,$(filter-out score_sde/ tests/ benchmarks/ docs/ build/ runs/ datasets/,$(wildcard */)))

@@ -54,7 +54,8 @@ def box_mask(sizes: Sequence[int], box: tuple[float, ...]) -> Tensor:
         slice(round(start * size), round((start + length) * size))
         for start, length, size in zip(starts, lengths, sizes, strict=True)
     )
-    keep[(..., *places)] = False
+    inside_box: tuple[Any, ...] = (..., *places)
+    keep[inside_box] = False
     return keep
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from score_sde.models import GaussianMixture
 from score_sde.sde import VPSDE
-from score_sde.solvers import get_solver
+from score_sde.solvers import get_solver, log_likelihood
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -43,7 +44,7 @@ def test_python_of_the_readme(tmp_path, monkeypatch) -> None:
     torch.testing.assert_close(samples.mean(0), mean, rtol=0, atol=50)
     torch.testing.assert_close(samples.std(0), truth.variance.sqrt(), rtol=0.1, atol=0)
     with Image.open("noise_to_data.gif") as film:
-        assert film.n_frames == 21
+        assert sum(1 for _ in ImageSequence.Iterator(film)) == 21
 
     sde = names["CosineSDE"]()
     t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
@@ -51,6 +52,58 @@ def test_python_of_the_readme(tmp_path, monkeypatch) -> None:
     tangent = torch.tan(0.5 * torch.pi * t)
     torch.testing.assert_close(sde.drift_coefficient(t), -0.5 * torch.pi * tangent)
     torch.testing.assert_close(sde.diffusion_squared(t), torch.pi * tangent)
+
+
+def test_python_of_the_docs_on_python() -> None:
+    """Things of one's own are what is trained and sampled; gradients are difference quotients; mixtures are known."""
+    text = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    gradient, own, mixture = blocks_of(text)
+    torch.manual_seed(0)
+    names: dict = {}
+    exec(own, names)
+    run, end = names["run"], torch.tensor(0.995, dtype=torch.float64)
+    # The only step of that solver, from the noise of the first seeds.
+    x_T = run.model.sde.prior_sample((8, 2), seeds=range(8))
+    expected = run.dataset.units.decode(run.model.denoise(x_T, end)).numpy()
+    np.testing.assert_array_equal(names["samples"], expected)
+
+    exec(gradient, names)
+    y, step = names["y"].detach(), torch.tensor([[7.0, 0.0]], dtype=torch.float64)
+    there, here = (run.log_prob(y + sign * step, divergence="exact", rtol=1e-5, atol=1e-5)[0] for sign in (1, -1))
+    assert float(names["y"].grad[0, 0]) == pytest.approx((there - here) / 14, rel=0.02)
+
+    exec(mixture, names)
+    model, solution, result = names["model"], names["solution"], names["result"]
+    assert solution.nfe == 10
+    # The result is in float32, and ended with the standard prior, which is not quite the mixture's density.
+    x, last = solution.x.double(), torch.tensor(model.sde.T)
+    exact = model.log_prob(x, torch.tensor(model.sde.t_min))
+    own_prior = log_likelihood(model, x, divergence="exact", prior=lambda x: model.log_prob(x, last)).log_prob
+    torch.testing.assert_close(own_prior, exact, rtol=0, atol=2e-5)
+    assert abs(float((result.log_prob - exact).mean())) < 5e-3
+
+
+def test_python_for_those_who_come_from_elsewhere() -> None:
+    """What is said to be the same is: marginals, predictions of diffusers, and azula's denoiser by its formula."""
+    pytest.importorskip("diffusers")
+    text = (Path(__file__).parent.parent / "docs" / "coming_from.md").read_text(encoding="utf-8")
+    published, diffusers, azula = blocks_of(text)
+    names: dict = {}
+    exec(published, names)
+    log_mean = -0.25 * names["t"] ** 2 * (20 - 0.1) - 0.5 * names["t"] * 0.1
+    torch.testing.assert_close(names["mean"], log_mean.exp())
+    torch.testing.assert_close(names["std"], (1 - (2 * log_mean).exp()).sqrt())
+    # The data are normal.
+    nats = torch.distributions.Normal(0.0, 1.0).log_prob(names["samples"]).sum(1)
+    torch.testing.assert_close(names["bits"], -nats / (4 * torch.tensor(2.0).log()), rtol=0, atol=1e-3)
+    exec(diffusers, names)
+    torch.testing.assert_close(names["here"], names["there"], rtol=1e-4, atol=1e-4)
+    assert names["samples"].isfinite().all()
+    exec(azula, names)
+    x, network, sigma = names["x"], names["denoiser"].network, names["sde"].sigma(torch.tensor(0.5))
+    scale = torch.rsqrt(1 + sigma**2)
+    expected = scale**2 * x + sigma * scale * network(scale * x, None)
+    torch.testing.assert_close(names["mean"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_python_of_the_docs_on_likelihood() -> None:

@@ -254,7 +254,7 @@ def test_data_of_ones_own_take_one_command(tmp_path, monkeypatch, capsys):
     assert run("--mode=train", *options, "--config.training.num_steps=6", "--config.training.learning_rate=1e-4") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "from now on training.num_steps=6 instead of 4" in lines
-    assert "from now on training.learning_rate=0.0001 instead of 0.0005" in lines
+    assert "from now on training.learning_rate=0.0001 instead of 0.001" in lines
 
 
 def test_options_that_a_solver_lacks_are_noted(toy, tmp_path, capsys):

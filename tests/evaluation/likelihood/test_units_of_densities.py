@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from score_sde.data.units import units_of
+from score_sde.data.units import standardised
 from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods
 from score_sde.evaluation.likelihood.bounds import bounds_with_noise
 from score_sde.evaluation.likelihood.dequantisation import WithoutLevels
@@ -73,7 +73,7 @@ def measured(sde: SDE, shape: tuple[int, ...], scale: str, num_calls: int = 0) -
     torch.manual_seed(0)
     data = gaussian(shape, scale)
     train = data.sample((100,)).unflatten(1, shape)
-    units = units_of(train, None)
+    units = standardised(train)
     model = model_of(sde, data, *(part.expand(shape).flatten() for part in (units.mean, units.std)))
     end = torch.tensor(sde.T)
     options = {"divergence": "exact", "prior": lambda x: model.log_prob(x, end)}
