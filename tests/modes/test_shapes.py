@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from score_sde import VPSDE, get_solver, load, load_dataset
+from score_sde.data.units import standardised
 from score_sde.evaluation.samples.draw import draw_samples
 from tests.modes.test_main import complaint, run
 
@@ -78,7 +80,7 @@ def test_every_kind_from_end_to_end(kind, tmp_path, capsys, undrawn):
 
     assert run("--mode=likelihood", "--workdir", folder, *LIKELIHOOD) == 0
     summary = json.loads((folder / "likelihood" / "test.json").read_text())
-    options = {"batch_size": 2, "method": "adams", "num_steps": 6}
+    options: dict[str, Any] = {"batch_size": 2, "method": "adams", "num_steps": 6}
     log_prob = trained.log_prob(dataset.test[:3], **options)
     assert summary["log_prob"] == log_prob.mean()
     assert summary["nats_per_dim"] == pytest.approx(-log_prob.mean() / np.prod(shape), rel=1e-12)
@@ -117,8 +119,8 @@ def test_every_kind_from_end_to_end(kind, tmp_path, capsys, undrawn):
     assert run("--mode=sample", "--checkpoint", alone, "--workdir", elsewhere, *SAMPLE) == 0
     again = np.load(elsewhere / "samples" / "default.npz")[NAMES.get(kind, "samples")]
     np.testing.assert_array_equal(again, samples)
-    given = ["--checkpoint", alone, "--workdir", elsewhere, f"--config.data.path={other}"]
-    assert run("--mode=likelihood", *given, *LIKELIHOOD) == 0
+    from_alone = ["--checkpoint", str(alone), "--workdir", str(elsewhere), f"--config.data.path={other}"]
+    assert run("--mode=likelihood", *from_alone, *LIKELIHOOD) == 0
     assert json.loads((elsewhere / "likelihood" / "test.json").read_text())["log_prob"] == log_prob.mean()
 
 
@@ -149,7 +151,12 @@ def moments(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Return the model's mean and covariance, in data units, the first test series, and their standard deviation."""
     dataset = load_dataset(path=folder / "series.npy")
     train = dataset.train[:, 0].numpy()
-    return train.mean(0), np.cov(train.T, bias=True), dataset.test[:2, 0].numpy(), dataset.units.std.item()
+    return (
+        train.mean(0),
+        np.cov(train.T, bias=True),
+        dataset.test[:2, 0].numpy(),
+        standardised(dataset.train).std.item(),
+    )
 
 
 def test_what_is_hidden_of_a_series_is_distributed_as_given_the_rest(gaussian):
