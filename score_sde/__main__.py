@@ -25,9 +25,9 @@ from score_sde.common.errors import Stopped, UserError, naming, ran_out_of_memor
 from score_sde.common.files import at_home
 from score_sde.common.interruption import keeping, raise_signals
 
-# Threads that wait for each other sleep: where other programs want the cores, threads that spin take many times as long
-# (`benchmarks/threads.py`). OpenMP reads it when torch is imported, which is later.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for each other spin briefly, then sleep: where other programs want the cores, ones that only spin take
+# several times as long; ones that only sleep are slower alone (`benchmarks/threads.py`). OpenMP reads it with torch.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 Overrides = list[tuple[str, str]]
 
