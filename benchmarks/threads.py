@@ -3,8 +3,8 @@
     python -m benchmarks.threads
 
 The default job is trained for some steps, alone and beside as many busy loops as there are cores; with threads that
-spin briefly before they sleep (`GOMP_SPINCOUNT=20000`, which `main.py` sets), ones that sleep at once, ones that spin (as
-OpenMP has them otherwise), and a single thread. Ratios are to the first, alone.
+spin briefly before they sleep (`GOMP_SPINCOUNT=20000`, which `main.py` sets), ones that sleep at once, ones that spin
+(as OpenMP has them otherwise), and a single thread. Ratios are to the first, alone.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from score_sde.common.errors import Stopped, UserError, naming, ran_out_of_memor
 from score_sde.common.files import at_home
 from score_sde.common.interruption import keeping, raise_signals
 
-# Threads that wait for each other spin briefly, then sleep: where other programs want the cores, ones that only spin take
-# several times as long; ones that only sleep are slower alone (`benchmarks/threads.py`). OpenMP reads it with torch.
+# Threads that wait for each other spin briefly, then sleep: beside other programs ones that only spin take several times
+# as long, and ones that only sleep are slower alone (`benchmarks/threads.py`). OpenMP reads it when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 Overrides = list[tuple[str, str]]
