@@ -25,7 +25,7 @@ from score_sde.common.errors import Stopped, UserError, naming, ran_out_of_memor
 from score_sde.common.files import at_home
 from score_sde.common.interruption import keeping, raise_signals
 
-# Threads that wait for each other spin briefly, then sleep: beside other programs ones that only spin take several times
+# Threads that wait for each other spin briefly, then sleep: beside other programs ones that only spin take many times
 # as long, and ones that only sleep are slower alone (`benchmarks/threads.py`). OpenMP reads it when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
