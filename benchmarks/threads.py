@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _STEPS = 150
-_WAYS = {
+_WAYS: dict[str, dict[str, str]] = {
     "spin briefly": {},
     "sleep": {"OMP_WAIT_POLICY": "PASSIVE"},
     "spin": {"GOMP_SPINCOUNT": "300000"},
