@@ -33,7 +33,7 @@ slow: install
 
 # Each notebook asserts what it shows; nothing is written.
 notebooks: install
-	$(VENV)/bin/jupyter-execute docs/notebooks/*.ipynb
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/jupyter-execute docs/notebooks/*.ipynb
 
 # mypy, which finds the rooms of score_sde through links to them.
 ROOMS := $(patsubst %/,%,$(filter-out score_sde/ tests/ benchmarks/ docs/ build/ runs/ datasets/,$(wildcard */)))

@@ -146,7 +146,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     without_examples = described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if without_examples.is_image:
         return without_examples
-    # Samples in the plane are shown beside points of the data.
+    # What is no picture is shown beside examples of the data.
     try:
         return _make_dataset(config)
     except UserError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.control import LinearOperator, Masked, blurred, grey, shrunk
+from score_sde.control.inverse_problems import box_mask, random_mask
 
 FLOAT = torch.float64
 SHAPE = (3, 4, 6)
@@ -44,6 +47,40 @@ def test_operators_are_what_they_say():
     row = blurred(0.6)(point)[0, 0, 4]
     torch.testing.assert_close(row[5] / row[4], torch.exp(torch.tensor(-0.5 / 0.36, dtype=FLOAT)))
     torch.testing.assert_close(row[6] / row[4], torch.exp(torch.tensor(-2 / 0.36, dtype=FLOAT)))
+
+
+def test_operators_along_one_and_three_axes():
+    """Of one place along an axis they are those of pictures; means are of stretches and cubes."""
+    generator = torch.Generator().manual_seed(4)
+    series, volumes = (torch.randn(size, generator=generator, dtype=FLOAT) for size in ((2, 3, 6), (2, 1, 4, 2, 6)))
+    torch.testing.assert_close(shrunk(3)(series), series.unflatten(2, (2, 3)).mean(3))
+    cubes = volumes.unflatten(4, (3, 2)).unflatten(3, (1, 2)).unflatten(2, (2, 2)).mean((3, 5, 7))
+    torch.testing.assert_close(shrunk(2)(volumes), cubes)
+    blur = OPERATORS["blurred"]
+    torch.testing.assert_close(blur(series), blur(series[:, :, None])[:, :, 0])
+    # Along depth and height, and then along the width.
+    slices = torch.stack([blur(volumes[..., k]) for k in range(6)], -1)
+    torch.testing.assert_close(blur(volumes), blur(slices.flatten(1, 3)).reshape(volumes.shape))
+
+
+def test_masks_along_one_to_three_axes():
+    for sizes in ((8,), (8, 6), (4, 8, 6)):
+        starts, lengths = (0.5, 0.0, 0.25)[: len(sizes)], (0.25, 0.5, 0.5)[: len(sizes)]
+        keep = box_mask(sizes, starts + lengths)
+        places = torch.nonzero(~keep[0, 0])
+        ends = [(round(a * n), round((a + b) * n) - 1) for a, b, n in zip(starts, lengths, sizes, strict=True)]
+        assert list(zip(places.amin(0).tolist(), places.amax(0).tolist(), strict=True)) == ends
+        assert len(places) == math.prod(last - first + 1 for first, last in ends)
+        axes = len(sizes)
+        assert torch.equal(box_mask(sizes, (0.25, 0.5)), box_mask(sizes, (0.25,) * axes + (0.5,) * axes))
+        assert int((~random_mask(sizes, 0.25, 3)).sum()) == math.prod(sizes) // 4
+        assert random_mask(sizes, 0.25, 3).shape == (1, 1, *sizes)
+    with pytest.raises(UserError, match=r"a box is \(start, length\) in parts of the example, such as 0.25,0.5, not"):
+        box_mask((8,), (0.25, 0.25, 0.5, 0.5))
+    with pytest.raises(UserError, match=r"a box is \(front, top, left, depth, height, width\)"):
+        box_mask((8, 8, 8), (0.6, 0.5))
+    with pytest.raises(UserError, match="one to three axes, not 4"):
+        box_mask((8, 8, 8, 8), (0.25, 0.5))
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -108,3 +145,6 @@ def test_what_does_not_fit_is_refused():
         shrunk(3)(states(1))
     with pytest.raises(UserError, match="blur must lie between 0 and 100, not 0"):
         blurred(0.0)
+    for operator in (shrunk(2), blurred(0.6)):
+        with pytest.raises(UserError, match=r"\(C, \*sizes\)"):
+            operator(states(1).flatten(1))

@@ -38,7 +38,7 @@ SHORT = ["--config.training.num_steps=20", "--config.training.checkpoint_every=1
 DIGITS = ["--config.model.channels=4", "--config.model.num_blocks=1", "--config.data.validation=20"]
 
 
-def run(*arguments: str) -> int:
+def run(*arguments: str | Path) -> int:
     """Return the exit code of `python main.py` with these arguments, in this process."""
     with flagsaver.flagsaver():
         try:
