@@ -69,7 +69,7 @@ def test_python_of_the_docs_on_python() -> None:
 
     exec(gradient, names)
     y, step = names["y"].detach(), torch.tensor([[7.0, 0.0]], dtype=torch.float64)
-    there, here = (run.log_prob(y + sign * step, divergence="exact", rtol=1e-5, atol=1e-5)[0] for sign in (1, -1))
+    there, here = run.log_prob(torch.cat([y + step, y - step]), divergence="exact", rtol=1e-4, atol=1e-4)
     assert float(names["y"].grad[0, 0]) == pytest.approx((there - here) / 14, rel=0.02)
 
     exec(mixture, names)
