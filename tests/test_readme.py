@@ -57,10 +57,11 @@ def test_python_of_the_readme(tmp_path, monkeypatch) -> None:
 def test_python_of_the_docs_on_python() -> None:
     """Things of one's own are what is trained and sampled; gradients are difference quotients; mixtures are known."""
     text = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
-    gradient, own, mixture = blocks_of(text)
+    gradient, own, use, mixture = blocks_of(text)
     torch.manual_seed(0)
     names: dict = {}
     exec(own, names)
+    exec(use, names)
     run, end = names["run"], torch.tensor(0.995, dtype=torch.float64)
     # The only step of that solver, from the noise of the first seeds.
     x_T = run.model.sde.prior_sample((8, 2), seeds=range(8))
