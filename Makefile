@@ -31,9 +31,9 @@ slow: install
 	$(RUN) -m pytest -m slow
 	KILLS=20 $(RUN) -m pytest tests/test_kill.py
 
-# Each notebook asserts what it shows; nothing is written.
+# Each notebook asserts what it shows; nothing is written. Two at a time with a thread each: networks so small gain nothing by more.
 notebooks: install
-	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/jupyter-execute docs/notebooks/*.ipynb
+	printf '%s\n' docs/notebooks/*.ipynb | OMP_NUM_THREADS=1 xargs -n 1 -P 2 $(VENV)/bin/jupyter-execute
 
 # mypy, which finds the rooms of score_sde through links to them.
 ROOMS := $(patsubst %/,%,$(filter-out score_sde/ tests/ benchmarks/ docs/ build/ runs/ datasets/,$(wildcard */)))
