@@ -40,7 +40,7 @@ from benchmarks.networks import Peer, peak_arithmetic, seconds
 from benchmarks.training import Contest, cifar10_shape
 from score_sde.data import Bins, Dataset
 from score_sde.experiment import build, configuration
-from score_sde.models import DDPM, MLP, NCSNpp, ScoreModel
+from score_sde.models import DDPM, MLP, NCSNpp, ScoreModel, UNet
 from score_sde.sde import VESDE, VPSDE
 from score_sde.solvers import get_solver, log_likelihood
 from score_sde.training.optimization import make_optimizer
@@ -72,7 +72,7 @@ class Setting(NamedTuple):
         return ", ".join(parts + ["channels last"] * self.channels_last + ["compiled"] * self.compiled)
 
 
-SETTINGS = (Setting(), Setting(False, True), Setting(True), Setting(True, True), Setting(True, True, True))
+SETTINGS = (Setting(), Setting(True), Setting(True, True), Setting(True, False, True))
 
 
 class Clock:
@@ -112,7 +112,19 @@ def networks(width: int) -> dict[str, tuple[nn.Module, Any, tuple[int, ...]]]:
         ),
         "DDPM": (DDPM(32, 3, channels=width), VPSDE(), (3, 32, 32)),
         "MLP": (MLP(16), VPSDE(), (16,)),
+        "U-Net, series": (unet(1, width), VPSDE(), (2, 64)),
+        "U-Net, fields": (unet(2, width, periodic=(False, True)), VPSDE(), (2, 24, 40)),
+        "U-Net, volumes": (unet(3, width), VPSDE(), (1, 12, 16, 20)),
     }
+
+
+def unet(dims: int, width: int, **options: Any) -> UNet:
+    """Return a U-Net along `dims` axes whose output does not start at zero."""
+    network = UNet({1: 2, 2: 2, 3: 1}[dims], dims=dims, channels=width, num_blocks=1, **options)
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return network
 
 
 def difference(there: Tensor, here: Tensor) -> float:
@@ -261,7 +273,7 @@ def training(device: torch.device, width: int, batch: int, clock: Clock, compile
     first_speed: dict[str, float] = {}
     for name, setting in plan:
         if (setting.compiled and not compiled) or not clock.allows(
-            f"{name}, {setting.name}", 120 if setting.compiled else 20
+            f"{name}, {setting.name}", 75 if setting.compiled else 20
         ):
             continue
         step = Steps(cifar10_networks(width)[name](), square, setting, batch, device)
