@@ -1,16 +1,16 @@
 r"""Flow maps: a model told two times jumps along the flow, from any one to any other, in one network call.
 
 The probability flow in `y = x / alpha`, `rho = sigma / alpha` is the same for every process, `dy/drho = (y - D(y, rho))
-/ rho`. In `1/rho` it can be integrated but for the denoised mean, so that the state at `s` of who is in `x` at `t` is
+/ rho`. In `1/rho` all but the denoised mean can be integrated, so that from `x` at `t` one is at `s` at
 
     y_s / rho_s = y_t / rho_t + ∫ D(X_u, u) d(1/rho_u)        from 1/rho_t to 1/rho_s
     y_s         = (rho_s / rho_t) y_t + (1 - rho_s / rho_t) D(x, t, s)
 
 with `D(x, t, s)` the mean of the integrand, of what is denoised along the way. That is DDIM's step with another D, which
-the network is to predict: where `s = t`, nothing moves, whatever it says, and D is the denoised mean itself, hence the
-score; at `s = 0` the data `D(x, t, 0)` are arrived at: the consistency function of Song et al. 2023, arXiv:2303.01469.
-Two-time maps are those of Boffi et al. 2024, arXiv:2406.07507, and of MeanFlow (Geng et al. 2025, arXiv:2505.13447),
-whose mean is of the velocity.
+the network is to predict. Where `s = t` nothing moves, whatever it says, and D is the denoised mean itself, hence the
+score; at `s = 0` one arrives at `D(x, t, 0)`: the consistency function (Song et al. 2023, arXiv:2303.01469). Two-time
+maps are those of Boffi et al. 2024, arXiv:2406.07507, and of MeanFlow (Geng et al. 2025, arXiv:2505.13447), where the
+mean is one of velocities.
 
 `D` of two times is a score model's own denoised mean (`ScoreModel`, `QuantisedModel`), its network being told the second
 time as a condition, `until`: features of the *position*
@@ -104,7 +104,7 @@ class FlowMap(nn.Module):
 
     def mean_denoised(self, x: Tensor, t: Tensor, position: Tensor, condition: Condition | None = None) -> Tensor:
         """Return `D(x, t, s)`, the mean of what is denoised on the way to a position, `()` or `(B,)`; shape of `x`."""
-        return self.model.denoise(x, t, _and_until(condition, features(position.expand(len(x)))))
+        return self.model.denoise(x, t, _and_until(condition, position, x))
 
     def position(self, rho: Tensor) -> Tensor:
         """Return the position `w` at noise-to-signal ratios `rho`; float64, shape of `rho`."""
@@ -121,7 +121,7 @@ class FlowMap(nn.Module):
     def _still(self, x: Tensor, t: Tensor, condition: Condition | None) -> Condition:
         """Return the condition that says, too, that the second time is the first."""
         x, t = states_and_times(self.sde, x, t)
-        return _and_until(condition, features(self.position(rho_of(self.sde, t)).expand(len(x))))
+        return _and_until(condition, self.position(rho_of(self.sde, t)), x)
 
 
 def rho_of(sde: SDE, t: Tensor) -> Tensor:
@@ -148,9 +148,10 @@ def features(position: Tensor) -> Tensor:
     return torch.cat([torch.cos(angle * k), torch.sin(angle * (k + 0.5))], dim=1)
 
 
-def _and_until(condition: Condition | None, told: Tensor) -> Condition:
+def _and_until(condition: Condition | None, position: Tensor, x: Tensor) -> Condition:
+    """Return a condition that says, too, to which position states `x` are to come."""
     values = {} if condition is None else condition.values
     if UNTIL in values:
         raise UserError(f"a condition called {UNTIL!r} is the flow map's own: call yours otherwise")
-    device = next(iter(values.values())).device if values else told.device
-    return Condition({**values, UNTIL: told.to(device)}, {} if condition is None else condition.hidden_rows)
+    told = features(position.expand(len(x))).to(x.device, x.dtype, non_blocking=True)
+    return Condition({**values, UNTIL: told}, {} if condition is None else condition.hidden_rows)

@@ -47,7 +47,11 @@ class FewStep(Solver):
 
     @property
     def _count(self) -> int:
-        return _NUM_STEPS if self.num_steps is None and isinstance(self.grid, str) else number_of_times(self.num_steps, self.grid)
+        return (
+            _NUM_STEPS
+            if self.num_steps is None and isinstance(self.grid, str)
+            else number_of_times(self.num_steps, self.grid)
+        )
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         return self.split(model, x_T, draw).run(x_T, watch)

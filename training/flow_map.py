@@ -1,15 +1,15 @@
 r"""Lagrangian matching: a flow map is trained so that each of its jumps follows the flow.
 
-Who is in `x` at `t` is at `s` in `X = X_{t->s}(x)`, and moves as the flow does there, whatever `t` and `x` (Boffi et al.
-2024, arXiv:2406.07507: the Lagrangian equation): `d/ds X = velocity(X, s)`. Put into the words of `models.flow_map`,
-with `D(x, t, s)` the mean of what is denoised on the way, the equation is one of denoised means, for every process:
+What is at `x` at `t` is at `X = X_{t->s}(x)` at `s`, and moves as the flow does there, whatever `t` and `x`: `d/ds X =
+velocity(X, s)`, the Lagrangian equation (Boffi et al. 2024, arXiv:2406.07507). In the words of `models.flow_map`, with
+`D(x, t, s)` the mean of what is denoised on the way, it is an equation of denoised means, the same for every process:
 
     D(x, t, s) - (1 - rho_s / rho_t) dD/d log rho_s = D*(X_{t->s}(x), s)
 
-On the right is the denoised mean of the model whose flow is learnt: of a trained teacher, which may be guided, or of the
-flow map itself, `D(X, s, s)`, which then has to learn that from data by a loss of denoising beside (self-distillation:
-Boffi et al. 2025, arXiv:2505.18825). No solver is in it, and no factor blows up. The loss is the mean square of what the
-two sides differ by, the right one taken for a constant,
+On the right is the denoised mean of the model whose flow is learnt: of a trained teacher, which may be guided, or of
+the flow map itself, `D(X, s, s)`, which then has to learn that from data by a loss of denoising beside
+(self-distillation: Boffi et al. 2025, arXiv:2505.18825). No solver is in it, and no factor blows up. The loss is the
+mean square of what the two sides differ by, the right one taken for a constant,
 
     E || D(x, t, s) - (1 - rho_s / rho_t) dD/d log rho_s - D*(X_{t->s}(x), s) ||^2 / (d c^2),         x = x_t
 
