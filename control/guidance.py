@@ -133,8 +133,8 @@ class Guided(ModelWrapper):
         if self.scale == 1:
             return self.model.jump
         raise UserError(
-            f"jumps cannot be guided, as by scale {self.scale:g}: train the flow map by a guided teacher "
-            "(training.guidance), or take a solver that asks for the score, such as default"
+            f"jumps cannot be guided, as by scale {self.scale:g}: guide the teacher of the flow map in training, or "
+            "take a solver that asks for the score, such as default"
         )
 
     def rows(self, rows: Rows) -> Guided:

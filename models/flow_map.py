@@ -6,13 +6,13 @@ The probability flow in `y = x / alpha`, `rho = sigma / alpha` is the same for e
     y_s / rho_s = y_t / rho_t + ∫ D(X_u, u) d(1/rho_u)        from 1/rho_t to 1/rho_s
     y_s         = (rho_s / rho_t) y_t + (1 - rho_s / rho_t) D(x, t, s)
 
-with `D(x, t, s)` the mean of the integrand, of what is denoised along the way. That is DDIM's step with another D, which
-the network is to predict. Where `s = t` nothing moves, whatever it says, and D is the denoised mean itself, hence the
+with `D(x, t, s)` the mean of the integrand, of what is denoised along the way. That is DDIM's step with another D, for
+the network to predict. Where `s = t` nothing moves, whatever it says, and D is the denoised mean itself, hence the
 score; at `s = 0` one arrives at `D(x, t, 0)`: the consistency function (Song et al. 2023, arXiv:2303.01469). Two-time
 maps are those of Boffi et al. 2024, arXiv:2406.07507, and of MeanFlow (Geng et al. 2025, arXiv:2505.13447), where the
 mean is one of velocities.
 
-`D` of two times is a score model's own denoised mean (`ScoreModel`, `QuantisedModel`), its network being told the second
+`D` of two times is the denoised mean of a score model (`ScoreModel`, `QuantisedModel`) whose network is told the second
 time as a condition, `until`: features of the *position*
 
     w = asinh( c / (rho_s + 0.01 c) ),        c the standard deviation of the data,

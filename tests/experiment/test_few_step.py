@@ -36,13 +36,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return score_sde.fit(X, condition=CLASSES, workdir=tmp_path_factory.mktemp("teacher"), settings=SMALL)
 
 
-def fit(teacher: Run, folder: Path | None = None, **settings: Any) -> Run:
+def fit(teacher: Run, settings: dict[str, Any], folder: Path | None = None) -> Run:
     settings = {**SMALL, **FEW_STEP, "training.teacher": teacher.folder, **settings}
     return score_sde.fit(X, condition=CLASSES, workdir=folder, settings=settings)
 
 
 def test_it_is_trained_kept_and_used(teacher: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = fit(teacher, tmp_path / "few")
+    found = fit(teacher, {}, tmp_path / "few")
     assert "training begins with the weights of" in capsys.readouterr().err
     samples = found.sample(5, condition="a", solver="consistency", num_steps=2, seed=1)
     again = score_sde.load(tmp_path / "few")
@@ -65,17 +65,18 @@ def test_it_is_trained_kept_and_used(teacher: Run, tmp_path: Path, capsys: pytes
 
 
 def test_it_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(teacher: Run, tmp_path: Path) -> None:
-    whole = fit(teacher, tmp_path / "whole", **{"training.num_steps": 4, "training.schedule": "constant"})
-    fit(teacher, tmp_path / "parts", **{"training.num_steps": 2, "training.schedule": "constant"})
-    parts = fit(teacher, tmp_path / "parts", **{"training.num_steps": 4, "training.schedule": "constant"})
+    constant = {"training.schedule": "constant", "training.num_steps": 4}
+    whole = fit(teacher, constant, tmp_path / "whole")
+    fit(teacher, {**constant, "training.num_steps": 2}, tmp_path / "parts")
+    parts = fit(teacher, constant, tmp_path / "parts")
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, parts.model.state_dict()[name])
 
 
 def test_without_a_teacher_and_from_another_network(teacher: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert np.isfinite(fit(teacher, **{"training.teacher": "none"}).sample(3, solver="consistency")).all()
+    assert np.isfinite(fit(teacher, {"training.teacher": "none"}).sample(3, solver="consistency")).all()
     capsys.readouterr()
-    fit(teacher, **{"model.width": 4})
+    fit(teacher, {"model.width": 4})
     assert "training begins anew, not with the weights of the teacher" in capsys.readouterr().err
 
 
@@ -88,7 +89,7 @@ def test_a_guided_teacher_is_led_away_from_the_hidden_class(teacher: Run) -> Non
     torch.testing.assert_close(guided, expected)
     torch.testing.assert_close(guided[2], reference[2])
     assert isinstance(RunAsTeacher(teacher.model, 3.0)(condition), Guided)
-    assert fit(teacher, **{"training.guidance": 3.0}).config.training.guidance == 3
+    assert fit(teacher, {"training.guidance": 3.0}).config.training.guidance == 3
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_a_guided_teacher_is_led_away_from_the_hidden_class(teacher: Run) -> Non
 )
 def test_refused(teacher: Run, settings: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
-        fit(teacher, **settings)
+        fit(teacher, settings)
 
 
 def test_a_teacher_alone_is_refused(teacher: Run) -> None:
