@@ -23,6 +23,7 @@ resolve; an error of D counts as much at every position.
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -53,10 +54,18 @@ class FlowMap(nn.Module):
 
     Args:
         model: the score model; its network is told `until`, of kind `KIND`, beside its other conditions.
+
+    Raises:
+        UserError: the network takes no condition; when called: as the score model.
     """
 
     def __init__(self, model: ScoreModel | QuantisedModel) -> None:
         super().__init__()
+        if not _takes_condition(model.network):
+            raise UserError(
+                f"a flow map tells its network a second time, as the condition {UNTIL!r}, and "
+                f"{type(model.network).__name__} takes none: it has to be called as network(x, noise_label, condition)"
+            )
         self.model = model
 
     @property
@@ -122,6 +131,15 @@ class FlowMap(nn.Module):
         """Return the condition that says, too, that the second time is the first."""
         x, t = states_and_times(self.sde, x, t)
         return _and_until(condition, self.position(rho_of(self.sde, t)), x)
+
+
+def _takes_condition(network: nn.Module) -> bool:
+    """Return whether a network can be called with a third argument."""
+    try:
+        inspect.signature(network.forward).bind(None, None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def rho_of(sde: SDE, t: Tensor) -> Tensor:

@@ -47,11 +47,9 @@ class FewStep(Solver):
 
     @property
     def _count(self) -> int:
-        return (
-            _NUM_STEPS
-            if self.num_steps is None and isinstance(self.grid, str)
-            else number_of_times(self.num_steps, self.grid)
-        )
+        if self.num_steps is None and isinstance(self.grid, str):
+            return _NUM_STEPS
+        return number_of_times(self.num_steps, self.grid)
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         return self.split(model, x_T, draw).run(x_T, watch)

@@ -118,6 +118,17 @@ def test_refused(jump: Callable[[FlowMap, Tensor], Tensor], line: str) -> None:
         jump(of_vectors(VPSDE()), torch.ones(2, 2, dtype=FLOAT))
 
 
+def test_a_network_that_takes_no_condition_is_refused() -> None:
+    class Plain(torch.nn.Linear):
+        def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)
+
+    with pytest.raises(
+        UserError, match=r"Plain takes none: it has to be called as network\(x, noise_label, condition\)"
+    ):
+        FlowMap(ScoreModel(Plain(2, 2), VPSDE()))
+
+
 def test_a_model_of_a_score_alone_has_no_jumps() -> None:
     mixture = GaussianMixture(VPSDE(), torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
     assert not hasattr(Given(mixture, None), "jump")
