@@ -294,7 +294,7 @@ def tuned_errors(
     row = []
     for budget in BUDGETS:
         start = time.perf_counter()
-        tuned = tune(model, budget, shape, iterations=iterations, dtype=dtype)
+        tuned = tune(model, [budget], shape, iterations=iterations, dtype=dtype)[budget]
         solver = get_solver("tuned", table=tuned.table)
         row.append(float((solver(model, x).x - exact).flatten(1).norm(dim=1).median()))
         seconds = time.perf_counter() - start
