@@ -289,7 +289,7 @@ def test_likelihood_of_points_is_that_of_the_gaussian_that_was_fitted(tmp_path):
     assert list(rows[:, 0]) == list(range(50))
 
 
-def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path):
+def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path, on_cpu):
     """`-log2 P(k) / d <= -log2 p(x) / d - log2(2 / 17)`; each example's number is its own, whatever the batch."""
     newest = digits / "checkpoints" / "step_0000020.pt"
     options = ["--config.likelihood.num_examples=4", "--config.likelihood.t_min=1e-3"]
