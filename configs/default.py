@@ -154,7 +154,7 @@ def get_config() -> ConfigDict:
     sampling.grid = placeholder(str)  # a name from solvers/grids.py, as uniform_log_snr, karras; or times: 1.0,0.5
     sampling.denoise = True  # end with the denoised mean
     sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
-    sampling.order = placeholder(int)  # default, deis, unipc
+    sampling.order = placeholder(int)  # default, deis, ipndm, unipc
     sampling.variant = placeholder(str)  # unipc: bh1, bh2
     sampling.variable = placeholder(str)  # deis: in which the noise is a polynomial: rho, log_snr, t
     sampling.lower_order_final = placeholder(bool)  # multistep solvers: end with steps of lower order

@@ -1,8 +1,8 @@
 """iPNDM (Zhang & Chen 2023, arXiv:2204.13902, section 3) with its grids and ends, written from the paper.
 
 Adams–Bashforth with the weights of equal steps, on the noise, in `sigma`. A first step for nothing ("analytical first
-step", Dockhorn et al. 2022, arXiv:2210.05475) takes the noise at 80 for `x / sqrt(1 + sigma^2)`. It ends at the smallest
-standard deviation, or goes on to 0 with one more call.
+step", Dockhorn et al. 2022, arXiv:2210.05475) takes the noise at 80 for `x / sqrt(1 + sigma^2)`. It ends at the
+smallest standard deviation, or goes on to 0 with one more call.
 """
 
 from __future__ import annotations
