@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
-from score_sde.common.errors import choose
+from score_sde.common.errors import UserError, choose
 from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
 from score_sde.evaluation.watched import Watched
@@ -20,6 +20,8 @@ from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.texts import read_texts
 from score_sde.solvers import SOLVERS, get_solver
 from score_sde.solvers.base import Solver
+from score_sde.solvers.fast.gits import gits_times, load_times, save_times
+from score_sde.solvers.fast.named import FAST_SOLVERS
 from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
 from score_sde.solvers.fast.tuned import save_table, table_path
 from score_sde.solvers.fast.tuning import tune
@@ -46,16 +48,23 @@ _NOT_OPTIONS = (
 # The number of steps of solvers that have no default of their own, and of tables that are made for samples.
 _NUM_STEPS = 20
 _NUM_TUNED_STEPS = 10
+# The grid that is chosen for the model.
+GITS = "gits"
 
 
 def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any) -> Solver:
     """Make the solver of the section `sampling`, with those options that are given and that it has, and `more`.
 
-    Solvers that need a number of steps have `default_steps`, unless it is given, or the grid says it.
+    Solvers that need a number of steps have `default_steps`, unless it is given, or the grid says it. Where the grid is
+    to be chosen for the model and is not among `more`, the solver has its own.
     """
     sampling = config.sampling
     ignored = ignored_options(config)
     options = {name: value for name, value in solver_options(config).items() if name not in ignored}
+    if options.get("grid") == GITS:
+        if sampling.solver not in FAST_SOLVERS:
+            raise UserError(f"grid {GITS} is for solvers of the fast family, such as ipndm, not for {sampling.solver}")
+        del options["grid"]
     if own.is_own(sampling.solver):
         known = _parameters(sampling.solver)
         given = {"num_steps": default_steps, **options} if known else {}
@@ -106,12 +115,29 @@ def shared_options(sampling: ConfigDict) -> dict[str, Any]:
 
 
 def solver_for(experiment: Experiment, default_steps: int = _NUM_STEPS) -> Solver:
-    """Return the solver of the section `sampling` for a model; tables for solver `tuned` are made first."""
+    """Return the solver of the section `sampling` for a model; tables for solver `tuned`, and GITS's times, first."""
     sampling, options = experiment.config.sampling, {}
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
         options["path"] = tuned_tables(experiment, [sampling.num_steps])
+    elif sampling.grid == GITS and "grid" in _parameters(sampling.solver):
+        sampling.num_steps = sampling.num_steps or default_steps
+        options["grid"] = _gits_grid(experiment, sampling.num_steps)
     return make_solver(experiment.config, default_steps, **options)
+
+
+def _gits_grid(experiment: Experiment, num_steps: int) -> list[float]:
+    """Return so many times of a grid for the model, kept beside the checkpoint; they are found first, if need be."""
+    model, t_min = experiment.model, experiment.config.sampling.t_min
+    path = companions(experiment.folder, experiment.found) / f"gits_{num_steps}.json"
+    if distributed.rank() == 0 and load_times(path, model.sde, t_min) is None:
+        distributed.say(f"choosing {num_steps} times for this model")
+        times = gits_times(model, num_steps, experiment.dataset.shape, t_min=t_min, device=distributed.device())
+        save_times(path, times, model.sde)
+    distributed.barrier()
+    times_kept = load_times(path, model.sde, t_min)
+    assert times_kept is not None
+    return times_kept
 
 
 def tuned_tables(experiment: Experiment, budgets: Sequence[int]) -> Path:
