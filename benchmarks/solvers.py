@@ -18,12 +18,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers import untuned
+from benchmarks.peers import Learned, Learner, learners, untuned
 from benchmarks.peers.grids import Sampler
 from benchmarks.problems import digits_mixture, network, ring
 from score_sde.models import DDPM, GaussianMixture, ScoreModel
@@ -38,6 +39,19 @@ FEW = 10
 OURS = ("default", "deis", "dpmpp_2m", "dpmpp_3m", "unipc", "ddim", "heun")
 
 
+class Problem(NamedTuple):
+    """A problem has a model, noise `x`, and where the model's probability flow takes it."""
+
+    model: Model
+    x: Tensor
+    exact: Tensor
+
+    def error(self, samples: Tensor) -> float:
+        """Return the median distance of samples to their ends."""
+        distance = (samples - self.exact).flatten(1).norm(dim=1)
+        return float(distance.nan_to_num(math.inf).median())
+
+
 def our_sampler(name: str) -> Sampler:
     """Return one of our samplers, with as many steps as the budget pays."""
 
@@ -48,14 +62,13 @@ def our_sampler(name: str) -> Sampler:
     return run
 
 
-def errors(sampler: Sampler, model: Model, x: Tensor, exact: Tensor) -> list[float]:
+def errors(sampler: Sampler, problem: Problem, budgets: Sequence[int]) -> list[float]:
     """Return the median endpoint error at each budget; infinite where the sampler fails."""
     row = []
-    for budget in BUDGETS:
+    for budget in budgets:
         try:
             with torch.no_grad():
-                distance = (sampler(model, x, budget) - exact).flatten(1).norm(dim=1)
-            row.append(float(distance.nan_to_num(math.inf).median()))
+                row.append(problem.error(sampler(problem.model, problem.x, budget)))
         except (IndexError, ValueError, RuntimeError, AttributeError):
             row.append(math.inf)
     return row
@@ -68,41 +81,53 @@ def show(label: str, row: Sequence[float]) -> None:
 def compare(title: str, model: Model, shape: tuple[int, ...], options: argparse.Namespace) -> None:
     """Print one problem's table."""
     dtype = torch.float64 if isinstance(model, GaussianMixture) else torch.float32
-    x = model.sde.prior_sample((options.samples, *shape), seeds=range(10**6, 10**6 + options.samples), dtype=dtype)
-    exact = accurate_solution(model, x, 400)
+    seeds = range(10**6, 10**6 + options.samples)
+    x = model.sde.prior_sample((options.samples, *shape), seeds=seeds, dtype=dtype)
+    problem = Problem(model, x, accurate_solution(model, x, 400))
     print(f"\n{title}: median endpoint error over {options.samples} samples")
-    print(f"{'evaluations':44s}" + "".join(f"{budget:10d}" for budget in BUDGETS))
+    print(f"{'evaluations':44s}" + "".join(f"{budget:10d}" for budget in options.budgets))
     table = {}
     for label, sampler in untuned(options.peers):
-        table[label] = errors(sampler, model, x, exact)
+        table[label] = errors(sampler, problem, options.budgets)
         if options.all:
             show(label, table[label])
     array = np.array(list(table.values()))
-    few = np.array([budget <= FEW for budget in BUDGETS])
+    few = np.array([budget <= FEW for budget in options.budgets])
     single = list(table)[int(np.log(array[:, few]).mean(1).argmin())]
     show(f"best single peer: {single}", table[single])
     show("best peer of each column", array.min(0))
-    ours = {name: errors(our_sampler(name), model, x, exact) for name in OURS}
+    ours = {name: errors(our_sampler(name), problem, options.budgets) for name in OURS}
     for name, row in ours.items():
         show(name, row)
     show("  default / best single peer", np.array(ours["default"]) / np.array(table[single]))
-    if options.iterations != 0:
-        show("tuned", row := tuned_errors(model, shape, x, exact, options.iterations, dtype))
-        show("  tuned / best peer of each column", np.array(row) / array.min(0))
+    if options.iterations == 0:
+        return
+    every = {"tuned": partial(tuned, iterations=options.iterations), **learners()}
+    rows = {name: learned_errors(name, learner, problem, options.budgets) for name, learner in every.items()}
+    for name, row in rows.items():
+        show(name, row)
+    if len(rows) > 1:
+        best = np.array([row for name, row in rows.items() if name != "tuned"]).min(0)
+        show("  tuned / best learned peer of each column", np.array(rows["tuned"]) / best)
 
 
-def tuned_errors(
-    model: Model, shape: tuple[int, ...], x: Tensor, exact: Tensor, iterations: int | None, dtype: torch.dtype
-) -> list[float]:
-    """Tune to the model on other noise, once for each budget, and return the errors."""
+def tuned(model: Model, budget: int, shape: tuple[int, ...], dtype: torch.dtype, iterations: int | None) -> Learned:
+    """Tune to the model on other noise, and return what goes from noise to samples."""
+    table = tune(model, budget, shape, iterations=iterations, dtype=dtype).table
+    solver = get_solver("tuned", table=table)
+    return lambda x: solver(model, x).x
+
+
+def learned_errors(name: str, learner: Learner, problem: Problem, budgets: Sequence[int]) -> list[float]:
+    """Return the median endpoint error at each budget, learned for it alone; print the processor's seconds it took."""
     row = []
-    for budget in BUDGETS:
-        start = time.perf_counter()
-        tuned = tune(model, budget, shape, iterations=iterations, dtype=dtype)
-        solver = get_solver("tuned", table=tuned.table)
-        row.append(float((solver(model, x).x - exact).flatten(1).norm(dim=1).median()))
-        seconds = time.perf_counter() - start
-        print(f"  tuned for {budget} evaluations in {seconds:.0f} s: {row[-1]:.4g}", flush=True)
+    for budget in budgets:
+        start = time.process_time()
+        sample = learner(problem.model, budget, tuple(problem.x.shape[1:]), problem.x.dtype)
+        seconds = time.process_time() - start
+        with torch.no_grad():
+            row.append(problem.error(sample(problem.x)))
+        print(f"  {name}, {budget} evaluations, learned in {seconds:.0f} s: {row[-1]:.4g}", flush=True)
     return row
 
 
@@ -150,6 +175,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=["ring", "digits_mixture"], help="which mixtures to run")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--iterations", type=int, help="of tuning; its own number if left out, 0 for none")
+    parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS, help="numbers of evaluations")
     parser.add_argument("--all", action="store_true", help="print every peer's every setting")
     parser.add_argument("--peers", type=Path, help="folder of clones of others' code, see benchmarks.peers")
     options = parser.parse_args()
