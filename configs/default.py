@@ -151,10 +151,10 @@ def get_config() -> ConfigDict:
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
-    sampling.grid = placeholder(str)  # a name from solvers/grids.py, as uniform_log_snr, karras; or times: 1.0,0.5
+    sampling.grid = placeholder(str)  # a name from solvers/grids.py, as karras; gits, for the model; or times: 1.0,0.5
     sampling.denoise = True  # end with the denoised mean
     sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
-    sampling.order = placeholder(int)  # default, deis, unipc
+    sampling.order = placeholder(int)  # default, deis, ipndm, unipc
     sampling.variant = placeholder(str)  # unipc: bh1, bh2
     sampling.variable = placeholder(str)  # deis: in which the noise is a polynomial: rho, log_snr, t
     sampling.lower_order_final = placeholder(bool)  # multistep solvers: end with steps of lower order

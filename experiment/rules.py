@@ -31,7 +31,7 @@ from score_sde.experiment import build, configuration, density, networks, own, t
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
-from score_sde.experiment.solver import THRESHOLDS, make_solver, shared_options
+from score_sde.experiment.solver import GITS, THRESHOLDS, make_solver, shared_options
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
 from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.score_model import PARAMETRISATIONS
@@ -168,7 +168,7 @@ def names(key: str, text: str) -> None:
 
 def _grid(key: str, text: str) -> None:
     if text[:1].isalpha():
-        one_of("grid", GRIDS)(key, text)
+        one_of("grid", [*GRIDS, GITS] if key.startswith("sampling.") else GRIDS)(key, text)
     else:
         reads(texts.read_grid)(key, text)
 
@@ -403,6 +403,8 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
         )
     if config.sampling.solver == "tuned":
         raise UserError("training.measure_every draws samples by sampling.solver, and tuned is for trained models")
+    if config.sampling.grid == GITS:
+        raise UserError(f"training.measure_every draws samples on sampling.grid, and {GITS} is for trained models")
     _rehearse_sampling(config, sde)
 
 

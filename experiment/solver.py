@@ -9,12 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
-from score_sde.common.errors import choose
+from score_sde.common.errors import UserError, choose
 from score_sde.experiment import own
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.texts import read_texts
 from score_sde.solvers import SOLVERS, get_solver
 from score_sde.solvers.base import Solver
+from score_sde.solvers.fast.named import FAST_SOLVERS
 from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
 from score_sde.solvers.grids import NoStepsError
 
@@ -39,18 +40,25 @@ _NOT_OPTIONS = (
 )
 # The number of steps of solvers that have no default of their own.
 NUM_STEPS = 20
+# The grid that is chosen for the model.
+GITS = "gits"
 
 
 def make_solver(config: ConfigDict, default_steps: int = NUM_STEPS, **more: Any) -> Solver:
     """Make the solver of the section `sampling`, with those options that are given and that it has, and `more`.
 
-    Solvers that need a number of steps have `default_steps`, unless it is given, or the grid says it.
+    Solvers that need a number of steps have `default_steps`, unless it is given, or the grid says it. Where the grid is
+    to be chosen for the model and is not among `more`, the solver has its own.
     """
     sampling = config.sampling
     ignored = ignored_options(config)
     options = {name: value for name, value in solver_options(config).items() if name not in ignored}
+    if options.get("grid") == GITS:
+        if sampling.solver not in FAST_SOLVERS:
+            raise UserError(f"grid {GITS} is for solvers of the fast family, such as ipndm, not for {sampling.solver}")
+        del options["grid"]
     if own.is_own(sampling.solver):
-        known = _parameters(sampling.solver)
+        known = option_names(sampling.solver)
         given = {"num_steps": default_steps, **options} if known else {}
         return own.make("solver", sampling.solver, Solver, given)  # type: ignore[type-abstract]
     try:
@@ -61,10 +69,10 @@ def make_solver(config: ConfigDict, default_steps: int = NUM_STEPS, **more: Any)
 
 def ignored_options(config: ConfigDict) -> set[str]:
     """Return the options given in the section `sampling` that its solver does not have."""
-    return set(solver_options(config)) - set(_parameters(config.sampling.solver))
+    return set(solver_options(config)) - set(option_names(config.sampling.solver))
 
 
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+def option_names(name: str) -> Mapping[str, inspect.Parameter]:
     """Return the options that the solver of this name has; none for an object that was handed over."""
     if not own.is_own(name):
         return inspect.signature(choose("solver", name, SOLVERS)).parameters

@@ -21,8 +21,9 @@ from score_sde.evaluation.watched import Watched
 from score_sde.experiment import conditions
 from score_sde.experiment.checkpoints import companions
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.solver import NUM_STEPS, make_solver
+from score_sde.experiment.solver import GITS, NUM_STEPS, make_solver, option_names
 from score_sde.solvers.base import Model, Solver
+from score_sde.solvers.fast.gits import gits_times, load_times, save_times
 from score_sde.solvers.fast.learned_noise import learn_noise
 from score_sde.solvers.fast.tuned import Kept, load_tables, save_tables
 from score_sde.solvers.fast.tuning import num_examples, tune
@@ -34,13 +35,30 @@ _MOST_EXAMPLES = 4096
 
 
 def solver_for(experiment: Experiment, default_steps: int = NUM_STEPS) -> Solver:
-    """Return the solver of the section `sampling` for a model; tables for solver `tuned` are made first."""
+    """Return the solver of the section `sampling` for a model; tables for `tuned`, and GITS's times, are made first."""
     sampling, options = experiment.config.sampling, dict[str, Any]()
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
         options["path"] = tuned_tables(experiment, [sampling.num_steps], sampling.learned_noise)
         options |= {"eta": "learned"} if sampling.learned_noise else {}
+    elif sampling.grid == GITS and "grid" in option_names(sampling.solver):
+        sampling.num_steps = sampling.num_steps or default_steps
+        options["grid"] = _gits_grid(experiment, sampling.num_steps)
     return make_solver(experiment.config, default_steps, **options)
+
+
+def _gits_grid(experiment: Experiment, num_steps: int) -> list[float]:
+    """Return so many times of a grid for the model, kept beside the checkpoint; they are found first, if need be."""
+    model, t_min = experiment.model, experiment.config.sampling.t_min
+    path = companions(experiment.folder, experiment.found) / f"gits_{num_steps}.json"
+    if distributed.rank() == 0 and load_times(path, model.sde, t_min) is None:
+        distributed.say(f"choosing {num_steps} times for this model")
+        times = gits_times(model, num_steps, experiment.dataset.shape, t_min=t_min, device=distributed.device())
+        save_times(path, times, model.sde)
+    distributed.barrier()
+    times_kept = load_times(path, model.sde, t_min)
+    assert times_kept is not None
+    return times_kept
 
 
 def tuned_tables(experiment: Experiment, numbers: Sequence[int], noise: bool = False) -> Path:

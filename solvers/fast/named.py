@@ -71,6 +71,7 @@ FAST_SOLVERS: dict[str, Callable[..., TableSolver]] = {
     "dpm_1_sde": solver(methods.adams, "noise", calls_a_step=1, order=1, variable="log_snr", eta=1.0),
     "dpm_2m_sde": solver(methods.adams, "noise", order=2, variable="log_snr", eta=1.0),
     "deis": solver(methods.adams, "noise", eta=0.0),
+    "ipndm": solver(methods.ipndm, "noise", "karras"),
     # Data prediction.
     "dpmpp_1": solver(methods.adams, "data", calls_a_step=1, order=1, variable="log_snr", eta=0.0),
     "dpmpp_2s": solver(singlestep.dpmpp_2s, "data", calls_a_step=2, eta=0.0),
