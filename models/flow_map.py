@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import Gaussian
 from score_sde.models.inputs import states_and_times
 from score_sde.models.layers.condition import Vector
 from score_sde.models.quantised_model import QuantisedModel
@@ -52,6 +53,8 @@ class FlowMap(nn.Module):
 
     `x` has shape `(B, *dims)`, `t` and `s` shape `()` or `(B,)`; results have the shape and dtype of `x`.
 
+    Its attribute `gaussian` is as that of the score model.
+
     Args:
         model: the score model; its network is told `until`, of kind `KIND`, beside its other conditions.
 
@@ -67,6 +70,7 @@ class FlowMap(nn.Module):
                 f"{type(model.network).__name__} takes none: it has to be called as network(x, noise_label, condition)"
             )
         self.model = model
+        self.gaussian: Gaussian | None = model.gaussian
 
     @property
     def sde(self) -> SDE:

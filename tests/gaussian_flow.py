@@ -18,7 +18,7 @@ class GaussianFlow(FlowMap):
 
     def __init__(self, process: SDE, mean: list[float], variances: list[float], data_std: float = 0.7) -> None:
         nn.Module.__init__(self)
-        self.process, self.std = process, data_std
+        self.process, self.std, self.gaussian = process, data_std, None
         self.mean = nn.Parameter(torch.tensor(mean, dtype=FLOAT))
         self.variances = nn.Parameter(torch.tensor(variances, dtype=FLOAT))
 
