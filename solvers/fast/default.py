@@ -288,9 +288,7 @@ def _itself(rho: Tensor) -> Tensor:
     return rho
 
 
-def _weights(
-    nodes: Tensor, variable: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, scales: Tensor
-) -> Tensor:
+def _weights(nodes: Tensor, variable: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, scales: Tensor) -> Tensor:
     """Return `∫ l_j / q^2 drho` from `start` to `end` for the scales `(S,)`, `(len(nodes), S)`, with the polynomials in
     a variable, which is known at the nodes."""
     points, point_weights = gauss_legendre()
