@@ -43,7 +43,8 @@ from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, isotropic
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.fast.methods import ancestral_split
-from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table
+from score_sde.solvers.fast.table_solver import TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MAX_ORDER, check_at_least, check_between, check_positive
