@@ -102,7 +102,7 @@ def compare(title: str, model: Model, shape: tuple[int, ...], options: argparse.
     show("  default / best single peer", np.array(ours["default"]) / np.array(table[single]))
     if options.iterations == 0:
         return
-    every = {"tuned": partial(tuned, iterations=options.iterations), **learners()}
+    every: dict[str, Learner] = {"tuned": partial(tuned, iterations=options.iterations), **learners()}
     rows = {name: learned_errors(name, learner, problem, options.budgets) for name, learner in every.items()}
     for name, row in rows.items():
         show(name, row)

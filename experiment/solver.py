@@ -116,7 +116,8 @@ def shared_options(sampling: ConfigDict) -> dict[str, Any]:
 
 def solver_for(experiment: Experiment, default_steps: int = _NUM_STEPS) -> Solver:
     """Return the solver of the section `sampling` for a model; tables for solver `tuned`, and GITS's times, first."""
-    sampling, options = experiment.config.sampling, {}
+    sampling = experiment.config.sampling
+    options: dict[str, Any] = {}
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
         options["path"] = tuned_tables(experiment, [sampling.num_steps])
