@@ -32,5 +32,10 @@ def untuned(clones: Path | None) -> Iterator[tuple[str, Sampler]]:
 def learners() -> dict[str, Learner]:
     """Return every peer that learns, from each of its starts, by name."""
     grids = (("karras", 0.002), ("t^3", 0.01), ("log", 0.01))
-    dyweight = {f"DyWeight {grid} {end:g}": partial(learn, partial(DyWeight, grid, end)) for grid, end in grids}
-    return {f"GS from t^{power}": partial(learn, partial(GeneralisedSolver, power)) for power in (1, 3)} | dyweight
+    dyweight: dict[str, Learner] = {
+        f"DyWeight {grid} {end:g}": partial(learn, partial(DyWeight, grid, end)) for grid, end in grids
+    }
+    gs: dict[str, Learner] = {
+        f"GS from t^{power}": partial(learn, partial(GeneralisedSolver, power)) for power in (1, 3)
+    }
+    return gs | dyweight
