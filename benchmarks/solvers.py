@@ -6,7 +6,8 @@ network of a working folder (`--workdir runs/digits`). Peers are those of `bench
 
 Each peer runs at each of its grids, orders and ends. Two lines sum up those that learn nothing: the best single setting
 (lowest geometric mean over the budgets up to 10), and the best of each column, picked afterwards. Those that learn do
-so for each budget alone, from other noise; the processor's seconds it took stand beside (OMP_NUM_THREADS=1). Last comes what the loop itself costs beside a network of 8x8 images.
+so for each budget alone, from other noise; the processor's seconds it took stand beside (OMP_NUM_THREADS=1). Last comes
+what the loop itself costs beside a network of 8x8 images.
 """
 
 from __future__ import annotations
