@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.trained import trained_network
 from score_sde.models import GaussianMixture
 from score_sde.sde import VESDE
-from score_sde.solvers.base import Model
+from score_sde.solvers.base import Model, gaussian_of_model
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 
@@ -50,6 +50,8 @@ class AsVE:
 
     def __init__(self, model: Model, scale: float) -> None:
         self.sde, self._model, self._scale = VESDE(SIGMA_MIN, SIGMA_MAX), model, scale
+        gaussian = gaussian_of_model(model)
+        self.gaussian = None if gaussian is None else gaussian.scaled(scale)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `E[x_0 | x_t = x]`."""

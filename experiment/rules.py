@@ -61,6 +61,7 @@ _NUM_PIXELS = 2**14  # pixels of a picture's side
 _LARGEST_LOG_SNR = 80.0  # where noise is 4e-18; float32 cannot follow much less
 _LONGEST_NAME = 255  # bytes that the name of a file may have
 _BATCH = 10**6
+_MOST_TUNED = 1000  # steps of a sampler that is learned
 _TABLE = 10**4  # steps of a solver, which has the square of that many coefficients
 # Limits of numbers that multiply the data or the loss, in float32.
 _LARGE, _SMALL = 1e6, 1e-12
@@ -330,6 +331,8 @@ RULES: dict[str, Rule] = {
     "edit.blur": positive(high=LARGEST_BLUR),
     "edit.strength": _SHARE,
     "edit.temperature": number(0, 1e3),
+    "tuning.num_steps": listed(whole(1, _MOST_TUNED)),
+    "tuning.loss": one_of("loss", ("endpoints", "distribution")),
     "compare.solvers": listed(one_of("solver", SOLVERS)),
     "compare.budgets": listed(whole(1, _TABLE)),
     "compare.repetitions": whole(1, 10**4),
@@ -384,7 +387,7 @@ def check(config: ConfigDict, mode: str) -> None:
 def _check_training(config: ConfigDict, sde: SDE) -> None:
     training = config.training
     if config.model.network == "mixture":
-        raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
+        raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     build.make_objective(config, sde)
     if training.patience and not (config.data.validation and training.evaluate_every):
         raise UserError(
@@ -450,6 +453,7 @@ _CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
     "likelihood": _check_likelihood,
     "edit": _check_editing,
     "compare": _check_comparison,
+    "tune": lambda config, sde: None,
 }
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise, Stream, seeds_from_generator
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.standard_normal import StandardNormal
@@ -233,6 +234,11 @@ def sample_noise(
     noise = SampleNoise(seeds_from_generator(x.shape[0], generator) if seeds is None else seeds, stream)
     noise.check_count(x.shape[0])
     return noise
+
+
+def gaussian_of_model(model: object) -> Gaussian | None:
+    """Return the Gaussian that the data of a model look like, if it knows it: its attribute `gaussian`."""
+    return getattr(model, "gaussian", None)
 
 
 def check_density(model: object) -> None:

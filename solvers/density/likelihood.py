@@ -11,6 +11,9 @@ and their mean is what is controlled.
 
 Derivatives of the log-likelihood come from the adjoint equation (Chen et al. 2018, arXiv:1806.07366), solved back from
 `T`: no trajectory is stored.
+
+Where the model knows the Gaussian that its data look like, `adaptive_adams` follows the rest (`solvers.density.
+coordinates`).
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
 from score_sde.sde.marginals import on_host
-from score_sde.solvers.base import Model, States, check_density, sample_noise
+from score_sde.solvers.base import Model, States, check_density, gaussian_of_model, sample_noise
+from score_sde.solvers.density.coordinates import GaussianCoordinates
 from score_sde.solvers.density.divergence import (
     Divergence,
     exact_divergence,
@@ -36,7 +40,7 @@ from score_sde.solvers.density.divergence import (
 )
 from score_sde.solvers.grids import Grid
 from score_sde.solvers.ode.flow import ProbabilityFlow
-from score_sde.solvers.ode.integrator import Integrator
+from score_sde.solvers.ode.integrator import ADAPTIVE_ADAMS, Integrator
 from score_sde.solvers.ode.runge_kutta import root_mean_square
 from score_sde.solvers.ode.solver import check_fixed_steps, integration_nodes
 from score_sde.solvers.options import MOST_STEPS, check_between
@@ -80,7 +84,7 @@ def log_likelihood(
     t_min: float | None = None,
     seeds: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
-    method: str = "dopri5",
+    method: str = ADAPTIVE_ADAMS,
     rtol: float | None = None,
     atol: float | None = None,
     num_steps: int | None = None,
@@ -102,7 +106,8 @@ def log_likelihood(
         t_min: where the trajectory begins; the process's own if left out.
         seeds: one an example, for its probes; drawn from `generator` if left out.
         generator: source of seeds.
-        method: as for `ODE`, like the following.
+        method: as for `ODE`, like the following; `adaptive_adams` follows what the model is beside the Gaussian that its
+            data look like, if it knows one.
         rtol: relative tolerance; 1e-7 for float64, 1e-3 for float32.
         atol: absolute tolerance, in nats per dimension and in the normalised state; likewise.
         num_steps: number of steps, for methods with fixed ones; if left out, that of the grid.
@@ -124,11 +129,18 @@ def log_likelihood(
     end, start = times[0], times[-1]
     with torch.set_grad_enabled(differentiable):
         z = flow.normalise(x, start)
-        estimator = _divergence(divergence, z, num_probes, probe, seeds, generator)
+        estimator, probes = _divergence(divergence, z, num_probes, probe, seeds, generator)
         dimension = z.shape[1]
+        coordinates = None
+        if method == ADAPTIVE_ADAMS and not differentiable and (gaussian := gaussian_of_model(model)) is not None:
+            coordinates = GaussianCoordinates(flow, gaussian, z, probes)
+            z = coordinates.enter(z, nodes[-1])
 
         def derivative(s: Tensor, state: Tensor) -> Tensor:
-            slope, traces = estimator(lambda z: flow(s, z), state[:, :dimension])
+            w = state[:, :dimension]
+            slope, traces = estimator(lambda z: flow(s, z), w if coordinates is None else coordinates.leave(w, s))
+            if coordinates is not None:
+                slope, traces = coordinates.residual(s, w, slope, traces)
             return torch.cat([slope, traces / dimension], dim=1)
 
         def error_norm(error: Tensor) -> Tensor:
@@ -138,9 +150,13 @@ def log_likelihood(
         parameters = _parameters(model) if differentiable else None
         state = torch.cat([z, integrals], dim=1)
         state = integrator(flow, derivative, state, nodes.flip(0), norm=error_norm, adjoint_parameters=parameters)
-        nfe, latents = flow.nfe, flow.denormalise(state[:, :dimension], end)
+        z, integrals = state[:, :dimension], state[:, dimension:]
+        if coordinates is not None:
+            z = coordinates.leave(z, nodes[0])
+            integrals = integrals + (coordinates.log_volume(nodes[0]) - coordinates.log_volume(nodes[-1])) / dimension
+        nfe, latents = flow.nfe, flow.denormalise(z, end)
         at_end = model.sde.prior_log_prob(latents) if prior is None else prior(latents)
-        per_dimension = state[:, dimension:] + (flow.log_norm(end) - flow.log_norm(start)).to(state)
+        per_dimension = integrals + (flow.log_norm(end) - flow.log_norm(start)).to(state)
         by_probe = at_end[:, None] + dimension * per_dimension
         return Likelihood(by_probe.mean(1), nfe, latents, by_probe)
 
@@ -175,19 +191,20 @@ def _divergence(
     probe: str,
     seeds: Iterable[int] | None,
     generator: torch.Generator | None,
-) -> Divergence:
+) -> tuple[Divergence, Tensor | None]:
+    """Return the divergence of this name, and the probes if Hutchinson's is asked for, `(P, B, d)`."""
     if name not in DIVERGENCES:
         raise UserError(f"no divergence is called {name!r}; there are: {', '.join(DIVERGENCES)}")
     draw = choose("probe", probe, PROBES)
     check_between("num_probes", num_probes, 1, MOST_STEPS)
     if name == "exact":
-        return exact_divergence
+        return exact_divergence, None
     noise = sample_noise(z, seeds, generator, stream="probe")
     probes = torch.stack([draw(noise, z) for _ in range(num_probes)])
     if name == "hutchinson":
-        return hutchinson_divergence(probes)
+        return hutchinson_divergence(probes), probes
     sketch = [draw(noise, z) for _ in range(min(num_probes, z.shape[1]))]
-    return hutch_plus_plus_divergence(torch.stack(sketch), probes)
+    return hutch_plus_plus_divergence(torch.stack(sketch), probes), None
 
 
 def _parameters(model: Model) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+from score_sde.common.gaussian import Gaussian
 from score_sde.sde import SDE
 from score_sde.solvers.fast import methods, singlestep
 from score_sde.solvers.fast.default import recommended
@@ -42,7 +43,7 @@ def solver(
         number = number_of_times(num_steps, grid)
         check_between("num_steps", number, 1 if denoise else 2, MOST_STEPS_OF_TABLE)
 
-        def make_table(sde: SDE) -> Table:
+        def make_table(sde: SDE, gaussian: Gaussian | None) -> Table:
             times = time_grid(sde, grid, number, t_min)
             return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})
 

@@ -77,8 +77,11 @@ class ProbabilityFlow:
 
     def time(self, s: Tensor) -> Tensor:
         """Return the time in `[t_min, T]` at `s`; float64, shape of `s`."""
-        theta = (torch.exp(on_host(s)) - self.resolution).clamp(_SMALLEST_ANGLE, math.pi / 2 - _SMALLEST_ANGLE)
-        return self.sde.time_at_log_snr(-2 * torch.log(torch.tan(theta))).clamp(self.t_min, self.sde.T)
+        return self.sde.time_at_log_snr(-2 * torch.log(torch.tan(self.angle(s)))).clamp(self.t_min, self.sde.T)
+
+    def angle(self, s: Tensor) -> Tensor:
+        """Return `theta` at `s`; float64, shape of `s`."""
+        return (torch.exp(on_host(s)) - self.resolution).clamp(_SMALLEST_ANGLE, math.pi / 2 - _SMALLEST_ANGLE)
 
     def normalise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `z` `(B, d)` from `x` `(B, *dims)` at time `t` `()`."""

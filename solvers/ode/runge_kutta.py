@@ -101,7 +101,7 @@ def integrate_per_example(
     direction = math.copysign(1.0, end - start)
     s = torch.full(y.shape[:1], start, dtype=torch.float64)
     slope = field(s, y)
-    _check_finite(slope, s)
+    check_finite(slope, s)
     if first_step is None:
         step = _first_step(field, y, s, slope, end, tableau.order, rtol, atol, norm)
     else:
@@ -116,7 +116,7 @@ def integrate_per_example(
         remaining = (end - s).abs()
         last = step >= remaining
         h = direction * torch.minimum(step, remaining)
-        _check_progress(s, h, last)
+        check_progress(s, h, last)
         y_next, slope_next, error = _attempt(field, y, s, h, slope, tableau)
         size = on_host(norm(error / (atol + rtol * torch.maximum(y.abs(), y_next.abs()))))
         size = size.nan_to_num(nan=math.inf).clamp(min=_SMALLEST_ERROR)
@@ -178,14 +178,16 @@ def _first_step(
     return torch.minimum(100 * guess, step)
 
 
-def _check_finite(slope: Tensor, s: Tensor) -> None:
+def check_finite(slope: Tensor, s: Tensor) -> None:
+    """Raise `StepFailureError` if a slope `(B, n)` at `s` `(B,)` is not finite."""
     wrong = ~slope.isfinite().all(1).cpu()
     if bool(wrong.any()):
         example = int(wrong.long().argmax())
         raise StepFailureError("the slope is not finite", float(s[example]), example)
 
 
-def _check_progress(s: Tensor, h: Tensor, last: Tensor) -> None:
+def check_progress(s: Tensor, h: Tensor, last: Tensor) -> None:
+    """Raise `StepFailureError` if a step of length `h` `(B,)` from `s` `(B,)`, but for the last, leads nowhere."""
     stuck = (s + h == s) & ~last
     if bool(stuck.any()):
         example = int(stuck.long().argmax())

@@ -351,13 +351,13 @@ def test_mistakes_are_one_line(runs, tmp_path):
 
 
 def test_an_animation_ends_with_the_samples(runs, tmp_path):
-    """A frame a state, from noise on; the last frame shows the samples of the same seeds."""
+    """A frame a state, from noise on, where no call is needed; the last shows the samples of the same seeds."""
     loaded = score_sde.load(runs["digits"])
     path = loaded.animate(tmp_path / "digits.gif", num_samples=4, num_steps=5, seed=3)
     film: Any
     with Image.open(path) as film:
-        assert film.n_frames == 6
-        film.seek(5)
+        assert film.n_frames == 7
+        film.seek(6)
         last = np.asarray(film.convert("L")).astype(int)
     samples = loaded.dataset.levels_to_uint8(torch.from_numpy(loaded.sample(4, num_steps=5, seed=3, batch_size=4)))
     (expected,) = frames("images", [samples.numpy()])

@@ -438,8 +438,8 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "give --mode: one of train, sample, likelihood, compare, edit"),
-        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare|edit|export>"),
+        ([], "give --mode: one of train, sample, likelihood, compare, tune, edit"),
+        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare|tune|edit|export>"),
         (["--mode=train", "extra"], "unexpected argument 'extra'"),
         (["--mode=train", "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["--mode=train", "--config=configs/vp/digit.py"], "did you mean 'configs/vp/digits.py'?"),
@@ -599,7 +599,7 @@ def test_a_mistake_from_the_shell(tmp_path):
 def test_help_from_the_shell():
     helped = process("--helpshort")
     output, _ = helped.communicate(timeout=60)
-    assert "--mode: <train|sample|likelihood|compare|edit|export>" in output
+    assert "--mode: <train|sample|likelihood|compare|tune|edit|export>" in output
     assert "Score-based generative modelling" in output
     assert max(map(len, output.splitlines())) <= 120
 

@@ -145,7 +145,7 @@ def test_high_orders_of_adams_bashforth(name: str, order: int) -> None:
 def test_the_default_has_order_three_or_where_steps_are_many_four() -> None:
     model = mixture(VPSDE())
     x_T = model.sde.prior_sample((8, 3), seeds=range(8), dtype=DOUBLE)
-    for num_steps, order in ((19, 3), (20, 4)):
+    for num_steps, order in ((15, 3), (16, 4)):
         explicit = get_solver("default", num_steps=num_steps, order=order)(model, x_T).x
         assert torch.equal(get_solver("default", num_steps=num_steps)(model, x_T).x, explicit)
 
@@ -168,7 +168,7 @@ def moments(table: Table, sde: SDE, mean: float, std: float) -> tuple[float, flo
         eps = sigma[k] * (x - alpha[k] * mean * constant) / variance[k]
         output = eps if table.prediction == "noise" else (x - sigma[k] * eps) / alpha[k]
         outputs[k] = output + table.blend[k] * x
-        x = table.state[k] * x + table.outputs[k] @ outputs
+        x = table.state[k] * x + sum(w * outputs[k - age] for age, w in enumerate(table.outputs[k][: k + 1]))
         x[2 + k] = x[2 + k] + table.noise[k]
     start = torch.tensor(sde.T, dtype=DOUBLE)
     latent_mean = sde.alpha(start) * mean
