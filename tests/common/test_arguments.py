@@ -40,6 +40,7 @@ from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, g
 from score_sde.solvers.fast.default import recommended
 from score_sde.solvers.fast.gits import gits_times
 from score_sde.solvers.fast.tuning import tune
+from score_sde.solvers.standard_normal import StandardNormal
 
 FLOAT = torch.float64
 VP = VPSDE()
@@ -88,6 +89,10 @@ class Asked:
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         return mixture(self.sde).denoise(x, t)
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        self.calls += 1
+        return StandardNormal(self.sde).jump(x, t, s)
 
 
 KEEP = Masked(torch.tensor([True, False]))
@@ -266,6 +271,7 @@ OF_SOLVERS: dict[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
             "t_min": "None 0 1e-30",
         },
     ),
+    "consistency": ({"num_steps": 6}, {"num_steps": "None 1", "t_min": "None 1e-30", "renoise": "True False"}),
     "heun": ({"num_steps": 10}, {}),
     "dpm_2": ({"num_steps": 20}, {}),
     "dpm_3": ({"num_steps": 12}, {}),
