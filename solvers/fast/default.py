@@ -224,8 +224,9 @@ def recommended_table(
         is_long = bool(apart) and k + 1 == len(times)
         ages = range(0, min(memory, k + 1), apart) if is_long else range(min(rule.order, k + 1))
         past = [k - age for age in ages]
-        of, at = (_itself, rho[past]) if is_long else (variable, v[past])
-        weights = q_down * _weights(at, of, rho[k], down, scales) * q[past] * alpha[k + 1]
+        of: Callable[[Tensor], Tensor] = _itself if is_long else variable
+        weights = _weights(rho[past] if is_long else v[past], of, rho[k], down, scales)
+        weights = q_down * weights * q[past] * alpha[k + 1]
         row = [weights.new_zeros(len(scales))] * memory
         for age, weight in zip(ages, weights, strict=True):
             row[age] = weight
