@@ -34,6 +34,7 @@ arXiv:2010.02502, equation 16). The ODE keeps the errors that a trained score ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,8 @@ _LONG, _WIDE, _FURTHEST = 1.5, 1.25, 32
 _RANGE = 1000.0
 
 
-class Warp(NamedTuple):
+@dataclass(frozen=True)
+class Warp:
     """The variable `v = log((rho + A) / (rho + B))`, which grows as the noise falls.
 
     Attributes:
