@@ -239,6 +239,7 @@ def get_config() -> ConfigDict:
 
     config.tuning = tuning = ConfigDict()
     tuning.num_steps = tuple(range(3, 21))  # numbers of steps that tables for solver tuned are made of
+    tuning.iterations = placeholder(int)  # by gradient, for each; None: 600 / N; 0: by least squares alone, in seconds
     # What they are learned from: endpoints of exact trajectories; with distribution, the noise of each step is then
     # learned from the training data, too, for --config.sampling.learned_noise=true.
     tuning.loss = "endpoints"

@@ -334,6 +334,7 @@ RULES: dict[str, Rule] = {
     "edit.strength": _SHARE,
     "edit.temperature": number(0, 1e3),
     "tuning.num_steps": listed(whole(1, _MOST_TUNED)),
+    "tuning.iterations": whole(0),
     "tuning.loss": one_of("loss", ("endpoints", "distribution")),
     "compare.solvers": listed(one_of("solver", SOLVERS)),
     "compare.budgets": listed(whole(1, _TABLE)),

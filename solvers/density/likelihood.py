@@ -106,8 +106,8 @@ def log_likelihood(
         t_min: where the trajectory begins; the process's own if left out.
         seeds: one an example, for its probes; drawn from `generator` if left out.
         generator: source of seeds.
-        method: as for `ODE`, like the following; `adaptive_adams` follows what the model is beside the Gaussian that its
-            data look like, if it knows one.
+        method: as for `ODE`, like the following; `adaptive_adams` follows what the model is beside the Gaussian that
+            its data look like, if it knows one.
         rtol: relative tolerance; 1e-7 for float64, 1e-3 for float32.
         atol: absolute tolerance, in nats per dimension and in the normalised state; likewise.
         num_steps: number of steps, for methods with fixed ones; if left out, that of the grid.

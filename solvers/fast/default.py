@@ -34,6 +34,7 @@ arXiv:2010.02502, equation 16). The ODE keeps the errors that a trained score ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,8 @@ from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, isotropic
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.fast.methods import ancestral_split
-from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table
+from score_sde.solvers.fast.table_solver import TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MAX_ORDER, check_at_least, check_between, check_positive
@@ -62,7 +64,8 @@ _LONG, _WIDE, _FURTHEST = 1.5, 1.25, 32
 _RANGE = 1000.0
 
 
-class Warp(NamedTuple):
+@dataclass(frozen=True)
+class Warp:
     """The variable `v = log((rho + A) / (rho + B))`, which grows as the noise falls.
 
     Attributes:
@@ -223,8 +226,9 @@ def recommended_table(
         is_long = bool(apart) and k + 1 == len(times)
         ages = range(0, min(memory, k + 1), apart) if is_long else range(min(rule.order, k + 1))
         past = [k - age for age in ages]
-        polynomial = (rho[past], _itself) if is_long else (v[past], variable)
-        weights = q_down * _weights(*polynomial, rho[k], down, scales) * q[past] * alpha[k + 1]
+        of: Callable[[Tensor], Tensor] = _itself if is_long else variable
+        weights = _weights(rho[past] if is_long else v[past], of, rho[k], down, scales)
+        weights = q_down * weights * q[past] * alpha[k + 1]
         row = [weights.new_zeros(len(scales))] * memory
         for age, weight in zip(ages, weights, strict=True):
             row[age] = weight
@@ -288,9 +292,7 @@ def _itself(rho: Tensor) -> Tensor:
     return rho
 
 
-def _weights(
-    nodes: Tensor, variable: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, scales: Tensor
-) -> Tensor:
+def _weights(nodes: Tensor, variable: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, scales: Tensor) -> Tensor:
     """Return `∫ l_j / q^2 drho` from `start` to `end` for the scales `(S,)`, `(len(nodes), S)`, with the polynomials in
     a variable, which is known at the nodes."""
     points, point_weights = gauss_legendre()

@@ -123,9 +123,7 @@ def test_a_network_that_takes_no_condition_is_refused() -> None:
         def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(x)
 
-    with pytest.raises(
-        UserError, match="Plain takes none: it has to be called as network"
-    ):
+    with pytest.raises(UserError, match="Plain takes none: it has to be called as network"):
         FlowMap(ScoreModel(Plain(2, 2), VPSDE()))
 
 
