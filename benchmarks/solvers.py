@@ -99,6 +99,8 @@ def compare(title: str, model: Model, shape: tuple[int, ...], options: argparse.
     print(f"{'evaluations':44s}" + "".join(f"{budget:10d}" for budget in options.budgets))
     table = {}
     for label, sampler in untuned(options.peers):
+        if options.only and not any(part in label for part in options.only):
+            continue
         table[label] = errors(sampler, problem, options.budgets)
         if options.all:
             show(label, table[label])
@@ -113,7 +115,10 @@ def compare(title: str, model: Model, shape: tuple[int, ...], options: argparse.
     show("  default / best single peer", np.array(ours["default"]) / np.array(table[single]))
     if options.iterations == 0:
         return
-    every: dict[str, Learner] = {"tuned": partial(tuned, iterations=options.iterations), **learners()}
+    every: dict[str, Learner] = {
+        "tuned": partial(tuned, iterations=options.iterations),
+        **(learners() if options.learners else {}),
+    }
     rows = {name: learned_errors(name, learner, problem, options.budgets) for name, learner in every.items()}
     for name, row in rows.items():
         show(name, row)
@@ -187,6 +192,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--iterations", type=int, help="of tuning; its own number if left out, 0 for none")
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS, help="numbers of evaluations")
+    parser.add_argument("--only", nargs="*", help="peers with one of these in their names; all, if left out")
+    parser.add_argument("--no-learners", dest="learners", action="store_false", help="leave out peers that learn")
     parser.add_argument("--all", action="store_true", help="print every peer's every setting")
     parser.add_argument("--peers", type=Path, help="folder of clones of others' code, see benchmarks.peers")
     options = parser.parse_args()
