@@ -149,7 +149,15 @@ def log_likelihood(
         integrals = z.new_zeros(len(z), num_probes if divergence == "hutchinson" else 1)
         parameters = _parameters(model) if differentiable else None
         state = torch.cat([z, integrals], dim=1)
-        state = integrator(flow, derivative, state, nodes.flip(0), norm=error_norm, adjoint_parameters=parameters)
+        state = integrator(
+            flow,
+            derivative,
+            state,
+            nodes.flip(0),
+            norm=error_norm,
+            adjoint_parameters=parameters,
+            integrals=integrals.shape[1],
+        )
         z, integrals = state[:, :dimension], state[:, dimension:]
         if coordinates is not None:
             z = coordinates.leave(z, nodes[0])
