@@ -1,11 +1,11 @@
-"""Tuned sampling at 10 network calls beside the predictor-corrector with 1,000: `python -m benchmarks.tuned_vs_pc`.
+"""Tuned sampling at 5 network calls beside the predictor-corrector with 999: `python -m benchmarks.tuned_vs_pc`.
 
 Both draw from the network of a working folder as many samples as there are test examples, or `--samples`, from five
 seeds; printed are the three distances to the test examples (see `evaluation.samples.distances`), their mean, and the
-difference with its standard error over the seeds. The tuned sampler adds noise, `--eta`. The predictor-corrector has
-500 noise levels, at each one prediction and one Langevin step, and ends with the denoised mean, 999 calls. A table that
-was tuned for the newest checkpoint (`python main.py --mode sample --config.sampling.solver=tuned`) is used, or else
-made, as there.
+difference with its standard error over the seeds. The tuned sampler is learned from accurate trajectories, and its
+noise from the training examples (`solvers.fast.learned_noise`); `--eta` gives an amount by hand instead. The
+predictor-corrector has 500 noise levels, at each one prediction and one Langevin step, and ends with the denoised mean,
+999 calls.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from score_sde.evaluation.samples.distances import DATA_DISTANCES, DataDistances
 from score_sde.evaluation.samples.draw import draw_samples
 from score_sde.solvers import get_solver
 from score_sde.solvers.base import Solver
-from score_sde.solvers.fast.tuned import load_table, table_path
+from score_sde.solvers.fast.learned_noise import learn_noise
 from score_sde.solvers.fast.tuning import tune
 
-NUM_CALLS = 10
 NUM_LEVELS = 500
 
 
@@ -36,16 +35,21 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="a seed; as many as test examples if left out")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--eta", type=float, default=0.7, help="amount of noise of the tuned sampler")
+    parser.add_argument("--calls", type=int, default=5, help="of the tuned sampler")
+    parser.add_argument("--eta", type=float, help="amount of noise of the tuned sampler; learned, if left out")
     parser.add_argument("--batch", type=int, default=120)
     arguments = parser.parse_args()
 
-    model, dataset, config, checkpoint = trained_network(arguments.workdir)
-    data_std = config.sampling.data_std or 0.5
-    path = table_path(checkpoint.with_suffix(""), NUM_CALLS)
-    table = load_table(path) if path.exists() else tune(model, NUM_CALLS, dataset.shape, data_std=data_std).table
+    model, dataset, _, _ = trained_network(arguments.workdir)
+    start = time.process_time()
+    table = tune(model, [arguments.calls], dataset.shape)[arguments.calls].table
+    seconds = time.process_time() - start
+    amounts: float | list[float] = arguments.eta
+    if arguments.eta is None:
+        amounts = learn_noise(table, model, dataset.encode(dataset.train, seed=0))
+    print(f"tuned in {seconds:.0f} s, noise in {time.process_time() - start - seconds:.0f} s: {amounts}", flush=True)
     solvers: dict[str, Solver] = {
-        f"tuned, {NUM_CALLS} calls": get_solver("tuned", table=table, eta=arguments.eta, data_std=data_std),
+        f"tuned, {arguments.calls} calls": get_solver("tuned", table=table, eta=amounts),
         f"pc, {2 * NUM_LEVELS - 1} calls": get_solver("pc", num_steps=NUM_LEVELS, corrector_steps=1),
     }
     count = arguments.samples or len(dataset.test)

@@ -151,10 +151,10 @@ def get_config() -> ConfigDict:
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
-    sampling.grid = placeholder(str)  # a name from solvers/grids.py, as uniform_log_snr, karras; or times: 1.0,0.5
+    sampling.grid = placeholder(str)  # a name from solvers/grids.py, as karras; gits, for the model; or times: 1.0,0.5
     sampling.denoise = True  # end with the denoised mean
     sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
-    sampling.order = placeholder(int)  # default, deis, unipc
+    sampling.order = placeholder(int)  # default, deis, ipndm, unipc
     sampling.variant = placeholder(str)  # unipc: bh1, bh2
     sampling.variable = placeholder(str)  # deis: in which the noise is a polynomial: rho, log_snr, t
     sampling.lower_order_final = placeholder(bool)  # multistep solvers: end with steps of lower order
@@ -164,6 +164,7 @@ def get_config() -> ConfigDict:
     sampling.s_max = placeholder(float)  # … to …
     sampling.s_noise = placeholder(float)  # … and multiplied by this
     sampling.eta = placeholder(float)  # amount of noise: 1 the reverse SDE, 0 the ODE; default and tuned: 0.7 is good
+    sampling.learned_noise = False  # tuned: the amounts of noise that were learned from the data for each step
     sampling.predictor = placeholder(str)  # pc: euler_maruyama, reverse_diffusion, ancestral, none
     sampling.corrector = placeholder(str)  # pc: langevin, ald, none
     sampling.snr = placeholder(float)  # pc: signal-to-noise ratio of the corrector's step
@@ -230,6 +231,12 @@ def get_config() -> ConfigDict:
     edit.blur = 1.0  # deblur: standard deviation of the filter, in pixels
     edit.strength = 0.5  # sdedit: how far the way to noise is gone, in parts of T
     edit.temperature = 1.0  # encode: factor of the latents before they are decoded
+
+    config.tuning = tuning = ConfigDict()
+    tuning.num_steps = tuple(range(3, 21))  # numbers of steps that tables for solver tuned are made of
+    # What they are learned from: endpoints of exact trajectories; with distribution, the noise of each step is then
+    # learned from the training data, too, for --config.sampling.learned_noise=true.
+    tuning.loss = "endpoints"
 
     config.compare = compare = ConfigDict()
     compare.solvers = ("default", "ddim", "dpmpp_2m", "unipc", "heun", "pc", "ode")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import Gaussian, fit_gaussian
+from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
 from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
+
+# The most examples, evenly spaced, that moments are taken of, and the most numbers that these have together.
+_EXAMPLES_OF_MOMENTS, _NUMBERS_OF_MOMENTS = 20_000, 20_000_000
 
 # vectors `(d,)`; series `(C, L)`; images `(C, H, W)` of levels; fields `(C, H, W)` of numbers without levels; volumes
 # `(C, D, H, W)` of either.
@@ -34,6 +40,8 @@ class Dataset:
         class_names: what classes are called, in their order; their numbers, if left out; empty if there are none.
         notes: what the user should know of the reading, a line each.
         units: what models see of an example.
+        known_gaussian: the description of the Gaussian that the training part of a model looks like, where these data
+            are for that model.
     """
 
     name: str
@@ -46,6 +54,7 @@ class Dataset:
     validation_classes: Tensor | None = None
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    known_gaussian: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.train_classes is not None and not self.class_names:
@@ -80,6 +89,10 @@ class Dataset:
     @property
     def description(self) -> dict[str, Any]:
         """The description is what a model of these data needs to know of them, in plain values; see `described`."""
+        return self._outline | {"gaussian": None if self.gaussian is None else self.gaussian.describe()}
+
+    @property
+    def _outline(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "shape": list(self.shape),
@@ -87,6 +100,20 @@ class Dataset:
             "class_names": list(self.class_names),
             "units": describe_units(self.units),
         }
+
+    @cached_property
+    def gaussian(self) -> Gaussian | None:
+        """The Gaussian that the training part looks like, in model units; None if there are no examples that vary."""
+        if self.known_gaussian is not None:
+            return gaussian_described(self.known_gaussian)
+        if len(self.train) < 2:
+            return None
+        most = min(_EXAMPLES_OF_MOMENTS, _NUMBERS_OF_MOMENTS // self.train[0].numel() + 2)
+        return fit_gaussian(self.encode(self.train[:: -(-len(self.train) // most)], seed=0))
+
+    def of_model(self, description: Mapping[str, Any]) -> Dataset:
+        """Return these data for a model that was trained on data of this description, which knows its Gaussian."""
+        return replace(self, known_gaussian=description.get("gaussian"))
 
     @property
     def kind(self) -> Kind:
@@ -105,7 +132,9 @@ class Dataset:
 
         Numbers without levels are standardised by the training part that the model saw, whatever they are here.
         """
-        return self if self.levels is not None else replace(self, units=units_described(description.get("units")))
+        of_model = self.of_model(description)
+        units = of_model.units if self.levels is not None else units_described(description.get("units"))
+        return replace(of_model, units=units)
 
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
@@ -118,7 +147,7 @@ class Dataset:
         Raises:
             UserError: examples have another shape or other levels, or classes are others.
         """
-        here, there = self.description, dict(description)
+        here, there = self._outline, dict(description)
         for key, what in {"shape": "examples of shape", "levels": "levels", "class_names": "classes"}.items():
             if here[key] != there[key] and (knows_classes or key != "class_names"):
                 raise UserError(
@@ -148,7 +177,8 @@ def described(description: Mapping[str, Any], low: float, high: float, as_bins: 
     empty = torch.empty(0, *shape, dtype=units.dtype if levels is None else torch.uint8)
     in_units = units if levels is None else units_of(empty, levels, low, high, as_bins)
     names = tuple(description["class_names"])
-    return Dataset(description["name"], empty, empty, in_units, empty, class_names=names)
+    of_model = description.get("gaussian")
+    return Dataset(description["name"], empty, empty, in_units, empty, class_names=names, known_gaussian=of_model)
 
 
 def _plain(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from score_sde.common.gaussian import Gaussian
 from score_sde.models.wrapper import ModelWrapper
 
 
@@ -23,6 +24,11 @@ class Watched(ModelWrapper):
     def __init__(self, model: Any, tell: Callable[[Tensor], None]) -> None:
         super().__init__(model)
         self.tell = tell
+
+    @property
+    def gaussian(self) -> Gaussian | None:
+        """The Gaussian that the data look like is the model's, if it knows one."""
+        return getattr(self.model, "gaussian", None)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `∇ log p_t(x)`; shape of `x`."""

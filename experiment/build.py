@@ -126,11 +126,18 @@ def make_sde(config: ConfigDict) -> SDE:
 
 
 def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
-    """Make the score model of the section `model`, for this dataset, with initial weights that depend on the seed.
+    """Make the score model of the section `model`, for this dataset, with initial weights that depend on the seed; it
+    knows the Gaussian that the data look like.
 
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    made = _new_model(config, dataset)
+    made.gaussian = dataset.gaussian
+    return made
+
+
+def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if config.model.network == PIPELINE:
         return _model_of_pipeline(config, dataset)
     sde, model = make_sde(config), config.model

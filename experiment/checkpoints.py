@@ -24,7 +24,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.common.weight_files import load_fitting_weights, load_weights
 from score_sde.data import Dataset
-from score_sde.experiment import build
+from score_sde.experiment import build, own
 from score_sde.experiment.networks import PIPELINE
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
@@ -132,7 +132,8 @@ def _own(
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         if data is not None:
             dataset.check_like(data, build.knows_classes(config), str(path))
-        model = build.make_model(config, dataset)
+            dataset = dataset.of_model(data)
+        model = own.apart(build.make_model(config, dataset))
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
             raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")

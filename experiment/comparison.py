@@ -11,7 +11,8 @@ from score_sde.evaluation.comparison.compare import Comparison, compare
 from score_sde.evaluation.comparison.report import write_report
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
-from score_sde.experiment.solver import shared_options, tuned_tables
+from score_sde.experiment.solver import shared_options
+from score_sde.experiment.tuning import tuned_tables
 
 
 def compare_solvers(experiment: Experiment) -> Comparison:

@@ -22,7 +22,7 @@ from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
-from score_sde.experiment.solver import solver_for
+from score_sde.experiment.tuning import solver_for
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 

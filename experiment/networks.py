@@ -37,7 +37,7 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     """
     model = config.model
     if model.network == "mixture":
-        raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
+        raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     if own.is_own(model.network):
         sizes = {"shape": shape, "dimension": math.prod(shape), "in_channels": shape[0], "out_channels": shape[0]}
         return own.make("network", model.network, nn.Module, {**model, **sizes, "conditions": {}, **more})

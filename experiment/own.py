@@ -10,14 +10,15 @@ handed over again. The standard library is never called: a configuration may com
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, one_line
 from score_sde.common.noise import BatchNoise
@@ -26,7 +27,11 @@ from score_sde.training.objectives import Losses
 
 _Thing = TypeVar("_Thing")
 
+_Model = TypeVar("_Model", bound=Any)
+
 _handed_over: WeakValueDictionary[str, Any] = WeakValueDictionary()
+# Of copies of models, the models with what was handed over.
+_originals: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
 
 def is_own(name: str) -> bool:
@@ -98,6 +103,19 @@ def make(kind: str, name: str, base: type[_Thing], options: Mapping[str, Any]) -
         if not isinstance(thing, base):
             raise UserError(f"the {kind} {name} makes a {type(thing).__name__}, where a {base.__name__} is wanted")
     return thing
+
+
+def apart(model: _Model) -> _Model:
+    """Return a copy of a model that has something handed over in it, for weights that are not its owner's.
+
+    Its owner may train it again. It can be found for as long as the copy lives.
+    """
+    parts = (model.network, model.sde)
+    if not any(part is thing for part in parts for thing in _handed_over.values()):
+        return model
+    twin = copy.deepcopy(model)
+    _originals[twin] = model
+    return twin
 
 
 class OwnObjective:

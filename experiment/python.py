@@ -65,7 +65,8 @@ def fit(
         workdir: the folder of the run, where a run goes on that is there; without one nothing is left behind.
         config: a configuration, such as "vp/vectors", or the path of one; the one for the kind of data if left out.
         num_steps: training steps.
-        network: called as `network(x, noise_label)`; or `package.module:Name`. It is trained in place.
+        network: called as `network(x, noise_label)`; or `package.module:Name`. It is trained in
+            place; the run has the moving average of its weights in a copy.
         sde: the forward process, or `package.module:Name`.
         objective: called as `objective(model, batch, noise)`, returns losses `(B,)`; or `package.module:name`.
         start_from: weights to begin with: a checkpoint of ours, a published one, or a pipeline of diffusers.

@@ -31,7 +31,7 @@ from score_sde.experiment import build, configuration, density, networks, own, t
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
-from score_sde.experiment.solver import THRESHOLDS, make_solver, shared_options
+from score_sde.experiment.solver import GITS, THRESHOLDS, make_solver, shared_options
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
 from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.score_model import PARAMETRISATIONS
@@ -61,6 +61,7 @@ _NUM_PIXELS = 2**14  # pixels of a picture's side
 _LARGEST_LOG_SNR = 80.0  # where noise is 4e-18; float32 cannot follow much less
 _LONGEST_NAME = 255  # bytes that the name of a file may have
 _BATCH = 10**6
+_MOST_TUNED = 1000  # steps of a sampler that is learned
 _TABLE = 10**4  # steps of a solver, which has the square of that many coefficients
 # Limits of numbers that multiply the data or the loss, in float32.
 _LARGE, _SMALL = 1e6, 1e-12
@@ -167,7 +168,7 @@ def names(key: str, text: str) -> None:
 
 def _grid(key: str, text: str) -> None:
     if text[:1].isalpha():
-        one_of("grid", GRIDS)(key, text)
+        one_of("grid", [*GRIDS, GITS] if key.startswith("sampling.") else GRIDS)(key, text)
     else:
         reads(texts.read_grid)(key, text)
 
@@ -330,6 +331,8 @@ RULES: dict[str, Rule] = {
     "edit.blur": positive(high=LARGEST_BLUR),
     "edit.strength": _SHARE,
     "edit.temperature": number(0, 1e3),
+    "tuning.num_steps": listed(whole(1, _MOST_TUNED)),
+    "tuning.loss": one_of("loss", ("endpoints", "distribution")),
     "compare.solvers": listed(one_of("solver", SOLVERS)),
     "compare.budgets": listed(whole(1, _TABLE)),
     "compare.repetitions": whole(1, 10**4),
@@ -384,7 +387,7 @@ def check(config: ConfigDict, mode: str) -> None:
 def _check_training(config: ConfigDict, sde: SDE) -> None:
     training = config.training
     if config.model.network == "mixture":
-        raise UserError("a mixture needs no training: use it with --mode sample, likelihood or compare")
+        raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     build.make_objective(config, sde)
     if training.patience and not (config.data.validation and training.evaluate_every):
         raise UserError(
@@ -400,6 +403,8 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
         )
     if config.sampling.solver == "tuned":
         raise UserError("training.measure_every draws samples by sampling.solver, and tuned is for trained models")
+    if config.sampling.grid == GITS:
+        raise UserError(f"training.measure_every draws samples on sampling.grid, and {GITS} is for trained models")
     _rehearse_sampling(config, sde)
 
 
@@ -448,6 +453,7 @@ _CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
     "likelihood": _check_likelihood,
     "edit": _check_editing,
     "compare": _check_comparison,
+    "tune": lambda config, sde: None,
 }
 
 

@@ -280,7 +280,7 @@ class Run:
             differentiable=True,
             **measurement.options,
         )
-        log_prob = result.log_prob + units.log_scale(shape)
+        log_prob = (result.log_prob + units.log_scale(shape)).to(x.device)
         return log_prob[0] if alone else log_prob
 
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:

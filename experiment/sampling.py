@@ -20,7 +20,7 @@ from score_sde.evaluation.samples.inception import Extractors, inception, measur
 from score_sde.experiment import conditions
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
-from score_sde.experiment.solver import solver_for
+from score_sde.experiment.tuning import solver_for
 from score_sde.solvers.base import Model, State
 
 

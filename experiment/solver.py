@@ -1,28 +1,22 @@
-"""From the section `sampling` of a configuration to a solver; tables for `tuned` are made on demand."""
+"""From the section `sampling` of a configuration to a solver."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
-from score_sde.common.errors import choose
-from score_sde.common.interruption import keeping
-from score_sde.common.progress import Progress
-from score_sde.evaluation.watched import Watched
+from score_sde.common.errors import UserError, choose
 from score_sde.experiment import own
-from score_sde.experiment.checkpoints import companions
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.texts import read_texts
 from score_sde.solvers import SOLVERS, get_solver
 from score_sde.solvers.base import Solver
+from score_sde.solvers.fast.named import FAST_SOLVERS
 from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
-from score_sde.solvers.fast.tuned import save_table, table_path
-from score_sde.solvers.fast.tuning import tune
 from score_sde.solvers.grids import NoStepsError
 
 THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
@@ -42,36 +36,43 @@ _NOT_OPTIONS = (
     "metrics",
     "inception",
     "copies",
+    "learned_noise",
 )
-# The number of steps of solvers that have no default of their own, and of tables that are made for samples.
-_NUM_STEPS = 20
-_NUM_TUNED_STEPS = 10
+# The number of steps of solvers that have no default of their own.
+NUM_STEPS = 20
+# The grid that is chosen for the model.
+GITS = "gits"
 
 
-def make_solver(config: ConfigDict, default_steps: int = _NUM_STEPS, **more: Any) -> Solver:
+def make_solver(config: ConfigDict, default_steps: int = NUM_STEPS, **more: Any) -> Solver:
     """Make the solver of the section `sampling`, with those options that are given and that it has, and `more`.
 
-    Solvers that need a number of steps have `default_steps`, unless it is given, or the grid says it.
+    Solvers that need a number of steps have `default_steps`, unless it is given, or the grid says it. Where the grid is
+    to be chosen for the model and is not among `more`, the solver has its own.
     """
     sampling = config.sampling
     ignored = ignored_options(config)
     options = {name: value for name, value in solver_options(config).items() if name not in ignored}
+    if options.get("grid") == GITS:
+        if sampling.solver not in FAST_SOLVERS:
+            raise UserError(f"grid {GITS} is for solvers of the fast family, such as ipndm, not for {sampling.solver}")
+        del options["grid"]
     if own.is_own(sampling.solver):
-        known = _parameters(sampling.solver)
+        known = option_names(sampling.solver)
         given = {"num_steps": default_steps, **options} if known else {}
         return own.make("solver", sampling.solver, Solver, given)  # type: ignore[type-abstract]
     try:
-        return get_solver(sampling.solver, **options, **more)
+        return get_solver(sampling.solver, **(options | more))
     except NoStepsError:
-        return get_solver(sampling.solver, **options, **more, num_steps=default_steps)
+        return get_solver(sampling.solver, **(options | more), num_steps=default_steps)
 
 
 def ignored_options(config: ConfigDict) -> set[str]:
     """Return the options given in the section `sampling` that its solver does not have."""
-    return set(solver_options(config)) - set(_parameters(config.sampling.solver))
+    return set(solver_options(config)) - set(option_names(config.sampling.solver))
 
 
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+def option_names(name: str) -> Mapping[str, inspect.Parameter]:
     """Return the options that the solver of this name has; none for an object that was handed over."""
     if not own.is_own(name):
         return inspect.signature(choose("solver", name, SOLVERS)).parameters
@@ -103,51 +104,3 @@ def solver_options(config: ConfigDict) -> dict[str, Any]:
 def shared_options(sampling: ConfigDict) -> dict[str, Any]:
     """Return the options given in the section `sampling` that are about the model, not about one solver."""
     return {name: sampling[name] for name in _SHARED_OPTIONS if sampling[name] is not None}
-
-
-def solver_for(experiment: Experiment, default_steps: int = _NUM_STEPS) -> Solver:
-    """Return the solver of the section `sampling` for a model; tables for solver `tuned` are made first."""
-    sampling, options = experiment.config.sampling, {}
-    if sampling.solver == "tuned":
-        sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
-        options["path"] = tuned_tables(experiment, [sampling.num_steps])
-    return make_solver(experiment.config, default_steps, **options)
-
-
-def tuned_tables(experiment: Experiment, budgets: Sequence[int]) -> Path:
-    """Return the folder of tables for solver `tuned`, beside the checkpoint; those that are missing are tuned first."""
-    tables = companions(experiment.folder, experiment.found)
-    for num_steps in budgets:
-        if distributed.rank() == 0 and not table_path(tables, num_steps).exists():
-            _tune(experiment, tables, num_steps)
-    distributed.barrier()
-    return tables
-
-
-def _tune(experiment: Experiment, tables: Path, num_steps: int) -> None:
-    """Make the table of `num_steps` steps for solver `tuned`, and write it into the folder `tables`."""
-    distributed.say(f"tuning a sampler of {num_steps} steps")
-
-    def kept() -> str:
-        return (
-            f"stopped while tuning a sampler of {num_steps} steps, which is not kept; those in {tables} are; repeat "
-            "the command to go on"
-        )
-
-    with keeping(kept):
-        with Progress("tuning") as bar:
-
-            def report(iteration: int, error: float) -> None:
-                bar.note = f"iteration {iteration}, held-out error {error:.3g}"
-
-            tuned = tune(
-                Watched(experiment.model, bar.call),
-                num_steps,
-                experiment.dataset.shape,
-                data_std=experiment.config.sampling.data_std or 0.5,
-                device=distributed.device(),
-                report=report,
-            )
-        path = table_path(tables, num_steps)
-        save_table(path, tuned.table, experiment.model.sde)
-    distributed.say(f"{path}: held-out error {tuned.error:.3g}, untuned {tuned.start_error:.3g}")

@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import Gaussian, gaussian_of
 from score_sde.common.posterior import Posterior
 from score_sde.models.inputs import states_and_times
 from score_sde.sde import SDE
@@ -88,6 +90,15 @@ class GaussianMixture(nn.Module):
     means: Tensor
     eigenvalues: Tensor
     basis: Tensor
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """The Gaussian that the data look like has the mixture's mean and covariance."""
+        weights = self.log_weights.exp()
+        mean = weights @ self.means
+        away = self.means - mean
+        within = torch.einsum("k,kij,kj,klj->il", weights, self.basis, self.eigenvalues, self.basis)
+        return gaussian_of(mean, within + torch.einsum("k,ki,kj->ij", weights, away, away))
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the log-density of `p_t` at `x` `(B, *dims)`, in nats; shape `(B,)`."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
+from score_sde.common.gaussian import Gaussian
 from score_sde.sde import SDE, Ladder, Marginals
 
 
@@ -43,6 +44,9 @@ NOISE_LABELS: dict[str, Callable[[SDE, Marginals], Tensor]] = {
 class Preconditioned(nn.Module):
     """A network is made a function of the state and the time of a process: every model of a network begins so.
 
+    Its attribute `gaussian` is the Gaussian that its data look like (`common.gaussian`), None where it is not known;
+    solvers that make use of it may be told by setting it.
+
     Args:
         network: called as `network(x, noise_label)`, with states `(B, *dims)` and labels `(B,)`, or with a condition as
             `network(x, noise_label, condition)`.
@@ -70,6 +74,7 @@ class Preconditioned(nn.Module):
         self.noise_label = noise_label
         self.data_std = data_std
         self.scale_input = scale_input
+        self.gaussian: Gaussian | None = None
         if isinstance(noise_label, str):
             choose("noise label", noise_label, NOISE_LABELS)(sde, sde.at(sde.T))
 

@@ -4,6 +4,7 @@
   python main.py --mode sample        draw samples
   python main.py --mode likelihood    bits/dim of test data
   python main.py --mode compare       solvers side by side
+  python main.py --mode tune          learn samplers of few calls for a model
   python main.py --mode edit          complete, colour, enlarge, sharpen, redraw or blend pictures
   python main.py --mode export        write a pipeline of diffusers
 
@@ -31,7 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 Overrides = list[tuple[str, str]]
 
-MODES = ("train", "sample", "likelihood", "compare", "edit", "export")
+MODES = ("train", "sample", "likelihood", "compare", "tune", "edit", "export")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", None, MODES, "What to do.")

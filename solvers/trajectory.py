@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from score_sde.common.gaussian import Gaussian
 from score_sde.sde import SDE
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Watch:
     def sde(self) -> SDE:
         """The forward process is the model's."""
         return self.model.sde
+
+    @property
+    def gaussian(self) -> Gaussian | None:
+        """The Gaussian that the data look like is the model's, if it knows one."""
+        return getattr(self.model, "gaussian", None)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `∇ log p_t(x)`; shape of `x`."""

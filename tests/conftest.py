@@ -24,7 +24,8 @@ def quick(monkeypatch) -> None:
 @pytest.fixture
 def on_cpu(monkeypatch) -> None:
     """Compute on the CPU, also where there is a GPU: for models that lie there, and for numbers that are the CPU's."""
-    monkeypatch.setattr("score_sde.common.distributed._chosen", "cpu")
+    monkeypatch.setattr("score_sde.common.distributed._chosen", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture

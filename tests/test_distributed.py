@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
 import sys
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from score_sde.training import checkpoint
-from tests.reading import ROOT, table
+from tests.processes import as_one_of, run_together
+from tests.reading import table
 
 # Arguments: where to train, and a checkpoint to use. Trains replicated, resumes half-way, and in parts; trains sharded
 # if it can; then draws 5 samples in batches of 2 with a solver that draws noise, and measures 5 likelihoods.
@@ -65,16 +65,11 @@ def folders(tmp_path_factory):
     used = str(checkpoint.path_at(one / "replicated" / "checkpoints", 10))
     arguments, sys.argv = sys.argv, ["script.py", str(one), used]
     try:
-        runpy.run_path(str(script))
+        with as_one_of(2):
+            runpy.run_path(str(script))
     finally:
         sys.argv = arguments
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(script), str(two), used]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert ended.returncode == 0, ended.stderr
-    # Libraries have nothing to say to the user.
-    assert "Warning" not in ended.stderr
+    run_together(2, script, two, used)
     return one, two
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from score_sde.training import checkpoint
+from tests.processes import NO_GPU
 from tests.reading import ROOT, table
 
 KILLS = int(os.environ.get("KILLS", "1"))
@@ -45,7 +46,8 @@ TIMED = "images_per_second"
 def start(mode: str, folder: Path, values: dict[str, str], *more: str) -> subprocess.Popen:
     arguments = [f"--config.{key}={value}" for key, value in values.items()]
     command = [sys.executable, "main.py", "--mode", mode, "--workdir", str(folder), *arguments, *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # A GPU adds up the gradients of convolutions in an order that no two runs share.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **NO_GPU}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

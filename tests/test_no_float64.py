@@ -35,7 +35,7 @@ from score_sde.solvers.density.bounds import (
     posterior_decoder,
     score_flow_bound,
 )
-from score_sde.solvers.fast.default import recommended_table, recommended_times
+from score_sde.solvers.fast.default import recommended
 from score_sde.training.objectives import get_discrete_objective, get_objective
 
 FAR = torch.device("meta")
@@ -159,7 +159,7 @@ def test_the_far_device_is_like_one() -> None:
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "default": [{"num_steps": 5}, {"num_steps": 5, "eta": 0.7}],
-    "tuned": [{"table": recommended_table(VPSDE(), recommended_times(VPSDE(), 5, 1e-3, True, 0.5), None, 3, 0.5)}],
+    "tuned": [{"table": recommended(5).table(VPSDE())}],
     "ode": [
         {"rtol": 1e-2, "atol": 1e-2},
         {"method": "adams", "num_steps": 5},

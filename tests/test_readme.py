@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from score_sde.common import distributed
 from score_sde.models import GaussianMixture
 from score_sde.sde import VPSDE
 from score_sde.solvers import get_solver, log_likelihood
@@ -64,8 +65,8 @@ def test_python_of_the_docs_on_python() -> None:
     exec(use, names)
     run, end = names["run"], torch.tensor(0.995, dtype=torch.float64)
     # The only step of that solver, from the noise of the first seeds.
-    x_T = run.model.sde.prior_sample((8, 2), seeds=range(8))
-    expected = run.dataset.units.decode(run.model.denoise(x_T, end)).numpy()
+    x_T = run.model.sde.prior_sample((8, 2), seeds=range(8), device=distributed.device())
+    expected = run.dataset.units.decode(run.model.denoise(x_T, end).cpu()).numpy()
     np.testing.assert_array_equal(names["samples"], expected)
 
     exec(gradient, names)

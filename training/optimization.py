@@ -18,9 +18,11 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: ConfigDict) -> to
     """Make Adam (weight decay added to the gradient) or AdamW (decoupled from it), as the section `training` has it.
 
     Raises:
-        UserError: there is no such optimiser, or one of its numbers is out of range.
+        UserError: there is no such optimiser, one of its numbers is out of range, or there is nothing to train.
     """
-    optimizer = choose("optimizer", config.optimizer, OPTIMIZERS)
+    optimizer, parameters = choose("optimizer", config.optimizer, OPTIMIZERS), list(parameters)
+    if not parameters:
+        raise UserError("there is nothing to train: no parameter of the model wants gradients, see requires_grad_()")
     try:
         return optimizer(
             parameters,

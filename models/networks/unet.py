@@ -204,13 +204,15 @@ class UNet(nn.Module):
 
     def decode(self, features: Features, heard: Heard) -> Tensor:
         """Return the output that is made of features, `(B, out_channels, *size)`."""
-        *skips, h = features.maps
+        # The encoder's maps are asked for from the last to the first, by number: compilers take some lists for tuples.
+        left, h = len(features.maps) - 1, features.maps[-1]
         for depth, blocks in enumerate(self.decoder):
             if depth:
                 h = self.up[depth - 1](h, heard.embedding, heard.tokens)
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), heard.embedding, heard.tokens)
+                left -= 1
+                h = block(torch.cat([h, features.maps[left]], dim=1), heard.embedding, heard.tokens)
         return self._crop(self.head(h), features.size)
 
     def _pad(self, x: Tensor) -> Tensor:

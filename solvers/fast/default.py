@@ -1,38 +1,48 @@
-r"""The solver we recommend untuned: exponential Adams–Bashforth for data of a known scale.
+r"""The solver we recommend untuned: exponential Adams–Bashforth for data that look like a known Gaussian.
 
 Noise prediction treats the model's whole output as unknown; data prediction treats `y / rho`, all of it noise, as
-known. In between lies the exact ODE of `N(0, c^2 I)`, `dy/drho = rho y / (rho^2 + c^2)`: with `c` the data's standard
-deviation it is right wherever the data look Gaussian, and only the residual `F` needs interpolation,
+known. In between lies the exact ODE of the Gaussian that the data look like, `N(m, V diag(c_i^2) V^T)`
+(`common.gaussian`). In its axes, `y = V^T (x / alpha - m)`, each number has `dy/drho = rho y / (rho^2 + c^2)` with its
+own `c`, and only the residual `F`, by which data differ from a Gaussian, needs interpolation,
 
     dy/drho = rho y / (rho^2 + c^2) + F,        F = eps - rho y / (rho^2 + c^2),
     y_e / q_e = y_s / q_s + ∫_s^e (q F) / q^2 drho,        q = sqrt(rho^2 + c^2).
 
-(`c = infinity` is noise prediction, `c = 0` data prediction; `q F` is, up to sign and scale, velocity prediction of
-normalised data. DPM-Solver-v3, Zheng et al. 2023, arXiv:2310.13268, measures such a splitting on a model.)
+So it is exact for Gaussian data, in a step. (`c = infinity` is noise prediction, `c = 0` data prediction; `q F` is, up
+to sign and scale, velocity prediction of normalised data. DPM-Solver-v3, Zheng et al. 2023, arXiv:2310.13268, measures
+such a splitting on a model.) Where the Gaussian is not known, `N(0, c^2 I)` stands for it, with `c = data_std`.
+
+At `T` data and Gaussian can hardly be told apart: `F` is nearly nothing, but for what a network has learnt wrongly,
+most of which is the same for all states. So in few steps its answer to `y = 0` stands for all of them, which is one
+call on one example, and `N` calls make `N + 1` steps. (Dockhorn et al. 2022 take such a first step,
+"analytical first step", without the mean.)
 
 Nothing happens far above the largest scale of the data or below its smallest. The times are therefore uniform, and
 the polynomial through the last three values of `q F` (four, where steps are many) is one, in
 
-    v = log((rho + 10 c) / (rho + c / 50)),
+    v = log((rho + A) / (rho + B)),
 
 which is half the log-SNR between these scales and flat outside. The last step, to `sigma = 0`, is one like the
-others: `N` calls make `N` steps. The two numbers were chosen on Gaussian mixtures of several shapes and processes
-(`docs/solvers.md`), not on one model.
+others. `A` and `B` are multiples of the Gaussian's largest standard deviation, chosen on Gaussian mixtures of several
+shapes and processes (`docs/solvers.md`), not on one model.
 
-With `eta > 0` the ODE is left for noise while pictures take shape, `0.3 c <= rho <= 3 c`: a step that ends there goes
-further down, and noise brings it back, as in DDIM (Song et al. 2021, arXiv:2010.02502, equation 16). The ODE keeps the
-errors that a trained score makes; noise forgets some of them.
+With `eta > 0` the ODE is left for noise while pictures take shape, `0.3 c <= rho <= 3 c`, `c` the data's standard
+deviation: a step that ends there goes further down, and noise brings it back, as in DDIM (Song et al. 2021,
+arXiv:2010.02502, equation 16). The ODE keeps the errors that a trained score makes; noise forgets some of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import Gaussian, isotropic
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.fast.methods import ancestral_split
-from score_sde.solvers.fast.recorder import Recorder
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
@@ -40,16 +50,57 @@ from score_sde.solvers.options import MAX_ORDER, check_at_least, check_between, 
 from score_sde.solvers.process import last_time
 from score_sde.solvers.quadrature import gauss_legendre, lagrange
 
-# In units of the data's standard deviation: noise levels beyond which little happens.
-_LARGEST_SCALE = 10.0
-_SMALLEST_SCALE = 0.02
-# In the same units: where noise, if it is asked for, is added.
+# In units of the data's standard deviation: where noise, if it is asked for, is added.
 _NOISE_BEGINS = 3.0
 _NOISE_ENDS = 0.3
 # In units of the largest noise: beyond this, a standard deviation of data is a mistake.
 _FAR = 1000.0
-# Steps from which on the fourth order is the better one, on most problems.
-_MANY_STEPS = 20
+# The most steps by which outputs lie apart for the last step.
+_FURTHEST = 32
+# No direction's standard deviation is taken for smaller than the largest's by more than this factor.
+_RANGE = 1000.0
+
+
+class Warp(NamedTuple):
+    """The variable `v = log((rho + A) / (rho + B))`, which grows as the noise falls.
+
+    Attributes:
+        largest: `A`.
+        smallest: `B`.
+    """
+
+    largest: float
+    smallest: float
+
+    def __call__(self, rho: Tensor) -> Tensor:
+        """Return `v`; shape of `rho`."""
+        return torch.log(rho + self.largest) - torch.log(rho + self.smallest)
+
+    def inverse(self, v: Tensor) -> Tensor:
+        """Return `rho`; shape of `v`."""
+        return (self.largest - self.smallest * torch.exp(v)) / torch.expm1(v)
+
+
+class Rule(NamedTuple):
+    """How a number of steps is spent.
+
+    Attributes:
+        largest: `A`, in units of the Gaussian's largest standard deviation.
+        smallest: `B`, in the same units.
+        order: number of outputs the polynomial goes through.
+        free: whether the first step takes no call.
+    """
+
+    largest: float
+    smallest: float
+    order: int
+    free: bool
+
+
+# With few steps and with many, which begin at so many.
+_FEW, _MANY, _MANY_STEPS = Rule(3, 1 / 35, 3, True), Rule(8, 1 / 60, 4, False), 16
+# The same where the Gaussian is not known.
+_FEW_UNKNOWN, _MANY_UNKNOWN, _MANY_STEPS_UNKNOWN = Rule(10, 1 / 50, 3, False), Rule(10, 1 / 50, 4, False), 20
 
 
 def recommended(
@@ -61,111 +112,177 @@ def recommended(
     order: int | None = None,
     data_std: float = 0.5,
     eta: float = 0.0,
+    free: bool | None = None,
 ) -> TableSolver:
     """Return solver `default`.
 
     Args:
-        num_steps: number of calls of the model, one a step; that of the times of `grid` if left out.
+        num_steps: number of calls of the model; that of the times of `grid`, less the free one, if left out.
         grid: see `time_grid`; its own if left out.
         t_min: smallest time at which the model may be asked; the process's own if left out.
         denoise: end at `sigma = 0`; if not, stop at `t_min`.
         threshold: see `solvers.fast.thresholding`.
-        order: number of outputs the polynomial goes through; `recommended_order` if left out.
-        data_std: standard deviation of the data, per dimension.
+        order: number of outputs the polynomial goes through; if left out, 3, or 4 where steps are many and there is no
+            noise, which high orders amplify.
+        data_std: standard deviation of the data, per dimension, for models that do not know their Gaussian.
         eta: amount of noise while pictures take shape, up to 1; none if 0.
+        free: whether the first step, from `T`, takes no call for the batch, but one for a single example; if left out,
+            where the model knows its Gaussian, steps are few, and times are this solver's own.
 
     Raises:
         UserError: an option is out of range.
     """
-    number = number_of_times(num_steps, grid)
+    listed = num_steps is None and grid is not None
+    number = number_of_times(num_steps, grid) - (listed and bool(free))
     check_between("num_steps", number, 1, MOST_STEPS_OF_TABLE)
-    chosen_order = recommended_order(number, eta) if order is None else order
-    check_between("order", chosen_order, 1, MAX_ORDER)
+    if order is not None:
+        check_between("order", order, 1, MAX_ORDER)
     check_positive("data_std", data_std)
     check_at_least("eta", eta, 0)
 
-    def make_table(sde: SDE) -> Table:
+    def make_table(sde: SDE, known: Gaussian | None) -> Table:
         smallest = last_time(sde, t_min)
+        rule = rule_for(number, known is not None, eta)
+        is_free = rule.free and grid is None if free is None else free
+        rule = rule._replace(order=rule.order if order is None else order, free=is_free)
+        gaussian = isotropic(data_std) if known is None else known
+        count = number + is_free
         if grid is None:
-            times = recommended_times(sde, number, smallest, denoise, data_std)
+            times = recommended_times(sde, count, smallest, denoise, gaussian, rule)
         else:
-            times = time_grid(sde, grid, number, smallest)
+            times = time_grid(sde, grid, count, smallest)
         end = None if denoise else sde.at(smallest)
-        return recommended_table(sde, times, end, chosen_order, data_std, eta)
+        table = recommended_table(sde, times, end, gaussian, rule, eta)
+        return table if known is not None or is_free else in_own_axes(table)
 
     return TableSolver(make_table, threshold)
 
 
-def recommended_order(num_steps: int, eta: float = 0.0) -> int:
-    """Return 3, or 4 where steps are many and there is no noise, which high orders amplify."""
-    return 4 if num_steps >= _MANY_STEPS and not eta else 3
+def rule_for(num_steps: int, known: bool, eta: float = 0.0) -> Rule:
+    """Return how so many steps are spent, where the Gaussian is known or is not."""
+    few, many, least = (_FEW, _MANY, _MANY_STEPS) if known else (_FEW_UNKNOWN, _MANY_UNKNOWN, _MANY_STEPS_UNKNOWN)
+    rule = many if num_steps >= least else few
+    return rule._replace(order=min(rule.order, 3)) if eta else rule
 
 
-def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, data_std: float) -> Tensor:
+def warp(gaussian: Gaussian, rule: Rule) -> Warp:
+    """Return the variable in which times are uniform and outputs are interpolated."""
+    largest = float(gaussian.scales.max())
+    return Warp(rule.largest * largest, rule.smallest * largest)
+
+
+def recommended_times(sde: SDE, num_steps: int, t_min: float, denoise: bool, gaussian: Gaussian, rule: Rule) -> Tensor:
     """Return times uniform in `v`, from `T` to a step short of `sigma = 0` (or of `t_min`), float64, `(num_steps,)`.
 
     Raises:
-        UserError: the process's noise lies far below `data_std`.
+        UserError: the process's noise lies far below the data.
     """
     limits = sde.at(torch.tensor([sde.T, t_min], dtype=torch.float64))
+    data_std = float(gaussian.scales.max())
     if data_std > _FAR * float(limits.rho[0]):
         raise UserError(f"data_std={data_std:g} lies far above this process's noise, up to {float(limits.rho[0]):.3g}")
-    first, last = (_warp(rho, data_std) for rho in limits.rho)
+    variable = warp(gaussian, rule)
+    first, last = variable(limits.rho)
     if denoise:
-        to_zero = (_warp(torch.zeros((), dtype=torch.float64), data_std) - first) / num_steps
+        to_zero = (variable(torch.zeros((), dtype=torch.float64)) - first) / num_steps
         # The model is not asked below t_min, however short the steps.
         step = torch.minimum(to_zero, (last - first) / max(num_steps - 1, 1))
     else:
         step = (last - first) / num_steps
-    v = first + step * torch.arange(num_steps, dtype=torch.float64)
-    rho = data_std * (_LARGEST_SCALE - _SMALLEST_SCALE * torch.exp(v)) / torch.expm1(v)
+    rho = variable.inverse(first + step * torch.arange(num_steps, dtype=torch.float64))
     times = sde.time_at_log_snr(-2 * torch.log(rho)).clamp(t_min, sde.T)
     times[0] = sde.T
     return times
 
 
 def recommended_table(
-    sde: SDE, times: Tensor, end: Marginals | None, order: int, data_std: float, eta: float = 0.0
+    sde: SDE,
+    times: Tensor,
+    end: Marginals | None,
+    gaussian: Gaussian,
+    rule: Rule,
+    eta: float | Sequence[float] = 0.0,
 ) -> Table:
-    """Return the table for given times and end (`sigma = 0` if None), differentiable with respect to `times`."""
-    nodes = sde.at(times)
-    recorder = Recorder(sde, len(times), "residual", denoises=False, data_std=data_std)
-    rhos = [*nodes.rho.unbind(), torch.zeros((), dtype=torch.float64) if end is None else end.rho]
-    v = _warp(nodes.rho, data_std)
-    y, residuals = recorder.start, []
+    """Return the table for given times and end (`sigma = 0` if None), differentiable with respect to `times`; `eta` is
+    the noise's amount while pictures take shape, or that of each step, of which the last adds none."""
+    nodes, variable = sde.at(times), warp(gaussian, rule)
+    nothing = torch.zeros(1, dtype=torch.float64)
+    rho = torch.cat([nodes.rho, nothing if end is None else end.rho.reshape(1)])
+    alpha = torch.cat([nodes.alpha, nothing + 1 if end is None else end.alpha.reshape(1)])
+    scales = gaussian.scales.clamp(min=float(gaussian.scales.max()) / _RANGE)
+    amounts = noise_amounts(rho, gaussian, eta) if isinstance(eta, float | int) else list(eta)
+    # `(n + 1, S)`.
+    q, v = torch.sqrt(rho[:, None] ** 2 + scales**2), variable(rho)
+    apart = _apart(v, rule.order)
+    memory = 1 + (rule.order - 1) * apart
+    state, outputs, noise = [], [], []
     for k in range(len(times)):
-        residuals.append(_q(rhos[k], data_std) * recorder.evaluate(y, nodes[k]).recorded)
-        past = slice(max(0, k + 1 - order), k + 1)
-        down, up = noisy_step(rhos[k], rhos[k + 1], data_std, eta)
-        weights = _weights(v[past], rhos[k], down, data_std)
-        y = y / _q(rhos[k], data_std) + sum(w * r for w, r in zip(weights, residuals[past], strict=True))
-        y = _q(down, data_std) * y
-        if up > 0:
-            y = y + up * recorder.noise()
-    return recorder.table(y, end)
+        down, up = noisy_step(rho[k], rho[k + 1], amounts[k])
+        q_down = torch.sqrt(down**2 + scales**2)
+        ages = range(0, min(memory, k + 1), apart) if k + 1 == len(times) else range(min(rule.order, k + 1))
+        past = [k - age for age in ages]
+        weights = q_down * _weights(v[past], rho[k], down, scales, variable) * q[past] * alpha[k + 1]
+        row = [weights.new_zeros(len(scales))] * memory
+        for age, weight in zip(ages, weights, strict=True):
+            row[age] = weight
+        state.append(q_down / q[k] * alpha[k + 1] / alpha[k])
+        outputs.append(torch.stack(row))
+        noise.append(up * alpha[k + 1])
+    blend = -rho[:-1, None] / q[:-1] ** 2 / nodes.alpha[:, None]
+    return Table(
+        times,
+        torch.stack(state),
+        torch.stack(outputs),
+        torch.stack(noise).detach(),
+        "noise",
+        blend,
+        None if end is None else end.t,
+        gaussian,
+        rule.free,
+    )
 
 
-def noisy_step(start: Tensor, end: Tensor, data_std: float, eta: float) -> tuple[Tensor, Tensor]:
+def _apart(v: Tensor, order: int) -> int:
+    """Return by how many steps the outputs lie apart that the last step's polynomial goes through.
+
+    The model is not asked below `t_min`, so where steps are many the last, to `sigma = 0`, is many times as long as the
+    others: a polynomial through outputs as close as theirs would magnify every rounding error of a network.
+    """
+    if len(v) < 3 or order == 1:
+        return 1
+    before, last = v.detach().diff()[-2:].tolist()
+    if not before > 0:
+        return 1
+    return max(1, min(round(last / before), _FURTHEST, (len(v) - 2) // (order - 1)))
+
+
+def in_own_axes(table: Table) -> Table:
+    """Return a table along the axes of `N(0, c^2 I)` as one that needs no axes."""
+    return table._replace(
+        state=table.state[:, 0], outputs=table.outputs[:, :, 0], blend=table.blend[:, 0], gaussian=None
+    )
+
+
+def noise_amounts(rho: Tensor, gaussian: Gaussian, eta: float) -> list[float]:
+    """Return the amount of noise of each of the steps between `rho` `(n + 1,)`: `eta` for those that end while pictures
+    take shape, none before and after."""
+    typical = float(gaussian.scales[gaussian.which].square().mean().sqrt())
+    within = (_NOISE_ENDS * typical <= rho[1:]) & (rho[1:] <= _NOISE_BEGINS * typical)
+    return (eta * within).tolist()
+
+
+def noisy_step(start: Tensor, end: Tensor, eta: float) -> tuple[Tensor, Tensor]:
     """Return the noise level that a step from `start` to `end` goes down to, and the standard deviation of the noise
-    that brings it back to `end`: DDIM's, while pictures take shape; none before and after."""
-    if not (eta > 0 and _NOISE_ENDS * data_std <= end <= _NOISE_BEGINS * data_std):
+    that brings it back to `end`: DDIM's for `eta > 0`, and none without."""
+    if not eta > 0 or end == 0:
         return end, torch.zeros_like(end)
     return ancestral_split(start, end, eta)
 
 
-def _weights(nodes: Tensor, start: Tensor, end: Tensor, data_std: float) -> Tensor:
-    """Return `∫ l_j(v) / q^2 drho` from `start` to `end`, shape of `nodes`."""
+def _weights(nodes: Tensor, start: Tensor, end: Tensor, scales: Tensor, variable: Warp) -> Tensor:
+    """Return `∫ l_j(v) / q^2 drho` from `start` to `end` for the scales `(S,)`, `(len(nodes), S)`."""
     points, point_weights = gauss_legendre()
     rho = start + (end - start) * points
-    density = (end - start) * point_weights / _q(rho, data_std) ** 2
-    v = _warp(rho, data_std)
+    density = ((end - start) * point_weights)[:, None] / (rho[:, None] ** 2 + scales**2)
+    v = variable(rho)
     return torch.stack([lagrange(nodes, j, v) for j in range(len(nodes))]) @ density
-
-
-def _q(rho: Tensor, data_std: float) -> Tensor:
-    return torch.sqrt(rho**2 + data_std**2)
-
-
-def _warp(rho: Tensor, data_std: float) -> Tensor:
-    """Return `v`, which grows as the noise falls."""
-    return torch.log(rho + _LARGEST_SCALE * data_std) - torch.log(rho + _SMALLEST_SCALE * data_std)

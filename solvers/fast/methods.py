@@ -86,6 +86,30 @@ def adams(
     return y
 
 
+# Of Adams–Bashforth on equal steps, by order; the newest output comes first.
+EQUAL_STEPS = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+
+
+def ipndm(recorder: Recorder, nodes: Marginals, *, order: int = 3, lower_order_final: bool = False) -> Tensor:
+    """iPNDM (Zhang & Chen 2023, arXiv:2204.13902): Adams–Bashforth in `rho` with the weights of equal steps.
+
+    Where the steps in `rho` are equal its order is `order`, and 2 at most where they change from one to the next.
+    """
+    check_between("order", order, 1, len(EQUAL_STEPS))
+    y, outputs = recorder.start, []
+    for k in range(len(nodes) - 1):
+        outputs.insert(0, recorder.evaluate(y, nodes[k]).eps)
+        weights = EQUAL_STEPS[step_order(recorder, order, k, len(nodes), lower_order_final) - 1]
+        slope = sum(w * eps for w, eps in zip(weights, outputs, strict=False))
+        y = y + (nodes.rho[k + 1] - nodes.rho[k]) * slope
+    return y
+
+
 def step_order(recorder: Recorder, order: int, k: int, num_nodes: int, lower_order_final: bool) -> int:
     """Return the order at step `k`: at most the outputs there are; and, if asked, the steps still to come, for
     stability in few steps.

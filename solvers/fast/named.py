@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+from score_sde.common.gaussian import Gaussian
 from score_sde.sde import SDE
 from score_sde.solvers.fast import methods, singlestep
 from score_sde.solvers.fast.default import recommended
@@ -42,7 +43,7 @@ def solver(
         number = number_of_times(num_steps, grid)
         check_between("num_steps", number, 1 if denoise else 2, MOST_STEPS_OF_TABLE)
 
-        def make_table(sde: SDE) -> Table:
+        def make_table(sde: SDE, gaussian: Gaussian | None) -> Table:
             times = time_grid(sde, grid, number, t_min)
             return method_table(method, sde, times, prediction=prediction, denoise=denoise, **{**fixed, **own})
 
@@ -70,6 +71,7 @@ FAST_SOLVERS: dict[str, Callable[..., TableSolver]] = {
     "dpm_1_sde": solver(methods.adams, "noise", calls_a_step=1, order=1, variable="log_snr", eta=1.0),
     "dpm_2m_sde": solver(methods.adams, "noise", order=2, variable="log_snr", eta=1.0),
     "deis": solver(methods.adams, "noise", eta=0.0),
+    "ipndm": solver(methods.ipndm, "noise", "karras"),
     # Data prediction.
     "dpmpp_1": solver(methods.adams, "data", calls_a_step=1, order=1, variable="log_snr", eta=0.0),
     "dpmpp_2s": solver(singlestep.dpmpp_2s, "data", calls_a_step=2, eta=0.0),

@@ -122,7 +122,7 @@ class Recorder:
         carried = state[:, None] * states[:-1]
         rest = states[1:] - carried
         rest = rest * (rest.detach().abs() > _ROUNDING * (states[1:].abs() + carried.abs()).detach())
-        outputs, noise = rest[:, 1 : 1 + count], rest[:, 1 + self._capacity :]
+        outputs, noise = _latest_first(rest[:, 1 : 1 + count]), rest[:, 1 + self._capacity :]
         return Table(
             times,
             state * next_alpha / alpha,
@@ -132,3 +132,13 @@ class Recorder:
             self._blend(torch.stack([node.rho for node in self._nodes])) / alpha,
             None if end is None else end.t,
         )
+
+
+def _latest_first(weights: Tensor) -> Tensor:
+    """Return the weights of the last `m` outputs, `(n, m)`, from those of all, lower triangular, `(n, n)`."""
+    count = len(weights)
+    number = torch.arange(count)
+    age = number[:, None] - number
+    oldest = int(torch.where(weights.detach() != 0, age, 0).max())
+    output = number[:, None] - torch.arange(oldest + 1)
+    return weights.gather(1, output.clamp(min=0)) * (output >= 0)

@@ -12,6 +12,11 @@ Multistep, singlestep and predictor-corrector methods are all of this form: wher
 forms linear combinations, nothing else. After `N` grid times `T = t_0 > … > t_{N-1} = t_min` the last step goes from
 `t_min` to `sigma = 0`, where the answer is the denoised mean; so a method that asks the model once a step makes `N`
 calls.
+
+Along the axes of the Gaussian that the data look like (`common.gaussian`), a table may have weights for each axis, and
+`x` stands for the state there, `u = V^T (x - alpha m)`. Its first output may then be free: at `T` hardly anything of
+the data is left in the state, and the Gaussian's answer, which is in the weights already, is the model's but for what
+the model answers to `u = 0`: one call, on one example, for a batch.
 """
 
 from __future__ import annotations
@@ -23,9 +28,11 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
-from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
+from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, gaussian_of_model
+from score_sde.solvers.fast.axes import InAxes
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.trajectory import Watch
 
@@ -34,16 +41,19 @@ MOST_STEPS_OF_TABLE = 4000
 
 
 class Table(NamedTuple):
-    """A sampler: `x_{k+1} = state_k x_k + sum_j outputs_kj F_j + noise_k z_k`; all float64.
+    """A sampler: `x_{k+1} = state_k x_k + sum_j outputs_kj F_{k-j} + noise_k z_k`; all float64.
 
     Attributes:
         times: when the model is asked, shape `(n,)`.
-        state: shape `(n,)`.
-        outputs: lower triangular, shape `(n, n)`.
+        state: shape `(n,)`, or `(n, S)` for the scales of a Gaussian.
+        outputs: weights of the last `m` outputs, the latest first; shape `(n, m)`, or `(n, m, S)`.
         noise: shape `(n,)`.
         prediction: what `F` is made from: the model's noise `eps` or its denoised data `D`.
-        blend: multiple of `x_k` that is added to it, shape `(n,)`; zero but for residuals.
+        blend: multiple of `x_k` that is added to it, shape `(n,)` or `(n, S)`; zero but for residuals.
         end: time of the last state; None for `sigma = 0`.
+        gaussian: in whose axes the states are; None if in their own.
+        free: whether the first output is that at `u = 0`, for all examples.
+        told: times that the model is told, shape `(n,)`; None for those of the states.
     """
 
     times: Tensor
@@ -53,15 +63,29 @@ class Table(NamedTuple):
     prediction: Literal["noise", "data"]
     blend: Tensor
     end: Tensor | None = None
+    gaussian: Gaussian | None = None
+    free: bool = False
+    told: Tensor | None = None
+
+    @property
+    def calls(self) -> int:
+        """The number of calls of the model for a batch is that of the times, less the free one."""
+        return len(self.times) - self.free
+
+
+# A number, or one for each scale of a Gaussian.
+Weight = float | Tensor
 
 
 class Step(NamedTuple):
     """One call of the model and the combination after it, in plain numbers, so that the loop has none to compute.
 
     Attributes:
-        t: when the model is asked, a tensor of shape `()`, float64.
+        t: time of the state, a tensor of shape `()`, float64.
+        told: time that the model is told, likewise; its state is then `alpha(told) / alpha(t)` times this one.
         alpha: at `t`.
-        sigma: at `t`.
+        alpha_told: at `told`.
+        sigma_told: at `told`.
         blend: multiple of the state that is added to the output.
         state: weight of the state.
         outputs: the outputs with a weight, and it.
@@ -70,23 +94,43 @@ class Step(NamedTuple):
     """
 
     t: Tensor
+    told: Tensor
     alpha: float
-    sigma: float
-    blend: float
-    state: float
-    outputs: list[tuple[int, float]]
+    alpha_told: float
+    sigma_told: float
+    blend: Weight
+    state: Weight
+    outputs: list[tuple[int, Weight]]
     noise: float
     done: list[int]
 
 
 def steps_of(table: Table, sde: SDE) -> list[Step]:
     """Return the steps of a table."""
-    rows = [[(j, weight) for j, weight in enumerate(row) if weight != 0] for row in table.outputs.tolist()]
+    each = list if table.gaussian is not None else Tensor.tolist
+    rows = [
+        [(k - j, weight) for j, weight in enumerate(each(row[: k + 1])) if bool(torch.as_tensor(weight).any())]
+        for k, row in enumerate(table.outputs)
+    ]
     last_use = dict.fromkeys(range(len(rows)), 0) | {j: k for k, row in enumerate(rows) for j, _ in row}
     done = [[j for j in range(k + 1) if max(last_use[j], j) == k] for k in range(len(rows))]
-    numbers = (sde.alpha(table.times), sde.sigma(table.times), table.blend, table.state)
-    alpha, sigma, blend, state = (values.tolist() for values in numbers)
-    columns = (table.times.unbind(), alpha, sigma, blend, state, rows, table.noise.tolist(), done)
+    told = table.times if table.told is None else table.told
+    numbers = (sde.alpha(table.times), sde.alpha(told), sde.sigma(told), table.noise)
+    alpha, alpha_told, sigma_told, noise = (values.tolist() for values in numbers)
+    blend, state = each(table.blend), each(table.state)
+    moments = table.times.unbind()
+    columns = (
+        moments,
+        moments if table.told is None else told.unbind(),
+        alpha,
+        alpha_told,
+        sigma_told,
+        blend,
+        state,
+        rows,
+        noise,
+        done,
+    )
     return [Step(*row) for row in zip(*columns, strict=True)]
 
 
@@ -101,23 +145,59 @@ def integrate(
 
     Args:
         table: the sampler.
-        model: asked `len(table.times)` times.
+        model: asked `table.calls` times, and once on one example if the first output is free.
         x: start.
         noise: needed where the table has any.
         threshold: applied to the denoised data of each call.
     """
-    return run_steps(steps_of(table, model.sde), table.prediction, model, x, noise, threshold)
+    steps = steps_of(table, model.sde)
+    if table.gaussian is None:
+        return run_steps(steps, table.prediction, model, x, noise, threshold)
+    there = InAxes(model, table.gaussian, x)
+    end = _alpha_at_end(table, model.sde)
+    u = there.turned(x, steps[0].alpha)
+    given = first_answer(table, steps[0], there, x, threshold)
+    u = run_steps(
+        steps, table.prediction, there, u, noise, threshold, which=which_scale(table.gaussian, x), given=given
+    )
+    return there.turned_back(u, end)
+
+
+def _alpha_at_end(table: Table, sde: SDE) -> float:
+    return 1.0 if table.end is None else float(sde.alpha(table.end))
+
+
+def which_scale(gaussian: Gaussian, x: Tensor) -> Tensor:
+    """Return which of a Gaussian's scales each number of a state like `x` `(B, *dims)` has, shape `dims` or `()`."""
+    which = gaussian.which.to(x.device)
+    return which if which.ndim == 0 else which.reshape(x.shape[1:])
+
+
+def first_answer(
+    table: Table, step: Step, model: InAxes, x: Tensor, threshold: Threshold | None = None
+) -> Tensor | None:
+    """Return the model's output at `u = 0`, at the first time, for states like `x`; None if it is not free.
+
+    It has shape `(1, *dims)`, or `(B, *dims)` if the model does not know the Gaussian of its data: then it may be
+    bound to a condition of each example.
+    """
+    if not table.free:
+        return None
+    asked = x if gaussian_of_model(model.model) is None else x[:1]
+    return _output(model, torch.zeros_like(asked), step, table.prediction, threshold)
 
 
 def run_steps(
     steps: list[Step],
     prediction: str,
-    model: Model,
+    model: Model | InAxes,
     x: Tensor,
     noise: SampleNoise | None = None,
     threshold: Threshold | None = None,
     first: int = 0,
     reached: Callable[[int, Tensor], None] | None = None,
+    which: Tensor | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """Run these steps, a whole table or a part of it that uses no earlier outputs; arguments else as of `integrate`.
 
@@ -130,16 +210,21 @@ def run_steps(
         threshold: applied to the denoised data of each call.
         first: number of the first of these steps in the table.
         reached: called before each call of the model, with its number in the table and the state.
+        which: which of a Gaussian's scales each number of a state has, where weights are theirs.
+        given: the first output, where it is free.
     """
     outputs: dict[int, Tensor] = {}
     for k, step in enumerate(steps, first):
         if reached is not None:
             reached(k, x)
-        output = _output(model, x, step.t, step.alpha, step.sigma, prediction, threshold)
-        outputs[k] = torch.add(output, x, alpha=step.blend) if step.blend else output
-        x = x * step.state
+        if k == 0 and given is not None:
+            outputs[k] = given.expand(x.shape)
+        else:
+            output = _output(model, x, step, prediction, threshold)
+            outputs[k] = _plus(output, x, step.blend, which)
+        x = x * _spread(step.state, x, which)
         for j, weight in step.outputs:
-            x = torch.add(x, outputs[j], alpha=weight)
+            x = _plus(x, outputs[j], weight, which)
         if step.noise and noise is not None:
             x = torch.add(x, noise.normal(x), alpha=step.noise)
         for j in step.done:
@@ -147,66 +232,94 @@ def run_steps(
     return x
 
 
-def _output(
-    model: Model, x: Tensor, t: Tensor, alpha: float, sigma: float, prediction: str, threshold: Threshold | None
-) -> Tensor:
+def _plus(x: Tensor, y: Tensor, weight: Weight, which: Tensor | None) -> Tensor:
+    """Return `x + weight y`, shape of `x`."""
+    if isinstance(weight, Tensor):
+        return torch.addcmul(x, weight.to(x)[which], y)
+    return torch.add(x, y, alpha=weight) if weight else x
+
+
+def _spread(weight: Weight, x: Tensor, which: Tensor | None) -> Weight:
+    """Return the weight of each number of a state like `x`, from those of the scales."""
+    return weight.to(x)[which] if isinstance(weight, Tensor) else weight
+
+
+def _output(model: Model | InAxes, x: Tensor, step: Step, prediction: str, threshold: Threshold | None) -> Tensor:
+    if step.told is not step.t:
+        x = x * (step.alpha_told / step.alpha)
     if prediction == "noise" and threshold is None:
-        return model.score(x, t) * -sigma
-    data = model.denoise(x, t)
-    if threshold is not None:
-        data = threshold(data)
-    return data if prediction == "data" else (x - alpha * data) / sigma
+        return model.score(x, step.told) * -step.sigma_told
+    if threshold is None:
+        data = model.denoise(x, step.told)
+    elif isinstance(model, InAxes):
+        data = model.of_data(threshold(model.data(x, step.told)))
+    else:
+        data = threshold(model.denoise(x, step.told))
+    return data if prediction == "data" else (x - step.alpha_told * data) / step.sigma_told
 
 
 class TableSolver(Solver):
-    """A solver that runs one table, made for the model's process at its first call.
+    """A solver that runs one table, made for the model's process, and its Gaussian if it has one, at its first call.
 
     Args:
-        make_table: the table for a process.
+        make_table: the table for a process, and for the Gaussian that the data look like, or None.
         threshold: applied to the denoised data of each call.
         calls_a_step: of a method that remembers nothing from step to step.
     """
 
     def __init__(
         self,
-        make_table: Callable[[SDE], Table],
+        make_table: Callable[[SDE, Gaussian | None], Table],
         threshold: Threshold | None = None,
         calls_a_step: int | None = None,
     ) -> None:
         self._make_table = make_table
         self._threshold = threshold
         self._calls_a_step = calls_a_step
-        self._made: tuple[SDE, Table, list[Step]] | None = None
+        self._made: tuple[SDE, Gaussian | None, Table, list[Step]] | None = None
 
-    def table(self, sde: SDE) -> Table:
-        """Return the table for this process."""
-        return self._for_process(sde)[0]
+    def table(self, sde: SDE, gaussian: Gaussian | None = None) -> Table:
+        """Return the table for this process, and for data that look like this Gaussian."""
+        return self._made_for(sde, gaussian)[0]
 
-    def _for_process(self, sde: SDE) -> tuple[Table, list[Step]]:
-        if self._made is None or self._made[0] is not sde:
-            table = self._make_table(sde)
+    def _made_for(self, sde: SDE, gaussian: Gaussian | None) -> tuple[Table, list[Step]]:
+        if self._made is None or self._made[0] is not sde or self._made[1] is not gaussian:
+            table = self._make_table(sde, gaussian)
             if not all(bool(values.isfinite().all()) for values in table[:4]):
                 raise UserError(
                     "this solver's coefficients are not finite: t_min must lie where there is some noise, and options "
                     "such as eta in the range of the method"
                 )
-            self._made = sde, table, steps_of(table, sde)
-        return self._made[1:]
+            self._made = sde, gaussian, table, steps_of(table, sde)
+        return self._made[2:]
+
+    def calls(self, sde: SDE) -> int:
+        """Count the batched network calls under a process; see `Solver.calls`."""
+        return self.table(sde).calls
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
-        table, steps = self._for_process(model.sde)
+        table, steps = self._made_for(model.sde, gaussian_of_model(model))
         noise = _noise(table, draw)
-        if watch is None:
-            return Solution(run_steps(steps, table.prediction, model, x_T, noise, self._threshold), len(steps))
+        there = model if table.gaussian is None else InAxes(model, table.gaussian, x_T)
 
-        def reached(k: int, x: Tensor) -> None:
+        def reached(k: int, u: Tensor) -> None:
             # The others are stages inside a step.
-            if k % (self._calls_a_step or 1) == 0:
+            if watch is not None and k % (self._calls_a_step or 1) == 0:
+                x = there.turned_back(u, steps[k].alpha) if isinstance(there, InAxes) else u
                 watch.reached(steps[k].t, x)
 
-        x = run_steps(steps, table.prediction, model, x_T, noise, self._threshold, reached=reached)
-        watch.reached(0.0 if table.end is None else table.end, x, x if table.end is None else None)
-        return Solution(x, len(steps))
+        x, given, which = x_T, None, None
+        if isinstance(there, InAxes):
+            given = first_answer(table, steps[0], InAxes(_asked(model), there.gaussian, x_T), x_T, self._threshold)
+            x, which = there.turned(x_T, steps[0].alpha), which_scale(there.gaussian, x_T)
+        heard = None if watch is None else reached
+        x = run_steps(steps, table.prediction, there, x, noise, self._threshold, 0, heard, which, given)
+        if isinstance(there, InAxes):
+            x = there.turned_back(x, _alpha_at_end(table, model.sde))
+        if watch is not None:
+            watch.reached(0.0 if table.end is None else table.end, x, x if table.end is None else None)
+        # A call on one example counts as one for a batch of one alone.
+        return Solution(x, table.calls + (given is not None and len(given) == len(x_T)))
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         if self._calls_a_step is None:
@@ -214,7 +327,7 @@ class TableSolver(Solver):
                 "this solver remembers earlier outputs, so that states cannot be changed between its steps: take one "
                 "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
             )
-        table, steps = self._for_process(model.sde)
+        table, steps = self._made_for(model.sde, None)
         noise = _noise(table, draw)
         firsts = range(0, len(steps), self._calls_a_step)
         parts = [steps[first : first + self._calls_a_step] for first in firsts]
@@ -228,6 +341,11 @@ class TableSolver(Solver):
         else:
             ends = model.sde.at(torch.cat([times, table.end.reshape(1)]))
         return Steps(ends, [len(part) for part in parts], step)
+
+
+def _asked(model: Model) -> Model:
+    """Return the model that is asked about no state of a trajectory."""
+    return model.model if isinstance(model, Watch) else model
 
 
 def _noise(table: Table, draw: Draw) -> SampleNoise | None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from score_sde import control
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import isotropic
 from score_sde.control import Controlled, Masked, Observation, Projection
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.models import GaussianMixture, QuantisedModel, ScoreModel
@@ -36,7 +37,7 @@ from score_sde.sde import (
 from score_sde.sde.truncated import Truncated
 from score_sde.solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
-from score_sde.solvers.fast.default import recommended_table, recommended_times
+from score_sde.solvers.fast.default import recommended
 from score_sde.solvers.fast.tuning import tune
 
 FLOAT = torch.float64
@@ -93,7 +94,7 @@ X_T = VP.prior_sample((4, 2), seeds=SEEDS, dtype=FLOAT)
 X_0 = torch.tensor([[-1.0, 0.1], [1.2, 0.5], [0.8, 0.2], [-0.7, 0.0]], dtype=FLOAT)
 OBSERVED = Observation(KEEP, X_0, 0.1)
 T_MIN = torch.tensor(VP.t_min, dtype=FLOAT)
-TABLE = recommended_table(VP, recommended_times(VP, 6, VP.t_min, True, 0.5), None, 3, 0.5)
+TABLE = recommended(6).table(VP, isotropic(0.5))
 
 
 def sample(solver: Callable[..., Any], model: Asked, x_T: Tensor = X_T) -> None:
@@ -230,7 +231,14 @@ TAKEN = {
 OF_SOLVERS: dict[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
     "default": (
         {"num_steps": 6},
-        {"num_steps": "1", "grid": "None", "t_min": "None 0 1e-30", "order": "None 1", "data_std": "1 1.5"},
+        {
+            "num_steps": "1",
+            "grid": "None",
+            "t_min": "None 0 1e-30",
+            "order": "None 1",
+            "data_std": "1 1.5",
+            "free": "None True False",
+        },
     ),
     "tuned": ({"table": TABLE}, {"num_steps": "None", "path": "None", "table": ""}),
     "pc": (
@@ -328,26 +336,24 @@ SUBJECTS |= {
         tune,
         lambda model, /, **options: tune(model, **options),
         {
-            "num_steps": 2,
+            "numbers": [2],
             "shape": (2,),
             "num_trajectories": 4,
             "num_validation": 4,
             "batch_size": 2,
             "iterations": 3,
-            "orders": (1,),
-            "reference_steps": 3,
+            "reference_steps": 16,
         },
         {
-            "num_steps": "1",
+            "numbers": "",
             "shape": "",
             "num_trajectories": "None",
             "num_validation": "1",
             "batch_size": "1",
-            "iterations": "1",
+            "iterations": "0 1",
             "learning_rate": POSITIVE,
             "memory": "1",
-            "orders": "None",
-            "data_std": "1 1.5 1e-30",
+            "data_std": "1 1.5",
             "reference_steps": "",
             "seed": "0 1 10**9 10**400",
             "dtype": "None",

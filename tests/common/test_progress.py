@@ -194,12 +194,12 @@ def test_tuning_is_the_same():
         "num_validation": 8,
         "batch_size": 8,
         "iterations": 6,
-        "reference_steps": 5,
+        "reference_steps": 16,
     }
     with Progress("tuning") as bar:
-        watched = tune(Watched(mixture(), bar.call), 3, (2,), **options)
+        watched = tune(Watched(mixture(), bar.call), [3], (2,), **options)[3]
         assert bar.num_calls > 6 * 2 * 3
-    plain = tune(mixture(), 3, (2,), **options)
+    plain = tune(mixture(), [3], (2,), **options)[3]
     assert (watched.error, watched.start_error) == (plain.error, plain.start_error)
     for ours, theirs in zip(watched.table[:4], plain.table[:4], strict=True):
         assert torch.equal(ours, theirs)

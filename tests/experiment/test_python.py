@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
 from score_sde.common.plots import frames
@@ -236,15 +237,31 @@ def test_things_of_ones_own(tmp_path, monkeypatch, form):
         assert fitted.config.model.network == named + "Straight"
     assert isinstance(fitted.model.sde, Cosine)
     # What is trained is linear, so that the score is, too; and its mean and scale come back in data units.
-    x = torch.tensor([[0.0] * 3, [1.0] * 3, [2.0] * 3])
+    device = distributed.device()
+    x = torch.tensor([[0.0] * 3, [1.0] * 3, [2.0] * 3], device=device)
     noise = fitted.model.noise(x, torch.tensor(0.5))
     torch.testing.assert_close(noise[2] - noise[1], noise[1] - noise[0])
     guessed = fitted.sample(4, solver=Guess())
-    x_T = fitted.model.sde.prior_sample((4, 3), seeds=range(4))
-    units = fitted.dataset.units
-    expected = units.decode(fitted.model.denoise(x_T, torch.tensor(Cosine.T, dtype=torch.float64))).numpy()
+    x_T = fitted.model.sde.prior_sample((4, 3), seeds=range(4), device=device)
+    denoised = fitted.model.denoise(x_T, torch.tensor(Cosine.T, dtype=torch.float64))
+    expected = fitted.dataset.units.decode(denoised.cpu()).numpy()
     np.testing.assert_array_equal(guessed, expected)
     assert np.isfinite(fitted.log_prob(own_data()[0][:2])).all()
+
+
+def test_a_network_is_trained_again_and_earlier_runs_keep_their_own():
+    network = Straight()
+    network.map.bias.requires_grad_(False)
+    first = score_sde.fit(numbers(50, 3), network=network, settings=NARROW | KEPT)
+    expected, trained = first.sample(2), network.map.weight.detach().clone()
+    assert (network.map.weight.requires_grad, network.map.bias.requires_grad) == (True, False)
+    second = score_sde.fit(numbers(50, 3), network=network, settings=NARROW | KEPT)
+    assert not torch.equal(network.map.weight, trained)
+    assert not np.array_equal(second.sample(2), expected)
+    np.testing.assert_array_equal(first.sample(2), expected)
+    network.requires_grad_(False)
+    with pytest.raises(UserError, match="there is nothing to train"):
+        score_sde.fit(numbers(50, 3), network=network, settings=NARROW | KEPT)
 
 
 def test_a_network_that_cannot_be_made_is_handed_over_again(tmp_path):
@@ -334,13 +351,13 @@ def test_mistakes_are_one_line(runs, tmp_path):
 
 
 def test_an_animation_ends_with_the_samples(runs, tmp_path):
-    """A frame a state, from noise on; the last frame shows the samples of the same seeds."""
+    """A frame a state, from noise on, where no call is needed; the last shows the samples of the same seeds."""
     loaded = score_sde.load(runs["digits"])
     path = loaded.animate(tmp_path / "digits.gif", num_samples=4, num_steps=5, seed=3)
     film: Any
     with Image.open(path) as film:
-        assert film.n_frames == 6
-        film.seek(5)
+        assert film.n_frames == 7
+        film.seek(6)
         last = np.asarray(film.convert("L")).astype(int)
     samples = loaded.dataset.levels_to_uint8(torch.from_numpy(loaded.sample(4, num_steps=5, seed=3, batch_size=4)))
     (expected,) = frames("images", [samples.numpy()])

@@ -65,6 +65,7 @@ WORK = {
         "compare.num_samples": "5",
         "compare.num_trajectories": "1",
     },
+    "tune": {"tuning.num_steps": "3"},
 }
 
 
@@ -105,7 +106,7 @@ def complaint(key: str, text: str, mode: str) -> str:
 
 
 # Of keys of other sections.
-_MODES = {"sampling": "sample", "likelihood": "likelihood", "edit": "edit", "compare": "compare"}
+_MODES = {"sampling": "sample", "likelihood": "likelihood", "edit": "edit", "compare": "compare", "tuning": "tune"}
 
 
 def test_a_value_is_refused_in_one_line_that_names_its_key_or_fits():

@@ -11,7 +11,7 @@ import pytest
 
 import score_sde
 from score_sde.experiment import configuration, rules
-from tests.house.code import FLOOR_OF, FLOORS, ROOMS, files, imports, module_name, place, room_of, tree
+from tests.house.sources import FLOOR_OF, FLOORS, ROOMS, files, imports, module_name, place, room_of, tree
 from tests.reading import ROOT
 
 

@@ -13,7 +13,7 @@ import torch
 
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
-from tests.house.code import files, place, tree
+from tests.house.sources import files, place, tree
 from tests.house.windows import ABSENT, MODULES
 from tests.modes.test_main import run
 from tests.reading import ROOT

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.house.code import ROOMS
+from tests.house.sources import ROOMS
 from tests.reading import ROOT
 
 

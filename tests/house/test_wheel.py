@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.code import ROOMS, files
+from tests.house.sources import ROOMS, files
 from tests.reading import ROOT
 
 # What a user may well call modules and folders, and what ours were once called.

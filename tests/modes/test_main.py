@@ -24,12 +24,14 @@ from scipy.stats import multivariate_normal
 
 from score_sde import __main__ as main
 from score_sde import load
+from score_sde.common import distributed
 from score_sde.common.noise import SampleNoise
 from score_sde.data import Bins, load_dataset
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.samples.inception import Extractors, measure_images
 from score_sde.experiment import build, configuration, sampling
 from score_sde.solvers import get_solver, log_likelihood
+from score_sde.solvers.fast.gits import gits_times
 from tests.evaluation.samples.test_inception import Linear
 from tests.reading import ROOT, image
 
@@ -257,6 +259,25 @@ def test_data_of_ones_own_take_one_command(tmp_path, monkeypatch, capsys):
     assert "from now on training.learning_rate=0.0001 instead of 0.001" in lines
 
 
+def test_a_grid_is_chosen_for_the_model_and_kept(toy, tmp_path, capsys):
+    options = ["solver=ipndm", "grid=gits", "num_steps=5", "num_samples=4"]
+    flags = [f"--config.sampling.{option}" for option in options]
+    assert run("--mode=sample", "--workdir", toy, *flags) == 0
+    assert "choosing 5 times for this model" in capsys.readouterr().out
+    newest = toy / "checkpoints" / "step_0000020"
+    times = json.loads((newest / "gits_5.json").read_text())["times"]
+    model = load(newest.with_suffix(".pt")).model
+    assert times == gits_times(model, 5, (2,), device=distributed.device())
+    drawn = np.load(toy / "samples" / "ipndm.npz")["vectors"]
+    x_T = model.sde.prior_sample((4, 2), seeds=range(4), device=distributed.device())
+    expected = get_solver("ipndm", grid=times)(model, x_T).x
+    np.testing.assert_allclose(drawn, load(toy).dataset.units.decode(expected.cpu()), rtol=1e-5, atol=1e-6)
+    assert run("--mode=sample", "--workdir", toy, *flags) == 0
+    assert "choosing" not in capsys.readouterr().out
+    assert run("--mode=sample", "--workdir", toy, "--config.sampling.solver=pc", "--config.sampling.grid=gits") == 1
+    assert "grid gits is for solvers of the fast family" in capsys.readouterr().err
+
+
 def test_options_that_a_solver_lacks_are_noted(toy, tmp_path, capsys):
     drawn_points(toy, tmp_path, "--config.sampling.solver=ddim", "--config.sampling.snr=0.1")
     assert capsys.readouterr().err == "note: solver 'ddim' does not use sampling.snr\n"
@@ -289,7 +310,7 @@ def test_likelihood_of_points_is_that_of_the_gaussian_that_was_fitted(tmp_path):
     assert list(rows[:, 0]) == list(range(50))
 
 
-def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path):
+def test_likelihood_of_images_counts_their_own_levels(digits, tmp_path, on_cpu):
     """`-log2 P(k) / d <= -log2 p(x) / d - log2(2 / 17)`; each example's number is its own, whatever the batch."""
     newest = digits / "checkpoints" / "step_0000020.pt"
     options = ["--config.likelihood.num_examples=4", "--config.likelihood.t_min=1e-3"]
@@ -417,8 +438,8 @@ def test_training_goes_on_where_it_ended(toy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "give --mode: one of train, sample, likelihood, compare, edit"),
-        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare|edit|export>"),
+        ([], "give --mode: one of train, sample, likelihood, compare, tune, edit"),
+        (["--mode=trian"], "--mode=trian: value should be one of <train|sample|likelihood|compare|tune|edit|export>"),
         (["--mode=train", "extra"], "unexpected argument 'extra'"),
         (["--mode=train", "--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
         (["--mode=train", "--config=configs/vp/digit.py"], "did you mean 'configs/vp/digits.py'?"),
@@ -578,7 +599,7 @@ def test_a_mistake_from_the_shell(tmp_path):
 def test_help_from_the_shell():
     helped = process("--helpshort")
     output, _ = helped.communicate(timeout=60)
-    assert "--mode: <train|sample|likelihood|compare|edit|export>" in output
+    assert "--mode: <train|sample|likelihood|compare|tune|edit|export>" in output
     assert "Score-based generative modelling" in output
     assert max(map(len, output.splitlines())) <= 120
 

@@ -82,9 +82,12 @@ def test_every_kind_from_end_to_end(kind, tmp_path, capsys, undrawn):
     summary = json.loads((folder / "likelihood" / "test.json").read_text())
     options: dict[str, Any] = {"batch_size": 2, "method": "adams", "num_steps": 6}
     log_prob = trained.log_prob(dataset.test[:3], **options)
-    assert summary["log_prob"] == log_prob.mean()
-    assert summary["nats_per_dim"] == pytest.approx(-log_prob.mean() / np.prod(shape), rel=1e-12)
-    assert summary["bits_per_dim"] == pytest.approx(trained.bits_per_dim(dataset.test[:3], **options).mean(), rel=1e-12)
+    # A GPU adds up gradients in an order that no two runs share.
+    rel = 1e-6 if torch.cuda.is_available() else 0
+    assert summary["log_prob"] == pytest.approx(log_prob.mean(), rel=rel, abs=0)
+    assert summary["nats_per_dim"] == pytest.approx(-log_prob.mean() / np.prod(shape), rel=max(rel, 1e-12))
+    bits_per_dim = trained.bits_per_dim(dataset.test[:3], **options).mean()
+    assert summary["bits_per_dim"] == pytest.approx(bits_per_dim, rel=max(rel, 1e-12))
     printed = capsys.readouterr().out
     if dtype == np.uint8:
         assert f"{summary['bits_per_dim']:.4f} ± " in printed

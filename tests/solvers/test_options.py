@@ -27,7 +27,7 @@ from score_sde.sde import (
 )
 from score_sde.solvers import Model, decode, encode, get_solver, log_likelihood
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
-from score_sde.solvers.fast.default import recommended_table, recommended_times
+from score_sde.solvers.fast.default import recommended
 from score_sde.solvers.fast.tuning import tune
 from score_sde.solvers.process import last_time
 
@@ -57,7 +57,7 @@ def mixture(sde: SDE) -> GaussianMixture:
 
 
 X = torch.tensor([[0.3, -0.4], [1.0, 0.2]], dtype=FLOAT)
-TABLE = recommended_table(VPSDE(), recommended_times(VPSDE(), 6, 1e-3, True, 0.5), None, 3, 0.5)
+TABLE = recommended(6).table(VPSDE())
 
 
 def sampling(name: str) -> Callable[[Model], Any]:
@@ -79,7 +79,7 @@ STARTS: dict[str, Callable[[Model], Any]] = {
     "discrete_bound": lambda model: discrete_bound(model, X, gaussian_decoder(X), num_steps=4),
     "continuous_bound": lambda model: continuous_bound(model, X, gaussian_decoder(X)),
     "score_flow_bound": lambda model: score_flow_bound(model, X),
-    "tune": lambda model: tune(model, 4, (2,)),
+    "tune": lambda model: tune(model, [4], (2,)),
     "projection": lambda model: Controlled(
         get_solver("ddim", num_steps=5), Projection(Masked(torch.tensor([True, False])), X)
     )(model, X),

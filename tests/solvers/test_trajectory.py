@@ -13,7 +13,7 @@ from score_sde.control import Controlled, Masked, Projection
 from score_sde.models import GaussianMixture
 from score_sde.sde import SDE, VESDE, VPSDE
 from score_sde.solvers import SOLVERS, Solution, State, get_solver
-from score_sde.solvers.fast.default import recommended_table, recommended_times
+from score_sde.solvers.fast.default import recommended
 from score_sde.solvers.fast.thresholding import static_threshold
 from score_sde.solvers.grids import time_grid
 
@@ -25,7 +25,7 @@ SEEDS = range(3)
 # Decreasing times, such as no named grid has.
 GRID = [1.0, 0.7, 0.45, 0.2, 0.05]
 N = len(GRID)
-TABLE = recommended_table(VPSDE(), torch.tensor(GRID, dtype=FLOAT), None, 3, 0.5)
+TABLE = recommended(grid=GRID).table(VPSDE())
 
 HAVE_NO_GRID = ("tuned", "ode", "sde", "adaptive_sde")
 # Every solver that steps through given times, with the times of its states.
@@ -129,7 +129,11 @@ def test_states_of_own_times(name: str, options: dict[str, Any], sde: SDE, count
     times = torch.stack([state.t for state in solution.trajectory])
     assert len(times) == 7
     if name == "default":
-        expected = recommended_times(sde, 6, sde.t_min, True, 0.5)
+        # Equal steps of v, for data of standard deviation 0.5.
+        rho = sde.at(times[:-1]).rho
+        v = torch.log((rho + 5) / (rho + 0.01))
+        torch.testing.assert_close(v.diff(), ((v[-1] - v[0]) / 5).expand(5), rtol=1e-9, atol=0)
+        expected = times[:-1]
     elif name == "sde":
         expected = time_grid(sde, "uniform_log_snr", 6)
     else:

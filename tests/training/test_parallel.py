@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -12,7 +9,7 @@ from score_sde.models import MLP, NCSNpp, ScoreModel
 from score_sde.sde import VPSDE
 from score_sde.training import checkpoint, late, parallel
 from score_sde.training.trainer import Trainer
-from tests.reading import ROOT
+from tests.processes import as_one_of, run_together
 from tests.training.least_squares import Line, Points, settings, squared_error
 
 # Arguments: the folder. The second of the processes is sent a signal in step 4 of the last run.
@@ -57,14 +54,10 @@ def folder(tmp_path_factory):
     """What two processes did, what they said, and what one does."""
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "script.py").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [*launcher, str(folder / "script.py"), str(folder)]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert ended.returncode == 0, ended.stderr
-    assert "Warning" not in ended.stderr
+    ended = run_together(2, folder / "script.py", folder)
     (folder / "said").write_text(ended.stdout)
-    Trainer(Line(), squared_error, Points(16), None, settings(schedule="constant"), folder / "one").train()
+    with as_one_of(2):
+        Trainer(Line(), squared_error, Points(16), None, settings(schedule="constant"), folder / "one").train()
     return folder
 
 
@@ -75,14 +68,14 @@ def test_all_of_the_module_is_that_of_one_process(folder, kind):
     for part in ("model", "ema"):
         assert list(two[part]) == list(one[part])
         for name, tensor in one[part].items():
-            torch.testing.assert_close(two[part][name], tensor.cpu(), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(two[part][name], tensor, rtol=1e-5, atol=1e-6)
     assert two["model"]["steps"].item() == 30
     assert two["model"]["fixed"].item() == 1
     assert two["model"]["offset"].item() < -0.1
     assert one["optimizer"]["state"].keys() == two["optimizer"]["state"].keys() == {0, 1, 2}
     for number, moments in one["optimizer"]["state"].items():
         for name, tensor in moments.items():
-            torch.testing.assert_close(two["optimizer"]["state"][number][name], tensor.cpu(), rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(two["optimizer"]["state"][number][name], tensor, rtol=1e-3, atol=1e-6)
 
 
 def test_a_signal_to_one_stops_all_at_the_same_step(folder):

@@ -1,0 +1,158 @@
+"""Tables for solver `tuned`: made on demand, or by mode `tune`, and kept beside the checkpoint.
+
+tuned.json                  for the model as it is
+tuned_classes_1.5.json      for samples of classes, guided with this scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError
+from score_sde.common.interruption import keeping
+from score_sde.common.progress import Progress
+from score_sde.data.conditions import of_classes
+from score_sde.evaluation.watched import Watched
+from score_sde.experiment import conditions
+from score_sde.experiment.checkpoints import companions
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.solver import GITS, NUM_STEPS, make_solver, option_names
+from score_sde.solvers.base import Model, Solver
+from score_sde.solvers.fast.gits import gits_times, load_times, save_times
+from score_sde.solvers.fast.learned_noise import learn_noise
+from score_sde.solvers.fast.tuned import Kept, load_tables, save_tables
+from score_sde.solvers.fast.tuning import num_examples, tune
+
+# The number of steps of tables that are made for samples.
+_NUM_TUNED_STEPS = 10
+# The most training examples that samples are compared with.
+_MOST_EXAMPLES = 4096
+
+
+def solver_for(experiment: Experiment, default_steps: int = NUM_STEPS) -> Solver:
+    """Return the solver of the section `sampling` for a model; tables for `tuned`, and GITS's times, are made first."""
+    sampling, options = experiment.config.sampling, dict[str, Any]()
+    if sampling.solver == "tuned":
+        sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
+        options["path"] = tuned_tables(experiment, [sampling.num_steps], sampling.learned_noise)
+        options |= {"eta": "learned"} if sampling.learned_noise else {}
+    elif sampling.grid == GITS and "grid" in option_names(sampling.solver):
+        sampling.num_steps = sampling.num_steps or default_steps
+        options["grid"] = _gits_grid(experiment, sampling.num_steps)
+    return make_solver(experiment.config, default_steps, **options)
+
+
+def _gits_grid(experiment: Experiment, num_steps: int) -> list[float]:
+    """Return so many times of a grid for the model, kept beside the checkpoint; they are found first, if need be."""
+    model, t_min = experiment.model, experiment.config.sampling.t_min
+    path = companions(experiment.folder, experiment.found) / f"gits_{num_steps}.json"
+    if distributed.rank() == 0 and load_times(path, model.sde, t_min) is None:
+        distributed.say(f"choosing {num_steps} times for this model")
+        times = gits_times(model, num_steps, experiment.dataset.shape, t_min=t_min, device=distributed.device())
+        save_times(path, times, model.sde)
+    distributed.barrier()
+    times_kept = load_times(path, model.sde, t_min)
+    assert times_kept is not None
+    return times_kept
+
+
+def tuned_tables(experiment: Experiment, numbers: Sequence[int], noise: bool = False) -> Path:
+    """Return the file of tables for solver `tuned`; those that are missing are tuned first.
+
+    Args:
+        experiment: the model, and how the section `sampling` guides it.
+        numbers: the numbers of steps that there are to be tables of.
+        noise: whether amounts of noise are to be learned for them, too.
+    """
+    path = companions(experiment.folder, experiment.found) / _name(experiment)
+    if distributed.rank() == 0:
+        have = load_tables(path) if path.exists() else {}
+        missing = sorted(set(numbers) - have.keys())
+        if missing:
+            have |= _tune(experiment, path, have, missing)
+        without = sorted(number for number in set(numbers) if have[number].amounts is None)
+        if noise and without:
+            _learn_noise(experiment, path, have, without)
+    distributed.barrier()
+    return path
+
+
+def _name(experiment: Experiment) -> str:
+    sampling = experiment.config.sampling
+    if sampling.labels is None:
+        return "tuned.json"
+    parts = [f"{sampling.guidance:g}", *(f"{end:g}" for end in sampling.guidance_interval or ())]
+    return f"tuned_classes_{'_'.join(parts)}{'_classifier' if sampling.classifier else ''}.json"
+
+
+def _asked(experiment: Experiment, count: int) -> Model:
+    """Return the model of `count` samples: of all classes in turn, if the section `sampling` asks for classes."""
+    config, dataset = experiment.config, experiment.dataset
+    if config.sampling.labels is None:
+        return experiment.model
+    labels = torch.arange(count) % dataset.num_classes
+    classifier = conditions.find_classifier(config, dataset)
+    return conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
+
+
+def _tune(experiment: Experiment, path: Path, have: Mapping[int, Kept], numbers: Sequence[int]) -> dict[int, Kept]:
+    """Make tables of these numbers of steps, and write them into the file `path`, beside those that it has."""
+    named = ", ".join(map(str, numbers))
+    distributed.say(f"tuning samplers of {named} steps" if len(numbers) > 1 else f"tuning a sampler of {named} steps")
+    shape, sde = experiment.dataset.shape, experiment.model.sde
+    with keeping(lambda: _kept(path)):
+        with Progress("tuning") as bar:
+
+            def report(number: int, iteration: int, error: float) -> None:
+                bar.note = f"{number} steps, iteration {iteration}, held-out error {error:.3g}"
+
+            tuned = tune(
+                Watched(_asked(experiment, num_examples(shape)), bar.call),
+                numbers,
+                shape,
+                data_std=experiment.config.sampling.data_std or 0.5,
+                device=distributed.device(),
+                report=report,
+            )
+        made = {n: Kept(one.table, sde.log_snr(one.table.times), None) for n, one in tuned.items()}
+        _save(path, {**have, **made}, sde)
+    for number, one in tuned.items():
+        distributed.say(f"{path}: {number} steps, held-out error {one.error:.3g}, untuned {one.start_error:.3g}")
+    return made
+
+
+def _learn_noise(experiment: Experiment, path: Path, have: dict[int, Kept], numbers: Sequence[int]) -> None:
+    """Learn amounts of noise for the tables of these numbers of steps, and write them into the file `path`."""
+    dataset = experiment.dataset
+    if experiment.config.sampling.labels is not None:
+        raise UserError(
+            "noise is learned for samples of any class: leave out sampling.labels, or sampling.learned_noise"
+        )
+    if not len(dataset.train):
+        raise UserError("noise is learned from training examples, which are not here: leave out sampling.learned_noise")
+    step = -(-len(dataset.train) // _MOST_EXAMPLES)
+    data = dataset.encode(dataset.train[::step], seed=0).to(distributed.device())
+    with keeping(lambda: _kept(path)):
+        with Progress("learning noise") as bar:
+            model = Watched(experiment.model, bar.call)
+            for number in numbers:
+                bar.note = f"{number} steps"
+                have[number] = have[number]._replace(amounts=learn_noise(have[number].table, model, data))
+        _save(path, have, experiment.model.sde)
+    for number in numbers:
+        amounts = ", ".join(f"{amount:.2f}" for amount in have[number].amounts or ())
+        distributed.say(f"{path}: {number} steps, noise of each {amounts}")
+
+
+def _save(path: Path, tables: Mapping[int, Kept], sde: Any) -> None:
+    amounts = {number: kept.amounts for number, kept in tables.items() if kept.amounts is not None}
+    save_tables(path, {number: kept.table for number, kept in tables.items()}, sde, amounts)
+
+
+def _kept(path: Path) -> str:
+    return f"stopped while tuning samplers, which are not kept; those in {path} are; repeat the command to go on"
