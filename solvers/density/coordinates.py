@@ -12,7 +12,7 @@ is constant. In these coordinates a solver has to follow only what the model is 
     div dw/ds = div dz/ds - sum_i a_i dlog(q_i)/ds,        a_i = 1
 
 and what was taken off the divergence is known, `sum_i a_i log q_i`, and added at the end. Of Hutchinson's estimate with
-the probe `v` it is `a_i = (V^T v)_i^2`, so that the estimate remains, to the tolerance, what it is in other coordinates.
+the probe `v` it is `a_i = (V^T v)_i^2`: to the tolerance, the estimate remains what it is in other coordinates.
 """
 
 from __future__ import annotations

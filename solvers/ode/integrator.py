@@ -37,7 +37,17 @@ ADAMS_ON_NODES = "adams"
 ADAPTIVE_ADAMS = "adaptive_adams"
 # torchdiffeq's methods by name; itself it is imported by those who take one that is not ours.
 _FIXED_STEPS = ("euler", "midpoint", "heun2", "heun3", "rk4", *ADAMS)
-METHODS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", *_FIXED_STEPS, "scipy_solver", ADAMS_ON_NODES, ADAPTIVE_ADAMS)
+METHODS = (
+    "dopri8",
+    "dopri5",
+    "bosh3",
+    "fehlberg2",
+    "adaptive_heun",
+    *_FIXED_STEPS,
+    "scipy_solver",
+    ADAMS_ON_NODES,
+    ADAPTIVE_ADAMS,
+)
 
 _ADAPTIVE_ADAMS_OPTIONS = ("first_step", "max_step", "safety", "max_order", "max_num_steps")
 _OWN_OPTIONS = ("first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps")
