@@ -6,8 +6,9 @@ evaluations. Problems are those of `benchmarks.problems`: two mixtures, and the 
 network of a working folder (`--workdir runs/digits`). Peers are those of `benchmarks.peers`.
 
 Each peer runs at each of its grids, orders and ends. Two lines sum up those that learn nothing: the best single setting
-(lowest geometric mean over the budgets up to 10), and the best of each column, picked afterwards. Last comes what the
-loop itself costs beside a network of 8x8 images.
+(lowest geometric mean over the budgets up to 10), and the best of each column, picked afterwards. Those that learn do
+so for each budget alone, from other noise; the processor's seconds it took stand beside (OMP_NUM_THREADS=1). Last comes
+what the loop itself costs beside a network of 8x8 images.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def compare(title: str, model: Model, shape: tuple[int, ...], options: argparse.
     show("  default / best single peer", np.array(ours["default"]) / np.array(table[single]))
     if options.iterations == 0:
         return
-    every = {"tuned": partial(tuned, iterations=options.iterations), **learners()}
+    every: dict[str, Learner] = {"tuned": partial(tuned, iterations=options.iterations), **learners()}
     rows = {name: learned_errors(name, learner, problem, options.budgets) for name, learner in every.items()}
     for name, row in rows.items():
         show(name, row)

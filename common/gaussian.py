@@ -128,7 +128,7 @@ def described(description: Mapping[str, Any]) -> Gaussian:
         arrays["mean"].reshape(shape),
         arrays["scales"],
         _read(description["which"], "<u2").long().reshape(shape),
-        tuple(basis.reshape(math.isqrt(basis.numel()), -1) for basis in bases),
+        tuple(basis.reshape(math.isqrt(basis.numel()), math.isqrt(basis.numel())) for basis in bases),
     )
 
 

@@ -62,6 +62,8 @@ def get_config() -> ConfigDict:
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp)
+    # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
+    model.flow_map = False
     # unet, ncsnpp, ddpm and classifier
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before
@@ -98,7 +100,10 @@ def get_config() -> ConfigDict:
     training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
-    training.objective = "continuous"  # continuous; discrete: DDPM's and SMLD's losses, for ladders
+    # continuous; discrete: DDPM's and SMLD's losses, for ladders; lagrangian: few-step models
+    training.objective = "continuous"
+    training.teacher = placeholder(str)  # lagrangian: the run, or its checkpoint, whose flow is learnt; None: its own
+    training.guidance = 1.0  # lagrangian, class_conditional: scale of the guidance of the teacher, which is learnt, too
     training.label_dropout = 0.1  # class_conditional: probability that a class is hidden, so that p(x) is learnt too
     training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each time in the loss
     training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm
@@ -158,6 +163,7 @@ def get_config() -> ConfigDict:
     sampling.variant = placeholder(str)  # unipc: bh1, bh2
     sampling.variable = placeholder(str)  # deis: in which the noise is a polynomial: rho, log_snr, t
     sampling.lower_order_final = placeholder(bool)  # multistep solvers: end with steps of lower order
+    sampling.renoise = placeholder(bool)  # consistency: each jump goes to the data, with new noise for the next
     sampling.threshold = placeholder(str)  # what denoised images are clipped to: static, dynamic
     sampling.s_churn = placeholder(float)  # heun, euler: EDM's noise, all steps together, …
     sampling.s_min = placeholder(float)  # … added where rho = sigma / alpha is from …
@@ -234,6 +240,7 @@ def get_config() -> ConfigDict:
 
     config.tuning = tuning = ConfigDict()
     tuning.num_steps = tuple(range(3, 21))  # numbers of steps that tables for solver tuned are made of
+    tuning.iterations = placeholder(int)  # by gradient, for each; None: 600 / N; 0: by least squares alone, in seconds
     # What they are learned from: endpoints of exact trajectories; with distribution, the noise of each step is then
     # learned from the training data, too, for --config.sampling.learned_noise=true.
     tuning.loss = "endpoints"

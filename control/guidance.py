@@ -123,6 +123,20 @@ class Guided(ModelWrapper):
         """Return `D_ref(x) + w [D(x) - D_ref(x)]`; shape of `x`."""
         return self._blend("denoise", x, t)
 
+    @property
+    def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The jumps along the flow are those of the model, where nothing is guided.
+
+        Raises:
+            UserError: there is guidance, which belongs to velocities and not to jumps.
+        """
+        if self.scale == 1:
+            return self.model.jump
+        raise UserError(
+            f"jumps cannot be guided, as by scale {self.scale:g}: guide the teacher of the flow map in training, or "
+            "take a solver that asks for the score, such as default"
+        )
+
     def rows(self, rows: Rows) -> Guided:
         """Return the guided model of these examples."""
         part = super().rows(rows)

@@ -39,3 +39,14 @@ class Watched(ModelWrapper):
         """Return `E[x_0 | x_t = x]`; shape of `x`."""
         self.tell(t)
         return super().denoise(x, t)
+
+    @property
+    def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The jumps along the flow are the model's, if it has any."""
+        jump = self.model.jump
+
+        def told(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            self.tell(t)
+            return jump(x, t, s)
+
+        return told

@@ -16,8 +16,10 @@ from score_sde.data.conditions import conditions_of
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.networks import PIPELINE, make_network
-from score_sde.models import GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
+from score_sde.models.layers.condition import Kind
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -31,13 +33,14 @@ from score_sde.sde import (
 )
 from score_sde.sde.times import get_time_distribution
 from score_sde.training.classification import Classification
+from score_sde.training.flow_map import LagrangianMatching, Teacher
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
 
 # The name of data that were given from Python.
 ARRAYS = "arrays"
 
-AnyModel = ScoreModel | QuantisedModel | GaussianMixture
-Trained = ScoreModel | QuantisedModel | NoisyClassifier
+AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
+Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -149,14 +152,17 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if model.network == "classifier":
         classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
-    told: dict[str, Any] = {"conditions": conditions} if conditions else {}
+    kinds: dict[str, Kind] = {**conditions, **({UNTIL: KIND} if model.flow_map else {})}
+    told: dict[str, Any] = {"conditions": kinds} if kinds else {}
     if not of_levels:
         network = make_network(config, dataset.shape, **told)
-        return ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
+        plain = ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
+        return FlowMap(plain) if model.flow_map else plain
     assert dataset.levels is not None
     network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
-    return QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
+    levels = QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
+    return FlowMap(levels) if model.flow_map else levels
 
 
 def _model_of_pipeline(config: ConfigDict, dataset: Dataset) -> ScoreModel:
@@ -226,8 +232,10 @@ def knows_classes(config: ConfigDict) -> bool:
     return config.model.class_conditional or config.model.network == "classifier"
 
 
-def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification | own.OwnObjective:
-    """Make the loss of the section `training`."""
+def make_objective(
+    config: ConfigDict, sde: SDE, teacher: Teacher | None = None
+) -> Objective | Classification | LagrangianMatching | own.OwnObjective:
+    """Make the loss of the section `training`; the `teacher` is for flow maps."""
     training = config.training
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
@@ -235,10 +243,10 @@ def make_objective(config: ConfigDict, sde: SDE) -> Objective | Classification |
         edm = (training.edm_mean, training.edm_std)
         times = get_time_distribution(training.times, sde, training.t_min, *edm)
         return Classification(times, training.stratified)
-    return choose("objective", training.objective, OBJECTIVES)(config, sde)
+    return choose("objective", training.objective, OBJECTIVES)(config, sde, teacher)
 
 
-def _discrete_objective(config: ConfigDict, sde: SDE) -> Objective:
+def _discrete_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None) -> Objective:
     training = config.training
     return get_discrete_objective(
         sde,
@@ -247,7 +255,7 @@ def _discrete_objective(config: ConfigDict, sde: SDE) -> Objective:
     )
 
 
-def _continuous_objective(config: ConfigDict, sde: SDE) -> Objective:
+def _continuous_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None) -> Objective:
     training = config.training
     return get_objective(
         sde,
@@ -262,7 +270,13 @@ def _continuous_objective(config: ConfigDict, sde: SDE) -> Objective:
     )
 
 
-OBJECTIVES: dict[str, Callable[[ConfigDict, SDE], Objective]] = {
+def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None) -> LagrangianMatching:
+    denoising = _continuous_objective(config, sde) if teacher is None else None
+    return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
+
+
+OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], Objective | LagrangianMatching]] = {
     "discrete": _discrete_objective,
     "continuous": _continuous_objective,
+    "lagrangian": _lagrangian_objective,
 }

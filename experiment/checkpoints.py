@@ -26,6 +26,7 @@ from score_sde.common.weight_files import load_fitting_weights, load_weights
 from score_sde.data import Dataset
 from score_sde.experiment import build, own
 from score_sde.experiment.networks import PIPELINE
+from score_sde.models import FlowMap
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
@@ -95,7 +96,9 @@ def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Datase
     found = find(at_home(place))
     with naming("training.start_from"):
         weights = found.weights or found.make_model(config, dataset).state_dict()
-        begun_anew = load_fitting_weights(model, weights, str(found.path), lambda name: ".vectors." in name)
+        # A flow map begins with the weights of a score model, as of another flow map.
+        part = model.model if isinstance(model, FlowMap) else model
+        begun_anew = load_fitting_weights(part, weights, str(found.path), lambda name: ".vectors." in name)
     told = [f"training begins with the weights of {found.path}"]
     return told + ([f"vectors of conditions begin anew: {', '.join(begun_anew)}"] if begun_anew else [])
 

@@ -17,6 +17,7 @@ from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, configuration, networks, rules, runs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.teacher import place_of
 from score_sde.models import NoisyClassifier
 from score_sde.training import checkpoint
 
@@ -55,6 +56,8 @@ def to_train(
     model = build.make_model(config, dataset)
     if begin_from is not None:
         note(checkpoints.start_from(begin_from, model, config, dataset))
+    elif begun is None and config.training.teacher is not None:
+        note([_begin_as_teacher(model, config, dataset)])
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
@@ -111,6 +114,15 @@ def remember(config: ConfigDict, folder: Path) -> None:
     if distributed.rank() == 0 and not (folder / "config.json").exists():
         kept = {name: section for name, section in config.to_dict().items() if name != "edit"}
         configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
+
+
+def _begin_as_teacher(model: build.Trained, config: ConfigDict, dataset: Dataset) -> str:
+    """Give a few-step model the weights of its teacher, if it has its network; return what the user should know."""
+    place = str(place_of(config))
+    try:
+        return checkpoints.start_from(place, model, config, dataset)[0]
+    except UserError as error:
+        return f"training begins anew, not with the weights of the teacher: {error}"
 
 
 def note(lines: Iterable[str]) -> None:

@@ -232,6 +232,8 @@ RULES: dict[str, Rule] = {
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
     "training.objective": one_of_or_own("objective", build.OBJECTIVES),
+    "training.teacher": name,
+    "training.guidance": number(-1e3, 1e3),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
     "training.times": one_of("distribution of times", TIME_DISTRIBUTIONS),
@@ -332,6 +334,7 @@ RULES: dict[str, Rule] = {
     "edit.strength": _SHARE,
     "edit.temperature": number(0, 1e3),
     "tuning.num_steps": listed(whole(1, _MOST_TUNED)),
+    "tuning.iterations": whole(0),
     "tuning.loss": one_of("loss", ("endpoints", "distribution")),
     "compare.solvers": listed(one_of("solver", SOLVERS)),
     "compare.budgets": listed(whole(1, _TABLE)),
@@ -388,6 +391,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     training = config.training
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
+    _check_flow_map(config)
     build.make_objective(config, sde)
     if training.patience and not (config.data.validation and training.evaluate_every):
         raise UserError(
@@ -406,6 +410,30 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.sampling.grid == GITS:
         raise UserError(f"training.measure_every draws samples on sampling.grid, and {GITS} is for trained models")
     _rehearse_sampling(config, sde)
+
+
+def _check_flow_map(config: ConfigDict) -> None:
+    """See that what is for few-step models stands together."""
+    training, model = config.training, config.model
+    jumps = training.objective == "lagrangian"
+    if model.flow_map and model.network == "classifier":
+        raise UserError("a classifier has no flow: --config.model.flow_map=False")
+    if jumps != model.flow_map and not own.is_own(training.objective):
+        raise UserError(
+            "a few-step model has a network that is told two times, and an objective for it: "
+            "--config.model.flow_map=True and --config.training.objective=lagrangian"
+        )
+    if not jumps and (training.teacher is not None or training.guidance != 1):
+        raise UserError(
+            "training.teacher and training.guidance are for few-step models: take "
+            "--config configs/vp/digits_fewstep.py, or --config.model.flow_map=True "
+            "--config.training.objective=lagrangian"
+        )
+    if training.guidance != 1 and not (training.teacher is not None and model.class_conditional):
+        raise UserError(
+            "training.guidance is that of a teacher which knows classes: --config.training.teacher=… and "
+            "--config.model.class_conditional=True"
+        )
 
 
 def _check_sampling(config: ConfigDict, sde: SDE) -> None:

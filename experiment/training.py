@@ -26,6 +26,7 @@ from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
 from score_sde.experiment.solver import make_solver
+from score_sde.experiment.teacher import make_teacher
 from score_sde.models import NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
@@ -40,6 +41,7 @@ from score_sde.training.trainer import Trainer
 _CHANGES = {"flip": "mirrored left to right", "shift": "moved by a pixel", "distort": "distorted"}
 _NUM_NAMED = 10
 _NUM_PREVIEWS = 36
+_NUM_JUMPS = 4
 _NUM_PREVIEWS_OF_VECTORS = 400
 
 
@@ -109,7 +111,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
     )
     told = of_classes(dataset.validation_classes) if build.knows_classes(config) else None
     held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
-    objective = build.make_objective(config, model.sde)
+    objective = build.make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
     if dataset.is_image:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
@@ -180,7 +182,10 @@ def _describe_data(experiment: Experiment) -> None:
 
 def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
     """Return a function that draws a few samples of a model in training, to be looked at."""
-    solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
+    if config.model.flow_map:
+        solver = get_solver("consistency", num_steps=_NUM_JUMPS)
+    else:
+        solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
     seeds = list(range(config.seed, config.seed + count))
 

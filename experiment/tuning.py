@@ -115,6 +115,7 @@ def _tune(experiment: Experiment, path: Path, have: Mapping[int, Kept], numbers:
                 Watched(_asked(experiment, num_examples(shape)), bar.call),
                 numbers,
                 shape,
+                iterations=experiment.config.tuning.iterations,
                 data_std=experiment.config.sampling.data_std or 0.5,
                 device=distributed.device(),
                 report=report,

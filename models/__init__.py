@@ -1,6 +1,7 @@
 """Score models: networks, and distributions whose score is known."""
 
 from score_sde.models.ema import EMA
+from score_sde.models.flow_map import FlowMap
 from score_sde.models.gaussian_mixture import GaussianMixture
 from score_sde.models.given import Given
 from score_sde.models.networks.ddpm import DDPM
@@ -18,6 +19,7 @@ __all__ = [
     "EMA",
     "MLP",
     "Encoder",
+    "FlowMap",
     "GaussianMixture",
     "Given",
     "ModelWrapper",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -37,6 +39,11 @@ class Given(ModelWrapper):
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the error of the noise at `x_t = alpha x_0 + sigma noise`, which is trained; shape of `x_0`."""
         return self.model.noise_error(x_0, noise, t, *self._given)
+
+    @property
+    def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The jumps along the flow are the model's under the condition, if it has any."""
+        return self.model.jump if self.condition is None else partial(self.model.jump, condition=self.condition)
 
     def rows(self, rows: Rows) -> Given:
         """Return the model with the condition of these examples."""

@@ -9,6 +9,7 @@ from score_sde.common.arguments import check_call, checked
 from score_sde.common.errors import choose
 from score_sde.solvers.base import Solver
 from score_sde.solvers.fast.named import FAST_SOLVERS
+from score_sde.solvers.few_step import FewStep
 from score_sde.solvers.ode.solver import ODE
 from score_sde.solvers.stochastic.adaptive_sde import AdaptiveSDE
 from score_sde.solvers.stochastic.predictor_corrector import PredictorCorrector
@@ -17,6 +18,7 @@ from score_sde.solvers.stochastic.reverse_sde import ReverseSDE
 SOLVERS: dict[str, Callable[..., Solver]] = {
     **FAST_SOLVERS,
     "adaptive_sde": AdaptiveSDE,
+    "consistency": FewStep,
     "ode": ODE,
     "pc": PredictorCorrector,
     "sde": ReverseSDE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from score_sde.sde import SDE
@@ -24,6 +25,12 @@ class StandardNormal:
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `alpha x / (alpha^2 + sigma^2)`; shape of `x`."""
         return self.sde.expand(self.sde.at(t).alpha, x) * x / self._variance(x, t)
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Return the state at time `s` of the flow that is at `x` at `t`; shape of `x`."""
+        here, there = self.sde.at(t), self.sde.at(s)
+        norm = torch.where(there.t > 0, there.r, 1.0)
+        return self.sde.expand(norm / here.r, x) * x
 
     def _variance(self, x: Tensor, t: Tensor) -> Tensor:
         here = self.sde.at(t)

@@ -78,6 +78,11 @@ class Watch:
             self.reached(t, x, denoised)
         return denoised
 
+    @property
+    def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The jumps along the flow are the model's, if it has any."""
+        return self.model.jump  # type: ignore[attr-defined]
+
     def reached(self, t: Tensor | float, x: Tensor, denoised: Tensor | None = None) -> None:
         """Write down that `x` `(B, *dims)` was reached at `t`, and what was learnt there, if the solver knows it."""
         state = State(torch.as_tensor(t, dtype=torch.float64).clone(), x, denoised)

@@ -20,11 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from score_sde.common import float64
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
 from score_sde.control import Controlled, Masked, Observation, PiGDM, Projection
 from score_sde.data import Batch
-from score_sde.models import GaussianMixture, QuantisedModel, ScoreModel
+from score_sde.models import FlowMap, GaussianMixture, QuantisedModel, ScoreModel
+from score_sde.models.flow_map import UNTIL
 from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, SubVPSDE, ddpm_betas
 from score_sde.solvers import SOLVERS, encode, get_solver, log_likelihood, matched_prior
 from score_sde.solvers.density.bounds import (
@@ -171,6 +173,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "sde": [{"num_steps": 5}, {"num_steps": 5, "method": "euler"}, {"adaptive": True, "rtol": 0.1, "atol": 0.1}],
     "adaptive_sde": [{"rtol": 0.5, "atol": 0.2}],
+    "consistency": [],  # below, of a model that has jumps
 }
 CASES = [(name, options) for name in SOLVERS for options in OPTIONS.get(name, [{"num_steps": 5}])]
 
@@ -178,6 +181,21 @@ CASES = [(name, options) for name in SOLVERS for options in OPTIONS.get(name, [{
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_every_solver(name: str, options: dict[str, Any]) -> None:
     both(lambda model, x: get_solver(name, **options)(model, x, seeds=SEEDS))
+
+
+class Told(Network):
+    """The network is told a second time."""
+
+    def forward(self, x: Tensor, labels: Tensor, condition: Condition) -> Tensor:  # type: ignore[override]
+        return super().forward(x, labels) * condition.values[UNTIL][:, 1:2]
+
+
+def test_jumps() -> None:
+    def jumped(model: ScoreModel, x: Tensor) -> Any:
+        told = FlowMap(ScoreModel(Told(), model.sde, prediction="velocity")).to(x.device)
+        return [get_solver("consistency", renoise=renoise)(told, x, seeds=SEEDS) for renoise in (False, True)]
+
+    both(jumped)
 
 
 @pytest.mark.parametrize("sde", [SubVPSDE(), VESDE(), DDPMLadder(ddpm_betas(50))], ids=lambda sde: type(sde).__name__)

@@ -30,5 +30,10 @@ def untuned(clones: Path | None) -> Iterator[tuple[str, Sampler]]:
 
 
 def learners() -> dict[str, Learner]:
-    """Return every peer that learns, by name."""
-    return {"GS": partial(learn, GeneralisedSolver), "DyWeight": partial(learn, DyWeight)}
+    """Return every peer that learns, from each of its starts, by name."""
+    made: dict[str, Learner] = {}
+    for power in (1, 3):
+        made[f"GS from t^{power}"] = partial(learn, partial(GeneralisedSolver, power))
+    for grid, smallest in (("karras", 0.002), ("t^3", 0.01), ("log", 0.01)):
+        made[f"DyWeight {grid} {smallest:g}"] = partial(learn, partial(DyWeight, grid, smallest))
+    return made

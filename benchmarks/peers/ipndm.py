@@ -33,7 +33,8 @@ def ipndm_peer(order: int, grid: Callable[[int], Tensor], free: bool, end: End) 
 
     def run(model: Model, x: Tensor, budget: int) -> Tensor:
         steps = budget + free - (end == "denoised")
-        sigma, outputs = grid(steps + (end != "zero")), []
+        sigma = grid(steps + (end != "zero"))
+        outputs: list[Tensor] = []
         if end == "zero":
             sigma = torch.cat([sigma, sigma.new_zeros(1)])
         for k in range(steps):

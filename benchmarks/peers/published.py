@@ -37,7 +37,7 @@ def gits() -> Iterator[tuple[str, Sampler]]:
 
 
 def _on_gits_grid(order: int, free: bool, end: End, model: Model, x: Tensor, budget: int) -> Tensor:
-    grid = partial(_chosen, model, tuple(x.shape[1:]), x.dtype)
+    grid = partial(_chosen, model, tuple(x.shape[1:]), x.dtype)  # type: ignore[arg-type]
     return ipndm_peer(order, grid, free, end)(model, x, budget)
 
 

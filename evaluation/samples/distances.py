@@ -148,6 +148,12 @@ class DataDistances:
         x = x.cpu()
         return self._distances(self._real(self._dataset.units.decode(x)))
 
+    def frechet(self, x: Tensor) -> float:
+        """Return the Fréchet distance alone; `inf` if a sample is not finite."""
+        if not bool(x.isfinite().all()):
+            return np.inf
+        return frechet_distance(self._features(self._real(self._dataset.units.decode(x.cpu()))), self._test_features)
+
     def floor(self, num_samples: int, seed: int) -> dict[str, float]:
         """Return the distances of `num_samples` training examples, chosen by the seed; of all if there are no more."""
         chosen = torch.randperm(len(self._dataset.train), generator=torch.Generator().manual_seed(seed))[:num_samples]

@@ -34,9 +34,13 @@ _STD = 0.5
 
 @dataclass(frozen=True)
 class Vector:
-    """A condition that is a vector of `size` real numbers, of mean 0 and standard deviation 1 or so: `(B, size)`."""
+    """A condition that is a vector of `size` real numbers, of mean 0 and standard deviation 1 or so: `(B, size)`.
+
+    With an `init_scale` of 0 it is not heard at first.
+    """
 
     size: int
+    init_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,13 @@ class VectorsOfVectors(nn.Module):
     Args:
         size: size of `v`.
         width: size of a vector that is heard.
+        init_scale: scale of the initial weights `W_2`.
     """
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, init_scale: float = 1.0) -> None:
         super().__init__()
         self.first = linear(size, width, init_scale=(size + width) / (2 * size))
-        self.second = linear(width, width)
+        self.second = linear(width, width, init_scale=init_scale)
         self.of_hidden = nn.Parameter(torch.zeros(width))
 
     def forward(self, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:
@@ -236,7 +241,7 @@ def _made_vectors(name: str, kind: Kind, width: int) -> nn.Module:
     if isinstance(kind, int):
         return VectorsOfNumbers(kind, width)
     if isinstance(kind, Vector):
-        return VectorsOfVectors(kind.size, width)
+        return VectorsOfVectors(kind.size, width, kind.init_scale)
     raise UserError(f"this network can be told numbers and vectors, not {name!r}, which is of {kind}: take a UNet")
 
 

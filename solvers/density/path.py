@@ -44,7 +44,9 @@ class DensityPath:
         z = flow.normalise(x, ends[0])
         self._divergence, probes, self.num_integrals = make_divergence(z)
         self.dimension = z.shape[1]
-        self.coordinates = None if gaussian is None else GaussianCoordinates(flow, gaussian, z, probes)
+        self.coordinates = None
+        if gaussian is not None and GaussianCoordinates.fit(gaussian, self.dimension):
+            self.coordinates = GaussianCoordinates(flow, gaussian, z, probes)
         if self.coordinates is not None:
             z = self.coordinates.enter(z, self._positions[0])
         self.start = torch.cat([z, z.new_zeros(len(z), self.num_integrals)], dim=1)

@@ -33,7 +33,8 @@ arXiv:2010.02502, equation 16). The ODE keeps the errors that a trained score ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,8 @@ from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, isotropic
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.fast.methods import ancestral_split
-from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table
+from score_sde.solvers.fast.table_solver import TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MAX_ORDER, check_at_least, check_between, check_positive
@@ -55,13 +57,15 @@ _NOISE_BEGINS = 3.0
 _NOISE_ENDS = 0.3
 # In units of the largest noise: beyond this, a standard deviation of data is a mistake.
 _FAR = 1000.0
-# The most steps by which outputs lie apart for the last step.
-_FURTHEST = 32
+# A last step is long if it is so many times as long as the one before it; the noise of the outputs that its polynomial
+# goes through then differs by this factor, if there are not more steps than these in between.
+_LONG, _WIDE, _FURTHEST = 1.5, 1.25, 32
 # No direction's standard deviation is taken for smaller than the largest's by more than this factor.
 _RANGE = 1000.0
 
 
-class Warp(NamedTuple):
+@dataclass(frozen=True)
+class Warp:
     """The variable `v = log((rho + A) / (rho + B))`, which grows as the noise falls.
 
     Attributes:
@@ -213,15 +217,18 @@ def recommended_table(
     amounts = noise_amounts(rho, gaussian, eta) if isinstance(eta, float | int) else list(eta)
     # `(n + 1, S)`.
     q, v = torch.sqrt(rho[:, None] ** 2 + scales**2), variable(rho)
-    apart = _apart(v, rule.order)
-    memory = 1 + (rule.order - 1) * apart
+    apart = _apart(rho, v, rule.order)
+    memory = 1 + (rule.order - 1) * max(apart, 1)
     state, outputs, noise = [], [], []
     for k in range(len(times)):
         down, up = noisy_step(rho[k], rho[k + 1], amounts[k])
         q_down = torch.sqrt(down**2 + scales**2)
-        ages = range(0, min(memory, k + 1), apart) if k + 1 == len(times) else range(min(rule.order, k + 1))
+        is_long = bool(apart) and k + 1 == len(times)
+        ages = range(0, min(memory, k + 1), apart) if is_long else range(min(rule.order, k + 1))
         past = [k - age for age in ages]
-        weights = q_down * _weights(v[past], rho[k], down, scales, variable) * q[past] * alpha[k + 1]
+        of: Callable[[Tensor], Tensor] = _itself if is_long else variable
+        weights = _weights(rho[past] if is_long else v[past], of, rho[k], down, scales)
+        weights = q_down * weights * q[past] * alpha[k + 1]
         row = [weights.new_zeros(len(scales))] * memory
         for age, weight in zip(ages, weights, strict=True):
             row[age] = weight
@@ -242,18 +249,20 @@ def recommended_table(
     )
 
 
-def _apart(v: Tensor, order: int) -> int:
-    """Return by how many steps the outputs lie apart that the last step's polynomial goes through.
+def _apart(rho: Tensor, v: Tensor, order: int) -> int:
+    """Return by how many steps the outputs lie apart that the last step's polynomial goes through; 0 for a last step
+    like the others.
 
     The model is not asked below `t_min`, so where steps are many the last, to `sigma = 0`, is many times as long as the
-    others: a polynomial through outputs as close as theirs would magnify every rounding error of a network.
+    others. There outputs are smooth in `rho`, and a polynomial in it goes through some that lie far enough apart not to
+    magnify every rounding error of a network.
     """
-    if len(v) < 3 or order == 1:
-        return 1
-    before, last = v.detach().diff()[-2:].tolist()
-    if not before > 0:
-        return 1
-    return max(1, min(round(last / before), _FURTHEST, (len(v) - 2) // (order - 1)))
+    rho, v = rho.detach(), v.detach()
+    if len(v) < 3 or order == 1 or rho[-1] > 0 or v[-1] - v[-2] < _LONG * (v[-2] - v[-3]):
+        return 0
+    before = rho[:-1].flip(0)
+    apart = int((before < _WIDE * before[0]).sum())
+    return max(1, min(apart, _FURTHEST, (len(before) - 1) // (order - 1)))
 
 
 def in_own_axes(table: Table) -> Table:
@@ -279,10 +288,15 @@ def noisy_step(start: Tensor, end: Tensor, eta: float) -> tuple[Tensor, Tensor]:
     return ancestral_split(start, end, eta)
 
 
-def _weights(nodes: Tensor, start: Tensor, end: Tensor, scales: Tensor, variable: Warp) -> Tensor:
-    """Return `∫ l_j(v) / q^2 drho` from `start` to `end` for the scales `(S,)`, `(len(nodes), S)`."""
+def _itself(rho: Tensor) -> Tensor:
+    return rho
+
+
+def _weights(nodes: Tensor, variable: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, scales: Tensor) -> Tensor:
+    """Return `∫ l_j / q^2 drho` from `start` to `end` for the scales `(S,)`, `(len(nodes), S)`, with the polynomials in
+    a variable, which is known at the nodes."""
     points, point_weights = gauss_legendre()
     rho = start + (end - start) * points
     density = ((end - start) * point_weights)[:, None] / (rho[:, None] ** 2 + scales**2)
-    v = variable(rho)
-    return torch.stack([lagrange(nodes, j, v) for j in range(len(nodes))]) @ density
+    at = variable(rho)
+    return torch.stack([lagrange(nodes, j, at) for j in range(len(nodes))]) @ density

@@ -101,7 +101,8 @@ def ipndm(recorder: Recorder, nodes: Marginals, *, order: int = 3, lower_order_f
     Where the steps in `rho` are equal its order is `order`, and 2 at most where they change from one to the next.
     """
     check_between("order", order, 1, len(EQUAL_STEPS))
-    y, outputs = recorder.start, []
+    y = recorder.start
+    outputs: list[Tensor] = []
     for k in range(len(nodes) - 1):
         outputs.insert(0, recorder.evaluate(y, nodes[k]).eps)
         weights = EQUAL_STEPS[step_order(recorder, order, k, len(nodes), lower_order_final) - 1]

@@ -11,7 +11,8 @@ from score_sde.sde import SDE
 from score_sde.solvers.fast import methods, singlestep
 from score_sde.solvers.fast.default import recommended
 from score_sde.solvers.fast.recorder import Method, Prediction, method_table
-from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, TableSolver
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table
+from score_sde.solvers.fast.table_solver import TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.fast.tuned import tuned
 from score_sde.solvers.grids import Grid, number_of_times, time_grid

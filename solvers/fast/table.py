@@ -27,14 +27,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
-from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, gaussian_of_model
+from score_sde.solvers.base import Model, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
 from score_sde.solvers.fast.thresholding import Threshold
-from score_sde.solvers.trajectory import Watch
 
 # A table takes memory with the square of its steps, 11 GB for these. (The longest ladder published has as many.)
 MOST_STEPS_OF_TABLE = 4000
@@ -154,7 +152,7 @@ def integrate(
     if table.gaussian is None:
         return run_steps(steps, table.prediction, model, x, noise, threshold)
     there = InAxes(model, table.gaussian, x)
-    end = _alpha_at_end(table, model.sde)
+    end = alpha_at_end(table, model.sde)
     u = there.turned(x, steps[0].alpha)
     given = first_answer(table, steps[0], there, x, threshold)
     u = run_steps(
@@ -163,7 +161,8 @@ def integrate(
     return there.turned_back(u, end)
 
 
-def _alpha_at_end(table: Table, sde: SDE) -> float:
+def alpha_at_end(table: Table, sde: SDE) -> float:
+    """Return `alpha` where a table ends."""
     return 1.0 if table.end is None else float(sde.alpha(table.end))
 
 
@@ -256,97 +255,3 @@ def _output(model: Model | InAxes, x: Tensor, step: Step, prediction: str, thres
     else:
         data = threshold(model.denoise(x, step.told))
     return data if prediction == "data" else (x - step.alpha_told * data) / step.sigma_told
-
-
-class TableSolver(Solver):
-    """A solver that runs one table, made for the model's process, and its Gaussian if it has one, at its first call.
-
-    Args:
-        make_table: the table for a process, and for the Gaussian that the data look like, or None.
-        threshold: applied to the denoised data of each call.
-        calls_a_step: of a method that remembers nothing from step to step.
-    """
-
-    def __init__(
-        self,
-        make_table: Callable[[SDE, Gaussian | None], Table],
-        threshold: Threshold | None = None,
-        calls_a_step: int | None = None,
-    ) -> None:
-        self._make_table = make_table
-        self._threshold = threshold
-        self._calls_a_step = calls_a_step
-        self._made: tuple[SDE, Gaussian | None, Table, list[Step]] | None = None
-
-    def table(self, sde: SDE, gaussian: Gaussian | None = None) -> Table:
-        """Return the table for this process, and for data that look like this Gaussian."""
-        return self._made_for(sde, gaussian)[0]
-
-    def _made_for(self, sde: SDE, gaussian: Gaussian | None) -> tuple[Table, list[Step]]:
-        if self._made is None or self._made[0] is not sde or self._made[1] is not gaussian:
-            table = self._make_table(sde, gaussian)
-            if not all(bool(values.isfinite().all()) for values in table[:4]):
-                raise UserError(
-                    "this solver's coefficients are not finite: t_min must lie where there is some noise, and options "
-                    "such as eta in the range of the method"
-                )
-            self._made = sde, gaussian, table, steps_of(table, sde)
-        return self._made[2:]
-
-    def calls(self, sde: SDE) -> int:
-        """Count the batched network calls under a process; see `Solver.calls`."""
-        return self.table(sde).calls
-
-    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
-        table, steps = self._made_for(model.sde, gaussian_of_model(model))
-        noise = _noise(table, draw)
-        there = model if table.gaussian is None else InAxes(model, table.gaussian, x_T)
-
-        def reached(k: int, u: Tensor) -> None:
-            # The others are stages inside a step.
-            if watch is not None and k % (self._calls_a_step or 1) == 0:
-                x = there.turned_back(u, steps[k].alpha) if isinstance(there, InAxes) else u
-                watch.reached(steps[k].t, x)
-
-        x, given, which = x_T, None, None
-        if isinstance(there, InAxes):
-            given = first_answer(table, steps[0], InAxes(_asked(model), there.gaussian, x_T), x_T, self._threshold)
-            x, which = there.turned(x_T, steps[0].alpha), which_scale(there.gaussian, x_T)
-        heard = None if watch is None else reached
-        x = run_steps(steps, table.prediction, there, x, noise, self._threshold, 0, heard, which, given)
-        if isinstance(there, InAxes):
-            x = there.turned_back(x, _alpha_at_end(table, model.sde))
-        if watch is not None:
-            watch.reached(0.0 if table.end is None else table.end, x, x if table.end is None else None)
-        # A call on one example counts as one for a batch of one alone.
-        return Solution(x, table.calls + (given is not None and len(given) == len(x_T)))
-
-    def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
-        if self._calls_a_step is None:
-            raise UserError(
-                "this solver remembers earlier outputs, so that states cannot be changed between its steps: take one "
-                "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
-            )
-        table, steps = self._made_for(model.sde, None)
-        noise = _noise(table, draw)
-        firsts = range(0, len(steps), self._calls_a_step)
-        parts = [steps[first : first + self._calls_a_step] for first in firsts]
-
-        def step(k: int, x: Tensor) -> Tensor:
-            return run_steps(parts[k], table.prediction, model, x, noise, self._threshold, firsts[k])
-
-        times = table.times[list(firsts)]
-        if table.end is None:
-            ends = model.sde.at(times).and_data()
-        else:
-            ends = model.sde.at(torch.cat([times, table.end.reshape(1)]))
-        return Steps(ends, [len(part) for part in parts], step)
-
-
-def _asked(model: Model) -> Model:
-    """Return the model that is asked about no state of a trajectory."""
-    return model.model if isinstance(model, Watch) else model
-
-
-def _noise(table: Table, draw: Draw) -> SampleNoise | None:
-    return draw("solver") if bool(table.noise.any()) else None

@@ -20,7 +20,8 @@ from score_sde.common.files import write_atomically
 from score_sde.common.gaussian import Gaussian
 from score_sde.sde import SDE
 from score_sde.solvers.fast.default import recommended_table, rule_for
-from score_sde.solvers.fast.table import Table, TableSolver
+from score_sde.solvers.fast.table import Table
+from score_sde.solvers.fast.table_solver import TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.options import check_at_least
 from score_sde.solvers.process import last_time

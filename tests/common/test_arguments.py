@@ -38,7 +38,9 @@ from score_sde.sde.truncated import Truncated
 from score_sde.solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
 from score_sde.solvers.fast.default import recommended
+from score_sde.solvers.fast.gits import gits_times
 from score_sde.solvers.fast.tuning import tune
+from score_sde.solvers.standard_normal import StandardNormal
 
 FLOAT = torch.float64
 VP = VPSDE()
@@ -87,6 +89,10 @@ class Asked:
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         return mixture(self.sde).denoise(x, t)
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        self.calls += 1
+        return StandardNormal(self.sde).jump(x, t, s)
 
 
 KEEP = Masked(torch.tensor([True, False]))
@@ -265,6 +271,7 @@ OF_SOLVERS: dict[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
             "t_min": "None 0 1e-30",
         },
     ),
+    "consistency": ({"num_steps": 6}, {"num_steps": "None 1", "t_min": "None 1e-30", "renoise": "True False"}),
     "heun": ({"num_steps": 10}, {}),
     "dpm_2": ({"num_steps": 20}, {}),
     "dpm_3": ({"num_steps": 12}, {}),
@@ -362,6 +369,22 @@ SUBJECTS |= {
         },
         fixed=("model",),
         slow={"iterations": "None"},
+    ),
+    "gits_times": Subject(
+        gits_times,
+        lambda model, /, **options: gits_times(model, **options),
+        {"num_steps": 2, "shape": (2,), "num_trajectories": 2, "fine_steps": 3},
+        {
+            "num_steps": "",
+            "shape": "",
+            "num_trajectories": "1",
+            "fine_steps": "",
+            "growth": "1 1.5 1e-30",
+            "seed": "0 1 10**9 10**400",
+            "dtype": "None",
+            "device": "",
+        },
+        fixed=("model",),
     ),
     "matched_prior": Subject(
         matched_prior,

@@ -98,6 +98,23 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in kinds}
 
 
+def test_a_checkpoint_knows_the_gaussian_of_its_data(runs, tmp_path):
+    """Without the data, too, and to the bit; it is that of the training part in model units."""
+    whole = score_sde.load(runs["vectors"])
+    train = whole.dataset.units.encode(whole.dataset.train).double()
+    gaussian = whole.model.gaussian
+    assert gaussian is not None
+    torch.testing.assert_close(gaussian.mean, train.mean(0), rtol=0, atol=1e-6)
+    variances = (train - train.mean(0)).T @ (train - train.mean(0)) / len(train)
+    along = gaussian.bases[0].T @ variances @ gaussian.bases[0]
+    torch.testing.assert_close(along, torch.diag(gaussian.scales**2), rtol=0, atol=1e-5)
+    (newest,) = (runs["vectors"] / "checkpoints").glob("step_*.pt")
+    alone = score_sde.load(shutil.copy(newest, tmp_path / "alone.pt"))
+    assert alone.model.gaussian is not None
+    pairs = zip((*gaussian[:3], *gaussian.bases), (*alone.model.gaussian[:3], *alone.model.gaussian.bases), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("kind", ["digits", "vectors", "series"])
 def test_samples_and_densities_are_those_of_the_command_line(runs, kind):
     """To the last bit, with nothing said but the folder."""

@@ -16,7 +16,7 @@ from score_sde.solvers.grids import listed_times, number_of_times
 FLOAT = torch.float64
 GRID = [1.0, 0.5, 0.1]
 SEEDS = range(3)
-NAMED = [name for name in SOLVERS if name not in ("tuned", "adaptive_sde", "ode", "sde")]
+NAMED = [name for name in SOLVERS if name not in ("tuned", "adaptive_sde", "ode", "sde", "consistency")]
 FLOWS = ("euler", "midpoint", "heun2", "heun3", "rk4", "adams")
 
 

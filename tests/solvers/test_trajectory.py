@@ -27,7 +27,7 @@ GRID = [1.0, 0.7, 0.45, 0.2, 0.05]
 N = len(GRID)
 TABLE = recommended(grid=GRID).table(VPSDE())
 
-HAVE_NO_GRID = ("tuned", "ode", "sde", "adaptive_sde")
+HAVE_NO_GRID = ("tuned", "ode", "sde", "adaptive_sde", "consistency")
 # Every solver that steps through given times, with the times of its states.
 FIXED: list[tuple[str, dict[str, Any]]] = [
     *((name, {"num_steps": N, "grid": GRID}) for name in SOLVERS if name not in HAVE_NO_GRID),

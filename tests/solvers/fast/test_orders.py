@@ -106,7 +106,7 @@ def test_improved_pndm_is_its_loop(order: int) -> None:
     solution = get_solver("ipndm", num_steps=8, order=order)(model, x)
     times = time_grid(model.sde, "karras", 8)
     alpha, sigma = model.sde.alpha(times), model.sde.sigma(times)
-    weights = [[1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
+    weights: list[list[float]] = [[1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
     y, eps = x / alpha[0], []
     for k in range(7):
         eps.append(-sigma[k] * model.score(alpha[k] * y, times[k]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -99,16 +100,56 @@ def test_churn_leaves_the_distribution() -> None:
     assert torch.allclose(plain.T.cov(), churned.T.cov(), atol=0.03)
 
 
+def one_gaussian(sde: SDE) -> GaussianMixture:
+    """Return a Gaussian of three numbers, none of which is independent of the others, and whose scales differ."""
+    mixing = torch.tensor([[2.0, 0.3, -0.2], [0.1, 0.5, 0.2], [0.0, -0.1, 0.05]], dtype=DOUBLE)
+    mean = torch.tensor([[0.5, -1.0, 2.0]], dtype=DOUBLE)
+    return GaussianMixture(sde, torch.ones(1), mean, (mixing @ mixing.T)[None])
+
+
 @pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE(0.01, 50.0)])
-def test_the_default_is_exact_on_a_gaussian_of_its_scale(sde: SDE) -> None:
-    """There the residual vanishes: three calls take every latent to `x_T std / sqrt(alpha^2 std^2 + sigma^2)`."""
-    model = GaussianMixture(
-        sde, torch.ones(1), torch.zeros(1, 2, dtype=DOUBLE), 0.25 * torch.eye(2, dtype=DOUBLE)[None]
-    )
-    x_T = sde.prior_sample((8, 2), seeds=range(8), dtype=DOUBLE)
-    end = torch.tensor(sde.T, dtype=DOUBLE)
-    exact = 0.5 * x_T / torch.sqrt(0.25 * sde.alpha(end) ** 2 + sde.sigma(end) ** 2)
-    assert torch.allclose(get_solver("default", num_steps=3)(model, x_T).x, exact, atol=1e-10)
+@pytest.mark.parametrize("num_steps", [1, 3, 20])
+@pytest.mark.parametrize("free", [True, False])
+def test_the_default_is_exact_on_gaussians(sde: SDE, num_steps: int, free: bool) -> None:
+    """Along the axes, `x - alpha m` is multiplied by `c / sqrt(alpha^2 c^2 + sigma^2)`."""
+    model = one_gaussian(sde)
+    x_T = sde.prior_sample((8, 3), seeds=range(8), dtype=DOUBLE)
+    at_T = sde.at(sde.T)
+    axes = model.gaussian.bases[0]
+    factor = model.gaussian.scales / torch.sqrt((at_T.alpha * model.gaussian.scales) ** 2 + at_T.sigma**2)
+    mean = model.means[0]
+    exact = mean + ((x_T - at_T.alpha * mean) @ axes * factor) @ axes.T
+    solution = get_solver("default", num_steps=num_steps, free=free)(model, x_T)
+    torch.testing.assert_close(solution.x, exact, rtol=0, atol=1e-9)
+    assert solution.nfe == num_steps
+
+
+def test_a_batch_of_one_pays_for_its_first_step() -> None:
+    """What the model answers to the mean is asked on one example, which is a call like the others for one alone."""
+    model = Watched(one_gaussian(VPSDE()))
+    model.gaussian = model._model.gaussian  # type: ignore[attr-defined]
+    x_T = model.sde.prior_sample((3, 3), seeds=range(3), dtype=DOUBLE)
+    solver = get_solver("default", num_steps=5)
+    whole = solver(model, x_T)
+    assert (whole.nfe, len(model.times)) == (5, 6)
+    one = solver(model, x_T[:1])
+    assert (one.nfe, len(model.times)) == (6, 12)
+    torch.testing.assert_close(one.x, whole.x[:1], rtol=0, atol=1e-12)
+
+
+def test_many_steps_do_not_stand_still() -> None:
+    """Errors go on falling where the model is asked only down to `t_min`, so that the last of many steps is many times
+    as long as the others; the truth is that of a process that goes on."""
+    model, longer = (two_modes(VPSDE(t_min=t_min)) for t_min in (1e-3, 1e-7))
+    x_T = model.sde.prior_sample((64, 2), seeds=range(64), dtype=DOUBLE)
+    exact = get_solver("default", num_steps=2000)(longer, x_T).x
+    errors = [
+        float((get_solver("default", num_steps=count)(model, x_T).x - exact).norm(dim=1).median())
+        for count in (25, 50, 100, 200, 400)
+    ]
+    assert errors[0] < 1e-4
+    for coarse, fine in pairwise(errors):
+        assert fine < coarse / 7, errors
 
 
 def test_the_loop_compiles_whole() -> None:

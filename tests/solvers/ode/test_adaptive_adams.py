@@ -144,3 +144,11 @@ def test_failures_and_mistakes_are_explained():
         Integrator("adaptive_adams", options={"order": 3})
     with pytest.raises(UserError, match="has steps for each example"):
         Integrator("adaptive_adams", per_example=False)
+
+
+def test_a_gaussian_of_vectors_serves_them_in_another_shape():
+    problem = Problem(VPSDE(), 4, 3)
+    settings = {"rtol": 1e-3, "atol": 1e-3}
+    flat, squares = problem.solve(**settings), problem.solve(x=problem.x.reshape(3, 1, 2, 2), **settings)
+    assert torch.allclose(flat.log_prob, squares.log_prob, rtol=1e-12)
+    assert squares.latents.shape == (3, 1, 2, 2)

@@ -1,0 +1,42 @@
+"""Mode `tune`, and what samples by its tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from score_sde.solvers.fast.tuned import load_tables
+from tests.modes.test_main import run
+
+MIXTURE = [
+    "--config=configs/vp/eight_gaussians.py",
+    "--config.model.network=mixture",
+    "--config.model.num_components=8",
+    "--config.tuning.iterations=0",
+]
+
+
+def test_tables_of_several_numbers_of_steps_and_their_noise(tmp_path, capsys):
+    """One file, of which what is missing is made, and nothing else."""
+    arguments = [*MIXTURE, "--workdir", tmp_path]
+    assert run("--mode=tune", *arguments, "--config.tuning.num_steps=3,4") == 0
+    path = tmp_path / "tuned" / "tuned.json"
+    first = load_tables(path)
+    assert list(first) == [3, 4]
+    assert all(kept.amounts is None and kept.table.calls == number for number, kept in first.items())
+    told = capsys.readouterr().out
+    assert "tuning samplers of 3, 4 steps" in told
+    assert run("--mode=tune", *arguments, "--config.tuning.num_steps=4,5", "--config.tuning.loss=distribution") == 0
+    second = load_tables(path)
+    assert list(second) == [3, 4, 5]
+    assert torch.equal(second[3].table.outputs, first[3].table.outputs)
+    assert second[3].amounts is None
+    assert [len(second[number].amounts or ()) for number in (4, 5)] == [5, 6]
+    sample = ["--mode=sample", *arguments, "--config.sampling.solver=tuned", "--config.sampling.num_samples=50"]
+    before = path.read_bytes()
+    assert run(*sample, "--config.sampling.num_steps=4", "--config.sampling.learned_noise=true") == 0
+    assert path.read_bytes() == before
+    with np.load(tmp_path / "samples" / "tuned.npz") as file:
+        # The modes lie on a circle.
+        radius = np.linalg.norm(file["vectors"], axis=1)
+    assert np.median(np.abs(radius - np.median(radius))) < 0.1 * np.median(radius)
