@@ -194,7 +194,7 @@ class Integrator:
                 y = integrate_adams(derivative, y, nodes, visit=visit, **self.options)
             elif self._is_adaptive_adams:
                 start, end = float(nodes[0]), float(nodes[-1])
-                tolerances = {"rtol": rtol, "atol": atol, "norm": norm, "integrals": integrals}
+                tolerances: dict[str, Any] = {"rtol": rtol, "atol": atol, "norm": norm, "integrals": integrals}
                 y = integrate_adaptive_adams(derivative, y, start, end, **tolerances, visit=visit, **self.options)
             elif self._owns_steps and adjoint_parameters is None:
                 start, end, tableau = float(nodes[0]), float(nodes[-1]), TABLEAUS[self.method]

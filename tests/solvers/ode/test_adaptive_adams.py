@@ -46,7 +46,7 @@ def test_errors_follow_the_tolerance_and_steps_the_order(start, end, max_order):
     that is `100^(1/8)` times smaller."""
     calls = []
     for tolerance in (1e-3, 1e-5):
-        places = []
+        places: list[torch.Tensor] = []
         settings = {"rtol": tolerance, "atol": tolerance, "max_order": max_order}
         y = integrate_adaptive_adams(remembering(places), exact(start), start, end, **settings)
         # The tolerance is absolute and relative; numbers are between exp(-1) and exp(1).
