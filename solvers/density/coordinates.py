@@ -11,9 +11,8 @@ is constant. In these coordinates a solver has to follow only what the model is 
 
     div dw/ds = div dz/ds - sum_i a_i dlog(q_i)/ds,        a_i = 1
 
-and what was taken off the divergence is known, `sum_i a_i log q_i`, and added at the end. Of Hutchinson's estimate
-with the probe `v` it is `a_i = (V^T v)_i^2`, so that the estimate remains, to the tolerance, what it is in other
-coordinates.
+and what was taken off the divergence is known, `sum_i a_i log q_i`, and added at the end. Of Hutchinson's estimate with
+the probe `v` it is `a_i = (V^T v)_i^2`: to the tolerance, the estimate remains what it is in other coordinates.
 """
 
 from __future__ import annotations
@@ -37,9 +36,16 @@ class GaussianCoordinates:
 
     def __init__(self, flow: ProbabilityFlow, gaussian: Gaussian, z: Tensor, probes: Tensor | None) -> None:
         self._flow, self._gaussian = flow, gaussian.to(z)
-        self._variances = self._gaussian.scales[self._gaussian.which].square().expand(flow.shape[1:]).reshape(-1)
-        self._mean = self._rotate(self._gaussian.mean.expand(flow.shape[1:]).reshape(1, -1))
+        # Examples that the model has as vectors may be asked about in another shape.
+        self._dims = gaussian.mean.shape if gaussian.mean.ndim else flow.shape[1:]
+        self._variances = self._gaussian.scales[self._gaussian.which].square().expand(self._dims).reshape(-1)
+        self._mean = self._rotate(self._gaussian.mean.expand(self._dims).reshape(1, -1))
         self._shares = torch.ones_like(z)[None] if probes is None else self._rotate_all(probes).square()
+
+    @staticmethod
+    def fit(gaussian: Gaussian, dimension: int) -> bool:
+        """Return whether this is a Gaussian of so many numbers; a network may be asked about other sizes."""
+        return not gaussian.mean.ndim or gaussian.mean.numel() == dimension
 
     def enter(self, z: Tensor, s: Tensor) -> Tensor:
         """Return `w` from `z` at `s` `()` or `(B,)`."""
@@ -71,10 +77,10 @@ class GaussianCoordinates:
         return cos, rate * sin, square.sqrt(), rate * sin * cos * (1 - self._variances) / square
 
     def _rotate(self, z: Tensor) -> Tensor:
-        return self._gaussian.rotate(z.reshape(-1, *self._flow.shape[1:])).reshape(z.shape)
+        return self._gaussian.rotate(z.reshape(-1, *self._dims)).reshape(z.shape)
 
     def _rotate_back(self, z: Tensor) -> Tensor:
-        return self._gaussian.rotate_back(z.reshape(-1, *self._flow.shape[1:])).reshape(z.shape)
+        return self._gaussian.rotate_back(z.reshape(-1, *self._dims)).reshape(z.shape)
 
     def _rotate_all(self, probes: Tensor) -> Tensor:
         return torch.stack([self._rotate(probe) for probe in probes])

@@ -66,6 +66,7 @@ def integrate_adaptive_adams(
     rtol: float,
     atol: float,
     norm: Norm = root_mean_square,
+    integrals: int = 0,
     first_step: float | None = None,
     max_step: float = math.inf,
     safety: float = 0.75,
@@ -85,6 +86,7 @@ def integrate_adaptive_adams(
         rtol: relative tolerance.
         atol: absolute tolerance.
         norm: size of each example's error.
+        integrals: so many of the last numbers of a state are integrals beside it, for which `atol` alone counts.
         first_step: length of the first attempted step; a five-hundredth of the way if left out.
         max_step: largest step.
         safety: the 0.75 above.
@@ -131,7 +133,9 @@ def integrate_adaptive_adams(
         of_new = _integrals([s + h, *places[: max_order - 1]], s, h)
         y_next = y + _weighted(of_new, new, order)
 
-        scale = atol + rtol * torch.maximum(y.abs(), y_next.abs())
+        magnitude = torch.maximum(y.abs(), y_next.abs())
+        magnitude[:, y.shape[1] - integrals :] = 0
+        scale = atol + rtol * magnitude
         sizes = [norm(_column(weight, y) * c / scale) for weight, c in zip(of_new[1:], new[1:], strict=True)]
         errors = (on_host(torch.stack(sizes, 1)) / share).nan_to_num(nan=math.inf).clamp(min=_SMALLEST_ERROR)
         moved = (errors.gather(1, order[:, None] - 1)[:, 0] <= 1) & ~arrived

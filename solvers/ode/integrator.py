@@ -163,6 +163,7 @@ class Integrator:
         norm: Norm = root_mean_square,
         adjoint_parameters: tuple[Tensor, ...] | None = None,
         visit: Visit | None = None,
+        integrals: int = 0,
     ) -> Tensor:
         """Return the solution of `dy/ds = derivative(s, y)` at the last node.
 
@@ -175,6 +176,9 @@ class Integrator:
             adjoint_parameters: what the solution can be differentiated by, beside `y`: by torchdiffeq's adjoint method,
                 with steps for the whole batch. None: by nothing.
             visit: called with the state at the start of each step; where it is not to be differentiated by anything.
+
+            integrals: so many of the last numbers of a state are integrals beside it; `adaptive_adams` keeps their
+                errors below `atol`, whatever they have come to.
 
         Raises:
             UserError: the solution cannot be followed; says where, and what to change.
@@ -190,9 +194,8 @@ class Integrator:
                 y = integrate_adams(derivative, y, nodes, visit=visit, **self.options)
             elif self._is_adaptive_adams:
                 start, end = float(nodes[0]), float(nodes[-1])
-                y = integrate_adaptive_adams(
-                    derivative, y, start, end, rtol=rtol, atol=atol, norm=norm, visit=visit, **self.options
-                )
+                tolerances: dict[str, Any] = {"rtol": rtol, "atol": atol, "norm": norm, "integrals": integrals}
+                y = integrate_adaptive_adams(derivative, y, start, end, **tolerances, visit=visit, **self.options)
             elif self._owns_steps and adjoint_parameters is None:
                 start, end, tableau = float(nodes[0]), float(nodes[-1]), TABLEAUS[self.method]
                 y = integrate_per_example(

@@ -53,7 +53,7 @@ ADAPTIVE: list[tuple[str, dict[str, Any]]] = [
     ("adaptive_sde", {"rtol": 0.5, "atol": 0.5}),
     *(
         ("ode", {"method": method, "rtol": 1e-2, "atol": 1e-2})
-        for method in ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+        for method in ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "adaptive_adams")
     ),
     ("ode", {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3, "per_example": False}),
     ("ode", {"method": "bosh3", "rtol": 1e-3, "atol": 1e-3, "per_example": False}),
