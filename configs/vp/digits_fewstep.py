@@ -17,7 +17,9 @@ def get_config() -> ConfigDict:
     config = digits.get_config()
     config.model.flow_map = True
     config.training.update(objective="lagrangian", teacher="runs/digits")
-    config.training.update(num_steps=500, learning_rate=2e-3, ema_decay=0.99, evaluate_every=250, checkpoint_every=250)
+    config.training.update(
+        num_steps=500, warmup_steps=50, learning_rate=2e-3, ema_decay=0.99, evaluate_every=250, checkpoint_every=250
+    )
     # The teacher knows what is to be learnt of the digits: they need few changes.
     config.data.distortion = 0.1
     config.sampling.update(solver="consistency", num_steps=4)

@@ -60,6 +60,8 @@ _FAR = 1000.0
 # A last step is long if it is so many times as long as the one before it; the noise of the outputs that its polynomial
 # goes through then differs by this factor, if there are not more steps than these in between.
 _LONG, _WIDE, _FURTHEST = 1.5, 1.25, 32
+# Of the noise at T, in units of the largest standard deviation: from here on the first step may be free.
+_HIDDEN = 20.0
 # No direction's standard deviation is taken for smaller than the largest's by more than this factor.
 _RANGE = 1000.0
 
@@ -147,7 +149,7 @@ def recommended(
     def make_table(sde: SDE, known: Gaussian | None) -> Table:
         smallest = last_time(sde, t_min)
         rule = rule_for(number, known is not None, eta)
-        is_free = rule.free and grid is None if free is None else free
+        is_free = rule.free and grid is None and hides(sde, known) if free is None else free
         rule = rule._replace(order=rule.order if order is None else order, free=is_free)
         gaussian = isotropic(data_std) if known is None else known
         count = number + is_free
@@ -167,6 +169,11 @@ def rule_for(num_steps: int, known: bool, eta: float = 0.0) -> Rule:
     few, many, least = (_FEW, _MANY, _MANY_STEPS) if known else (_FEW_UNKNOWN, _MANY_UNKNOWN, _MANY_STEPS_UNKNOWN)
     rule = many if num_steps >= least else few
     return rule._replace(order=min(rule.order, 3)) if eta else rule
+
+
+def hides(sde: SDE, known: Gaussian | None) -> bool:
+    """Return whether the noise at `T` is so far above the data that data and Gaussian cannot be told apart there."""
+    return known is not None and float(sde.at(sde.T).rho) >= _HIDDEN * float(known.scales.max())
 
 
 def warp(gaussian: Gaussian, rule: Rule) -> Warp:

@@ -34,14 +34,14 @@ class Problem(NamedTuple):
     Attributes:
         models: the model, of the rows of the one and of the other.
         exact: the trajectories.
-        known: whether the model knows its Gaussian, so that the first step may be free.
+        free: whether the first step is.
         memory: how many past outputs a step may use.
         bending: how much trajectories bend at their nodes.
     """
 
     models: list[Model]
     exact: list[Trajectories]
-    known: bool
+    free: bool
     memory: int
     bending: Tensor
 
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
         """Return the recommended solver's table, in the axes of the trajectories' Gaussian."""
         sde, gaussian = self.models[0].sde, self.exact[0].gaussian
         rule = rule_for(number, True)
-        rule = rule._replace(free=rule.free and self.known)
+        rule = rule._replace(free=rule.free and self.free)
         times = recommended_times(sde, number + rule.free, sde.t_min, True, gaussian, rule)
         return recommended_table(sde, times, None, gaussian, rule)
 
@@ -68,7 +68,7 @@ class Problem(NamedTuple):
         sde, exact = self.models[0].sde, self.exact[0]
         density = self.bending**power
         density = (1 - even) * density / density.mean() + even
-        rule = rule_for(4, True)._replace(free=self.known)
+        rule = rule_for(4, True)._replace(free=self.free)
         end = exact.variable(exact.nodes.new_zeros(1))
         nodes, density = torch.cat([exact.nodes, end]), torch.cat([density, density[-1:]])
         v = equal_shares(nodes, density, number + rule.free)

@@ -34,6 +34,7 @@ from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.solvers.base import Model, gaussian_of_model
 from score_sde.solvers.fast import methods
+from score_sde.solvers.fast.default import hides
 from score_sde.solvers.fast.fitting import Problem
 from score_sde.solvers.fast.recorder import method_table
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table, integrate
@@ -139,7 +140,7 @@ def tune(
     problem = Problem(
         [_rows(model, part) for part in parts],
         [exact.part(part) for part in parts],
-        known is not None,
+        hides(model.sde, known),
         memory,
         exact.bending(),
     )

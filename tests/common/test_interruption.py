@@ -109,7 +109,7 @@ MODES = [
     (["--mode=edit", *DIGITS, *EDIT, "--config.edit.task=encode"], NOTHING.format("answers are written")),
     (
         ["--mode=sample", *POINTS, "--config.sampling.solver=tuned", "--config.sampling.num_steps=4"],
-        "stopped while tuning a sampler of 4 steps, which is not kept; those in {} are; repeat the command to go on",
+        "stopped while tuning samplers, which are not kept; those in {}/tuned.json are; repeat the command to go on",
     ),
 ]
 

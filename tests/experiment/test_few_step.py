@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.control import Guided
@@ -51,12 +52,15 @@ def test_it_is_trained_kept_and_used(teacher: Run, tmp_path: Path, capsys: pytes
         assert torch.equal(weight, again.model.state_dict()[name])
     np.testing.assert_array_equal(again.sample(5, condition="a", solver="consistency", num_steps=2, seed=1), samples)
     # Two jumps by hand: those of the model under the class.
-    sde, model = again.model.sde, Given(again.model, Condition({"class": torch.zeros(5, dtype=torch.long)}))
-    x_T = sde.prior_sample((5, 2), seeds=range(1, 6))
+    sde, model = (
+        again.model.sde,
+        Given(again.model, Condition({"class": torch.zeros(5, dtype=torch.long)}).to(distributed.device())),
+    )
+    x_T = sde.prior_sample((5, 2), seeds=range(1, 6), device=distributed.device())
     x = model.jump(x_T, torch.tensor(1.0), torch.tensor(0.4))
     x = model.jump(x, torch.tensor(0.4), torch.tensor(0.0))
     listed = again.sample(5, condition="a", solver="consistency", grid="1,0.4", seed=1)
-    np.testing.assert_allclose(listed, found.dataset.units.decode(x).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(listed, found.dataset.units.decode(x.cpu()).numpy(), rtol=1e-5)
     # It has the score of its flow, and is nearly its teacher still.
     few, many = (one.sample(5, condition="a", solver="ddim", num_steps=5, seed=1) for one in (again, teacher))
     np.testing.assert_allclose(few, many, rtol=0.05, atol=0.05)
@@ -82,7 +86,8 @@ def test_without_a_teacher_and_from_another_network(teacher: Run, capsys: pytest
 
 def test_a_guided_teacher_is_led_away_from_the_hidden_class(teacher: Run) -> None:
     condition = Condition({"class": torch.tensor([0, 1, 1])}).hidden("class", torch.tensor([False, False, True]))
-    x, t = torch.ones(3, 2), torch.tensor(0.5)
+    condition = condition.to(distributed.device())
+    x, t = torch.ones(3, 2, device=distributed.device()), torch.tensor(0.5)
     guided = RunAsTeacher(teacher.model, 3.0)(condition).denoise(x, t)
     reference = teacher.model.denoise(x, t)
     expected = reference + 3 * (teacher.model.denoise(x, t, condition) - reference)

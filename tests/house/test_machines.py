@@ -35,6 +35,8 @@ RUNS = {
     "compare": "--workdir {0}/mixture --config vp/eight_gaussians --config.model.network=mixture "
     "--config.model.num_components=8 --config.compare.solvers=ddim --config.compare.budgets=4 "
     "--config.compare.num_samples=20 --config.compare.repetitions=2",
+    "tune": "--workdir {0}/mixture --config vp/eight_gaussians --config.model.network=mixture "
+    "--config.model.num_components=8 --config.tuning.num_steps=3 --config.tuning.iterations=0",
     "edit": "--config.edit.input=test:0 --config.edit.task=inpaint --config.edit.num_steps=2 "
     "--config.edit.num_samples=1",
     "export": "--folder {0}/pipeline",

@@ -10,7 +10,7 @@ from torchdiffeq._impl.odeint import SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from benchmarks.imports import NAMES
-from score_sde.solvers.ode.integrator import ADAMS_ON_NODES, METHODS, Integrator
+from score_sde.solvers.ode.integrator import ADAMS_ON_NODES, ADAPTIVE_ADAMS, METHODS, Integrator
 from tests.reading import ROOT
 
 # Each takes from a third of a second to more than one.
@@ -62,6 +62,6 @@ def test_what_takes_long_to_import_is_imported_by_what_needs_it(program, tmp_pat
 
 def test_methods_that_are_written_out_are_those_of_torchdiffeq():
     """So that it need not be imported to know them."""
-    assert (*SOLVERS, ADAMS_ON_NODES) == METHODS
+    assert (*SOLVERS, ADAMS_ON_NODES, ADAPTIVE_ADAMS) == METHODS
     for name, solver in SOLVERS.items():
         assert Integrator(name).takes_fixed_steps == issubclass(solver, FixedGridODESolver), name
