@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.arguments import checked
+from score_sde.common.gaussian import Gaussian
 from score_sde.models.wrapper import ModelWrapper
 from score_sde.sde import SDE
 from score_sde.sde.truncated import Truncated
@@ -66,6 +67,11 @@ class Until(ModelWrapper):
     def sde(self) -> SDE:
         """The forward process goes up to `T` only."""
         return self._truncated
+
+    @property
+    def gaussian(self) -> Gaussian | None:
+        """The Gaussian that the data look like is the model's, if it knows one."""
+        return getattr(self.model, "gaussian", None)
 
 
 @checked
