@@ -105,7 +105,7 @@ def compare(title: str, model: Model, shape: tuple[int, ...], options: argparse.
         if options.all:
             show(label, table[label])
     array = np.array(list(table.values()))
-    few = np.array([budget <= FEW for budget in options.budgets])
+    few = np.array([budget <= max(FEW, min(options.budgets)) for budget in options.budgets])
     single = list(table)[int(np.log(array[:, few]).mean(1).argmin())]
     show(f"best single peer: {single}", table[single])
     show("best peer of each column", array.min(0))
