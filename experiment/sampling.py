@@ -53,7 +53,7 @@ def sample(experiment: Experiment, labels: Tensor | None = None) -> Drawn:
         labels = conditions.sample_labels(config, dataset, sampling.num_samples)
     asked = _asked(experiment, labels)
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
-    solver = solver_for(experiment)
+    solver = solver_for(experiment, with_classes=labels is not None)
     samples = draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
@@ -67,7 +67,9 @@ def trajectory(experiment: Experiment, labels: Tensor | None = None) -> tuple[St
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     shape = (len(seeds), *experiment.dataset.shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
-    return solver_for(experiment)(asked, latents, seeds=seeds, trajectory=True).trajectory
+    return solver_for(experiment, with_classes=labels is not None)(
+        asked, latents, seeds=seeds, trajectory=True
+    ).trajectory
 
 
 def _asked(experiment: Experiment, labels: Tensor | None) -> Model:

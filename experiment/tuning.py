@@ -34,12 +34,13 @@ _NUM_TUNED_STEPS = 10
 _MOST_EXAMPLES = 4096
 
 
-def solver_for(experiment: Experiment, default_steps: int = NUM_STEPS) -> Solver:
-    """Return the solver of the section `sampling` for a model; tables for `tuned`, and GITS's times, are made first."""
+def solver_for(experiment: Experiment, default_steps: int = NUM_STEPS, with_classes: bool = False) -> Solver:
+    """Return the solver of the section `sampling` for a model, or for it given classes; tables for `tuned`, and GITS's
+    times, are made first."""
     sampling, options = experiment.config.sampling, dict[str, Any]()
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
-        options["path"] = tuned_tables(experiment, [sampling.num_steps], sampling.learned_noise)
+        options["path"] = tuned_tables(experiment, [sampling.num_steps], sampling.learned_noise, with_classes)
         options |= {"eta": "learned"} if sampling.learned_noise else {}
     elif sampling.grid == GITS and "grid" in option_names(sampling.solver):
         sampling.num_steps = sampling.num_steps or default_steps
@@ -61,46 +62,55 @@ def _gits_grid(experiment: Experiment, num_steps: int) -> list[float]:
     return times_kept
 
 
-def tuned_tables(experiment: Experiment, numbers: Sequence[int], noise: bool = False) -> Path:
+def tuned_tables(
+    experiment: Experiment, numbers: Sequence[int], noise: bool = False, with_classes: bool = False
+) -> Path:
     """Return the file of tables for solver `tuned`; those that are missing are tuned first.
 
     Args:
         experiment: the model, and how the section `sampling` guides it.
         numbers: the numbers of steps that there are to be tables of.
         noise: whether amounts of noise are to be learned for them, too.
+        with_classes: whether samples are asked to be of classes.
     """
-    path = companions(experiment.folder, experiment.found) / _name(experiment)
+    path = companions(experiment.folder, experiment.found) / _name(experiment, with_classes)
     if distributed.rank() == 0:
         have = load_tables(path) if path.exists() else {}
         missing = sorted(set(numbers) - have.keys())
         if missing:
-            have |= _tune(experiment, path, have, missing)
+            have |= _tune(experiment, path, have, missing, with_classes)
         without = sorted(number for number in set(numbers) if have[number].amounts is None)
+        if noise and without and with_classes:
+            raise UserError(
+                "noise is learned for samples of any class: leave out the classes, or sampling.learned_noise"
+            )
         if noise and without:
             _learn_noise(experiment, path, have, without)
     distributed.barrier()
     return path
 
 
-def _name(experiment: Experiment) -> str:
+def _name(experiment: Experiment, with_classes: bool) -> str:
     sampling = experiment.config.sampling
-    if sampling.labels is None:
+    if not with_classes:
         return "tuned.json"
     parts = [f"{sampling.guidance:g}", *(f"{end:g}" for end in sampling.guidance_interval or ())]
     return f"tuned_classes_{'_'.join(parts)}{'_classifier' if sampling.classifier else ''}.json"
 
 
-def _asked(experiment: Experiment, count: int) -> Model:
-    """Return the model of `count` samples: of all classes in turn, if the section `sampling` asks for classes."""
+def _asked(experiment: Experiment, count: int, with_classes: bool) -> Model:
+    """Return the model of `count` samples: of all classes in turn, if they are asked to be of classes."""
     config, dataset = experiment.config, experiment.dataset
-    if config.sampling.labels is None:
+    if not with_classes:
         return experiment.model
     labels = torch.arange(count) % dataset.num_classes
     classifier = conditions.find_classifier(config, dataset)
     return conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
 
 
-def _tune(experiment: Experiment, path: Path, have: Mapping[int, Kept], numbers: Sequence[int]) -> dict[int, Kept]:
+def _tune(
+    experiment: Experiment, path: Path, have: Mapping[int, Kept], numbers: Sequence[int], with_classes: bool
+) -> dict[int, Kept]:
     """Make tables of these numbers of steps, and write them into the file `path`, beside those that it has."""
     named = ", ".join(map(str, numbers))
     distributed.say(f"tuning samplers of {named} steps" if len(numbers) > 1 else f"tuning a sampler of {named} steps")
@@ -112,7 +122,7 @@ def _tune(experiment: Experiment, path: Path, have: Mapping[int, Kept], numbers:
                 bar.note = f"{number} steps, iteration {iteration}, held-out error {error:.3g}"
 
             tuned = tune(
-                Watched(_asked(experiment, num_examples(shape)), bar.call),
+                Watched(_asked(experiment, num_examples(shape), with_classes), bar.call),
                 numbers,
                 shape,
                 iterations=experiment.config.tuning.iterations,
@@ -130,10 +140,6 @@ def _tune(experiment: Experiment, path: Path, have: Mapping[int, Kept], numbers:
 def _learn_noise(experiment: Experiment, path: Path, have: dict[int, Kept], numbers: Sequence[int]) -> None:
     """Learn amounts of noise for the tables of these numbers of steps, and write them into the file `path`."""
     dataset = experiment.dataset
-    if experiment.config.sampling.labels is not None:
-        raise UserError(
-            "noise is learned for samples of any class: leave out sampling.labels, or sampling.learned_noise"
-        )
     if not len(dataset.train):
         raise UserError("noise is learned from training examples, which are not here: leave out sampling.learned_noise")
     step = -(-len(dataset.train) // _MOST_EXAMPLES)

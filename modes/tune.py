@@ -10,5 +10,6 @@ from score_sde.experiment.tuning import tuned_tables
 def run(experiment: Experiment) -> None:
     """Make the tables that are missing, and say where they are."""
     tuning = experiment.config.tuning
-    path = tuned_tables(experiment, tuning.num_steps, noise=tuning.loss == "distribution")
+    with_classes = experiment.config.sampling.labels is not None
+    path = tuned_tables(experiment, tuning.num_steps, tuning.loss == "distribution", with_classes)
     distributed.say(f"--config.sampling.solver=tuned uses {path}, with --config.sampling.num_steps=N")

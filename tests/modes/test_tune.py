@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
+import score_sde
 from score_sde.solvers.fast.tuned import load_tables
 from tests.modes.test_main import run
 
@@ -40,3 +43,19 @@ def test_tables_of_several_numbers_of_steps_and_their_noise(tmp_path, capsys):
         # The modes lie on a circle.
         radius = np.linalg.norm(file["vectors"], axis=1)
     assert np.median(np.abs(radius - np.median(radius))) < 0.1 * np.median(radius)
+
+
+def test_samples_of_classes_have_tables_of_their_own(tmp_path):
+    """They are learned from the guided model, whose first step is not free."""
+    x = np.random.default_rng(0).normal(size=(60, 2)) + 3 * np.repeat([[0.0], [1.0]], 30, axis=0)
+    small = {"model.width": 8, "model.num_blocks": 1, "training.num_steps": 3, "training.sample_every": 0}
+    small |= {"training.evaluate_every": 0, "tuning.iterations": 0}
+    trained = score_sde.fit(x, condition=["a"] * 30 + ["b"] * 30, workdir=tmp_path, settings=small)
+    options: dict[str, Any] = {"solver": "tuned", "num_steps": 4, "condition": "b", "guidance": 1.5}
+    samples = trained.sample(6, **options)
+    (path,) = tmp_path.rglob("tuned*.json")
+    assert path.name == "tuned_classes_1.5.json"
+    kept = load_tables(path)[4]
+    assert not kept.table.free
+    assert len(kept.table.times) == 4
+    np.testing.assert_array_equal(trained.sample(6, **options), samples)
