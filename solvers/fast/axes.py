@@ -29,7 +29,7 @@ class InAxes:
         self._gaussian = gaussian.to(like)
         self._mean = self._gaussian.mean.expand(like.shape[1:]) if gaussian.mean.ndim == 0 else self._gaussian.mean
         self._mean = self._mean.reshape(like.shape[1:])
-        # The state last turned back, and what it became: watches tell states by which tensor they are.
+        # The state last turned, and what it is in the other axes: watches tell states by which tensor they are.
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -39,7 +39,9 @@ class InAxes:
 
     def turned(self, x: Tensor, alpha: float) -> Tensor:
         """Return `u` of states `x`; shape of `x`."""
-        return self._gaussian.rotate(x - alpha * self._mean)
+        u = self._gaussian.rotate(x - alpha * self._mean)
+        self._last = u, x
+        return u
 
     def turned_back(self, u: Tensor, alpha: float) -> Tensor:
         """Return `x` of states `u`; shape of `u`."""

@@ -310,6 +310,7 @@ SUBJECTS |= {
             "num_steps": "None",
             "grid": "None",
             "options": "None",
+            "per_example": "True",
             # There are no probes.
             "seeds": "None []",
         },
