@@ -29,8 +29,9 @@ class State(NamedTuple):
     Attributes:
         t: its time, float64, on the CPU: `()`, or `(B,)` where each example has steps of its own. 0 at `sigma = 0`.
         x: the states `(B, *dims)`. They are the solver's own: not to be changed in place.
-        denoised: `E[x_0 | x_t = x]` as the model answered, shape of `x`; `x` itself at `sigma = 0`. None where the
-            model was not asked about this state.
+        denoised: `E[x_0 | x_t = x]` as the model answered, shape of `x`; `x` itself at `sigma = 0`; the Gaussian's
+            answer where it stands for the model's, in a first step without a call. None where the model was not asked
+            about this state.
     """
 
     t: Tensor

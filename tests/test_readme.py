@@ -149,8 +149,8 @@ def test_python_of_the_docs_on_solvers(capsys) -> None:
     assert same == "True True"
     spreads = [[float(number) for number in re.findall(r"\d+\.\d+", line)] for line in lines]
     assert len(spreads) == 12
-    # Of 1000 numbers; nothing is asked at T.
-    assert spreads[0] == pytest.approx([1.0, 1.0], abs=0.06)
+    # Of 1000 numbers.
+    assert spreads[0] == pytest.approx([1.0, 1.0, 0.0], abs=0.06)
     assert spreads[-1] == pytest.approx([0.0, 0.5, 0.5], abs=0.06)
 
 

@@ -284,7 +284,7 @@ def noise_amounts(rho: Tensor, gaussian: Gaussian, eta: float) -> list[float]:
     take shape, none before and after."""
     typical = float(gaussian.scales[gaussian.which].square().mean().sqrt())
     within = (_NOISE_ENDS * typical <= rho[1:]) & (rho[1:] <= _NOISE_BEGINS * typical)
-    return (eta * within).tolist()
+    return (eta * within.double()).tolist()
 
 
 def noisy_step(start: Tensor, end: Tensor, eta: float) -> tuple[Tensor, Tensor]:

@@ -220,10 +220,10 @@ def run_steps(
             outputs[k] = given.expand(x.shape)
         else:
             output = _output(model, x, step, prediction, threshold)
-            outputs[k] = _plus(output, x, step.blend, which)
+            outputs[k] = plus(output, x, step.blend, which)
         x = x * _spread(step.state, x, which)
         for j, weight in step.outputs:
-            x = _plus(x, outputs[j], weight, which)
+            x = plus(x, outputs[j], weight, which)
         if step.noise and noise is not None:
             x = torch.add(x, noise.normal(x), alpha=step.noise)
         for j in step.done:
@@ -231,7 +231,7 @@ def run_steps(
     return x
 
 
-def _plus(x: Tensor, y: Tensor, weight: Weight, which: Tensor | None) -> Tensor:
+def plus(x: Tensor, y: Tensor, weight: Weight, which: Tensor | None) -> Tensor:
     """Return `x + weight y`, shape of `x`."""
     if isinstance(weight, Tensor):
         return torch.addcmul(x, weight.to(x)[which], y)

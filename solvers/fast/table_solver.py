@@ -13,7 +13,7 @@ from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
-from score_sde.solvers.fast.table import Step, Table, alpha_at_end, first_answer, run_steps, steps_of, which_scale
+from score_sde.solvers.fast.table import Step, Table, alpha_at_end, first_answer, plus, run_steps, steps_of, which_scale
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.trajectory import Watch
 
@@ -62,16 +62,21 @@ class TableSolver(Solver):
         noise = _noise(table, draw)
         there = model if table.gaussian is None else InAxes(model, table.gaussian, x_T)
 
-        def reached(k: int, u: Tensor) -> None:
-            # The others are stages inside a step.
-            if watch is not None and k % (self._calls_a_step or 1) == 0:
-                x = there.turned_back(u, steps[k].alpha) if isinstance(there, InAxes) else u
-                watch.reached(steps[k].t, x)
-
         x, given, which = x_T, None, None
         if isinstance(there, InAxes):
             given = first_answer(table, steps[0], InAxes(_asked(model), there.gaussian, x_T), x_T, self._threshold)
             x, which = there.turned(x_T, steps[0].alpha), which_scale(there.gaussian, x_T)
+
+        def reached(k: int, u: Tensor) -> None:
+            # The others are stages inside a step.
+            if watch is None or k % (self._calls_a_step or 1):
+                return
+            state = there.turned_back(u, steps[k].alpha) if isinstance(there, InAxes) else u
+            denoised = None
+            if k == 0 and given is not None and isinstance(there, InAxes):
+                denoised = _taken_for_denoised(steps[0], there, u, given)
+            watch.reached(steps[k].t, state, denoised)
+
         heard = None if watch is None else reached
         x = run_steps(steps, table.prediction, there, x, noise, self._threshold, 0, heard, which, given)
         if isinstance(there, InAxes):
@@ -110,3 +115,9 @@ def _asked(model: Model) -> Model:
 
 def _noise(table: Table, draw: Draw) -> SampleNoise | None:
     return draw("solver") if bool(table.noise.any()) else None
+
+
+def _taken_for_denoised(step: Step, model: InAxes, u: Tensor, given: Tensor) -> Tensor:
+    """Return what stands for the denoised mean where a step is free: the Gaussian's, with the mean the model's."""
+    eps = plus(given.expand(u.shape), u, -step.blend, which_scale(model.gaussian, u))
+    return model.turned_back((u - step.sigma_told * eps) / step.alpha, 1.0)

@@ -124,6 +124,18 @@ def test_the_default_is_exact_on_gaussians(sde: SDE, num_steps: int, free: bool)
     assert solution.nfe == num_steps
 
 
+def test_the_state_of_a_free_step_has_the_answer_of_the_gaussian() -> None:
+    """Which is the model's, where the data are Gaussian; the states begin with `x_T` itself."""
+    model = one_gaussian(VPSDE())
+    x_T = model.sde.prior_sample((3, 3), seeds=range(3), dtype=DOUBLE)
+    states = get_solver("default", num_steps=4)(model, x_T, trajectory=True).trajectory
+    assert len(states) == 6
+    assert states[0].x is x_T
+    for state in states[:-1]:
+        assert state.denoised is not None
+        torch.testing.assert_close(state.denoised, model.denoise(state.x, state.t), rtol=0, atol=1e-9)
+
+
 def test_a_batch_of_one_pays_for_its_first_step() -> None:
     """What the model answers to the mean is asked on one example, which is a call like the others for one alone."""
     model = Watched(one_gaussian(VPSDE()))
