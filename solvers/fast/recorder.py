@@ -16,7 +16,7 @@ from torch import Tensor
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.fast.table import Table
 
-Prediction = Literal["noise", "data", "residual"]
+Prediction = Literal["noise", "data"]
 # Called as method(recorder, nodes, **options): takes `y` from the first of the nodes, at T, to the last.
 Method = Callable[..., Tensor]
 
@@ -71,14 +71,10 @@ class Recorder:
         prediction: which of the model's outputs the table combines; choose the one the method is written in, to keep
             it sparse.
         denoises: whether the method is followed by a step to `sigma = 0`.
-        data_std: standard deviation of the data, for residuals.
     """
 
-    def __init__(
-        self, sde: SDE, capacity: int, prediction: Prediction, denoises: bool = True, data_std: float = 0.5
-    ) -> None:
+    def __init__(self, sde: SDE, capacity: int, prediction: Prediction, denoises: bool = True) -> None:
         self.sde = sde
-        self.data_std = data_std
         self.denoises = denoises
         self._capacity = capacity
         self.prediction = prediction
@@ -99,11 +95,7 @@ class Recorder:
         self._nodes.append(node)
         if self.prediction == "data":
             return Output(output, (y - output) / node.rho, output)
-        eps = output - self._blend(node.rho) * y
-        return Output(output, eps, y - node.rho * eps)
-
-    def _blend(self, rho: Tensor) -> Tensor:
-        return -rho / (rho**2 + self.data_std**2) if self.prediction == "residual" else torch.zeros_like(rho)
+        return Output(output, output, y - node.rho * output)
 
     def noise(self) -> Tensor:
         """Draw fresh standard normal noise; at most one between two calls of the model."""
@@ -128,8 +120,8 @@ class Recorder:
             state * next_alpha / alpha,
             outputs * next_alpha[:, None],
             torch.linalg.vector_norm(noise.detach(), dim=1) * next_alpha.detach(),
-            "data" if self.prediction == "data" else "noise",
-            self._blend(torch.stack([node.rho for node in self._nodes])) / alpha,
+            self.prediction,
+            torch.zeros_like(alpha),
             None if end is None else end.t,
         )
 
