@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from score_sde.common import float64
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.common.gaussian import isotropic
 from score_sde.common.noise import BatchNoise
 from score_sde.control import Controlled, Masked, Observation, PiGDM, Projection
 from score_sde.data import Batch
@@ -161,7 +162,7 @@ def test_the_far_device_is_like_one() -> None:
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "default": [{"num_steps": 5}, {"num_steps": 5, "eta": 0.7}],
-    "tuned": [{"table": recommended(5).table(VPSDE())}],
+    "tuned": [{"table": recommended(5).table(VPSDE(), known)} for known in (None, isotropic(0.5))],
     "ode": [
         {"rtol": 1e-2, "atol": 1e-2},
         {"method": "adams", "num_steps": 5},

@@ -99,4 +99,4 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _sum_of_distances(x: Tensor, y: Tensor) -> float:
-    return sum(float(torch.cdist(rows, y).double().sum()) for rows in x.split(_ROWS))
+    return sum(float(torch.cdist(rows, y).cpu().double().sum()) for rows in x.split(_ROWS))

@@ -68,11 +68,10 @@ class Trajectories(NamedTuple):
         """Return the size of `z''(v)` at the nodes, in units of the ends, in the mean of roots over trajectories."""
         step = float(self.nodes.diff().mean())
         scale = spread(self.gaussian.scales, self.gaussian, self.latents)
-        bends = [
-            ((self.z[k - 1] - 2 * self.z[k] + self.z[k + 1]) * scale).flatten(1).norm(dim=1).double().sqrt().mean() ** 2
-            for k in range(1, len(self.nodes) - 1)
-        ]
-        inner = torch.stack(bends).cpu() / step**2
+        second = (self.z[k - 1] - 2 * self.z[k] + self.z[k + 1] for k in range(1, len(self.nodes) - 1))
+        sizes = ((difference * scale).flatten(1).norm(dim=1).cpu().double() for difference in second)
+        bends = [size.sqrt().mean() ** 2 for size in sizes]
+        inner = torch.stack(bends) / step**2
         half = _SMOOTH // 2
         padded = torch.cat([inner[:1].expand(half + 1), inner, inner[-1:].expand(half + 1)])
         return padded.unfold(0, _SMOOTH, 1).mean(1)
