@@ -20,7 +20,7 @@ from score_sde.models.wrapper import ModelWrapper
 from score_sde.sde import SDE
 from score_sde.sde.truncated import Truncated
 from score_sde.solvers import Model
-from score_sde.solvers.base import States, sample_noise
+from score_sde.solvers.base import States, gaussian_of_model, sample_noise
 
 
 @checked
@@ -71,7 +71,7 @@ class Until(ModelWrapper):
     @property
     def gaussian(self) -> Gaussian | None:
         """The Gaussian that the data look like is the model's, if it knows one."""
-        return getattr(self.model, "gaussian", None)
+        return gaussian_of_model(self.model)
 
 
 @checked

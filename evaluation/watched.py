@@ -9,6 +9,7 @@ from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
 from score_sde.models.wrapper import ModelWrapper
+from score_sde.solvers.base import gaussian_of_model
 
 
 class Watched(ModelWrapper):
@@ -28,7 +29,7 @@ class Watched(ModelWrapper):
     @property
     def gaussian(self) -> Gaussian | None:
         """The Gaussian that the data look like is the model's, if it knows one."""
-        return getattr(self.model, "gaussian", None)
+        return gaussian_of_model(self.model)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `∇ log p_t(x)`; shape of `x`."""

@@ -73,6 +73,8 @@ def tuned_tables(
         noise: whether amounts of noise are to be learned for them, too.
         with_classes: whether samples are asked to be of classes.
     """
+    if noise and with_classes:
+        raise UserError("noise is learned for samples of any class: leave out the classes, or sampling.learned_noise")
     path = companions(experiment.folder, experiment.found) / _name(experiment, with_classes)
     if distributed.rank() == 0:
         have = load_tables(path) if path.exists() else {}
@@ -80,10 +82,6 @@ def tuned_tables(
         if missing:
             have |= _tune(experiment, path, have, missing, with_classes)
         without = sorted(number for number in set(numbers) if have[number].amounts is None)
-        if noise and without and with_classes:
-            raise UserError(
-                "noise is learned for samples of any class: leave out the classes, or sampling.learned_noise"
-            )
         if noise and without:
             _learn_noise(experiment, path, have, without)
     distributed.barrier()
