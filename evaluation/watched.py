@@ -41,6 +41,10 @@ class Watched(ModelWrapper):
         self.tell(t)
         return super().denoise(x, t)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the model's numbers, by which it is known again; it has none if it is no module."""
+        return getattr(self.model, "state_dict", dict)()
+
     @property
     def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The jumps along the flow are the model's, if it has any."""

@@ -32,13 +32,17 @@ class GaussianCoordinates:
         gaussian: the Gaussian that the data look like.
         z: states of the flow, `(B, d)`, for their dtype and device.
         probes: the vectors of Hutchinson's estimate, `(P, B, d)`; None where divergences are exact, or all but.
+
+    Attributes:
+        which: which of the Gaussian's scales each number of a state has, `(d,)`.
     """
 
     def __init__(self, flow: ProbabilityFlow, gaussian: Gaussian, z: Tensor, probes: Tensor | None) -> None:
         self._flow, self._gaussian = flow, gaussian.to(z)
         # Examples that the model has as vectors may be asked about in another shape.
         self._dims = gaussian.mean.shape if gaussian.mean.ndim else flow.shape[1:]
-        self._variances = self._gaussian.scales[self._gaussian.which].square().expand(self._dims).reshape(-1)
+        self.which = self._gaussian.which.expand(self._dims).reshape(-1)
+        self._variances = self._gaussian.scales[self.which].square()
         self._mean = self._rotate(self._gaussian.mean.expand(self._dims).reshape(1, -1))
         self._shares = torch.ones_like(z)[None] if probes is None else self._rotate_all(probes).square()
 

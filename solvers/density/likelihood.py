@@ -38,6 +38,7 @@ from score_sde.solvers.density.divergence import (
     hutchinson_divergence,
 )
 from score_sde.solvers.density.path import DensityPath, LogDensity
+from score_sde.solvers.density.tuned import TUNED, TunedLikelihood, tuned_flow
 from score_sde.solvers.grids import Grid
 from score_sde.solvers.ode.flow import ProbabilityFlow
 from score_sde.solvers.ode.integrator import ADAPTIVE_ADAMS, Integrator
@@ -88,6 +89,7 @@ def log_likelihood(
     options: Mapping[str, Any] | None = None,
     per_example: bool = True,
     differentiable: bool = False,
+    table: TunedLikelihood | None = None,
 ) -> Likelihood:
     """Return the log-density of `x` `(B, *dims)` under the model's `p_{t_min}`.
 
@@ -112,20 +114,33 @@ def log_likelihood(
         per_example: whether adaptive Runge-Kutta methods take steps of their own for each example.
         differentiable: whether `log_prob` can be differentiated, by `x` and by the parameters of `model`, if it is a
             module; steps are then chosen for the batch. `nfe` does not count calls of the way back.
+        table: for method `tuned`: what `tune_likelihood` made; it has times and steps of its own.
 
     Raises:
-        UserError: an option is unknown or out of range, the trajectory cannot be followed, or the model's score is not
-            that of a diffused density (`check_density`).
+        UserError: an option is unknown or out of range, the trajectory cannot be followed, the model's score is not
+            that of a diffused density (`check_density`), or the table was made for another model.
     """
     check_density(model)
+
+    def make_divergence(z: Tensor) -> tuple[Divergence, Tensor | None, int]:
+        return divergence_of(divergence, z, num_probes, probe, seeds, generator)
+
+    if method == TUNED:
+        chosen = {"rtol": rtol, "atol": atol, "num_steps": num_steps, "grid": grid, "options": options}
+        table = _checked_table(table, model, x, t_min, [name for name, value in chosen.items() if value])
+        if differentiable:
+            raise UserError("method tuned has no derivative: take another method")
+        flow = tuned_flow(model, x.shape, float(table.times[0]))
+        with torch.no_grad():
+            path = DensityPath(flow, x, table.ends, make_divergence, gaussian_of_model(model))
+            return arrived(path, table.follow(path), prior)
+    if table is not None:
+        raise UserError(f"method {method} takes no table: leave it out, or take method tuned")
     integrator = Integrator(method, rtol, atol, options or {}, per_example)
     flow = ProbabilityFlow(model, x.shape, last_time(model.sde, t_min), integrator.resolution)
     check_fixed_steps(integrator, num_steps, grid)
     nodes, times = integration_nodes(flow, integrator, num_steps, grid)
     gaussian = gaussian_of_model(model) if method == ADAPTIVE_ADAMS and not differentiable else None
-
-    def make_divergence(z: Tensor) -> tuple[Divergence, Tensor | None, int]:
-        return divergence_of(divergence, z, num_probes, probe, seeds, generator)
 
     with torch.set_grad_enabled(differentiable):
         path = DensityPath(flow, x, times.flip(0)[[0, -1]], make_divergence, gaussian)
@@ -139,6 +154,24 @@ def log_likelihood(
             integrals=path.num_integrals,
         )
         return arrived(path, state, prior)
+
+
+def _checked_table(
+    table: TunedLikelihood | None, model: Model, x: Tensor, t_min: float | None, chosen: list[str]
+) -> TunedLikelihood:
+    """Return the table, if it fits the model and examples, and nothing was chosen that it does not leave open.
+
+    Raises:
+        UserError: it does not, or there is none.
+    """
+    if table is None:
+        raise UserError("method tuned needs table=, as tune_likelihood makes it")
+    if chosen:
+        raise UserError(f"method tuned has times and steps of its own: leave out {chosen[0]}")
+    if last_time(model.sde, t_min) != float(table.times[0]):
+        raise UserError(f"this tuned likelihood is for t_min = {float(table.times[0]):g}: tune one for another t_min")
+    table.check_fits(model, x)
+    return table
 
 
 def arrived(path: DensityPath, state: Tensor, prior: LogDensity | None) -> Likelihood:

@@ -51,6 +51,13 @@ class DensityPath:
             z = self.coordinates.enter(z, self._positions[0])
         self.start = torch.cat([z, z.new_zeros(len(z), self.num_integrals)], dim=1)
 
+    @property
+    def which(self) -> Tensor:
+        """Which of the Gaussian's scales each number of the state has, `(d,)`; 0 without one."""
+        if self.coordinates is None:
+            return torch.zeros(self.dimension, dtype=torch.int64)
+        return self.coordinates.which
+
     def derivative(self, s: Tensor, state: Tensor) -> Tensor:
         """Return the slope of a state at `s` `()` or `(B,)`, by one call."""
         w, coordinates = state[:, : self.dimension], self.coordinates
