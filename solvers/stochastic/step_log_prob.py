@@ -108,29 +108,29 @@ def sample_path(
 
 
 @checked
-def step_log_prob(solver: Solver, model: Model, path: SampledPath) -> StepLogProb:
-    """Return the log-probabilities of a path's steps under a model, differentiable by the path's states and by the
-    parameters of the model.
+def step_log_prob(solver: Solver, model: Model, states: Tensor, times: Tensor) -> StepLogProb:
+    """Return the log-probabilities of a path's steps under a model, differentiable by the states and by the parameters
+    of the model.
 
-    The model is asked at the path's own states, up to the last but one, so gradients go back through one step each (or
-    as many as a multistep method remembers). They take memory for all steps: a large batch is best taken in parts.
+    The model is asked at these states, up to the last but one, so gradients go back through one step each (or as many
+    as a multistep method remembers). They take memory for all steps: a large batch is best taken in parts.
 
     Args:
         solver: the solver that the path was sampled with, or one of the same times, as with another `eta`.
         model: any model of the same process.
-        path: as `sample_path` returns it, or the first part of one.
+        states: those of a path from `T` on, as `SampledPath` has them, or its first ones; `(K + 1, B, *dims)`.
+        times: theirs, `(K + 1,)`.
 
     Raises:
-        UserError: the solver's steps are no Gaussians, or have no noise; or the path is none of this solver's.
+        UserError: the solver's steps are no Gaussians, or have no noise; or the times are none of this solver's.
     """
     _check(solver, model)
-    states, times = path.states, path.times
     if states.ndim < 3 or len(states) < 2 or times.shape != states.shape[:1]:
         raise UserError(
             "a path has states (K + 1, B, *dims) and times (K + 1,), with at least one step, not "
             f"{tuple(states.shape)} and {tuple(times.shape)}"
         )
-    as_states("path.states", states.flatten(0, 1))
+    states = as_states("states", states.flatten(0, 1)).reshape(states.shape)
     noise = TransitionNoise([], "solver", states[1:], times[1:])
     try:
         solver.walk(model, states[0], lambda stream: noise)
