@@ -134,6 +134,10 @@ class Controlled(Solver):
             total, here = total + (calls[here] if end > here else 0), end
         return total
 
+    def no_step_density(self, model: Model) -> str:
+        """Return why steps have no log-probabilities."""
+        return "a solver with a state control has no density: what is observed is put into states after their steps"
+
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         """Return the solution; arguments are those of `Solver.solve`, and the control has noise of its own."""
         noise = draw("control")

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from score_sde.experiment.run import Run
     from score_sde.models import DDPM, EMA, MLP, GaussianMixture, NCSNpp, ScoreModel
     from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE
-    from score_sde.solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
+    from score_sde.solvers import (
+        SOLVERS,
+        decode,
+        encode,
+        get_solver,
+        log_likelihood,
+        matched_prior,
+        sample_path,
+        step_log_prob,
+    )
 
 _ROOM_OF = {
     "Dataset": "data",
@@ -48,6 +57,8 @@ _ROOM_OF = {
     "get_solver": "solvers",
     "log_likelihood": "solvers",
     "matched_prior": "solvers",
+    "sample_path": "solvers",
+    "step_log_prob": "solvers",
 }
 
 __all__ = [
@@ -74,6 +85,8 @@ __all__ = [
     "load_dataset",
     "log_likelihood",
     "matched_prior",
+    "sample_path",
+    "step_log_prob",
 ]
 
 _HERE = Path(__file__).parent

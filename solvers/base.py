@@ -198,6 +198,15 @@ class Solver(ABC):
             return None
         return self(StandardNormal(sde), torch.zeros(1, 1, dtype=torch.float64), seeds=[0]).nfe
 
+    def no_step_density(self, model: Model) -> str:
+        """Return in one line why steps on this model have no log-probabilities; nothing if `walk` takes them by
+        `transitions.take`, and some with noise."""
+        return f"{type(self).__name__} does not say that its steps are Gaussian: take a solver such as ddim with eta"
+
+    def walk(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+        """Return the solution, to rounding, by steps that are each taken by themselves; arguments as of `solve`."""
+        return self.solve(model, x_T, draw)
+
     @abstractmethod
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         """Return the solution; `draw` gives the noise, asked only where there is any; `watch` is told of states."""

@@ -19,6 +19,7 @@ from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MOST_STEPS, check_between
 from score_sde.solvers.trajectory import Watch
+from score_sde.solvers.transitions import GIVE_IT_NOISE, take
 
 _NUM_STEPS = 2
 
@@ -54,6 +55,12 @@ class FewStep(Solver):
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         return self.split(model, x_T, draw).run(x_T, watch)
 
+    def no_step_density(self, model: Model) -> str:
+        """Return why steps have no log-probabilities; nothing if each but the last ends with new noise."""
+        if self.renoise and self._count > 1:
+            return ""
+        return f"solver 'consistency' adds no noise here (renoise, and more than one step, would): {GIVE_IT_NOISE}"
+
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         jump = getattr(model, "jump", None)
         if jump is None:
@@ -71,6 +78,9 @@ class FewStep(Solver):
             if noise is None:
                 return jump(x, ends.t[k], ends.t[k + 1])
             x = jump(x, ends.t[k], torch.zeros_like(ends.t[k]))
-            return x if k + 1 == self._count else sde.perturb(x, noise.normal(x), ends.t[k + 1])
+            if k + 1 == self._count:
+                return x
+            alpha, sigma = ends[k + 1].to(x)
+            return take(noise, alpha * x, sigma, ends.t[k + 1])
 
         return Steps(ends, [1] * self._count, step)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from torch import nn
 
 from score_sde.common import distributed
-from score_sde.models import GaussianMixture
+from score_sde.models import GaussianMixture, ScoreModel
 from score_sde.sde import VPSDE
-from score_sde.solvers import get_solver, log_likelihood
+from score_sde.solvers import get_solver, log_likelihood, sample_path, step_log_prob
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -136,6 +137,39 @@ def test_python_of_the_docs_on_control() -> None:
     assert 0.05 < float(names["x"][:, 1].std()) < 0.15
     exec("hole = " + repainted, names)
     assert bool((names["x"][:, 1] == torch.tensor(0.3)).all())
+
+
+def test_python_of_the_docs_on_steps() -> None:
+    """A model of `N(0, 0.25 I)` is led to where the reward is."""
+    text = (Path(__file__).parent.parent / "docs" / "steps.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    network, means = Shifted(), []
+    model = ScoreModel(network, VPSDE(), noise_label=lambda t: t, scale_input=False)
+
+    def reward(x: torch.Tensor) -> torch.Tensor:
+        means.append(x.mean(0))
+        return -(x - 1).square().sum(1)
+
+    torch.manual_seed(0)
+    names = {"get_solver": get_solver, "sample_path": sample_path, "step_log_prob": step_log_prob, "torch": torch}
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    exec(block, {**names, "model": model, "reward": reward, "optimizer": optimizer})
+    # Of 128 samples; of the last ten batches.
+    torch.testing.assert_close(means[0], torch.zeros(2), rtol=0, atol=0.15)
+    torch.testing.assert_close(torch.stack(means[-10:]).mean(0), torch.ones(2), rtol=0, atol=0.1)
+
+
+class Shifted(nn.Module):
+    """The noise of data `N(mean, 0.25 I)`, of which the mean is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor, noise_label: torch.Tensor) -> torch.Tensor:
+        here = VPSDE().at(noise_label)
+        alpha, sigma = here.to(x)
+        return sigma * (x - alpha * self.mean) / (0.25 * alpha**2 + sigma**2)
 
 
 def test_python_of_the_docs_on_solvers(capsys) -> None:

@@ -33,6 +33,7 @@ from score_sde.sde import SDE
 from score_sde.solvers.base import Model, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
 from score_sde.solvers.fast.thresholding import Threshold
+from score_sde.solvers.transitions import take
 
 # A table takes memory with the square of its steps, 11 GB for these. (The longest ladder published has as many.)
 MOST_STEPS_OF_TABLE = 4000
@@ -89,6 +90,7 @@ class Step(NamedTuple):
         outputs: the outputs with a weight, and it.
         noise: weight of fresh noise.
         done: outputs that no later step uses.
+        end: time of the state after it, likewise; 0 at `sigma = 0`.
     """
 
     t: Tensor
@@ -101,6 +103,7 @@ class Step(NamedTuple):
     outputs: list[tuple[int, Weight]]
     noise: float
     done: list[int]
+    end: Tensor
 
 
 def steps_of(table: Table, sde: SDE) -> list[Step]:
@@ -117,6 +120,7 @@ def steps_of(table: Table, sde: SDE) -> list[Step]:
     alpha, alpha_told, sigma_told, noise = (values.tolist() for values in numbers)
     blend, state = each(table.blend), each(table.state)
     moments = table.times.unbind()
+    ends = (*moments[1:], torch.zeros_like(table.times[0]) if table.end is None else table.end)
     columns = (
         moments,
         moments if table.told is None else told.unbind(),
@@ -128,6 +132,7 @@ def steps_of(table: Table, sde: SDE) -> list[Step]:
         rows,
         noise,
         done,
+        ends,
     )
     return [Step(*row) for row in zip(*columns, strict=True)]
 
@@ -225,7 +230,7 @@ def run_steps(
         for j, weight in step.outputs:
             x = plus(x, outputs[j], weight, which)
         if step.noise and noise is not None:
-            x = torch.add(x, noise.normal(x), alpha=step.noise)
+            x = take(noise, x, step.noise, step.end, model if isinstance(model, InAxes) else None)
         for j in step.done:
             del outputs[j]
     return x

@@ -16,6 +16,7 @@ from score_sde.solvers.fast.axes import InAxes
 from score_sde.solvers.fast.table import Step, Table, alpha_at_end, first_answer, plus, run_steps, steps_of, which_scale
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.trajectory import Watch
+from score_sde.solvers.transitions import GIVE_IT_NOISE
 
 
 class TableSolver(Solver):
@@ -85,6 +86,12 @@ class TableSolver(Solver):
             watch.reached(0.0 if table.end is None else table.end, x, x if table.end is None else None)
         # A call on one example counts as one for a batch of one alone.
         return Solution(x, table.calls + (given is not None and len(given) == len(x_T)))
+
+    def no_step_density(self, model: Model) -> str:
+        """Return why steps have no log-probabilities: the table has no noise; nothing if it has some."""
+        if bool(self._made_for(model.sde, gaussian_of_model(model))[0].noise.any()):
+            return ""
+        return f"the table of this solver has no noise: {GIVE_IT_NOISE}"
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         if self._calls_a_step is None:

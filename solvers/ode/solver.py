@@ -23,6 +23,7 @@ from score_sde.solvers.ode.runge_kutta import Visit
 from score_sde.solvers.options import MOST_STEPS, check_between
 from score_sde.solvers.process import last_time
 from score_sde.solvers.trajectory import Watch
+from score_sde.solvers.transitions import GIVE_IT_NOISE
 
 _ROUND_TRIP_TOLERANCE = 1e-6
 # Calls a step of torchdiffeq's Runge-Kutta methods with fixed ones.
@@ -108,6 +109,10 @@ class ODE(Solver):
             visited += 1
 
         return visit
+
+    def no_step_density(self, model: Model) -> str:
+        """Return why steps have no log-probabilities."""
+        return f"solver 'ode' adds no noise: {GIVE_IT_NOISE}"
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return the steps of a Runge-Kutta method with fixed ones, and the denoising; arguments as of `solve`.

@@ -100,6 +100,13 @@ class AdaptiveSDE(Solver):
             self._check_progress(error, step, t, t_min, end)
         return arrive(model, x, t, nfe, denoise=self.denoise, watch=watch)
 
+    def no_step_density(self, model: Model) -> str:
+        """Return why steps have no log-probabilities."""
+        return (
+            "solver 'adaptive_sde' has steps that are no Gaussians: their length depends on the noise, which goes "
+            "through the model; take solver 'pc'"
+        )
+
     def _error(self, euler: Tensor, improved: Tensor, previous: Tensor) -> Tensor:
         """Return `E` of each example, `(B,)`, float64, on the CPU."""
         delta = (self.rtol * torch.maximum(euler.abs(), previous.abs())).clamp(min=self.atol)

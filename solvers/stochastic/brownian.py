@@ -36,6 +36,19 @@ class FreshIncrements:
         return increment, duration * (increment / 2 + area)
 
 
+class NoIncrements:
+    """A path that stays where it is, by which a step is its own mean."""
+
+    levy_area_approximation = SPACE_TIME
+
+    def __init__(self, like: Tensor) -> None:
+        self.shape = like.shape
+        self._increment = torch.zeros_like(like)
+
+    def __call__(self, a: Tensor | float, b: Tensor | float, return_U: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        return (self._increment, self._increment) if return_U else self._increment
+
+
 class StackedIntervals:
     """Increments for adaptive steps: one `BrownianInterval` an example, which can be asked again after a rejection.
 

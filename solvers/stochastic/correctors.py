@@ -24,8 +24,10 @@ from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import SampleNoise
 from score_sde.sde import SDE
 from score_sde.solvers.base import Model
+from score_sde.solvers.transitions import take
 
-StepSize = Callable[[SDE, Tensor, Tensor, Tensor, float], Tensor]
+# Called as rule(sde, t, score, z, snr); of the rules that depend on time alone `z` is None.
+StepSize = Callable[[SDE, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
 def langevin(
@@ -46,24 +48,26 @@ def langevin(
         The state after `num_steps` steps; shape of `x`.
     """
     for _ in range(num_steps):
-        score, z = model.score(x, t), noise.normal(x)
+        score = model.score(x, t)
+        z = noise.normal(x) if step_size is step_size_published else None
         epsilon = step_size(model.sde, t, score, z, snr)
-        x = x + model.sde.expand(epsilon, x) * score + model.sde.expand((2 * epsilon).sqrt(), x) * z
+        mean, std = x + model.sde.expand(epsilon, x) * score, model.sde.expand((2 * epsilon).sqrt(), x)
+        x = take(noise, mean, std, t) if z is None else mean + std * z
     return x
 
 
-def step_size_of_time(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: float) -> Tensor:
+def step_size_of_time(sde: SDE, t: Tensor, score: Tensor, z: Tensor | None, snr: float) -> Tensor:
     """Return `2 alpha r^2 sigma^2`; shape of `t`, float64."""
     here = sde.at(t)
     return 2 * here.alpha * (snr * here.sigma) ** 2
 
 
-def step_size_annealed(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: float) -> Tensor:
+def step_size_annealed(sde: SDE, t: Tensor, score: Tensor, z: Tensor | None, snr: float) -> Tensor:
     """Return `2 r^2 sigma^2`; shape of `t`, float64."""
     return 2 * (snr * sde.at(t).sigma) ** 2
 
 
-def step_size_published(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: float) -> Tensor:
+def step_size_published(sde: SDE, t: Tensor, score: Tensor, z: Tensor | None, snr: float) -> Tensor:
     """Return `2 alpha^2 (r |z| / |score|)^2` with the norms of each example; shape `(B,)`, on the device of `score`.
 
     A step that depends on the state and on its own noise does not leave `p_t` invariant, however small it is. On
@@ -71,6 +75,7 @@ def step_size_published(sde: SDE, t: Tensor, score: Tensor, z: Tensor, snr: floa
     to a factor: the variance is inflated `((d + 2) / d)^2` times, 1.27 at d = 16 and 1.001 at d = 3072. (The
     published code averages the norms over the batch instead, which makes a sample depend on its neighbours.)
     """
+    assert z is not None
     ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
     return 2 * ((sde.at(t).alpha * snr).to(ratio) * ratio) ** 2
 

@@ -72,6 +72,11 @@ class NormalisedReverseSDE:
         """Return `x` `(B, *dims)` from `u` `(B, d)` after so many steps."""
         return u.reshape(self.shape) * self._norm(step)
 
+    def noise_of_step(self, step: int) -> float:
+        """Return the standard deviation of the noise that Euler's step after so many adds to `x`."""
+        one = torch.ones(1, 1, dtype=torch.float64)
+        return float(self.g_prod(torch.tensor(step), one, one)) * self._norm(step + 1)
+
     @property
     def last(self) -> Tensor:
         """The last time is `t_min`, `()`, float64."""

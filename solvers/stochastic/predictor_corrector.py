@@ -24,6 +24,7 @@ from score_sde.solvers.options import MOST_STEPS, check_between, check_positive
 from score_sde.solvers.stochastic.correctors import corrector_step_size, langevin
 from score_sde.solvers.stochastic.predictors import PREDICTORS
 from score_sde.solvers.trajectory import Watch
+from score_sde.solvers.transitions import GIVE_IT_NOISE, take
 
 # The length of a grid that is only named.
 _NUM_STEPS = 1000
@@ -79,6 +80,18 @@ class PredictorCorrector(Solver):
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         return self.split(model, x_T, draw).run(x_T, watch)
 
+    def no_step_density(self, model: Model) -> str:
+        """Return why steps have no log-probabilities; nothing if each is Gaussian, and there are some."""
+        corrects = self.corrector != "none" and self.corrector_steps > 0
+        if self.number_of_times < 2 or (self.predictor == "none" and not corrects):
+            return f"solver 'pc' adds no noise here: {GIVE_IT_NOISE}"
+        if corrects and self.step_size == "published":
+            return (
+                "solver 'pc' with the published step size has steps that are no Gaussians: their length depends on the "
+                "noise; take step_size='time'"
+            )
+        return ""
+
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return predictions, corrections and the denoising, as steps of their own; arguments as of `solve`."""
         sde, noise = model.sde, draw("solver")
@@ -89,7 +102,7 @@ class PredictorCorrector(Solver):
         def prediction(i: int, x: Tensor) -> Tensor:
             assert coefficients is not None
             a, b, c = (sde.expand(coefficient[i], x) for coefficient in coefficients)
-            return a * x + b * model.score(x, times[i]) + c * noise.normal(x)
+            return take(noise, a * x + b * model.score(x, times[i]), c, times[i + 1])
 
         def correction(i: int, x: Tensor) -> Tensor:
             assert step_size is not None

@@ -26,9 +26,10 @@ from score_sde.common.noise import SampleNoise
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, arrive
 from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between, check_tolerance
 from score_sde.solvers.process import last_time
-from score_sde.solvers.stochastic.brownian import Brownian, FreshIncrements, StackedIntervals
+from score_sde.solvers.stochastic.brownian import Brownian, FreshIncrements, NoIncrements, StackedIntervals
 from score_sde.solvers.stochastic.normalised_sde import NormalisedReverseSDE, WatchedBrownian, WatchedReverseSDE
 from score_sde.solvers.trajectory import Watch
+from score_sde.solvers.transitions import GIVE_IT_NOISE, take
 
 # Network calls a step.
 METHODS = {"euler": 1, "milstein": 1, "srk": 2}
@@ -82,6 +83,29 @@ class ReverseSDE(Solver):
         x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1) if self.num_steps > 1 else x_T
         return arrive(model, x, problem.last, problem.nfe, denoise=self.denoise, watch=watch)
 
+    def no_step_density(self, model: Model) -> str:
+        """Return why steps have no log-probabilities; nothing if they are Euler's, and there are some."""
+        if self.eta == 0 or self.num_steps == 1:
+            return f"solver 'sde' adds no noise here: {GIVE_IT_NOISE}"
+        if self.adaptive:
+            return "solver 'sde' with adaptive steps has none that are Gaussian: their length depends on the noise"
+        if self.method == "srk":
+            return (
+                "solver 'sde' by srk has steps that are no Gaussians: the noise goes through the model inside a step; "
+                "take method='euler'"
+            )
+        return ""
+
+    def walk(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
+        """Return the solution by steps of Euler's method: torchsde's without noise is the mean of one."""
+        noise = draw("brownian")
+        problem, _ = self._problem(model, x_T, lambda stream: noise)
+        still, x = NoIncrements(x_T.flatten(1)), x_T
+        for k in range(self.num_steps - 1):
+            mean = self._solve(problem, still, x, k, k + 1)
+            x = take(noise, mean, problem.noise_of_step(k), problem.times(torch.tensor(k + 1)))
+        return arrive(model, x, problem.last, problem.nfe, denoise=self.denoise)
+
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return the steps between times, and the denoising; arguments as of `solve`.
 
@@ -126,7 +150,7 @@ class ReverseSDE(Solver):
     def _solve(
         self,
         problem: NormalisedReverseSDE,
-        brownian: Brownian | WatchedBrownian,
+        brownian: Brownian | WatchedBrownian | NoIncrements,
         x: Tensor,
         first: int,
         last: int,

@@ -35,7 +35,16 @@ from score_sde.sde import (
     geometric_sigmas,
 )
 from score_sde.sde.truncated import Truncated
-from score_sde.solvers import SOLVERS, decode, encode, get_solver, log_likelihood, matched_prior
+from score_sde.solvers import (
+    SOLVERS,
+    decode,
+    encode,
+    get_solver,
+    log_likelihood,
+    matched_prior,
+    sample_path,
+    step_log_prob,
+)
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
 from score_sde.solvers.fast.default import recommended
 from score_sde.solvers.fast.gits import gits_times
@@ -315,6 +324,23 @@ SUBJECTS |= {
             "seeds": "None []",
         },
         fixed=("model", "x"),
+    ),
+    "sample_path": Subject(
+        sample_path,
+        lambda model, /, **options: sample_path(model=model, x_T=X_T, **options),
+        {"solver": get_solver("ddim", num_steps=4, eta=1.0)},
+        fixed=("model", "x_T"),
+    ),
+    "step_log_prob": Subject(
+        step_log_prob,
+        lambda model, /, **options: step_log_prob(model=model, **options),
+        {
+            "solver": get_solver("ddim", grid=[1.0, 0.5], eta=1.0),
+            "states": torch.stack([X_T, X_0]),
+            "times": torch.tensor([1.0, 0.5]),
+        },
+        {"states": "", "times": ""},
+        fixed=("model",),
     ),
     "encode and decode": Subject(
         SOLVERS["ode"],
