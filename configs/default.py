@@ -204,10 +204,11 @@ def get_config() -> ConfigDict:
     likelihood.num_probes = 1  # hutchinson, hutch++: random vectors an example
     likelihood.probe = "rademacher"  # rademacher, gaussian
     likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
-    # adaptive_adams, adams (fixed steps), or any of torchdiffeq's, such as dopri5
+    # adaptive_adams, tuned (steps learned for the model, of which likelihood.num_steps; None: 20), adams (fixed steps),
+    # or any of torchdiffeq's, such as dopri5
     likelihood.method = "adaptive_adams"
     likelihood.options = placeholder(str)  # further options of the method: first_step=0.01,max_num_steps=1000
-    likelihood.num_steps = placeholder(int)  # number of steps of methods with fixed steps
+    likelihood.num_steps = placeholder(int)  # number of steps of methods with fixed steps, and of tuned
     likelihood.grid = placeholder(str)  # where these steps end, as in the section sampling
     likelihood.rtol = placeholder(float)  # relative tolerance of adaptive steps …
     likelihood.atol = placeholder(float)  # … and absolute tolerance

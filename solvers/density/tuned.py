@@ -65,6 +65,7 @@ class TunedLikelihood(NamedTuple):
         shape: shape of an example.
         model: a digest of the model's numbers.
         held_out: by how much it is off.
+        about: what else it was learned with, in words, for whoever keeps it.
     """
 
     times: Tensor
@@ -75,6 +76,7 @@ class TunedLikelihood(NamedTuple):
     shape: tuple[int, ...]
     model: str
     held_out: HeldOutError
+    about: str = ""
 
     @property
     def ends(self) -> Tensor:
@@ -99,13 +101,14 @@ class TunedLikelihood(NamedTuple):
             slope = path.derivative(s, torch.cat([w, integrals], 1))
             slopes.append(slope[:, :dimension])
             integrals = integrals + float(weight) * slope[:, dimension:]
-            w = advanced(path, start[:, :dimension], weights, slopes)
+            w = advanced(path.which, start[:, :dimension], weights, slopes)
         return torch.cat([w, integrals], 1)
 
 
-def advanced(path: DensityPath, start: Tensor, weights: Tensor, slopes: list[Tensor]) -> Tensor:
-    """Return the state that slopes `(B, d)` lead to from `start` `(B, d)`; weights `(N, S)` for the path's scales."""
-    each = weights.to(start)[:, path.which.to(start.device)]
+def advanced(which: Tensor, start: Tensor, weights: Tensor, slopes: list[Tensor]) -> Tensor:
+    """Return the state that slopes `(B, d)` lead to from `start` `(B, d)`; weights `(N, S)` for scales, of which each
+    number has one, `which` `(d,)`."""
+    each = weights.to(start)[:, which.to(start.device)]
     for weight, slope in zip(each, slopes, strict=False):
         start = start + weight * slope
     return start
