@@ -3,11 +3,12 @@
 from score_sde.control.guidance import ClassifierGuidance, Guided
 from score_sde.control.latents import noised, slerp
 from score_sde.control.operators import LinearOperator, Masked, blurred, grey, shrunk
-from score_sde.control.posterior import DPS, Observation, PiGDM
+from score_sde.control.posterior import DPS, MMPS, Observation, PiGDM
 from score_sde.control.projection import Controlled, Projection, RePaint
 
 __all__ = [
     "DPS",
+    "MMPS",
     "ClassifierGuidance",
     "Controlled",
     "Guided",

@@ -461,6 +461,9 @@ SUBJECTS |= {
     ),
     "DPS": Subject(control.DPS, made(control.DPS), {"model": mixture(), "observation": OBSERVED}),
     "PiGDM": Subject(control.PiGDM, made(control.PiGDM), {"model": mixture(), "observation": OBSERVED}),
+    "MMPS": Subject(
+        control.MMPS, made(control.MMPS), {"model": mixture(), "observation": OBSERVED}, {"iterations": "1"}
+    ),
     "Observation": Subject(Observation, made(Observation), {"operator": KEEP, "y": X_0}, {"noise_std": NOT_NEGATIVE}),
     "Projection": Subject(Projection, made(Projection), {"operator": KEEP, "y": X_0}),
     "RePaint": Subject(control.RePaint, made(control.RePaint), {"operator": KEEP, "y": X_0}),
