@@ -66,6 +66,16 @@ class Observation:
     def __post_init__(self) -> None:
         check_at_least("noise_std", self.noise_std, 0)
 
+    def residual(self, observed: Tensor) -> Tensor:
+        """Return `y - A x`, of what would be observed without noise, `A x`, `(B, *observed)`.
+
+        Raises:
+            UserError: what was observed has another shape.
+        """
+        if self.y.shape[1:] != observed.shape[1:] or len(self.y) not in (1, len(observed)):
+            raise UserError(f"y has shape {tuple(self.y.shape)}, but its operator gives {tuple(observed.shape)}")
+        return self.y.to(observed) - observed
+
     def rows(self, rows: Rows) -> Observation:
         """Return what was observed of these examples."""
         return replace(self, y=self.y[rows])
@@ -102,7 +112,7 @@ class _PosteriorControl(ModelWrapper):
     def _mean_and_gradient(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         mean, pull_back = value_and_pull_back(lambda x: self.model.denoise(x, t), x)
         observed, operator = linearised(self.observation.operator, mean)
-        residual = self.observation.y.to(x) - observed
+        residual = self.observation.residual(observed)
 
         def covariance(v: Tensor) -> Tensor:
             return operator(tweedie_factor(self.sde, t, x) * pull_back(operator.transpose(v, x))[0])

@@ -464,6 +464,12 @@ SUBJECTS |= {
     "MMPS": Subject(
         control.MMPS, made(control.MMPS), {"model": mixture(), "observation": OBSERVED}, {"iterations": "1"}
     ),
+    "TDS": Subject(
+        control.TDS,
+        lambda model, **options: control.TDS(**options)(model, OBSERVED, (2,), seeds=SEEDS),
+        {"num_steps": 4, "num_particles": 3},
+        {"num_particles": "1", "eta": "1 1e-30", "resample_below": "0 1 1e-30"},
+    ),
     "Observation": Subject(Observation, made(Observation), {"operator": KEEP, "y": X_0}, {"noise_std": NOT_NEGATIVE}),
     "Projection": Subject(Projection, made(Projection), {"operator": KEEP, "y": X_0}),
     "RePaint": Subject(control.RePaint, made(control.RePaint), {"operator": KEEP, "y": X_0}),
