@@ -149,6 +149,10 @@ def get_config() -> ConfigDict:
     sampling.labels = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
+    sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)
+    sampling.guidance_parallel = 1.0  # factor of what guidance adds along the denoised image; 0: across it alone (APG)
+    sampling.guidance_largest = placeholder(float)  # the norm that the difference of the two denoised images may have
+    sampling.reference = placeholder(str)  # guide away from this weaker model: its workdir or checkpoint; None: itself
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
     sampling.copies = False  # see whether samples are copies: how far they are from training examples

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
+from score_sde.control.base import dot
 from score_sde.sde import SDE
 from score_sde.solvers.density.divergence import value_and_pull_back
 
@@ -194,26 +195,21 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor, iterations
     They are done at a small residual, or after so many iterations. Where there is no solution, since part of `y` cannot
     be observed, iterates come near and then go astray: the nearest is returned.
     """
-    target = _dot(y, y) * (_ROUNDINGS * torch.finfo(y.dtype).eps) ** 2
+    target = dot(y, y) * (_ROUNDINGS * torch.finfo(y.dtype).eps) ** 2
     v, residual, direction = torch.zeros_like(y), y, y
-    size = _dot(residual, residual)
+    size = dot(residual, residual)
     nearest, least = v, size
     for _ in range(iterations):
         running = size > target
         if not bool(running.any()):
             break
         image = apply(direction)
-        curvature = _dot(direction, image)
+        curvature = dot(direction, image)
         # No curvature is left where y has a part that cannot be observed.
         running = running & (curvature > 0)
         length = torch.where(running, size / curvature, 0.0)
         v, residual = v + length * direction, residual - length * image
-        previous, size = size, _dot(residual, residual)
+        previous, size = size, dot(residual, residual)
         nearest, least = torch.where(size < least, v, nearest), torch.minimum(size, least)
         direction = residual + torch.where(running, size / previous, 0.0) * direction
     return nearest
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner product of each example's `a` and `b`, shaped to multiply them."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))

@@ -91,7 +91,8 @@ def make_editor(experiment: Experiment) -> Editor:
     labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
         raise UserError("examples are interpolated within one class: give one in sampling.labels")
-    models = conditions.make_guidance(config, model, of_classes(labels), conditions.find_classifier(config, dataset))
+    guides = conditions.find_guides(config, dataset, model.sde)
+    models = conditions.make_guidance(config, model, of_classes(labels), guides)
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
     return Editor(config, dataset, models, solver, settings, labels)

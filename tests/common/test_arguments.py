@@ -457,7 +457,7 @@ SUBJECTS |= {
         control.Guided,
         made(control.Guided),
         {"model": mixture(), "reference": mixture()},
-        {"interval": ""},
+        {"interval": "", "rescale": "0 1 1e-30", "parallel": "0 1 1e-30", "largest": POSITIVE + " inf"},
     ),
     "DPS": Subject(control.DPS, made(control.DPS), {"model": mixture(), "observation": OBSERVED}),
     "PiGDM": Subject(control.PiGDM, made(control.PiGDM), {"model": mixture(), "observation": OBSERVED}),

@@ -113,6 +113,30 @@ def test_samples_of_classes(classes, classifier, tmp_path):
     assert recognised(tmp_path / "samples" / "default.npz") > 0.5
 
 
+def test_guidance_by_another_run(classes, tmp_path):
+    """Led away from itself a model stays as it is, with and without a class; so it does at a largest change of 0."""
+    few = ["--mode=sample", "--config.sampling.num_samples=10", "--config.sampling.num_steps=3", "--workdir", tmp_path]
+    few += ["--checkpoint", str(classes / "checkpoints" / "step_0000500.pt")]
+    guided = ["--config.sampling.guidance=3"]
+    itself = [f"--config.sampling.reference={classes}"]
+    changed = ["--config.sampling.guidance_parallel=0", "--config.sampling.guidance_rescale=0.7"]
+    three = ["--config.sampling.labels=3"]
+
+    def drawn(*arguments: str) -> np.ndarray:
+        assert run(*few, *arguments) == 0
+        return np.load(tmp_path / "samples" / "default.npz")["images"].astype(int)
+
+    for asked in ([], three):
+        # One model or two, solver `default` is told of no Gaussian by those that guide.
+        plain = drawn(*asked, *itself)
+        assert np.abs(drawn(*asked, *guided, *itself) - plain).max() <= 1
+    # Here without the class, as classifier-free guidance is.
+    assert np.abs(drawn(*three, *guided, "--config.sampling.guidance_largest=1e-5") - plain).max() <= 1
+    free, remedied = drawn(*three, *guided), drawn(*three, *guided, *changed)
+    assert np.abs(free - plain).mean() > 5
+    assert free.std() > remedied.std()
+
+
 def test_mistakes_with_classes(classes, classifier, complaint, digits):
     sample = ["--mode=sample", "--workdir"]
     assert "no class of digits is called '12'" in complaint(*sample, classes, "--config.sampling.labels=12")
@@ -124,6 +148,16 @@ def test_mistakes_with_classes(classes, classifier, complaint, digits):
     three = "--config.sampling.labels=3"
     assert "takes two noise levels, not 1" in complaint(
         *sample, classes, three, "--config.sampling.guidance_interval=1"
+    )
+    assert "guidance is by sampling.classifier or by sampling.reference" in complaint(
+        *sample, classes, three, f"--config.sampling.classifier={classifier}", f"--config.sampling.reference={classes}"
+    )
+    own = [f"--config.sampling.classifier={classifier}", "--config.sampling.guidance_rescale=0.5"]
+    assert "sampling.guidance_rescale is for guidance without" in complaint(*sample, classes, three, *own)
+    assert "sampling.reference: " in complaint(*sample, classes, f"--config.sampling.reference={classifier}")
+    other = ["--config", "configs/subvp/digits.py", f"--config.sampling.reference={classes}"]
+    assert "was trained with another process" in complaint(
+        "--mode=sample", *other, "--config.model.network=mixture", "--workdir", classes / "no"
     )
     wrong = f"--config.sampling.classifier={classes}"
     assert "is no classifier" in complaint(*sample, digits, three, wrong)
