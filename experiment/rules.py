@@ -330,6 +330,8 @@ RULES: dict[str, Rule] = {
     "edit.scale": number(0, 1e3),
     "edit.jump": whole(1, _TABLE),
     "edit.repeats": whole(1, _TABLE),
+    "edit.iterations": whole(1, _TABLE),
+    "edit.num_particles": whole(1, _BATCH),
     "edit.mask": name,
     "edit.box": listed(_SHARE, least=2, most=6),
     "edit.hidden": _SHARE,

@@ -68,6 +68,7 @@ NUMBERS = "-1 0 1 1.5 1e-30 1e30 10**9"
 NOT_NEGATIVE = "0 1 1.5 1e-30 1e30 10**9"
 POSITIVE = "1 1.5 1e-30 1e30 10**9"
 SMALL = "1 1e-30"
+WHOLE = "-1 0 1 10**9 10**400"
 
 
 def mixture(sde: SDE = VP) -> GaussianMixture:
@@ -497,8 +498,8 @@ SUBJECTS |= {
         answer,
         made(answer),
         {"method": "repaint", "solver": get_solver("ddim", num_steps=4), "model": mixture(), "observation": OBSERVED},
-        # Of another method.
-        {"data_std": NUMBERS},
+        # Of other methods.
+        {"data_std": NUMBERS, **dict.fromkeys(("iterations", "num_particles", "num_steps"), WHOLE)},
     ),
     "box_mask": Subject(
         box_mask,

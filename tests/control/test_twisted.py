@@ -15,8 +15,10 @@ from torch import Tensor
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.control import TDS, LinearOperator, Masked, Observation, Particles
+from score_sde.control.inverse_problems import answer
 from score_sde.models import GaussianMixture, Given
 from score_sde.sde import VPSDE
+from score_sde.solvers import get_solver
 from score_sde.solvers.grids import time_grid
 from tests.control.mixture import FLOAT, MIXTURE
 
@@ -169,6 +171,20 @@ def test_hidden_pixels_are_not_observed():
     assert float(particles.log_evidence.exp().mean() / (MIXTURE.weights @ density)) == pytest.approx(1, abs=0.06)
     exact_mean = MIXTURE.posterior(torch.tensor([1.0, 0.0], dtype=FLOAT), 0.4, 0.5).moments()[0]
     assert float((particles.mean.mean(0) - exact_mean).abs().max()) < 0.06
+
+
+def test_one_particle_of_each_problem_is_a_sample():
+    """Answers follow the posterior of the chain, each by its own seed."""
+    count = 400
+    observation = Observation(LinearOperator(lambda x: x), torch.full((count, 1), Y, dtype=FLOAT), NOISE_STD)
+    options = {"num_steps": 20, "num_particles": 16, "data_std": 0.9}
+    solver, model = answer("tds", get_solver("ddim", num_steps=4), PRIOR, observation, **options)
+    x_T = torch.zeros(count, 1, dtype=FLOAT)
+    solution = solver(model, x_T, seeds=range(count))
+    assert solution.nfe == 20 == solver.calls(VP)
+    assert abs(float(solution.x.mean()) - of_chain(20)[0]) < 4 * float(solution.x.std()) / math.sqrt(count)
+    alone, _ = answer("tds", get_solver("ddim", num_steps=4), PRIOR, observation.rows(slice(7, 8)), **options)
+    torch.testing.assert_close(alone(model, x_T[:1], seeds=[7]).x, solution.x[7:8], rtol=0, atol=1e-12)
 
 
 def test_what_cannot_be_is_refused():
