@@ -81,9 +81,9 @@ class Components:
         return MIXTURE.model(VP) if condition is None else MIXTURE.component(VP, int(condition.values["class"][0]))
 
 
-def classifier_free(count: int, scale: float, *interval: tuple[float, float]) -> Guided:
+def classifier_free(count: int, scale: float, interval: tuple[float, float] = (0.0, math.inf)) -> Guided:
     given = Given(Components(), Condition({"class": torch.full((count,), 2)}))
-    return Guided(given, Components(), scale, *interval)
+    return Guided(given, Components(), scale, interval)
 
 
 def test_scales_and_intervals():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def of_chain(num_steps: int, eta: float = 1.0) -> tuple[float, float]:
     return mean / evidence, math.log(evidence)
 
 
-def sample(num_steps: int, num_particles: int, **options: float) -> Particles:
+def sample(num_steps: int, num_particles: int, **options: Any) -> Particles:
     """Return the particles of runs of the same problem, which differ in their seeds."""
     observation = Observation(LinearOperator(lambda x: x), torch.full((RUNS, 1), Y, dtype=FLOAT), NOISE_STD)
     tds = TDS(num_steps=num_steps, num_particles=num_particles, data_std=0.9, **options)
@@ -177,7 +178,7 @@ def test_one_particle_of_each_problem_is_a_sample():
     """Answers follow the posterior of the chain, each by its own seed."""
     count = 400
     observation = Observation(LinearOperator(lambda x: x), torch.full((count, 1), Y, dtype=FLOAT), NOISE_STD)
-    options = {"num_steps": 20, "num_particles": 16, "data_std": 0.9}
+    options: dict[str, Any] = {"num_steps": 20, "num_particles": 16, "data_std": 0.9}
     solver, model = answer("tds", get_solver("ddim", num_steps=4), PRIOR, observation, **options)
     x_T = torch.zeros(count, 1, dtype=FLOAT)
     solution = solver(model, x_T, seeds=range(count))
