@@ -18,9 +18,12 @@ from score_sde.common.errors import UserError, choose
 from score_sde.control.operators import check_linear
 from score_sde.control.posterior import DPS, MMPS, Observation, PiGDM
 from score_sde.control.projection import Controlled, Projection, RePaint
-from score_sde.control.twisted import TDS, OneParticle
+from score_sde.control.twisted import TDS
+from score_sde.sde import SDE
 from score_sde.solvers import Model, Solver
+from score_sde.solvers.base import Draw, Solution
 from score_sde.solvers.options import check_between
+from score_sde.solvers.trajectory import Watch
 
 METHODS = ("pigdm", "dps", "mmps", "tds", "projection", "repaint")
 # An axis has at most so many places.
@@ -137,3 +140,33 @@ def answer(
         ),
     }
     return choose("method", method, methods)()
+
+
+class OneParticle(Solver):
+    """A solver of `p(x_0 | y)`: each sample is one particle, drawn by its weight from those of a problem of its own.
+
+    Where samples begin, `x_T`, is not used: particles begin with the seeds.
+
+    Args:
+        tds: the sampler.
+        observation: what was observed of each sample.
+    """
+
+    def __init__(self, tds: TDS, observation: Observation) -> None:
+        self.tds = tds
+        self.observation = observation
+
+    def calls(self, sde: SDE) -> int:
+        """Count the batched network calls."""
+        return self.tds.num_steps
+
+    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
+        noise = draw("control")
+        particles = self.tds(model, self.observation, x_T.shape[1:], seeds=noise.seeds)
+        # One uniform number for each sample.
+        place = noise.uniform(particles.weights[:, :1])
+        chosen = torch.searchsorted(particles.weights.cumsum(1), place)[:, 0].clamp(max=self.tds.num_particles - 1)
+        x = particles.x[torch.arange(len(chosen)), chosen.to(x_T.device)]
+        if watch is not None:
+            watch.reached(0.0, x, x)
+        return Solution(x, particles.nfe)

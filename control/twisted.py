@@ -47,11 +47,10 @@ from score_sde.models.wrapper import rows_of
 from score_sde.sde import SDE, Marginals
 from score_sde.sde.marginals import on_host
 from score_sde.solvers import Model
-from score_sde.solvers.base import Draw, Solution, Solver, sample_noise
+from score_sde.solvers.base import sample_noise
 from score_sde.solvers.density.divergence import value_and_pull_back
 from score_sde.solvers.grids import Grid, time_grid
 from score_sde.solvers.options import MOST_STEPS, check_between, check_positive
-from score_sde.solvers.trajectory import Watch
 
 
 class Particles(NamedTuple):
@@ -209,36 +208,6 @@ class TDS:
         moved = of_mean * here.delta / std
         log_ratio = -(z * moved + 0.5 * moved**2).flatten(1).sum(1)
         return of_x * x + of_mean * here.mean + std * (z + moved), on_host(log_ratio)
-
-
-class OneParticle(Solver):
-    """A solver of `p(x_0 | y)`: each sample is one particle, drawn by its weight from those of a problem of its own.
-
-    Where samples begin, `x_T`, is not used: particles begin with the seeds.
-
-    Args:
-        tds: the sampler.
-        observation: what was observed of each sample.
-    """
-
-    def __init__(self, tds: TDS, observation: Observation) -> None:
-        self.tds = tds
-        self.observation = observation
-
-    def calls(self, sde: SDE) -> int:
-        """Count the batched network calls."""
-        return self.tds.num_steps
-
-    def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
-        noise = draw("control")
-        particles = self.tds(model, self.observation, x_T.shape[1:], seeds=noise.seeds)
-        # One uniform number for each sample.
-        place = noise.uniform(particles.weights[:, :1])
-        chosen = torch.searchsorted(particles.weights.cumsum(1), place)[:, 0].clamp(max=self.tds.num_particles - 1)
-        x = particles.x[torch.arange(len(chosen)), chosen.to(x_T.device)]
-        if watch is not None:
-            watch.reached(0.0, x, x)
-        return Solution(x, particles.nfe)
 
 
 def _resample(log_weights: Tensor, below: float, choice: SampleNoise) -> tuple[Tensor, Tensor, Tensor | None]:
