@@ -25,8 +25,8 @@ from score_sde.experiment import density
 from score_sde.experiment.conditions import is_class_conditional
 from score_sde.experiment.dequantisation import learned_dequantiser
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.settings import settings_of
 from score_sde.experiment.likelihood_tuning import likelihood_table
+from score_sde.experiment.settings import settings_of
 from score_sde.models import Given
 from score_sde.solvers.density.tuned import TUNED
 

@@ -74,9 +74,7 @@ def check_tuned_likelihood(config: ConfigDict) -> None:
     """
     settings = config.likelihood
     if settings.given != "none":
-        raise UserError(
-            "likelihood.method=tuned is learned for p(x): leave out likelihood.given, or take adaptive_adams"
-        )
+        raise UserError("likelihood.method=tuned is learned for p(x): take adaptive_adams for others")
     for name in ("options", "grid", "rtol", "atol"):
         if settings[name] is not None:
             raise UserError(f"likelihood.method=tuned has times and steps of its own: leave out likelihood.{name}")

@@ -40,9 +40,9 @@ from score_sde.sde import SDE
 from score_sde.sde.times import TIME_DISTRIBUTIONS, log_snr_range
 from score_sde.solvers import SOLVERS, log_likelihood
 from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
+from score_sde.solvers.density.tuned import TUNED
 from score_sde.solvers.fast.methods import Variable, Variant
 from score_sde.solvers.grids import GRIDS
-from score_sde.solvers.density.tuned import TUNED
 from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
 from score_sde.solvers.process import last_time
 from score_sde.solvers.standard_normal import StandardNormal

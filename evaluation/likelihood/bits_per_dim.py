@@ -158,7 +158,8 @@ def describe(summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"tuned steps: an example is off by {held_out['mean_absolute'] * scale:.4f}, at most "
             f"{held_out['largest'] * scale:.4f}, and the mean by {held_out['bias'] * scale:+.4f} ± "
-            f"{held_out['bias_error'] * scale:.4f} {unit.name} (of {held_out['num_examples']} training examples held out)"
+            f"{held_out['bias_error'] * scale:.4f} {unit.name} "
+            f"(of {held_out['num_examples']} training examples held out)"
         )
     if "solver_error" in summary:
         deviations = [
