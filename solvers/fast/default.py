@@ -19,14 +19,14 @@ call on one example, and `N` calls make `N + 1` steps. (Dockhorn et al. 2022 tak
 would want earlier values, as many steps before `T` as it takes.
 
 Nothing happens far above the largest scale of the data or below its smallest. The times are therefore uniform, and
-the polynomial through the last three values of `q F` (four, where steps are many) is one, in the variable
+the polynomial through the last three values of `q F` (four, where steps are many) is one, in
 
     v = log((rho + A) / (rho + B)),
 
 which is half the log-SNR between these scales and flat outside. The last step, to `sigma = 0`, is one like the
-others. The fewer the steps, the less a parabola through the last says of the next: below six calls, weights are between
-those of the line and those of the parabola, with the share `N / 6` of the latter. `A` and `B` are multiples of the Gaussian's largest standard deviation, chosen on Gaussian mixtures of several
-shapes and processes (`docs/solvers.md`), not on one model.
+others. The fewer the steps, the less a parabola says of the next one: below six calls, `N / 6` of its weights are
+blended with the line's. `A` and `B` are multiples of the Gaussian's largest standard deviation, chosen on Gaussian
+mixtures of several shapes and processes and a network (`docs/solvers.md`).
 
 With `eta > 0` the ODE is left for noise while pictures take shape, `0.3 c <= rho <= 3 c`, `c` the data's standard
 deviation: a step that ends there goes further down, and noise brings it back, as in DDIM (Song et al. 2021,
