@@ -33,7 +33,7 @@ from score_sde.solvers.process import last_time
 # The number of calls, if it is left out.
 NUM_STEPS = 20
 # The most training examples, and the most numbers that are kept of them.
-_MOST_EXAMPLES, _MOST_NUMBERS = 1024, 2**28
+_MOST_EXAMPLES, _MOST_NUMBERS = 2048, 2**28
 # Seeds of their noise and probes, far from those of examples that are measured.
 _FIRST_SEED = 2**41
 # The settings that a table depends on.

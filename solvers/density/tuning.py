@@ -33,7 +33,6 @@ from score_sde.solvers.fast.learned_table import bands_of
 from score_sde.solvers.ode.adams import integrate_adams
 from score_sde.solvers.options import check_between
 from score_sde.solvers.process import last_time
-from score_sde.solvers.quadrature import lagrange
 
 # Steps of the accurate solution, of which a table can have so many.
 FINE_STEPS = 80
@@ -42,7 +41,7 @@ _HELD_OUT = 4
 # Fewest examples: those, and as many again for each step.
 _FEWEST, _FOR_A_STEP = 32, 4
 # Added to the diagonals of least squares problems whose columns have unit size.
-_RIDGE, _STATE_RIDGE = 1e-6, 1e-4
+_RIDGE = 1e-6
 # Improving times by gradient.
 _ITERATIONS, _RATE = 200, 0.05
 
@@ -92,14 +91,19 @@ class _Recording:
         self.learned = torch.arange(len(self.last)) % _HELD_OUT != 0
 
     def at(self, values: Tensor, s: Tensor) -> Tensor:
-        """Return what was kept, `values` `(K, …)`, at `s` `()`; differentiable by `s`."""
-        first = int((torch.searchsorted(self.places, s.detach()) - 2).clamp(0, FINE_STEPS - 3))
-        near = self.places[first : first + 4]
-        return sum(lagrange(near, j, s).to(values) * values[first + j] for j in range(4))  # type: ignore[return-value]
+        """Return what was kept, `values` `(K, …)`, at places `s` `(N,)`, shape `(N, …)`; differentiable by `s`."""
+        first = (torch.searchsorted(self.places, s.detach()) - 2).clamp(0, FINE_STEPS - 3)
+        found = torch.zeros_like(values[first])
+        for j in range(4):
+            weight = torch.ones_like(s)
+            for i in {0, 1, 2, 3} - {j}:
+                weight = weight * (s - self.places[first + i]) / (self.places[first + j] - self.places[first + i])
+            found = found + weight.to(values).reshape(-1, *[1] * (values.ndim - 1)) * values[first + j]
+        return found
 
     def left_over(self, nodes: Tensor) -> Tensor:
         """Return the mean square of what divergences at `nodes` `(N,)` leave of the integrals; differentiable."""
-        traces = torch.stack([self.at(self.traces, s) for s in nodes], 1)[self.learned]
+        traces = self.at(self.traces, nodes).T[self.learned]
         target = self.integral[self.learned]
         return (_predict(traces, _regress(traces, target)) - target).square().mean()
 
@@ -234,12 +238,12 @@ def _follow(path: _Batches, record: _Recording, nodes: Tensor) -> tuple[Tensor, 
     start, rest = path.start[:, :dimension], path.start[:, dimension:]
     w, slopes, traces = start, list[Tensor](), list[Tensor]()
     table = torch.zeros(len(nodes), len(nodes), len(bands), dtype=torch.float64)
+    learned = record.learned.to(w.device)
     for i, s in enumerate(nodes):
         slope = path.derivative(s, torch.cat([w, rest], 1))
         slopes.append(slope[:, :dimension])
         traces.append(in_float64(slope[:, dimension:].mean(1)).cpu())
-        wanted = record.states[-1] if i + 1 == len(nodes) else record.at(record.states, nodes[i + 1])
-        learned = record.learned.to(w.device)
+        wanted = record.states[-1] if i + 1 == len(nodes) else record.at(record.states, nodes[i + 1 : i + 2])[0]
         weights = _state_weights([past[learned] for past in slopes], (wanted - start)[learned], bands[path.which.cpu()])
         table[i, : i + 1] = weights[:, bands]
         w = advanced(path.which, start, table[i], slopes)
@@ -254,7 +258,7 @@ def _state_weights(columns: list[Tensor], wanted: Tensor, band: Tensor) -> Tenso
         rows = torch.stack([in_float64(column[:, chosen].flatten()).cpu() for column in columns])
         size = rows.square().mean(1).sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
         rows = rows / size[:, None]
-        gram = rows @ rows.T / rows.shape[1] + _STATE_RIDGE * torch.eye(len(rows), dtype=torch.float64)
+        gram = rows @ rows.T / rows.shape[1] + _RIDGE * torch.eye(len(rows), dtype=torch.float64)
         product = rows @ in_float64(wanted[:, chosen].flatten()).cpu() / rows.shape[1]
         solved.append(torch.linalg.solve(gram, product) / size)
     return torch.stack(solved, 1)
