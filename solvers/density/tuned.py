@@ -14,6 +14,7 @@ learned on, and is for one model: its process, its numbers, and the shape of its
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ def model_digest(model: Model) -> str:
     """Return a short name for the numbers of a model, and of the Gaussian it knows; a wrapper with a score of its own
     has no numbers, so that the name is not its model's."""
     gaussian = gaussian_of_model(model)
-    numbers = getattr(model, "state_dict", dict)().values()
+    numbers: Iterable[Tensor] = getattr(model, "state_dict", dict)().values()
     known = () if gaussian is None else (gaussian.mean, gaussian.scales, gaussian.which, *gaussian.bases)
     return digest(*numbers, *known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -69,9 +70,9 @@ def test_more_calls_have_smaller_errors_and_learning_pays() -> None:
     model = mixture(VPSDE())
     x = examples(model, 200, 1)
     truth = model.log_prob(x, torch.tensor(model.sde.t_min, dtype=FLOAT))
-    errors, fixed = [], []
+    errors, fixed = list[float](), list[float]()
     for num_steps in (8, 12, 20):
-        learned = {"method": "tuned", "table": tuned(model, num_steps)}
+        learned: dict[str, Any] = {"method": "tuned", "table": tuned(model, num_steps)}
         for found, options in ((errors, learned), (fixed, {"method": "adams", "num_steps": num_steps})):
             result = log_likelihood(model, x, divergence="exact", prior=prior_of(model), **options)
             found.append(float((result.log_prob - truth).abs().mean()) / DIMENSION)
@@ -95,22 +96,20 @@ def test_steps_are_those_of_the_table() -> None:
     x = torch.linspace(-1, 1, 40, dtype=FLOAT)[:, None]
     table = tune_likelihood(model, 2, x, divergence="exact")
     result = log_likelihood(model, x, divergence="exact", method="tuned", table=table)
-    sde, z, integral = model.sde, None, table.constant
-    start = end = None
-    slopes: list[Tensor] = []
+    sde, slopes = model.sde, list[Tensor]()
+    start = z = x / float(sde.at(table.times[0]).r)
+    integral = torch.full((len(x),), table.constant, dtype=FLOAT)
     for i, t in enumerate(table.times[:2]):
         at = sde.at(t)
         r, theta = float(at.r), float(at.theta)
-        z = x / r if z is None else z
-        start = z if start is None else start
         # z' = rate (eps - sin z) / cos, eps = sigma tanh(2 r z)
         rate = theta + 0.03
         slope = rate * (float(at.sigma) * torch.tanh(2 * r * z) - math.sin(theta) * z) / math.cos(theta)
         divergence = rate * (float(at.sigma) * 2 * r / torch.cosh(2 * r * z) ** 2 - math.sin(theta)) / math.cos(theta)
         slopes.append(slope)
         integral = integral + table.divergence[i] * divergence[:, 0]
-        z = start + sum(table.state[i, j, 0] * slope for j, slope in enumerate(slopes))
-        end = float(sde.at(table.times[-1]).r)
+        z = start + sum((table.state[i, j, 0] * slope for j, slope in enumerate(slopes)), torch.zeros_like(x))
+    end = float(sde.at(table.times[-1]).r)
     log_norm = math.log(end) - math.log(float(sde.at(table.times[0]).r))
     by_hand = sde.prior_log_prob(z * end) + integral + log_norm
     torch.testing.assert_close(result.log_prob, by_hand, rtol=1e-10, atol=1e-10)

@@ -11,7 +11,7 @@ from torch import Tensor
 from score_sde.models import GaussianMixture
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import get_solver
-from score_sde.solvers.fast.default import Warp
+from score_sde.solvers.fast.default import Warp, recommended
 from score_sde.solvers.fast.table import Table
 from score_sde.solvers.grids import time_grid
 
@@ -155,8 +155,7 @@ def test_below_six_calls_the_default_lies_between_line_and_parabola() -> None:
     model = mixture(VPSDE())
     for num_steps in (2, 4, 5):
         line, parabola, table = (
-            get_solver("default", num_steps=num_steps, order=order).table(model.sde, model.gaussian).outputs
-            for order in (2, 3, None)
+            recommended(num_steps, order=order).table(model.sde, model.gaussian).outputs for order in (2, 3, None)
         )
         share, line = num_steps / 6, torch.nn.functional.pad(line, (0, 0, 0, 1))
         torch.testing.assert_close(table, share * parabola + (1 - share) * line, rtol=0, atol=1e-12)
@@ -165,7 +164,7 @@ def test_below_six_calls_the_default_lies_between_line_and_parabola() -> None:
 def test_polynomials_of_the_default_go_through_zeros_before_the_first_time() -> None:
     """A residual whose `q F` is a parabola in `v` that is zero one and two steps before `T` is integrated exactly."""
     model = mixture(VPSDE())
-    table = get_solver("default", num_steps=4, order=3).table(model.sde, model.gaussian)
+    table = recommended(4, order=3).table(model.sde, model.gaussian)
     c, nodes = model.gaussian.scales, model.sde.at(table.times)
     variable = Warp(1.5 * float(c.max()), float(c.max()) / 32)
     first, step = variable(nodes.rho[0]), variable(nodes.rho[1]) - variable(nodes.rho[0])
