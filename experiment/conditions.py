@@ -73,14 +73,16 @@ def make_guidance(
     interval = sampling.guidance_interval or (0.0, math.inf)
     if condition is None:
         if sampling.guidance != 1 or classifier is not None:
-            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…")
+            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…, or a condition")
         return model
     condition = condition.to(distributed.device())
+    if classifier is not None and "class" not in condition.values:
+        raise UserError("sampling.classifier guides to a class: --config.sampling.labels=…")
     if classifier is not None:
         if sampling.guidance_interval:
             raise UserError("sampling.guidance_interval is for guidance without a classifier")
         return ClassifierGuidance(model, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
-    if isinstance(model, GaussianMixture) or not is_class_conditional(config):
+    if isinstance(model, GaussianMixture) or ("class" in condition.values and not is_class_conditional(config)):
         raise UserError(
             "this model knows no classes: train one with --config.model.class_conditional=True, or give "
             "--config.sampling.classifier"

@@ -17,6 +17,7 @@ from score_sde.data.sources.array_parts import load_arrays
 from score_sde.data.sources.classes import names_of
 from score_sde.data.sources.examples import as_array, gathered
 from score_sde.data.sources.found import Arrays, Found
+from score_sde.data.sources.given_conditions import taken_apart
 from score_sde.data.sources.reading import Reading
 from score_sde.data.sources.tables import found_in_frame
 from score_sde.data.split import Parts
@@ -75,10 +76,14 @@ def _found(x: Any, labels: Any, where: str) -> Found:
         return found
     train = found.parts["train"]
     assert isinstance(train, Arrays)
-    if train.classes is not None:
+    classes, conditions = taken_apart(labels, len(train), where)
+    if train.classes is not None and classes is not None:
         raise UserError(f"{where} has classes already: give these, or those beside it, not both")
-    names = names_of(as_array(labels), len(train), f"{where}, classes,")
-    return replace(found, parts={**found.parts, "train": replace(train, classes=names)})
+    if set(train.conditions) & set(conditions):
+        raise UserError(f"{where} has conditions already: give these, or those beside it, not both")
+    names = train.classes if classes is None else names_of(classes, len(train), f"{where}, classes,")
+    told = replace(train, classes=names, conditions={**train.conditions, **conditions})
+    return replace(found, parts={**found.parts, "train": told})
 
 
 def _digest(array: np.ndarray) -> str:

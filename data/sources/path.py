@@ -47,26 +47,30 @@ def load_path(place: str, reading: Reading) -> Parts:
         raise UserError(f"there is no {place}, which path names: {reason}") from error
     if missing:
         raise UserError(f"there is no {place}, which path names")
-    found = _read(path)
+    found = _read(path, reading.condition)
     if isinstance(found.parts["train"], Arrays):
         return load_arrays(found, str(path), reading, _stamps(path), path.suffix.lower() in _ARRAYS)
     return load_pictures(found, place, reading)
 
 
-def _read(path: Path) -> Found:
+def _read(path: Path, condition: tuple[str, ...]) -> Found:
     suffix = path.suffix.lower()
     if suffix in _NUMPY:
-        return read_numpy(path)
+        return read_numpy(path, condition)
     if suffix in _HDF5:
-        return read_hdf5(path)
+        return read_hdf5(path, condition)
     if suffix == _CSV:
-        return read_csv(path)
-    if is_idx(path) or (path.is_dir() and any(map(is_idx, path.iterdir()))):
+        return read_csv(path, condition)
+    if is_parquet(path) and not has_pictures(path):
+        found = read_parquet_table(path, condition)
+    elif condition:
+        raise UserError(f"{path} has no arrays or columns that examples could be conditioned on by name")
+    elif is_idx(path) or (path.is_dir() and any(map(is_idx, path.iterdir()))):
         found = read_idx_files(path)
     elif is_cifar10(path):
         found = read_cifar10(path)
     elif is_parquet(path):
-        found = read_hugging_face(str(path)) if has_pictures(path) else read_parquet_table(path)
+        found = read_hugging_face(str(path))
     elif path.is_dir() or suffix == ".zip":
         return find_image_files(path)
     else:

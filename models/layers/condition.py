@@ -75,6 +75,11 @@ class ConditionVectors(nn.Module):
     def __init__(self, conditions: Mapping[str, Kind], width: int) -> None:
         super().__init__()
         self.conditions = dict(conditions)
+        taken = [name for name in conditions if hasattr(nn.ModuleDict(), name)]
+        if taken:
+            raise UserError(
+                f"a condition cannot be called {', '.join(taken)}, which torch calls something else: rename"
+            )
         self.vectors = nn.ModuleDict({name: _made_vectors(name, kind, width) for name, kind in conditions.items()})
 
     def forward(self, condition: Condition | None, count: int) -> Tensor:
@@ -175,6 +180,15 @@ def laid_beside(x: Tensor, condition: Condition | None, pictures: Mapping[str, P
         value = F.pad(value.to(x), (0, 0) * (x.ndim - 2) + (0, 1), value=1.0)
         channels.append(value if hidden is None else torch.where(_expand(hidden, value), 0, value))
     return channels
+
+
+def flattened(condition: Condition) -> Condition:
+    """Return the condition with arrays `(B, *dims)` of real numbers as vectors."""
+    values = {
+        name: value.flatten(1) if value.ndim > 2 and value.is_floating_point() else value
+        for name, value in condition.values.items()
+    }
+    return Condition(values, condition.hidden_rows)
 
 
 def part_of(condition: Condition | None, names: Iterable[str]) -> Condition | None:

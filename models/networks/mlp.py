@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.basic import linear
-from score_sde.models.layers.condition import Kind
+from score_sde.models.layers.condition import Kind, flattened
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
 
 _NUM_TIME_FEATURES = 64
@@ -27,7 +27,8 @@ class MLP(nn.Module):
         dimension: numbers in one example.
         width: features of the hidden layers.
         num_blocks: residual blocks, of two layers each.
-        conditions: what the network is told, by name: numbers and vectors; see `ConditionVectors`.
+        conditions: what the network is told, by name: numbers and vectors (arrays that are flattened within); see
+            `ConditionVectors`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
         if x.flatten(1).shape[1] != self.input.in_features:
             raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")
-        embedding = self.embedding(noise_label, condition)
+        embedding = self.embedding(noise_label, None if condition is None else flattened(condition))
         h = self.input(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)

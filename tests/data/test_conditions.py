@@ -7,7 +7,7 @@ import math
 import torch
 
 from score_sde.data import Batches, Bins, load_dataset
-from score_sde.data.conditions import conditions_of, of_classes, told
+from score_sde.data.conditions import conditions_of, of_classes, with_distortion, with_hidden
 from score_sde.data.dataset import Dataset
 
 
@@ -17,7 +17,8 @@ def test_names_and_numbers_of_values():
     assert conditions_of(3, True) == {"class": 3, "distorted": 1}
     assert conditions_of(0, True) == {"distorted": 1}
     assert of_classes(None) is None
-    assert told(None, None, None) is None
+    assert with_distortion(None, None) is None
+    assert with_hidden(None, lambda: torch.zeros(1, dtype=torch.bool)) is None
 
 
 def numbered() -> Dataset:
