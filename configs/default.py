@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
     data.dataset = "digits"
     # Your own, instead: a folder or zip of images; .npy, .npz, .h5; .csv, .parquet; IDX; CIFAR-10's batches; hf:NAME
     data.path = placeholder(str)
-    # What its examples are conditioned on: arrays of an .npz or .h5, or columns of a table, comma-separated; None: arrays
-    data.condition = placeholder(str)  # called condition or condition_…
+    # What its examples are conditioned on: arrays of an .npz or .h5, or columns of a table, comma-separated; None: …
+    data.condition = placeholder(str)  # … those arrays that are called condition or condition_…
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
     data.image_size = placeholder(int)  # height that pictures are brought to, and width …
     data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
@@ -149,9 +149,8 @@ def get_config() -> ConfigDict:
     sampling.batch_size = 64  # drawn at once
     # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
-    sampling.condition = placeholder(
-        str
-    )  # file.npz of what else samples are conditioned on: one row, or several, in turn
+    # What else they are conditioned on: file.npz of one row, or several, in turn
+    sampling.condition = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint

@@ -118,7 +118,7 @@ def with_hidden(condition: Condition | None, draw: Callable[[], Tensor]) -> Cond
     if condition is None:
         return None
     of_all = draw()
-    hidden = {name: of_all for name in condition.values}
+    hidden = dict.fromkeys(condition.values, of_all)
     if len(hidden) > 1:
         hidden = {name: of_all | draw() for name in hidden}
     return Condition(condition.values, hidden)

@@ -52,7 +52,7 @@ class Parts(NamedTuple):
     validation: Tensor | None = None
     validation_classes: Tensor | None = None
     notes: tuple[str, ...] = ()
-    conditions: Mapping[Part, Mapping[str, Tensor]] = {}  # noqa: RUF012 - nobody writes to it
+    conditions: Mapping[Part, Mapping[str, Tensor]] = {}
 
 
 class Split(NamedTuple):

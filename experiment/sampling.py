@@ -23,7 +23,7 @@ from score_sde.experiment.condition_values import check_heard, condition_of_file
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
-from score_sde.solvers.base import Model, State
+from score_sde.solvers.base import Model, Solver, State
 
 
 class Drawn(NamedTuple):

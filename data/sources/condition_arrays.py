@@ -4,8 +4,8 @@
     with place  series `(N, C, L)`, fields `(N, C, H, W)`, volumes `(N, C, D, H, W)`; pictures, uint8, also
                 `(N, H, W)` and `(N, H, W, C)`
 
-In a file of arrays they are called `condition`, or `condition_` and a name, by which they are then known; any others are
-asked for by name. Words for a part of the data may stand in between: `condition_low_test`.
+In a file of arrays they are called `condition`, or `condition_` and a name, by which they are then known; any others
+are asked for by name. Words for a part of the data may stand in between: `condition_low_test`.
 """
 
 from __future__ import annotations

@@ -259,10 +259,8 @@ class NCSNpp(nn.Module):
         embedding = None if self.embedding is None else self.embedding(noise_label, heard)
         image = x if self.centered else 2 * x - 1
 
-        h = self.conv_in(
-            torch.cat([image, *laid_beside(x, condition, self.pictures)], dim=1) if self.pictures else image
-        )
-        pyramid = image
+        beside = laid_beside(x, condition, self.pictures)
+        h, pyramid = self.conv_in(torch.cat([image, *beside], dim=1) if beside else image), image
         skips = [h]
         for resolution in self.encoder:
             features, pyramid = resolution(h, pyramid, embedding)
