@@ -241,7 +241,7 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
     """Return what the network is told under the name of a condition of the data: a vector, or what lies beside."""
     shape = dataset.condition_units[name].told_shape(dataset.shape)
     if len(shape) == 1 or config.model.network == "mlp":
-        return Vector(math.prod(shape))
+        return Vector(math.prod(shape), scales=True)
     return Picture(shape[0])
 
 

@@ -20,7 +20,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
 from score_sde.models.layers.attention import SelfAttention
 from score_sde.models.layers.basic import conv
-from score_sde.models.layers.condition import Kind, Picture, check, laid_beside, part_of
+from score_sde.models.layers.condition import Kind, Picture, check, laid_beside, part_of, scaling
 from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
 from score_sde.models.layers.pyramids import (
     Head,
@@ -162,6 +162,7 @@ class NCSNpp(nn.Module):
                 init_scale=init_scale,
                 shortcut_init_scale=1.0 if block == "biggan" else 0.1,
                 skip_rescale=skip_rescale,
+                scaled=bool(scaling(self.modulating)),
             )
             attention = None
             if attend:
