@@ -117,6 +117,7 @@ def arrays_dataset(
     labels: Any = None,
     *,
     name: str = "data",
+    condition: str | None = None,
     test_examples: Any = None,
     test_labels: Any = None,
     validation_examples: Any = None,
@@ -145,6 +146,7 @@ def arrays_dataset(
         labels: the class of each example, `(N,)`, whole numbers or words, unless `x` has them; or what else it is
             conditioned on, numbers `(N, k)` or `(N, C, *size)`, or several by name; None for nothing.
         name: what the dataset is called.
+        condition: names of arrays, or columns, of `x` that its examples are conditioned on, separated by commas.
         test_examples: examples to test on, given like `x`; None to take them from `x`.
         test_labels: the class of each of them.
         validation_examples: examples for making choices, given like `x`; None to take them from `x`.
@@ -167,13 +169,14 @@ def arrays_dataset(
         split_seed=split_seed,
         validation=validation,
         fold=fold,
+        condition=condition,
     )
     given: dict[Part, tuple[Any, Any]] = {
         "train": (x, labels),
         "test": (test_examples, test_labels),
         "validation": (validation_examples, validation_labels),
     }
-    parts = load_given(found_in_parts(given, name), name, reading)
+    parts = load_given(found_in_parts(given, name, reading.condition), name, reading)
     return dataset_of(name, parts, low, high, uniform_dequantisation)
 
 

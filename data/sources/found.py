@@ -25,6 +25,7 @@ class Pictures:
         version: a value that changes whenever a picture does.
         classes: what the class of each example is called; None if there are no classes.
         conditions: by name, what else each example is conditioned on: vectors `(N, k)`, or `(N, C, *size)`.
+        beside: as many pictures that these are conditioned on; None if there are none.
     """
 
     places: Sequence[str]
@@ -33,6 +34,7 @@ class Pictures:
     version: object
     classes: Sequence[str] | None = None
     conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    beside: Pictures | None = None
 
     def __len__(self) -> int:
         return len(self.places)

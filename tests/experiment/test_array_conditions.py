@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import score_sde
@@ -273,3 +274,22 @@ def test_what_cannot_be_is_refused_in_one_line(exact, tmp_path: Path) -> None:
     for ask, message in cases:
         with pytest.raises(UserError, match=message):
             ask()
+
+
+def test_pictures_of_the_same_names_in_another_folder_are_a_condition(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for folder, size, suffix in (("photos", 8, ".png"), ("sketches", 4, ".bmp")):
+        (tmp_path / folder).mkdir()
+        for number in range(12):
+            levels = generator.integers(0, 200, (size, size), dtype=np.uint8)
+            levels[0, 0] = number
+            Image.fromarray(levels).save(tmp_path / folder / f"{number}{suffix}")
+    options: dict[str, Any] = {"path": str(tmp_path / "photos"), "num_channels": 1, "folder": str(tmp_path / "kept")}
+    dataset = score_sde.load_dataset(**options, condition=str(tmp_path / "sketches"), test_share=0.3)
+    for part in ("train", "test"):
+        told = dataset.conditions[part]["condition"]
+        assert told.shape[1:] == (1, 4, 4)
+        assert torch.equal(told[:, 0, 0, 0], getattr(dataset, part)[:, 0, 0, 0])
+    (tmp_path / "sketches" / "7.bmp").unlink()
+    with pytest.raises(UserError, match="sketches has no picture called 7"):
+        score_sde.load_dataset(**options, condition=str(tmp_path / "sketches"))
