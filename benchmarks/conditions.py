@@ -22,7 +22,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models import EMA, MLP, Given, ScoreModel, UNet
-from score_sde.models.layers.condition import Vector
+from score_sde.models.layers.condition import Kind, Vector
 from score_sde.sde import VPSDE
 from score_sde.solvers import log_likelihood
 from score_sde.training.objectives import get_objective
@@ -101,12 +101,12 @@ def trained(name: str, scales: bool, seed: int) -> tuple[float, float, float]:
         return Batch((pairs.x[rows] - known.x.mean(over, keepdim=True)) / scale, Condition({"c": told}))
 
     torch.manual_seed(seed)
-    conditions = {"c": Vector(2, scales=scales)}
+    conditions: dict[str, Kind] = {"c": Vector(2, scales=scales)}
     network: nn.Module = MLP(2, conditions=conditions)
     size, rate = 256, 2e-3
     if name == "series":
-        options = {"channels": 16, "channel_multipliers": (1, 2, 2), "num_blocks": 1, "conditions": conditions}
-        network, size, rate = UNet(1, dims=1, **options), 64, 4e-3
+        network = UNet(1, dims=1, channels=16, channel_multipliers=(1, 2, 2), num_blocks=1, conditions=conditions)
+        size, rate = 64, 4e-3
     model = ScoreModel(network, VPSDE(), "velocity", "log_snr")
     objective = get_objective(model.sde, weighting="edm", times="edm", edm_mean=-1.0, edm_std=1.6)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99))

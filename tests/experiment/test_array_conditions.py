@@ -61,6 +61,10 @@ def log_density(x: np.ndarray, c: np.ndarray) -> np.ndarray:
 class Exact(nn.Module):
     """A network of one's own that is the exact noise of `x | c`, from standardised `c`; what is hidden counts as 0."""
 
+    mean: Tensor
+    slope: Tensor
+    variance: Tensor
+
     def __init__(self, x: np.ndarray, c: np.ndarray) -> None:
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
