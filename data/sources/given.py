@@ -88,8 +88,8 @@ def _found(x: Any, labels: Any, where: str, wanted: Sequence[str]) -> Found:
         raise UserError(f"{where} has classes already: give these, or those beside it, not both")
     if set(train.conditions) & set(conditions):
         raise UserError(f"{where} has conditions already: give these, or those beside it, not both")
-    names = train.classes if classes is None else names_of(classes, len(train), f"{where}, classes,")
-    told = replace(train, classes=names, conditions={**train.conditions, **conditions})
+    called = train.classes if classes is None else names_of(classes, len(train), f"{where}, classes,")
+    told = replace(train, classes=called, conditions={**train.conditions, **conditions})
     return replace(found, parts={**found.parts, "train": told})
 
 

@@ -29,9 +29,9 @@ def with_pairs(found: Found, beside: str) -> Found:
                 raise UserError(f"{beside} has several pictures called {_stem(name)}: leave one")
             places[_stem(name)] = pictures, row
     parts: dict[Part, Pictures | Arrays] = {}
-    for part, pictures in found.parts.items():
-        assert isinstance(pictures, Pictures)
-        parts[part] = replace(pictures, beside=_in_order_of(pictures, places, beside))
+    for part, examples in found.parts.items():
+        assert isinstance(examples, Pictures)
+        parts[part] = replace(examples, beside=_in_order_of(examples, places, beside))
     return replace(found, parts=parts)
 
 
