@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from score_sde.experiment.networks import PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
-from score_sde.models.layers.condition import Kind
+from score_sde.models.layers.condition import Kind, Picture, Vector
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -152,7 +153,11 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if model.network == "classifier":
         classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
-    kinds: dict[str, Kind] = {**conditions, **({UNTIL: KIND} if model.flow_map else {})}
+    kinds: dict[str, Kind] = {
+        **conditions,
+        **{name: _kind(config, dataset, name) for name in told_names(config, dataset)},
+        **({UNTIL: KIND} if model.flow_map else {}),
+    }
     told: dict[str, Any] = {"conditions": kinds} if kinds else {}
     if not of_levels:
         network = make_network(config, dataset.shape, **told)
@@ -225,6 +230,19 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
             f"{dataset.name} has no classes: leave out --config.model.class_conditional, or take other data"
         )
     return conditions_of(dataset.num_classes, config.data.distortion > 0)
+
+
+def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
+    """Return the names of the conditions, beside classes, that the network is told of."""
+    return () if config.model.network in ("mixture", "classifier", PIPELINE) else tuple(dataset.condition_units)
+
+
+def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
+    """Return what the network is told under the name of a condition of the data: a vector, or what lies beside."""
+    shape = dataset.condition_units[name].told_shape(dataset.shape)
+    if len(shape) == 1 or config.model.network == "mlp":
+        return Vector(math.prod(shape), scales=True)
+    return Picture(shape[0])
 
 
 def knows_classes(config: ConfigDict) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
-from score_sde.models.layers.basic import linear
-from score_sde.models.layers.condition import Kind
+from score_sde.models.layers.basic import SCALE, linear
+from score_sde.models.layers.condition import Kind, VectorsBeside, flattened, scaling
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
 
 _NUM_TIME_FEATURES = 64
@@ -27,7 +27,8 @@ class MLP(nn.Module):
         dimension: numbers in one example.
         width: features of the hidden layers.
         num_blocks: residual blocks, of two layers each.
-        conditions: what the network is told, by name: numbers and vectors; see `ConditionVectors`.
+        conditions: what the network is told, by name: numbers and vectors (arrays that are flattened within); see
+            `ConditionVectors`.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class MLP(nn.Module):
         # Weights of variance 1 / dimension give features of unit variance. Smaller ones hide the state behind the time
         # for thousands of steps of training.
         self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
-        self.blocks = nn.ModuleList(Block(width) for _ in range(num_blocks))
+        beside = scaling(conditions or {})
+        self.blocks = nn.ModuleList(Block(width, scaled=bool(beside)) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
+        self.beside = VectorsBeside(beside, width) if beside else None
 
     def shard_units(self) -> list[nn.Module]:
         """List the parts whose weights are gathered at a time where they are divided among processes."""
@@ -48,21 +51,31 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
         if x.flatten(1).shape[1] != self.input.in_features:
             raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")
-        embedding = self.embedding(noise_label, condition)
+        told = None if condition is None else flattened(condition)
+        embedding = self.embedding(noise_label, told)
         h = self.input(x.flatten(1))
+        if self.beside is not None:
+            h = h + self.beside(told, len(x))
         for block in self.blocks:
             h = block(h, embedding)
         return self.output(F.silu(h)).reshape(x.shape)
 
 
 class Block(nn.Module):
-    """A block computes `h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
+    """A block computes `h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`.
 
-    def __init__(self, width: int) -> None:
+    One that is `scaled` computes `h + W_2 silu((1 + U embedding) W_1 silu(h) + V embedding)`.
+    """
+
+    def __init__(self, width: int, scaled: bool = False) -> None:
         super().__init__()
         self.first = linear(width, width)
         self.modulation = linear(width, width)
         self.second = linear(width, width)
+        self.scale = linear(width, width, init_scale=SCALE) if scaled else None
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return h + self.second(F.silu(self.first(F.silu(h)) + self.modulation(embedding)))
+        inner = self.first(F.silu(h))
+        if self.scale is not None:
+            inner = inner * (1 + self.scale(embedding))
+        return h + self.second(F.silu(inner + self.modulation(embedding)))
