@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from score_sde.control import DPS, MMPS, TDS, Guided, LinearOperator, Observation, PiGDM
     from score_sde.data import Dataset, load_dataset
+    from score_sde.evaluation.samples.ensembles import crps, spread_skill
     from score_sde.experiment.python import fit, load
     from score_sde.experiment.run import Run
     from score_sde.models import DDPM, EMA, MLP, GaussianMixture, NCSNpp, ScoreModel
@@ -42,6 +43,8 @@ _ROOM_OF = {
     "LinearOperator": "control",
     "Observation": "control",
     "PiGDM": "control",
+    "crps": "evaluation.samples.ensembles",
+    "spread_skill": "evaluation.samples.ensembles",
     "Dataset": "data",
     "load_dataset": "data",
     "Run": "experiment.run",
@@ -92,6 +95,7 @@ __all__ = [
     "Run",
     "ScoreModel",
     "SubVPSDE",
+    "crps",
     "decode",
     "encode",
     "fit",
@@ -101,6 +105,7 @@ __all__ = [
     "log_likelihood",
     "matched_prior",
     "sample_path",
+    "spread_skill",
     "step_log_prob",
 ]
 

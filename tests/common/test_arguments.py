@@ -22,6 +22,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.gaussian import isotropic
 from score_sde.control import Controlled, Masked, Observation, Projection
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
+from score_sde.evaluation.samples.ensembles import crps, spread_skill
 from score_sde.models import GaussianMixture, QuantisedModel, ScoreModel
 from score_sde.sde import (
     SDE,
@@ -539,6 +540,15 @@ SUBJECTS |= {
         {"sizes": (4, 4), "hidden": 0.5, "seed": 0},
         {"sizes": "", "hidden": "0 1 1e-30", "seed": "0 1 10**9"},
     ),
+    **{
+        function.__name__: Subject(
+            function,
+            made(function),
+            {"ensemble": torch.stack([X_0, X_T]), "truth": X_0},
+            {"ensemble": "", "truth": ""},
+        )
+        for function in (crps, spread_skill)
+    },
 }
 
 
