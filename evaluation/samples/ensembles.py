@@ -1,8 +1,8 @@
 r"""How good an ensemble forecast is: `M` samples `x_1 … x_M` for each truth `y`.
 
     CRPS           ∫ (F(z) - 1[y <= z])^2 dz  =  E|X - y| - E|X - X'| / 2
-                   of a forecast with distribution F; least on average for the truth's own (Gneiting & Raftery 2007, JASA
-                   102). Of M samples the mean of |x_i - y|, less the sum of |x_i - x_j| over all i, j divided by
+                   of a forecast with distribution F; least on average for the truth's own (Gneiting & Raftery 2007,
+                   JASA 102). Of M samples the mean of |x_i - y|, less the sum of |x_i - x_j| over all i, j divided by
                    2 M (M - 1), is unbiased, and does not favour ensembles by their size: the fair CRPS (Ferro 2014,
                    Q. J. R. Meteorol. Soc. 140).
     spread, skill  the root of the mean variance of ensembles, with M - 1, and the root mean square error of their
