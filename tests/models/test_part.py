@@ -87,7 +87,7 @@ def test_an_examples_numbers_do_not_depend_on_the_others() -> None:
     in_batch = log_likelihood(together, x, seeds=range(4))
     for rows in (slice(0, 1), slice(2, 4)):
         alone = log_likelihood(rows_of(together, rows), x[rows], seeds=range(4)[rows])
-                torch.testing.assert_close(alone.log_prob, in_batch.log_prob[rows], rtol=0, atol=1e-9)
+        torch.testing.assert_close(alone.log_prob, in_batch.log_prob[rows], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("share", OBSERVED)
