@@ -10,9 +10,11 @@ from torch import Tensor
 
 from score_sde.common.condition import Condition
 from score_sde.common.noise import BatchNoise
+from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import conditions_of, told
 from score_sde.data.dataset import Dataset
+from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
 _ORDER, _NOISE = 0, 1
@@ -25,10 +27,12 @@ class Batch:
     Attributes:
         x_0: the examples `(B, *shape)`, in model units.
         condition: what a model is told of each (see `data.conditions`); None for nothing.
+        modelled: which numbers the loss is of, bool, shape of `x_0`, which is 0 elsewhere; None for all.
     """
 
     x_0: Tensor
     condition: Condition | None = None
+    modelled: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the examples."""
@@ -36,11 +40,17 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Batch:
         """Take some of the examples, with all that belongs to them."""
-        return Batch(self.x_0[rows], None if self.condition is None else self.condition[rows])
+        modelled = None if self.modelled is None else self.modelled[rows]
+        return Batch(self.x_0[rows], None if self.condition is None else self.condition[rows], modelled)
 
     def to(self, device: torch.device) -> Batch:
         """Move the examples, with all that belongs to them, to a device."""
-        return Batch(moved(self.x_0, device), None if self.condition is None else self.condition.to(device))
+        modelled = None if self.modelled is None else moved(self.modelled, device)
+        return Batch(moved(self.x_0, device), None if self.condition is None else self.condition.to(device), modelled)
+
+    def in_part(self, part: Part) -> Batch:
+        """Return the batch with the loss of this part of the examples, of which the model is told."""
+        return Batch(torch.where(part.modelled, self.x_0, 0), part.beside(self.condition), part.modelled)
 
 
 class Batches:
@@ -60,6 +70,7 @@ class Batches:
         device: where batches are made.
         labelled: whether the network is told the classes of the dataset, which must have some then.
         label_dropout: probability that the class of an example is hidden.
+        in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
 
     Attributes:
         conditions: the number of values of each name that the network is told.
@@ -77,6 +88,7 @@ class Batches:
         device: torch.device | str = "cpu",
         labelled: bool = False,
         label_dropout: float = 0.0,
+        in_parts: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -86,6 +98,7 @@ class Batches:
         self.rows = rows
         self.device = torch.device(device)
         self.label_dropout = label_dropout
+        self.in_parts = in_parts
         self.conditions = conditions_of(dataset.num_classes if labelled else 0, distortion > 0)
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
@@ -110,7 +123,8 @@ class Batches:
             assert self.dataset.train_classes is not None
             classes = moved(self.dataset.train_classes[indices], self.device)
             dropped = self._happens(self.label_dropout, x_0, noise) if self.label_dropout else None
-        return Batch(x_0, told(classes, dropped, distorted))
+        batch = Batch(x_0, told(classes, dropped, distorted))
+        return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
         """Draw, for each example, whether something of this probability happens."""

@@ -33,6 +33,7 @@ def reading_of(
     validation: float,
     fold: int,
     damaged: str = "refuse",
+    missing: bool = False,
 ) -> Reading:
     """Return how data are to be read, by options of `data.registry.load_dataset`.
 
@@ -58,6 +59,7 @@ def reading_of(
         skip_damaged=choose("way with damaged images", damaged, DAMAGED),
         image_width=image_width,
         resize=choose("way of resizing", resize, RESIZE),
+        missing=missing,
     )
 
 

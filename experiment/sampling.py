@@ -47,14 +47,23 @@ def sample(experiment: Experiment, labels: Tensor | None = None) -> Drawn:
         experiment: what is sampled.
         labels: the class of each sample, `(N,)`, int64; those of the section, if left out.
     """
-    config, dataset = experiment.config, experiment.dataset
-    sampling = config.sampling
     if labels is None:
-        labels = conditions.sample_labels(config, dataset, sampling.num_samples)
-    asked = _asked(experiment, labels)
+        labels = conditions.sample_labels(experiment.config, experiment.dataset, experiment.config.sampling.num_samples)
+    return sample_of(experiment, _asked(experiment, labels), labels)
+
+
+def sample_of(experiment: Experiment, asked: Model, labels: Tensor | None = None) -> Drawn:
+    """Draw samples of a model, as the section `sampling` has it.
+
+    Args:
+        experiment: what is sampled.
+        asked: the model, bound to what its samples are asked to be.
+        labels: the class of each sample, `(N,)`, int64, that it is bound to.
+    """
+    config, sampling = experiment.config, experiment.config.sampling
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = solver_for(experiment, with_classes=labels is not None)
-    samples = draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size)
+    samples = draw_samples(asked, solver, experiment.dataset.shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
     return Drawn(samples, seeds, labels, settings)

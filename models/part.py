@@ -24,10 +24,12 @@ def part_of(model: Any, part: Part, condition: Condition | None = None) -> PartO
     """Return the model of these parts: exactly, of a mixture; by what it has learnt, of one that is told of them.
 
     Args:
-        model: a mixture, or a model whose methods take a condition, as those of `ScoreModel`.
+        model: a mixture, or a model whose methods take a condition, as those of `ScoreModel`, or `Given` of one.
         part: what of each example is modelled, and what is given.
         condition: what else the model is told of each.
     """
+    if isinstance(model, Given) and condition is None:
+        return part_of(model.model, part, model.condition)
     if isinstance(model, GaussianMixture):
         return PartOf(MixturePart(model, part), part)
     return PartOf(Given(model, part.beside(condition)), part)

@@ -29,6 +29,7 @@ class Reading:
         skip_damaged: leave out pictures that cannot be read, instead of refusing.
         image_width: width that pictures are brought to; None for the height.
         resize: how pictures are brought to a size; see `data.sources.picture`.
+        missing: whether numbers without levels may be missing, as NaN; they are refused otherwise.
     """
 
     image_size: int | None
@@ -44,6 +45,7 @@ class Reading:
     skip_damaged: bool = False
     image_width: int | None = None
     resize: Resize = "crop"
+    missing: bool = False
 
     @property
     def size(self) -> tuple[int, int] | None:
