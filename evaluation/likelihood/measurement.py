@@ -122,7 +122,12 @@ class Measurement:
 
     def _draws(self, examples: Tensor, seeds: list[int], count: int) -> list[Dequantised]:
         noise = SampleNoise(seeds, stream="dequantisation")
-        return [self.dequantiser.sample(examples, noise) for _ in range(count)]
+        draws = [self.dequantiser.sample(examples, noise) for _ in range(count)]
+        if self.given is None:
+            return draws
+        # The scale is that of the numbers that have a density, and what is given has none.
+        log_q = self.dequantiser.sample(torch.where(self.given, torch.nan, examples), noise).log_q
+        return [draw._replace(log_q=log_q) for draw in draws]
 
     def _solve(self, x: Tensor, seeds: list[int], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
         x, model = x.to(self.device), self.model
