@@ -1,13 +1,17 @@
 """What guidance gives, and what it costs: `python -m benchmarks.guidance`.
 
 Samples of the digits' classes, as many of each as there are test examples, from the class-conditional network of a
-working folder (classifier-free guidance) and from an unconditional one with a classifier of noisy digits (classifier
-guidance). Printed for each scale: how many are recognised as their class by a support vector machine that was trained
-on the training images and saw no model; how far samples of a class are from each other, as a part of that distance in
-the test examples; and the distances to the test examples of `evaluation.samples.distances`.
+working folder, led away from itself without a class (classifier-free guidance, with APG and rescaled too), or from a
+weaker network (auto-guidance), and from an unconditional one with a classifier of noisy digits (classifier guidance).
+What has no folder is left out. Printed for each scale: how many are recognised as their class by a support vector
+machine that was trained on the training images and saw no model; how far samples of a class are from each other, as a
+part of that distance in the test examples; and the distances to the test examples of `evaluation.samples.distances`.
 
     python main.py --mode train --config configs/vp/digits_classes.py
     python main.py --mode train --config configs/vp/digits_classifier.py
+    python main.py --mode train --config configs/vp/digits_classes.py --workdir runs/vp_digits_weak \\
+        --config.model.channels=8 --config.model.num_blocks=1 --config.training.num_steps=600 \\
+        --config.training.ema_decay=0.98
 """
 
 from __future__ import annotations
@@ -40,21 +44,29 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/vp_digits_classes"))
     parser.add_argument("--unconditional", type=Path, default=Path("runs/digits"))
     parser.add_argument("--classifier", type=Path, default=Path("runs/vp_digits_classifier"))
+    parser.add_argument("--weak", type=Path, default=Path("runs/vp_digits_weak"))
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
 
     model, dataset, config, _ = trained_network(arguments.workdir)
-    plain = trained_network(arguments.unconditional).model
-    classifier = noisy_classifier(arguments.classifier, dataset)
     assert dataset.test_classes is not None
     classes = dataset.test_classes
-    given, log_prob = Given(model, Condition({"class": classes})), ClassProbability(classifier, classes)
+    condition = Condition({"class": classes})
+    given = Given(model, condition)
 
     kinds: dict[str, Callable[[float], Model]] = {
         "classifier-free": lambda scale: Guided(given, model, scale),
         f"classifier-free, rho in {INTERVAL}": lambda scale: Guided(given, model, scale, INTERVAL),
-        "classifier": lambda scale: ClassifierGuidance(plain, log_prob, scale),
+        "classifier-free, APG": lambda scale: Guided(given, model, scale, parallel=0.0),
+        "classifier-free, rescaled by 0.7": lambda scale: Guided(given, model, scale, rescale=0.7),
     }
+    if arguments.weak.exists():
+        weak = Given(trained_network(arguments.weak).model, condition)
+        kinds["auto-guidance"] = lambda scale: Guided(given, weak, scale)
+    if arguments.unconditional.exists() and arguments.classifier.exists():
+        plain = trained_network(arguments.unconditional).model
+        log_prob = ClassProbability(noisy_classifier(arguments.classifier, dataset), classes)
+        kinds["classifier"] = lambda scale: ClassifierGuidance(plain, log_prob, scale)
     solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std)
     judge, distances = Judge(dataset), DataDistances(dataset)
     print(f"the judge recognises {judge.accuracy(dataset.test, classes):.4f} of the test examples\n")

@@ -1,10 +1,11 @@
 """Posterior sampling where the posterior is known: `python -m benchmarks.posterior`.
 
-Two priors in the plane, of which the second coordinate is observed, with noise of standard deviation 0.2 (DPS, ΠGDM) or
-without (projection, RePaint): a mixture of three Gaussians, and one Gaussian whose coordinates are correlated by 0.8,
-observed at 1.5 of its deviations. For each method: the mean of the other coordinate, its standard deviation as a part
-of the exact one, and its Wasserstein distance to draws from the exact posterior; beside it that of two sets of such
-draws.
+Two priors in the plane, of which the second coordinate is observed, with noise of standard deviation 0.2 (DPS, ΠGDM,
+MMPS, TDS) or without (projection, RePaint): a mixture of three Gaussians, and one Gaussian whose coordinates are
+correlated by 0.8, observed at 1.5 of its deviations. For each method: the mean of the other coordinate, its standard
+deviation as a part of the exact one, and its Wasserstein distance to draws from the exact posterior; beside it that of
+two sets of such draws. Then series of 16 numbers, at half the draws and a quarter of the steps
+(`benchmarks.posterior_series`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_sde.control import DPS, Controlled, Masked, Observation, PiGDM, Projection, RePaint
+from benchmarks import posterior_series
+from score_sde.control import DPS, MMPS, Controlled, Masked, Observation, PiGDM, Projection, RePaint
+from score_sde.control.inverse_problems import answer
 from score_sde.evaluation.samples.distances import wasserstein_1d
 from score_sde.models import GaussianMixture
 from score_sde.sde import VPSDE
@@ -103,6 +106,7 @@ def main() -> None:
         print(f"\n| {name}: method | calls | mean (exact) | spread, parts of the exact | distance (exact draws) |")
         print("|---|---|---|---|---|")
         compare(problem, arguments.samples, arguments.steps)
+    posterior_series.compare(arguments.samples // 2, arguments.steps // 4)
 
 
 def compare(problem: Problem, count: int, num_steps: int) -> None:
@@ -115,11 +119,16 @@ def compare(problem: Problem, count: int, num_steps: int) -> None:
     pc = get_solver("pc", num_steps=num_steps)
     observation = Observation(mask, y, NOISE_STD)
     dps, pi_gdm = DPS(prior, observation), PiGDM(prior, observation, data_std=problem.std)
+    mmps = MMPS(prior, observation)
+    particle = answer("tds", sde, prior, observation, data_std=problem.std, num_particles=16, num_steps=2 * num_steps)
     methods: dict[str, tuple[Solver, Model, float]] = {
         "DPS, ODE": (ode, dps, NOISE_STD),
         "DPS, SDE": (sde, dps, NOISE_STD),
         "ΠGDM, ODE": (ode, pi_gdm, NOISE_STD),
         "ΠGDM, SDE": (sde, pi_gdm, NOISE_STD),
+        "MMPS, ODE": (ode, mmps, NOISE_STD),
+        "MMPS, SDE": (sde, mmps, NOISE_STD),
+        "TDS, one of 16 particles": (*particle, NOISE_STD),
         "projection, ODE": (Controlled(ode, Projection(mask, y)), prior, 0.0),
         "projection, SDE": (Controlled(sde, Projection(mask, y)), prior, 0.0),
         "projection, predictor-corrector": (Controlled(pc, Projection(mask, y)), prior, 0.0),

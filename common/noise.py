@@ -22,7 +22,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.float64 import widest_dtype
 
-Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control"]
+Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control", "choice"]
 
 
 class SampleNoise:

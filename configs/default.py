@@ -151,6 +151,10 @@ def get_config() -> ConfigDict:
     sampling.labels = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
+    sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)
+    sampling.guidance_parallel = 1.0  # factor of what guidance adds along the denoised image; 0: across it alone (APG)
+    sampling.guidance_largest = placeholder(float)  # the norm that the difference of the two denoised images may have
+    sampling.reference = placeholder(str)  # guide away from this weaker model: its workdir or checkpoint; None: itself
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
     sampling.copies = False  # see whether samples are copies: how far they are from training examples
@@ -206,10 +210,11 @@ def get_config() -> ConfigDict:
     likelihood.num_probes = 1  # hutchinson, hutch++: random vectors an example
     likelihood.probe = "rademacher"  # rademacher, gaussian
     likelihood.t_min = placeholder(float)  # the density is that of p_t there; None: the process's own
-    # adaptive_adams, adams (fixed steps), or any of torchdiffeq's, such as dopri5
+    # adaptive_adams, tuned (steps learned for the model, of which likelihood.num_steps; None: 20), adams (fixed steps),
+    # or any of torchdiffeq's, such as dopri5
     likelihood.method = "adaptive_adams"
     likelihood.options = placeholder(str)  # further options of the method: first_step=0.01,max_num_steps=1000
-    likelihood.num_steps = placeholder(int)  # number of steps of methods with fixed steps
+    likelihood.num_steps = placeholder(int)  # number of steps of methods with fixed steps, and of tuned
     likelihood.grid = placeholder(str)  # where these steps end, as in the section sampling
     likelihood.rtol = placeholder(float)  # relative tolerance of adaptive steps …
     likelihood.atol = placeholder(float)  # … and absolute tolerance
@@ -225,9 +230,11 @@ def get_config() -> ConfigDict:
     # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with its.)
     edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
-    edit.method = "pigdm"  # pigdm, dps; with solvers of single steps also projection, repaint
-    edit.noise_std = 0.0  # standard deviation of the observation's noise, in model units; dps needs some
-    edit.scale = 1.0  # pigdm, dps: multiple of the guidance
+    edit.method = "pigdm"  # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles
+    edit.noise_std = 0.0  # standard deviation of the observation's noise, in model units; dps and tds need some
+    edit.scale = 1.0  # pigdm, dps, mmps: multiple of the guidance
+    edit.iterations = 5  # mmps: conjugate gradients, each of them a product with the network's derivative
+    edit.num_particles = 32  # tds: particles for each answer, of which one is drawn
     edit.jump = 1  # repaint: steps gone back at once …
     edit.repeats = 10  # … and how often each jump is made
     edit.mask = "box"  # inpaint: what is hidden: box, random, or a picture's file, where that is dark

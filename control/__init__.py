@@ -3,17 +3,21 @@
 from score_sde.control.guidance import ClassifierGuidance, Guided
 from score_sde.control.latents import noised, slerp
 from score_sde.control.operators import LinearOperator, Masked, blurred, grey, shrunk
-from score_sde.control.posterior import DPS, Observation, PiGDM
+from score_sde.control.posterior import DPS, MMPS, Observation, PiGDM
 from score_sde.control.projection import Controlled, Projection, RePaint
+from score_sde.control.twisted import TDS, Particles
 
 __all__ = [
     "DPS",
+    "MMPS",
+    "TDS",
     "ClassifierGuidance",
     "Controlled",
     "Guided",
     "LinearOperator",
     "Masked",
     "Observation",
+    "Particles",
     "PiGDM",
     "Projection",
     "RePaint",

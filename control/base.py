@@ -18,3 +18,8 @@ def tweedie_factor(sde: SDE, t: Tensor, x: Tensor) -> Tensor:
     """Return `sigma^2 / alpha`, by which a change of the score changes the denoised mean; shaped to multiply `x`."""
     here = sde.at(t)
     return sde.expand(here.sigma**2 / here.alpha, x)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each example's `a` and `b` `(B, *dims)`, shaped to multiply them."""
+    return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))

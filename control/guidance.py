@@ -12,8 +12,20 @@ r"""Guidance: score controls that lead samples towards a condition.
     auto-guidance       `Guided(m, worse, w)`: one that is smaller, or was trained for less time
     negative prompts    `Guided(Given(m, y), Given(m, unwanted), w)`
 
-Only with `w = 1` (and 0) is the result the score of a diffused density; for other scales `p(x) p(y | x)^w`, diffused,
-has another one.
+Large scales overshoot. Two remedies change the guided denoised mean, `D + (w - 1) Delta` with `Delta = D - D_ref`, of
+each example by itself:
+
+    projected, APG      D + (w - 1) (Delta_perp + eta Delta_par), the parts of `Delta` across `D` and along it, after
+                        `Delta` was shortened to a norm of at most `r`      Sadat et al. 2024, arXiv:2410.02416
+    rescaled            D_w [(1 - phi) + phi std(D) / std(D_w)], standard deviations over the numbers of an example
+                                                                            Lin et al. 2023, arXiv:2305.08891
+
+What lies along `D` saturates colours, what lies across it improves the image. APG's momentum is left out: it remembers
+earlier steps, and a model is a function of a state and a time alone, which any solver may ask anywhere. The rescaling
+is published for the velocity, which is `-D` where nothing is left of the data, the case that it is made for.
+
+Only with `w = 1` (and plain 0) is the result the score of a diffused density; for other scales `p(x) p(y | x)^w`,
+diffused, has another one.
 """
 
 from __future__ import annotations
@@ -28,10 +40,11 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.condition import Rows
 from score_sde.common.errors import UserError
-from score_sde.control.base import tweedie_factor
+from score_sde.control.base import dot, tweedie_factor
 from score_sde.models.wrapper import ModelWrapper, no_density, rows_of
 from score_sde.solvers import Model
 from score_sde.solvers.density.divergence import value_and_pull_back
+from score_sde.solvers.options import check_between, check_positive
 
 # A function gives `log p_t(y | x)` of each example, `(B,)`, at states `(B, *dims)` and times `()` or `(B,)`.
 LogProbability = Callable[[Tensor, Tensor], Tensor]
@@ -88,40 +101,59 @@ class Guided(ModelWrapper):
         reference: what `model` is led away from: itself without a condition, itself with another one, or a worse model.
         scale: the factor `w` on the difference of the two.
         interval: where `rho = sigma / alpha` has to lie for guidance; elsewhere the scale is 1.
+        rescale: the share `phi` of the rescaling to the standard deviation without guidance; 0 is none.
+        parallel: the factor `eta` of what lies along the denoised mean; 1 leaves it, 0 is APG's own.
+        largest: the norm `r` that the difference of the two denoised means may have.
 
     Raises:
-        UserError: the interval is empty.
+        UserError: the interval is empty, or an option is out of range.
     """
 
     @checked
     def __init__(
-        self, model: Model, reference: Model, scale: float = 1.0, interval: tuple[float, float] = (0.0, math.inf)
+        self,
+        model: Model,
+        reference: Model,
+        scale: float = 1.0,
+        interval: tuple[float, float] = (0.0, math.inf),
+        rescale: float = 0.0,
+        parallel: float = 1.0,
+        largest: float = math.inf,
     ) -> None:
         if not interval[0] < interval[1]:
             raise UserError(
                 f"an interval of noise levels begins below its end, unlike {interval[0]:g}, {interval[1]:g}"
             )
+        check_between("rescale", rescale, 0, 1)
+        check_between("parallel", parallel, 0, 1)
+        check_positive("largest", largest)
         super().__init__(model)
         self.reference = reference
         self.scale = scale
         self.interval = interval
+        self.rescale = rescale
+        self.parallel = parallel
+        self.largest = largest
 
     @property
     def no_density(self) -> str:
         """The reason why there is no log-likelihood is empty if there is one."""
         if self.scale == 1:
             return no_density(self.model)
-        if self.scale == 0 and self.interval[0] <= 0 and math.isinf(self.interval[1]):
+        if self.scale == 0 and self._straight and self.interval[0] <= 0 and math.isinf(self.interval[1]):
             return no_density(self.reference)
         return _NOT_DIFFUSED.format(scale=self.scale)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return `s_ref(x) + w [s(x) - s_ref(x)]`; shape of `x`."""
-        return self._blend("score", x, t)
+        """Return `s_ref(x) + w [s(x) - s_ref(x)]`, or the score of what that is projected to; shape of `x`."""
+        if self._straight:
+            return self._blend("score", x, t)
+        alpha, sigma = self.sde.at(t).to(x)
+        return (alpha * self.denoise(x, t) - x) / sigma**2
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return `D_ref(x) + w [D(x) - D_ref(x)]`; shape of `x`."""
-        return self._blend("denoise", x, t)
+        """Return `D_ref(x) + w [D(x) - D_ref(x)]`, or what that is projected to; shape of `x`."""
+        return self._blend("denoise", x, t) if self._straight else self._projected(x, t)
 
     @property
     def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -143,13 +175,47 @@ class Guided(ModelWrapper):
         part.reference = rows_of(self.reference, rows)
         return part
 
-    def _blend(self, output: Literal["score", "denoise"], x: Tensor, t: Tensor) -> Tensor:
+    @property
+    def _straight(self) -> bool:
+        """Whether guidance goes straight from one model past the other, by the same way for scores and means."""
+        return self.rescale == 0 and self.parallel == 1 and math.isinf(self.largest)
+
+    def _scale(self, t: Tensor) -> Tensor:
         rho = self.sde.at(t).rho
         inside = (rho >= self.interval[0]) & (rho <= self.interval[1])
-        scale = torch.where(inside, self.scale, 1.0)
+        return torch.where(inside, self.scale, 1.0)
+
+    def _projected(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the guided denoised mean, by APG and rescaled."""
+        scale, mean = self._scale(t), self.model.denoise(x, t)
+        if bool((scale == 1).all()):
+            return mean
+        change = mean - self.reference.denoise(x, t)
+        if not math.isinf(self.largest):
+            change = change * (self.largest / dot(change, change).sqrt()).clamp(max=1)
+        if self.parallel != 1:
+            # A mean of 0 has no direction; an infinite quotient would be no number.
+            size = dot(mean, mean)
+            along = torch.where(size > 0, dot(change, mean) / size, 0.0) * mean
+            change = change - (1 - self.parallel) * along
+        guided = mean + self.sde.expand(scale - 1, x) * change
+        if self.rescale:
+            ratio = _std(mean) / _std(guided)
+            # Examples of one number, or of equal ones, have no deviation to keep.
+            guided = guided * torch.where(ratio.isfinite(), 1 + self.rescale * (ratio - 1), 1.0)
+        return guided
+
+    def _blend(self, output: Literal["score", "denoise"], x: Tensor, t: Tensor) -> Tensor:
+        scale = self._scale(t)
         if bool((scale == 1).all()):
             return getattr(self.model, output)(x, t)
         reference = getattr(self.reference, output)(x, t)
         if bool((scale == 0).all()):
             return reference
         return reference + self.sde.expand(scale, x) * (getattr(self.model, output)(x, t) - reference)
+
+
+def _std(x: Tensor) -> Tensor:
+    """Return the standard deviation over the numbers of each example, shaped to multiply it."""
+    deviations = x - x.flatten(1).mean(1).reshape(-1, *(1,) * (x.ndim - 1))
+    return (dot(deviations, deviations) / x[0].numel()).sqrt()

@@ -11,6 +11,9 @@ Any other linear function serves as well, `LinearOperator(function)`: its transp
 `(v I + r^2 A A^T)^{-1}` is applied by conjugate gradients (Hestenes & Stiefel 1952), which are done after one iteration
 where `A A^T` is a multiple of the identity. They stop after 100; without noise the inverse of a strong blur is then not
 reached, and what it should give back is given back as far as that.
+
+What is observed may be any differentiable function `A(x)`; near a state it is linear, `A(x + v) ≈ A(x) + A' v`
+(`linearised`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
+from score_sde.control.base import dot
 from score_sde.sde import SDE
 from score_sde.solvers.density.divergence import value_and_pull_back
 
@@ -31,6 +35,9 @@ _AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _MAX_ITERATIONS = 100
 # A blur's standard deviation in pixels is at most this.
 LARGEST_BLUR = 100.0
+# What is observed of states `(B, *dims)`, `(B, *observed)`: linear or not, differentiable, each example by itself.
+Operator = Callable[[Tensor], Tensor]
+
 # Conjugate gradients stop at this relative residual, in units of the number format's rounding.
 _ROUNDINGS = 10.0
 
@@ -71,7 +78,11 @@ class LinearOperator:
         def apply(v: Tensor) -> Tensor:
             return diagonal * v + spread * self.function(pull_back(v)[0])
 
-        return _conjugate_gradients(apply, y)
+        return conjugate_gradients(apply, y)
+
+    def count(self, y: Tensor) -> int:
+        """Return how many numbers of an example are observed, of `y` `(B, *observed)`."""
+        return y[0].numel()
 
     def pseudo_inverse(self, y: Tensor, like: Tensor) -> Tensor:
         """Return `A^+ y = A^T (A A^T)^{-1} y`, the smallest state that gives `y`; shape of `like`."""
@@ -96,6 +107,9 @@ class Masked(LinearOperator):
 
     def solve(self, y: Tensor, like: Tensor, diagonal: Tensor, spread: Tensor) -> Tensor:
         return torch.where(self.keep.to(y.device), y / SDE.expand(diagonal + spread, y), 0.0)
+
+    def count(self, y: Tensor) -> int:
+        return int(self.keep.to(y.device).expand_as(y[:1]).sum())
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.where(self.keep.to(x.device), y, x)
@@ -158,32 +172,44 @@ def blurred(std: float) -> LinearOperator:
     return LinearOperator(blur)
 
 
-def _conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+def linearised(operator: Operator, x: Tensor) -> tuple[Tensor, LinearOperator]:
+    """Return `A(x)`, `(B, *observed)`, and `A'`, the derivative at states `x` `(B, *dims)`: `A` itself if linear."""
+    if isinstance(operator, LinearOperator):
+        return operator(x), operator
+    return operator(x), LinearOperator(lambda v: torch.func.jvp(operator, (x,), (v,))[1])
+
+
+def check_linear(what: str, operator: Operator) -> LinearOperator:
+    """Return the operator, which is linear; raise UserError if it is not said to be."""
+    if not isinstance(operator, LinearOperator):
+        raise UserError(
+            f"{what} needs a LinearOperator, not just any function: say LinearOperator(function) if it is linear, or "
+            "take DPS, MMPS or TDS"
+        )
+    return operator
+
+
+def conjugate_gradients(apply: Callable[[Tensor], Tensor], y: Tensor, iterations: int = _MAX_ITERATIONS) -> Tensor:
     """Solve `apply(v) = y` for each example, for a positive operator; examples that are done wait.
 
-    Where there is no solution, since part of `y` cannot be observed, iterates come near and then go astray: the
-    nearest is returned.
+    They are done at a small residual, or after so many iterations. Where there is no solution, since part of `y` cannot
+    be observed, iterates come near and then go astray: the nearest is returned.
     """
-    target = _dot(y, y) * (_ROUNDINGS * torch.finfo(y.dtype).eps) ** 2
+    target = dot(y, y) * (_ROUNDINGS * torch.finfo(y.dtype).eps) ** 2
     v, residual, direction = torch.zeros_like(y), y, y
-    size = _dot(residual, residual)
+    size = dot(residual, residual)
     nearest, least = v, size
-    for _ in range(_MAX_ITERATIONS):
+    for _ in range(iterations):
         running = size > target
         if not bool(running.any()):
             break
         image = apply(direction)
-        curvature = _dot(direction, image)
+        curvature = dot(direction, image)
         # No curvature is left where y has a part that cannot be observed.
         running = running & (curvature > 0)
         length = torch.where(running, size / curvature, 0.0)
         v, residual = v + length * direction, residual - length * image
-        previous, size = size, _dot(residual, residual)
+        previous, size = size, dot(residual, residual)
         nearest, least = torch.where(size < least, v, nearest), torch.minimum(size, least)
         direction = residual + torch.where(running, size / previous, 0.0) * direction
     return nearest
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner product of each example's `a` and `b`, shaped to multiply them."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from ml_collections import ConfigDict
@@ -15,9 +17,10 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
-from score_sde.experiment import build, checkpoints, configuration, networks
+from score_sde.experiment import build, checkpoints, configuration, networks, other_run
 from score_sde.models import GaussianMixture, Given, NoisyClassifier
 from score_sde.models.noisy_classifier import ClassProbability
+from score_sde.sde import SDE
 from score_sde.solvers import Model
 from score_sde.training import checkpoint
 
@@ -55,39 +58,76 @@ def class_numbers(dataset: Dataset, names: Iterable[object]) -> Tensor:
     return torch.tensor([choose(f"class of {dataset.name}", str(name), numbers) for name in names])
 
 
-def make_guidance(
-    config: ConfigDict, model: build.AnyModel, condition: Condition | None, classifier: NoisyClassifier | None
-) -> Model:
+class Guides(NamedTuple):
+    """What the section `sampling` names to guide a model with, beside itself.
+
+    Attributes:
+        classifier: a classifier that guides towards the condition.
+        reference: what the model is led away from, given the condition if it knows it.
+    """
+
+    classifier: NoisyClassifier | None = None
+    reference: Callable[[Condition | None], Model] | None = None
+
+
+def find_guides(config: ConfigDict, dataset: Dataset, sde: SDE) -> Guides:
+    """Load what the section `sampling` names to guide a model of these data and this process with.
+
+    Raises:
+        UserError: there is no such model, or it is for other data or another process, or there are two.
+    """
+    guides = Guides(find_classifier(config, dataset), find_reference(config, dataset, sde))
+    if guides.classifier is not None and guides.reference is not None:
+        raise UserError("guidance is by sampling.classifier or by sampling.reference: leave out one")
+    return guides
+
+
+def make_guidance(config: ConfigDict, model: build.AnyModel, condition: Condition | None, guides: Guides) -> Model:
     """Make the model of all samples, guided as the section `sampling` has it; `models.rows_of` gives that of a batch.
 
     Args:
         config: the configuration.
         model: the score model.
         condition: what samples are asked to be; None if they may be anything.
-        classifier: a classifier that guides towards the condition; without it the model itself does.
+        guides: what guides; without them the model itself does, by what it is without the condition.
 
     Raises:
         UserError: there is nothing to guide to, or nothing to guide with.
     """
-    sampling = config.sampling
-    interval = sampling.guidance_interval or (0.0, math.inf)
-    if condition is None:
+    sampling, (classifier, reference) = config.sampling, guides
+    remedies = {
+        "guidance_interval": sampling.guidance_interval,
+        "guidance_rescale": sampling.guidance_rescale,
+        "guidance_parallel": 1 - sampling.guidance_parallel,
+        "guidance_largest": sampling.guidance_largest,
+    }
+    if condition is None and reference is None:
         if sampling.guidance != 1 or classifier is not None:
             raise UserError("guidance needs a class to guide to: --config.sampling.labels=…")
         return model
-    condition = condition.to(distributed.device())
     if classifier is not None:
-        if sampling.guidance_interval:
-            raise UserError("sampling.guidance_interval is for guidance without a classifier")
-        return ClassifierGuidance(model, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
-    if isinstance(model, GaussianMixture) or not is_class_conditional(config):
-        raise UserError(
-            "this model knows no classes: train one with --config.model.class_conditional=True, or give "
-            "--config.sampling.classifier"
-        )
+        assert condition is not None
+        for name, value in remedies.items():
+            if value:
+                raise UserError(f"sampling.{name} is for guidance without a classifier")
+        classes = condition.to(distributed.device()).values["class"]
+        return ClassifierGuidance(model, ClassProbability(classifier, classes), sampling.guidance)
+    interval = sampling.guidance_interval or (0.0, math.inf)
     if len(interval) != 2:
         raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
-    return Guided(Given(model, condition), model, sampling.guidance, interval)
+    given: Model = model
+    if condition is not None:
+        if isinstance(model, GaussianMixture) or not is_class_conditional(config):
+            raise UserError(
+                "this model knows no classes: train one with --config.model.class_conditional=True, or give "
+                "--config.sampling.classifier"
+            )
+        condition = condition.to(distributed.device())
+        given = Given(model, condition)
+    away_from = model if reference is None else reference(condition)
+    largest = math.inf if sampling.guidance_largest is None else sampling.guidance_largest
+    remedy = {"rescale": sampling.guidance_rescale, "parallel": sampling.guidance_parallel, "largest": largest}
+    return Guided(given, away_from, sampling.guidance, interval, **remedy)
 
 
 def is_class_conditional(config: ConfigDict) -> bool:
@@ -116,3 +156,18 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     classifier = found.make_model(trained_with, dataset)
     assert isinstance(classifier, NoisyClassifier)
     return classifier.to(distributed.device()).eval().requires_grad_(False)
+
+
+def find_reference(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Condition | None], Model] | None:
+    """Load the model that samples are led away from, as the section `sampling` names it; None if none is named.
+
+    Raises:
+        UserError: there is no such run, or it is of other data or another process.
+    """
+    if config.sampling.reference is None:
+        return None
+    with naming("sampling.reference"):
+        model, trained_with = other_run.load(config.sampling.reference, "a reference", config, dataset, sde)
+    if is_class_conditional(trained_with):
+        return partial(Given, model)
+    return lambda condition: model

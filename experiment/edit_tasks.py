@@ -53,7 +53,9 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
     if settings.noise_std and not settings.observed:
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(editor.config.seed))
         y = y + settings.noise_std * (problem.operator(noise) if masks else noise)
-    options = {name: settings[name] for name in ("scale", "jump", "repeats")}
+    options = {name: settings[name] for name in ("scale", "jump", "repeats", "iterations", "num_particles")}
+    if settings.num_steps is not None:
+        options["num_steps"] = settings.num_steps
     options["data_std"] = editor.config.sampling.data_std or editor.config.model.data_std
 
     def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
@@ -217,6 +219,8 @@ def _answers(
     """
     settings, size = editor.config.edit, editor.config.sampling.batch_size
     count = settings.num_samples
+    if _by_particles(editor):
+        size = max(1, size // settings.num_particles)
     batches = [slice(first, min(first + size, num_inputs * count)) for first in range(0, num_inputs * count, size)]
     found, calls = [], 0
     with Progress(settings.task, len(batches), "batch", _calls(editor)) as bar:
@@ -236,9 +240,14 @@ def _answers(
 def _calls(editor: Editor) -> int | None:
     """Return the number of network calls of a batch of answers, where known: RePaint has more than its solver."""
     settings = editor.config.edit
-    if settings.task != "sdedit" and settings.method == "repaint":
+    if _by_particles(editor) or (settings.task != "sdedit" and settings.method == "repaint"):
         return None
     return editor.solver.calls(editor.model.sde)
+
+
+def _by_particles(editor: Editor) -> bool:
+    """Return whether each answer is one of many particles."""
+    return editor.config.edit.task != "sdedit" and editor.config.edit.method == "tds"
 
 
 def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:

@@ -54,15 +54,17 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
             model, x = noised(model, x, settings.strength, seeds=[0])
     elif settings.task not in BY_FLOW:
         chosen += ["method", "solver", "num_steps"]
-        if settings.method == "dps" and not settings.noise_std:
+        if settings.method in ("dps", "tds") and not settings.noise_std:
             raise UserError(
-                "edit.method=dps divides by the variance of the observation's noise: give --config.edit.noise_std, or "
-                "take edit.method=pigdm"
+                f"edit.method={settings.method} divides by the variance of the observation's noise: give "
+                "--config.edit.noise_std, or take edit.method=pigdm"
             )
         operator = Masked(torch.tensor([[[True, False]]]))
         observation = Observation(operator, operator(x), settings.noise_std)
         with naming("edit.method"):
-            solver, model = answer(settings.method, solver, model, observation, jump=1, repeats=1)
+            solver, model = answer(
+                settings.method, solver, model, observation, jump=1, repeats=1, num_particles=2, num_steps=2
+            )
     with naming(", ".join(f"edit.{key}={settings[key]}" for key in chosen if settings[key] is not None)):
         solver(model, x, seeds=[0])
 
@@ -78,6 +80,11 @@ def prepare(experiment: Experiment) -> None:
             name == f"sampling.{key}" for name, _ in experiment.overrides
         ):
             raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
+    edit = experiment.config.edit
+    if edit.task not in ("sdedit", *BY_FLOW) and edit.method == "tds":
+        for name, _ in experiment.overrides:
+            if name == "edit.solver":
+                raise UserError("edit.method=tds has steps of its own: leave out edit.solver")
     choose_solver(experiment.config)
 
 
@@ -91,7 +98,8 @@ def make_editor(experiment: Experiment) -> Editor:
     labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
         raise UserError("examples are interpolated within one class: give one in sampling.labels")
-    models = conditions.make_guidance(config, model, of_classes(labels), conditions.find_classifier(config, dataset))
+    guides = conditions.find_guides(config, dataset, model.sde)
+    models = conditions.make_guidance(config, model, of_classes(labels), guides)
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
     return Editor(config, dataset, models, solver, settings, labels)

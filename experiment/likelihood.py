@@ -25,8 +25,10 @@ from score_sde.experiment import density
 from score_sde.experiment.conditions import is_class_conditional
 from score_sde.experiment.dequantisation import learned_dequantiser
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.likelihood_tuning import likelihood_table
 from score_sde.experiment.settings import settings_of
 from score_sde.models import Given
+from score_sde.solvers.density.tuned import TUNED
 
 # What a density is conditioned on, with what is added to the names of its files.
 CONDITIONS = {"none": "", "own": "_given_class", "all": "_classes"}
@@ -146,6 +148,9 @@ def likelihood(experiment: Experiment) -> Measured | None:
         experiment.folder / "likelihood",
         name,
     )
+    table = measurement.options.get("table")
+    if table is not None:
+        about["held_out_error"] = table.held_out._asdict()
     measured = _classify(job, dataset) if settings.given == "all" else _measure(job, dataset)
     remove_parts(job.unfinished)
     return measured
@@ -162,6 +167,9 @@ def make_measurement(experiment: Experiment) -> Measurement:
     dequantiser = density.make_dequantiser(config, model.sde, dataset, lambda: learned_dequantiser(experiment))
     options["t_min"] = density_time(dequantiser, settings.t_min)
     bounds = density.make_bounds(config, dataset, options["t_min"])
+    if settings.method == TUNED:
+        options.pop("num_steps", None)
+        options["table"] = likelihood_table(experiment, dequantiser, options)
     # Without noise all draws are the same.
     num_draws = 1 if dataset.levels is None else settings.num_draws
     return Measurement(model, dequantiser, options, num_draws, bounds, distributed.device())

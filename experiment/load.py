@@ -14,10 +14,9 @@ from score_sde.data import Dataset
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, configuration, networks, rules, runs
+from score_sde.experiment import build, checkpoints, configuration, networks, other_run, rules, runs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.teacher import place_of
 from score_sde.models import NoisyClassifier
 from score_sde.training import checkpoint
 
@@ -123,7 +122,7 @@ def remember(config: ConfigDict, folder: Path) -> None:
 
 def _begin_as_teacher(model: build.Trained, config: ConfigDict, dataset: Dataset) -> str:
     """Give a few-step model the weights of its teacher, if it has its network; return what the user should know."""
-    place = str(place_of(config))
+    place = str(other_run.newest(config.training.teacher))
     try:
         return checkpoints.start_from(place, model, config, dataset)[0]
     except UserError as error:

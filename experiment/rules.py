@@ -31,6 +31,7 @@ from score_sde.experiment import build, configuration, density, networks, own, t
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
+from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
 from score_sde.experiment.solver import GITS, THRESHOLDS, make_solver, shared_options
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
 from score_sde.models.preconditioning import NOISE_LABELS
@@ -39,6 +40,7 @@ from score_sde.sde import SDE
 from score_sde.sde.times import TIME_DISTRIBUTIONS, log_snr_range
 from score_sde.solvers import SOLVERS, log_likelihood
 from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
+from score_sde.solvers.density.tuned import TUNED
 from score_sde.solvers.fast.methods import Variable, Variant
 from score_sde.solvers.grids import GRIDS
 from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
@@ -268,6 +270,10 @@ RULES: dict[str, Rule] = {
     "sampling.labels": name,
     "sampling.guidance": number(-1e3, 1e3),
     "sampling.guidance_interval": listed(number(0, math.inf), least=0, most=2),
+    "sampling.guidance_rescale": _SHARE,
+    "sampling.guidance_parallel": _SHARE,
+    "sampling.guidance_largest": positive(high=_LARGE),
+    "sampling.reference": name,
     "sampling.classifier": name,
     "sampling.metrics": words(one_of("metric", METRICS)),
     "sampling.inception": name,
@@ -310,7 +316,7 @@ RULES: dict[str, Rule] = {
     "likelihood.num_probes": whole(1, 10**4),
     "likelihood.probe": one_of("probe", PROBES),
     "likelihood.t_min": _TIME,
-    "likelihood.method": one_of("ODE method", ODE_METHODS),
+    "likelihood.method": one_of("ODE method", [*ODE_METHODS, TUNED]),
     "likelihood.options": reads(texts.read_options),
     "likelihood.num_steps": whole(1, _TABLE),
     "likelihood.grid": _grid,
@@ -326,6 +332,8 @@ RULES: dict[str, Rule] = {
     "edit.scale": number(0, 1e3),
     "edit.jump": whole(1, _TABLE),
     "edit.repeats": whole(1, _TABLE),
+    "edit.iterations": whole(1, _TABLE),
+    "edit.num_particles": whole(1, _BATCH),
     "edit.mask": name,
     "edit.box": listed(_SHARE, least=2, most=6),
     "edit.hidden": _SHARE,
@@ -443,6 +451,9 @@ def _check_sampling(config: ConfigDict, sde: SDE) -> None:
 
 def _check_likelihood(config: ConfigDict, sde: SDE) -> None:
     options = density.given_likelihood_options(config)
+    if config.likelihood.method == TUNED:
+        check_tuned_likelihood(config)
+        return
     if options.get("num_steps", 0) > _REHEARSED:
         return
     x = torch.ones(1, 2, dtype=torch.float64)
@@ -481,7 +492,7 @@ _CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
     "likelihood": _check_likelihood,
     "edit": _check_editing,
     "compare": _check_comparison,
-    "tune": lambda config, sde: None,
+    "tune": lambda config, sde: check_tuned_likelihood(config) if config.likelihood.method == TUNED else None,
 }
 
 

@@ -84,8 +84,8 @@ def trajectory(experiment: Experiment, labels: Tensor | None = None) -> tuple[St
 def _asked(experiment: Experiment, labels: Tensor | None) -> Model:
     """Return the model of samples of these classes, guided as the section `sampling` has it."""
     config = experiment.config
-    classifier = conditions.find_classifier(config, experiment.dataset)
-    return conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
+    guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
+    return conditions.make_guidance(config, experiment.model, of_classes(labels), guides)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:

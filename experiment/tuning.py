@@ -73,6 +73,8 @@ def tuned_tables(
         noise: whether amounts of noise are to be learned for them, too.
         with_classes: whether samples are asked to be of classes.
     """
+    if noise and experiment.config.sampling.reference is not None:
+        raise UserError("noise is learned without guidance: leave out sampling.reference, or sampling.learned_noise")
     if noise and with_classes:
         raise UserError("noise is learned for samples of any class: leave out the classes, or sampling.learned_noise")
     path = companions(experiment.folder, experiment.found) / _name(experiment, with_classes)
@@ -90,20 +92,27 @@ def tuned_tables(
 
 def _name(experiment: Experiment, with_classes: bool) -> str:
     sampling = experiment.config.sampling
-    if not with_classes:
+    if not with_classes and sampling.reference is None:
         return "tuned.json"
     parts = [f"{sampling.guidance:g}", *(f"{end:g}" for end in sampling.guidance_interval or ())]
-    return f"tuned_classes_{'_'.join(parts)}{'_classifier' if sampling.classifier else ''}.json"
+    remedies = {
+        "rescale": sampling.guidance_rescale or None,
+        "parallel": None if sampling.guidance_parallel == 1 else sampling.guidance_parallel,
+        "largest": sampling.guidance_largest,
+    }
+    parts += [f"{name}{value:g}" for name, value in remedies.items() if value is not None]
+    parts += [name for name in ("classifier", "reference") if sampling[name]]
+    return f"tuned{'_classes' * with_classes}_{'_'.join(parts)}.json"
 
 
 def _asked(experiment: Experiment, count: int, with_classes: bool) -> Model:
     """Return the model of `count` samples: of all classes in turn, if they are asked to be of classes."""
     config, dataset = experiment.config, experiment.dataset
-    if not with_classes:
+    if not with_classes and config.sampling.reference is None:
         return experiment.model
-    labels = torch.arange(count) % dataset.num_classes
-    classifier = conditions.find_classifier(config, dataset)
-    return conditions.make_guidance(config, experiment.model, of_classes(labels), classifier)
+    labels = torch.arange(count) % dataset.num_classes if with_classes else None
+    guides = conditions.find_guides(config, dataset, experiment.model.sde)
+    return conditions.make_guidance(config, experiment.model, of_classes(labels), guides)
 
 
 def _tune(

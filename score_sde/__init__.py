@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from score_sde.control import DPS, MMPS, TDS, Guided, LinearOperator, Observation, PiGDM
     from score_sde.data import Dataset, load_dataset
     from score_sde.experiment.python import fit, load
     from score_sde.experiment.run import Run
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
     )
 
 _ROOM_OF = {
+    "DPS": "control",
+    "MMPS": "control",
+    "TDS": "control",
+    "Guided": "control",
+    "LinearOperator": "control",
+    "Observation": "control",
+    "PiGDM": "control",
     "Dataset": "data",
     "load_dataset": "data",
     "Run": "experiment.run",
@@ -63,17 +71,24 @@ _ROOM_OF = {
 
 __all__ = [
     "DDPM",
+    "DPS",
     "EMA",
     "MLP",
+    "MMPS",
     "SDE",
     "SOLVERS",
+    "TDS",
     "VESDE",
     "VPSDE",
     "DDPMLadder",
     "Dataset",
     "GaussianMixture",
+    "Guided",
+    "LinearOperator",
     "NCSNLadder",
     "NCSNpp",
+    "Observation",
+    "PiGDM",
     "Run",
     "ScoreModel",
     "SubVPSDE",

@@ -153,6 +153,14 @@ def describe(summary: dict[str, Any]) -> list[str]:
     bounds = [f"{name} {number(bound, unit)}" for name, bound in summary["bounds"].items()]
     if bounds:
         lines.append(f"bounds for the reverse SDE: {', '.join(bounds)}")
+    if "held_out_error" in summary:
+        held_out, scale = summary["held_out_error"], unit.per_bit / math.log(2)
+        lines.append(
+            f"tuned steps: an example is off by {held_out['mean_absolute'] * scale:.4f}, at most "
+            f"{held_out['largest'] * scale:.4f}, and the mean by {held_out['bias'] * scale:+.4f} ± "
+            f"{held_out['bias_error'] * scale:.4f} {unit.name} "
+            f"(of {held_out['num_examples']} training examples held out)"
+        )
     if "solver_error" in summary:
         deviations = [
             f"{source} {value * unit.per_bit:.3f}" for source, value in summary["standard_deviations"].items()

@@ -24,7 +24,7 @@ from score_sde.solvers import Model, log_likelihood
 
 # A second solution at these tolerances judges the first.
 _TIGHT: dict[str, Any] = {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5}
-_SOLVER_OPTIONS = ("method", "options", "num_steps", "grid", "rtol", "atol")
+_SOLVER_OPTIONS = ("method", "options", "num_steps", "grid", "rtol", "atol", "table")
 # This is added to an example's seed for other probes.
 _OTHER_PROBES = 2**40
 

@@ -14,6 +14,7 @@ learned on, and is for one model: its process, its numbers, and the shape of its
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ class TunedLikelihood(NamedTuple):
         shape: shape of an example.
         model: a digest of the model's numbers.
         held_out: by how much it is off.
+        about: what else it was learned with, in words, for whoever keeps it.
     """
 
     times: Tensor
@@ -75,6 +77,7 @@ class TunedLikelihood(NamedTuple):
     shape: tuple[int, ...]
     model: str
     held_out: HeldOutError
+    about: str = ""
 
     @property
     def ends(self) -> Tensor:
@@ -99,13 +102,14 @@ class TunedLikelihood(NamedTuple):
             slope = path.derivative(s, torch.cat([w, integrals], 1))
             slopes.append(slope[:, :dimension])
             integrals = integrals + float(weight) * slope[:, dimension:]
-            w = advanced(path, start[:, :dimension], weights, slopes)
+            w = advanced(path.which, start[:, :dimension], weights, slopes)
         return torch.cat([w, integrals], 1)
 
 
-def advanced(path: DensityPath, start: Tensor, weights: Tensor, slopes: list[Tensor]) -> Tensor:
-    """Return the state that slopes `(B, d)` lead to from `start` `(B, d)`; weights `(N, S)` for the path's scales."""
-    each = weights.to(start)[:, path.which.to(start.device)]
+def advanced(which: Tensor, start: Tensor, weights: Tensor, slopes: list[Tensor]) -> Tensor:
+    """Return the state that slopes `(B, d)` lead to from `start` `(B, d)`; weights `(N, S)` for scales, of which each
+    number has one, `which` `(d,)`."""
+    each = weights.to(start)[:, which.to(start.device)]
     for weight, slope in zip(each, slopes, strict=False):
         start = start + weight * slope
     return start
@@ -120,7 +124,7 @@ def model_digest(model: Model) -> str:
     """Return a short name for the numbers of a model, and of the Gaussian it knows; a wrapper with a score of its own
     has no numbers, so that the name is not its model's."""
     gaussian = gaussian_of_model(model)
-    numbers = getattr(model, "state_dict", dict)().values()
+    numbers: Iterable[Tensor] = getattr(model, "state_dict", dict)().values()
     known = () if gaussian is None else (gaussian.mean, gaussian.scales, gaussian.which, *gaussian.bases)
     return digest(*numbers, *known)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.common.float64 import in_float64
+from score_sde.common.noise import seeds_from_generator
 from score_sde.solvers.base import Model, States, check_density, gaussian_of_model
 from score_sde.solvers.density.divergence import Divergence
 from score_sde.solvers.density.likelihood import divergence_of
@@ -32,18 +33,37 @@ from score_sde.solvers.fast.learned_table import bands_of
 from score_sde.solvers.ode.adams import integrate_adams
 from score_sde.solvers.options import check_between
 from score_sde.solvers.process import last_time
-from score_sde.solvers.quadrature import lagrange
 
 # Steps of the accurate solution, of which a table can have so many.
 FINE_STEPS = 80
-_MOST_STEPS = 40
+MOST_STEPS = 40
 _HELD_OUT = 4
 # Fewest examples: those, and as many again for each step.
 _FEWEST, _FOR_A_STEP = 32, 4
 # Added to the diagonals of least squares problems whose columns have unit size.
-_RIDGE, _STATE_RIDGE = 1e-6, 1e-4
+_RIDGE = 1e-6
 # Improving times by gradient.
 _ITERATIONS, _RATE = 200, 0.05
+
+
+class _Batches:
+    """Examples are followed in batches, of which each has its own path; whoever asks sees all of them together."""
+
+    def __init__(self, paths: list[DensityPath]) -> None:
+        self._paths = paths
+        self._sizes = [len(path.start) for path in paths]
+        self.start = torch.cat([path.start for path in paths])
+        self.dimension, self.which, self.flow = paths[0].dimension, paths[0].which, paths[0].flow
+        self.knows_gaussian = paths[0].coordinates is not None
+
+    def derivative(self, s: Tensor, state: Tensor) -> Tensor:
+        """Return the slopes of all states at `s` `()`."""
+        parts = zip(self._paths, state.split(self._sizes), strict=True)
+        return torch.cat([path.derivative(s, part) for path, part in parts])
+
+    def latents(self, state: Tensor) -> Tensor:
+        """Return where the flow is at its end."""
+        return torch.cat([path.latents(part) for path, part in zip(self._paths, state.split(self._sizes), strict=True)])
 
 
 class _Recording:
@@ -52,7 +72,7 @@ class _Recording:
     Examples that are learned from, and their dimension, are known beside it.
     """
 
-    def __init__(self, path: DensityPath, ends: Tensor) -> None:
+    def __init__(self, path: _Batches, ends: Tensor) -> None:
         start, end = path.flow.position(ends)
         self.places = torch.linspace(float(start), float(end), FINE_STEPS + 1, dtype=torch.float64)
         self.dimension = path.dimension
@@ -71,14 +91,19 @@ class _Recording:
         self.learned = torch.arange(len(self.last)) % _HELD_OUT != 0
 
     def at(self, values: Tensor, s: Tensor) -> Tensor:
-        """Return what was kept, `values` `(K, …)`, at `s` `()`; differentiable by `s`."""
-        first = int((torch.searchsorted(self.places, s.detach()) - 2).clamp(0, FINE_STEPS - 3))
-        near = self.places[first : first + 4]
-        return sum(lagrange(near, j, s).to(values) * values[first + j] for j in range(4))  # type: ignore[return-value]
+        """Return what was kept, `values` `(K, …)`, at places `s` `(N,)`, shape `(N, …)`; differentiable by `s`."""
+        first = (torch.searchsorted(self.places, s.detach()) - 2).clamp(0, FINE_STEPS - 3)
+        found = torch.zeros_like(values[first])
+        for j in range(4):
+            weight = torch.ones_like(s)
+            for i in {0, 1, 2, 3} - {j}:
+                weight = weight * (s - self.places[first + i]) / (self.places[first + j] - self.places[first + i])
+            found = found + weight.to(values).reshape(-1, *[1] * (values.ndim - 1)) * values[first + j]
+        return found
 
     def left_over(self, nodes: Tensor) -> Tensor:
         """Return the mean square of what divergences at `nodes` `(N,)` leave of the integrals; differentiable."""
-        traces = torch.stack([self.at(self.traces, s) for s in nodes], 1)[self.learned]
+        traces = self.at(self.traces, nodes).T[self.learned]
         target = self.integral[self.learned]
         return (_predict(traces, _regress(traces, target)) - target).square().mean()
 
@@ -97,11 +122,12 @@ def tune_likelihood(
     t_min: float | None = None,
     seeds: Iterable[int] | None = None,
     generator: torch.Generator | None = None,
+    batch_size: int = 256,
 ) -> TunedLikelihood:
     """Return learned times and weights for likelihoods by `num_steps` calls, with their error on examples held out.
 
     Args:
-        model: the model; `FINE_STEPS + 1 + num_steps` calls of it are made.
+        model: the model; `FINE_STEPS + 1 + num_steps` calls of it are made for every batch.
         num_steps: number of calls.
         x: examples at `t_min`, `(B, *dims)`, such as those the model was trained on; every fourth is held out.
         divergence: the divergence that it is learned with, and to be used with, like what follows, as `log_likelihood`
@@ -112,22 +138,29 @@ def tune_likelihood(
         t_min: where the trajectory begins.
         seeds: one an example, for its probes.
         generator: source of seeds.
+        batch_size: the most examples that the model is asked about at once.
 
     Raises:
         UserError: there are too few examples, an option is out of range, or the model has no density.
     """
     check_density(model)
-    check_between("num_steps", num_steps, 2, _MOST_STEPS)
-    fewest = _FEWEST + _FOR_A_STEP * num_steps
-    if len(x) < fewest:
-        raise UserError(f"{len(x)} examples are too few for {num_steps} steps: give {fewest} or more")
+    check_between("num_steps", num_steps, 2, MOST_STEPS)
+    if len(x) < fewest_examples(num_steps):
+        raise UserError(f"{len(x)} examples are too few for {num_steps} steps: give {fewest_examples(num_steps)}")
 
-    def make_divergence(z: Tensor) -> tuple[Divergence, Tensor | None, int]:
-        return divergence_of(divergence, z, num_probes, probe, seeds, generator)
-
+    check_between("batch_size", batch_size, 1, len(x) + batch_size)
     ends = torch.tensor([last_time(model.sde, t_min), model.sde.T], dtype=torch.float64)
-    flow = tuned_flow(model, x.shape, float(ends[0]))
-    path = DensityPath(flow, x, ends, make_divergence, gaussian_of_model(model))
+    all_seeds = seeds_from_generator(len(x), generator) if seeds is None else list(seeds)
+
+    def path_of(rows: slice) -> DensityPath:
+        def make_divergence(z: Tensor) -> tuple[Divergence, Tensor | None, int]:
+            return divergence_of(divergence, z, num_probes, probe, all_seeds[rows], None)
+
+        part = x[rows]
+        flow = tuned_flow(model, part.shape, float(ends[0]))
+        return DensityPath(flow, part, ends, make_divergence, gaussian_of_model(model))
+
+    path = _Batches([path_of(slice(first, first + batch_size)) for first in range(0, len(x), batch_size)])
     record = _Recording(path, ends)
     nodes = _choose_nodes(record, num_steps)
     state, traces, weights = _follow(path, record, nodes)
@@ -138,7 +171,7 @@ def tune_likelihood(
     missed = in_float64(log_prob(accurate) - log_prob(reached)).cpu() / path.dimension
     target, learned = record.integral + missed, record.learned
     solution = _regress(traces[learned], target[learned])
-    times = torch.cat([ends[:1], flow.time(nodes[1:]), ends[1:]])
+    times = torch.cat([ends[:1], path.flow.time(nodes[1:]), ends[1:]])
     return TunedLikelihood(
         times,
         model.sde.log_snr(times),
@@ -149,6 +182,11 @@ def tune_likelihood(
         model_digest(model),
         _held_out_error((_predict(traces, solution) - target)[~learned]),
     )
+
+
+def fewest_examples(num_steps: int) -> int:
+    """Return how many examples a table of so many steps needs."""
+    return _FEWEST + _FOR_A_STEP * num_steps
 
 
 def _choose_nodes(record: _Recording, num_steps: int) -> Tensor:
@@ -190,24 +228,25 @@ def _eliminate(record: _Recording, num_steps: int) -> Tensor:
     return record.places[kept]
 
 
-def _follow(path: DensityPath, record: _Recording, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _follow(path: _Batches, record: _Recording, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the last state by steps at these nodes, the divergences `(B, N)` on the way, and the weights of the steps,
     `(N, N, S)`."""
     gaussian, dimension = gaussian_of_model(path.flow.model), path.dimension
-    known = gaussian is not None and path.coordinates is not None
-    bands = bands_of(gaussian, len(path.start), path.start) if known else torch.zeros(1, dtype=torch.int64)
+    bands = torch.zeros(1, dtype=torch.int64)
+    if gaussian is not None and path.knows_gaussian:
+        bands = bands_of(gaussian, len(path.start), path.start[:, :dimension])
     start, rest = path.start[:, :dimension], path.start[:, dimension:]
     w, slopes, traces = start, list[Tensor](), list[Tensor]()
     table = torch.zeros(len(nodes), len(nodes), len(bands), dtype=torch.float64)
+    learned = record.learned.to(w.device)
     for i, s in enumerate(nodes):
         slope = path.derivative(s, torch.cat([w, rest], 1))
         slopes.append(slope[:, :dimension])
         traces.append(in_float64(slope[:, dimension:].mean(1)).cpu())
-        wanted = record.states[-1] if i + 1 == len(nodes) else record.at(record.states, nodes[i + 1])
-        learned = record.learned.to(w.device)
+        wanted = record.states[-1] if i + 1 == len(nodes) else record.at(record.states, nodes[i + 1 : i + 2])[0]
         weights = _state_weights([past[learned] for past in slopes], (wanted - start)[learned], bands[path.which.cpu()])
         table[i, : i + 1] = weights[:, bands]
-        w = advanced(path, start, table[i], slopes)
+        w = advanced(path.which, start, table[i], slopes)
     return torch.cat([w, rest], 1), torch.stack(traces, 1), table
 
 
@@ -219,7 +258,7 @@ def _state_weights(columns: list[Tensor], wanted: Tensor, band: Tensor) -> Tenso
         rows = torch.stack([in_float64(column[:, chosen].flatten()).cpu() for column in columns])
         size = rows.square().mean(1).sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
         rows = rows / size[:, None]
-        gram = rows @ rows.T / rows.shape[1] + _STATE_RIDGE * torch.eye(len(rows), dtype=torch.float64)
+        gram = rows @ rows.T / rows.shape[1] + _RIDGE * torch.eye(len(rows), dtype=torch.float64)
         product = rows @ in_float64(wanted[:, chosen].flatten()).cpu() / rows.shape[1]
         solved.append(torch.linalg.solve(gram, product) / size)
     return torch.stack(solved, 1)

@@ -15,7 +15,8 @@ such a splitting on a model.) Where the Gaussian is not known, `N(0, c^2 I)` sta
 At `T` data and Gaussian can hardly be told apart: `F` is nearly nothing, but for what a network has learnt wrongly,
 most of which is the same for all states. So in few steps its answer to `y = 0` stands for all of them, which is one
 call on one example, and `N` calls make `N + 1` steps. (Dockhorn et al. 2022 take such a first step,
-"analytical first step", without the mean.)
+"analytical first step", without the mean.) Above `T` it is nothing, too: there, polynomials go through zeros where they
+would want earlier values, as many steps before `T` as it takes.
 
 Nothing happens far above the largest scale of the data or below its smallest. The times are therefore uniform, and
 the polynomial through the last three values of `q F` (four, where steps are many) is one, in
@@ -23,8 +24,9 @@ the polynomial through the last three values of `q F` (four, where steps are man
     v = log((rho + A) / (rho + B)),
 
 which is half the log-SNR between these scales and flat outside. The last step, to `sigma = 0`, is one like the
-others. `A` and `B` are multiples of the Gaussian's largest standard deviation, chosen on Gaussian mixtures of several
-shapes and processes (`docs/solvers.md`), not on one model.
+others. The fewer the steps, the less a parabola says of the next one: below six calls, `N / 6` of its weights are
+blended with the line's. `A` and `B` are multiples of the Gaussian's largest standard deviation, chosen on Gaussian
+mixtures of several shapes and processes and a network (`docs/solvers.md`).
 
 With `eta > 0` the ODE is left for noise while pictures take shape, `0.3 c <= rho <= 3 c`, `c` the data's standard
 deviation: a step that ends there goes further down, and noise brings it back, as in DDIM (Song et al. 2021,
@@ -95,17 +97,21 @@ class Rule(NamedTuple):
         smallest: `B`, in the same units.
         order: number of outputs the polynomial goes through.
         free: whether the first step takes no call.
+        share: that of this polynomial's weights, the rest being those of one of a degree less.
     """
 
     largest: float
     smallest: float
     order: int
     free: bool
+    share: float = 1.0
 
 
 # With few steps and with many, which begin at so many.
-_FEW, _MANY, _MANY_STEPS = Rule(3, 1 / 35, 3, True), Rule(8, 1 / 60, 4, False), 16
-# The same where the Gaussian is not known.
+_FEW, _MANY, _MANY_STEPS = Rule(1.5, 1 / 32, 3, True), Rule(8, 1 / 60, 4, False), 16
+# From so many calls on, few steps have the whole polynomial's weights.
+_WHOLE = 6
+# The same as before where the Gaussian is not known.
 _FEW_UNKNOWN, _MANY_UNKNOWN, _MANY_STEPS_UNKNOWN = Rule(10, 1 / 50, 3, False), Rule(10, 1 / 50, 4, False), 20
 
 
@@ -150,7 +156,9 @@ def recommended(
         smallest = last_time(sde, t_min)
         rule = rule_for(number, known is not None, eta)
         is_free = rule.free and grid is None and hides(sde, known) if free is None else free
-        rule = rule._replace(order=rule.order if order is None else order, free=is_free)
+        rule = rule._replace(free=is_free)
+        if order is not None:
+            rule = rule._replace(order=order, share=1.0)
         gaussian = isotropic(data_std) if known is None else known
         count = number + is_free
         if grid is None:
@@ -168,6 +176,8 @@ def rule_for(num_steps: int, known: bool, eta: float = 0.0) -> Rule:
     """Return how so many steps are spent, where the Gaussian is known or is not."""
     few, many, least = (_FEW, _MANY, _MANY_STEPS) if known else (_FEW_UNKNOWN, _MANY_UNKNOWN, _MANY_STEPS_UNKNOWN)
     rule = many if num_steps >= least else few
+    if known:
+        rule = rule._replace(share=min(1.0, num_steps / _WHOLE))
     return rule._replace(order=min(rule.order, 3)) if eta else rule
 
 
@@ -226,6 +236,8 @@ def recommended_table(
     q, v = torch.sqrt(rho[:, None] ** 2 + scales**2), variable(rho)
     apart = _apart(rho, v, rule.order)
     memory = 1 + (rule.order - 1) * max(apart, 1)
+    zeros = rule.order - 1 if rule.free else 0
+    nodes_of_v = torch.cat([v[0] - (v[1] - v[0]) * torch.arange(zeros, 0, -1), v])
     state, outputs, noise = [], [], []
     for k in range(len(times)):
         down, up = noisy_step(rho[k], rho[k + 1], amounts[k])
@@ -233,8 +245,15 @@ def recommended_table(
         is_long = bool(apart) and k + 1 == len(times)
         ages = range(0, min(memory, k + 1), apart) if is_long else range(min(rule.order, k + 1))
         past = [k - age for age in ages]
-        of: Callable[[Tensor], Tensor] = _itself if is_long else variable
-        weights = _weights(rho[past] if is_long else v[past], of, rho[k], down, scales)
+        if is_long:
+            weights = _weights(rho[past], _itself, rho[k], down, scales)
+        else:
+            known = nodes_of_v[: zeros + k + 1].flip(0)[: rule.order]
+            weights = _weights(known, variable, rho[k], down, scales)
+            if rule.share < 1 and len(known) == rule.order > 1:
+                lower = _weights(known[:-1], variable, rho[k], down, scales)
+                weights = rule.share * weights + (1 - rule.share) * torch.cat([lower, torch.zeros_like(weights[:1])])
+            weights = weights[: len(past)]
         weights = q_down * weights * q[past] * alpha[k + 1]
         row = [weights.new_zeros(len(scales))] * memory
         for age, weight in zip(ages, weights, strict=True):

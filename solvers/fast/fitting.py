@@ -68,7 +68,7 @@ class Problem(NamedTuple):
         sde, exact = self.models[0].sde, self.exact[0]
         density = self.bending**power
         density = (1 - even) * density / density.mean() + even
-        rule = rule_for(4, True)._replace(free=self.free)
+        rule = rule_for(6, True)._replace(free=self.free)
         end = exact.variable(exact.nodes.new_zeros(1))
         nodes, density = torch.cat([exact.nodes, end]), torch.cat([density, density[-1:]])
         v = equal_shares(nodes, density, number + rule.free)

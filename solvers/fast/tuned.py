@@ -89,7 +89,7 @@ def with_noise(table: Table, sde: SDE, eta: float | Sequence[float]) -> Table:
     """
     if table.gaussian is None:
         raise UserError("this table is not along the axes of a Gaussian, so that noise cannot be added to it")
-    rule = rule_for(table.calls, True)._replace(order=_NOISY_ORDER, free=table.free)
+    rule = rule_for(table.calls, True)._replace(order=_NOISY_ORDER, share=1.0, free=table.free)
     noisy, plain = (recommended_table(sde, table.times, None, table.gaussian, rule, amount) for amount in (eta, 0.0))
     outputs = table.outputs.clone()
     outputs[:, :_NOISY_ORDER] += noisy.outputs - plain.outputs

@@ -77,6 +77,7 @@ NUMBERS = "-1 0 1 1.5 1e-30 1e30 10**9"
 NOT_NEGATIVE = "0 1 1.5 1e-30 1e30 10**9"
 POSITIVE = "1 1.5 1e-30 1e30 10**9"
 SMALL = "1 1e-30"
+WHOLE = "-1 0 1 10**9 10**400"
 
 
 def mixture(sde: SDE = VP) -> GaussianMixture:
@@ -483,10 +484,19 @@ SUBJECTS |= {
         control.Guided,
         made(control.Guided),
         {"model": mixture(), "reference": mixture()},
-        {"interval": ""},
+        {"interval": "", "rescale": "0 1 1e-30", "parallel": "0 1 1e-30", "largest": POSITIVE + " inf"},
     ),
     "DPS": Subject(control.DPS, made(control.DPS), {"model": mixture(), "observation": OBSERVED}),
     "PiGDM": Subject(control.PiGDM, made(control.PiGDM), {"model": mixture(), "observation": OBSERVED}),
+    "MMPS": Subject(
+        control.MMPS, made(control.MMPS), {"model": mixture(), "observation": OBSERVED}, {"iterations": "1"}
+    ),
+    "TDS": Subject(
+        control.TDS,
+        lambda model, **options: control.TDS(**options)(model, OBSERVED, (2,), seeds=SEEDS),
+        {"num_steps": 4, "num_particles": 3},
+        {"num_particles": "1", "eta": "1 1e-30", "resample_below": "0 1 1e-30"},
+    ),
     "Observation": Subject(Observation, made(Observation), {"operator": KEEP, "y": X_0}, {"noise_std": NOT_NEGATIVE}),
     "Projection": Subject(Projection, made(Projection), {"operator": KEEP, "y": X_0}),
     "RePaint": Subject(control.RePaint, made(control.RePaint), {"operator": KEEP, "y": X_0}),
@@ -514,8 +524,8 @@ SUBJECTS |= {
         answer,
         made(answer),
         {"method": "repaint", "solver": get_solver("ddim", num_steps=4), "model": mixture(), "observation": OBSERVED},
-        # Of another method.
-        {"data_std": NUMBERS},
+        # Of other methods.
+        {"data_std": NUMBERS, **dict.fromkeys(("iterations", "num_particles", "num_steps"), WHOLE)},
     ),
     "box_mask": Subject(
         box_mask,

@@ -21,6 +21,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
 from score_sde.control import (
     DPS,
+    MMPS,
     ClassifierGuidance,
     Controlled,
     Guided,
@@ -118,6 +119,13 @@ def posterior_mean(x: Tensor, t: Tensor, y: Tensor, variance: float, mixture: Mi
     return mean + (covariance @ ROW) * (y - mean @ ROW)[:, None] / variance
 
 
+def moment_matched_mean(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """The same, where the variance of `y` given `x_t` is `s^2 + a Cov[x_0 | x_t] a^T`."""
+    mean, covariance = MIXTURE.denoising_moments(VP, x, t)
+    along = covariance @ ROW
+    return mean + along * ((y - mean @ ROW) / (NOISE_STD**2 + along @ ROW))[:, None]
+
+
 def spread(t: Tensor) -> float:
     alpha, sigma = float(VP.alpha(t)), float(VP.sigma(t))
     return (DATA_STD * sigma) ** 2 / ((DATA_STD * alpha) ** 2 + sigma**2)
@@ -164,6 +172,7 @@ SCORE_CONTROLS: dict[str, Case] = {
         PiGDM(MIXTURE.model(VP), OBSERVATION, data_std=DATA_STD),
         by_hand(lambda x, t, y: posterior_mean(x, t, y, NOISE_STD**2 + spread(t) * float(ROW @ ROW)), Y),
     ),
+    "MMPS": Case(MMPS(MIXTURE.model(VP), OBSERVATION), by_hand(moment_matched_mean, Y)),
     "PiGDM of classifier-free guidance": Case(
         PiGDM(Guided(GIVEN, Classes(VP)), OBSERVATION, data_std=DATA_STD),
         by_hand(lambda x, t, y, k: posterior_mean(x, t, y, NOISE_STD**2 + spread(t), MIXTURE.only(int(k))), Y, CLASSES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp
@@ -80,9 +81,9 @@ class Components:
         return MIXTURE.model(VP) if condition is None else MIXTURE.component(VP, int(condition.values["class"][0]))
 
 
-def classifier_free(count: int, scale: float, *interval: tuple[float, float]) -> Guided:
+def classifier_free(count: int, scale: float, interval: tuple[float, float] = (0.0, math.inf)) -> Guided:
     given = Given(Components(), Condition({"class": torch.full((count,), 2)}))
-    return Guided(given, Components(), scale, *interval)
+    return Guided(given, Components(), scale, interval)
 
 
 def test_scales_and_intervals():
@@ -114,6 +115,60 @@ def test_any_two_models_guide_each_other():
     guided = Guided(wanted, unwanted, scale)
     torch.testing.assert_close(guided.score(x, t), expected)
     torch.testing.assert_close(guided.denoise(x, t), (x + sigma**2 * expected) / alpha)
+
+
+def test_auto_guidance_is_its_formula():
+    """`s + (w - 1) (s - s')`, each by Bayes' rule over its components; the worse model is broader and off its place."""
+    worse_means, worse_covariances = MIXTURE.means + 0.3, MIXTURE.covariances + 0.5 * torch.eye(2, dtype=FLOAT)
+    worse = GaussianMixture(VP, MIXTURE.weights, worse_means, worse_covariances)
+    x, scale = MIXTURE.sample(6, 3), 2.5
+
+    def by_hand(means: Tensor, covariances: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = VP.alpha(t), VP.sigma(t)
+        log_joint, scores = [], []
+        for weight, mean, covariance in zip(MIXTURE.weights, means, covariances, strict=True):
+            total = alpha**2 * covariance + sigma**2 * torch.eye(2, dtype=FLOAT)
+            scores.append(-(x - alpha * mean) @ torch.linalg.inv(total))
+            log_joint.append(weight.log() + 0.5 * ((x - alpha * mean) * scores[-1]).sum(1) - 0.5 * torch.logdet(total))
+        return torch.einsum("kb,kbi->bi", torch.softmax(torch.stack(log_joint), 0), torch.stack(scores))
+
+    guided = Guided(MIXTURE.model(VP), worse, scale)
+    for t in torch.tensor([0.3, 0.6, 1.0], dtype=FLOAT):
+        own = by_hand(MIXTURE.means, MIXTURE.covariances, t)
+        expected = own + (scale - 1) * (own - by_hand(worse_means, worse_covariances, t))
+        torch.testing.assert_close(guided.score(x, t), expected, rtol=0, atol=1e-12)
+        mean = (x + VP.sigma(t) ** 2 * expected) / VP.alpha(t)
+        torch.testing.assert_close(guided.denoise(x, t), mean, rtol=0, atol=1e-11 / float(VP.alpha(t)))
+
+
+def test_remedies_of_large_scales():
+    """Of each example: APG's difference is short and turned away from the mean; rescaled keeps the deviation."""
+    model, worse = MIXTURE.model(VP), MIXTURE.component(VP, 1)
+    x, t, scale = MIXTURE.sample(6, 3), torch.tensor(0.4, dtype=FLOAT), 4.0
+    mean, other = model.denoise(x, t), worse.denoise(x, t)
+    for row in range(6):
+        d, delta = mean[row].numpy(), (mean - other)[row].numpy()
+        short = delta * min(1, 0.7 / np.linalg.norm(delta))
+        along = (short @ d) / (d @ d) * d
+        expected = d + (scale - 1) * (short - along + 0.25 * along)
+        found = Guided(model, worse, scale, parallel=0.25, largest=0.7).denoise(x[row : row + 1], t)[0].numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        guided = d + (scale - 1) * delta
+        expected = guided * (0.3 + 0.7 * d.std() / guided.std())
+        rescaled = Guided(model, worse, scale, rescale=0.7)
+        np.testing.assert_allclose(rescaled.denoise(x, t)[row].numpy(), expected, rtol=0, atol=1e-12)
+        score = (float(VP.alpha(t)) * expected - x[row].numpy()) / float(VP.sigma(t)) ** 2
+        np.testing.assert_allclose(rescaled.score(x, t)[row].numpy(), score, rtol=0, atol=1e-11)
+    # Where nothing is guided they do nothing.
+    outside = Guided(model, worse, scale, (5.0, 6.0), rescale=1.0, parallel=0.0, largest=0.1)
+    assert torch.equal(outside.denoise(x, t), mean)
+    # One number an example has no deviation; guidance goes on without.
+    line = GaussianMixture(VP, torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+    other_line = GaussianMixture(VP, torch.ones(1), torch.ones(1, 1), torch.ones(1, 1, 1))
+    plain, kept = (Guided(line, other_line, 3.0, rescale=phi).denoise(x[:, :1], t) for phi in (0.0, 1.0))
+    torch.testing.assert_close(kept, plain)
+    with pytest.raises(UserError, match="rescale must be at most 1"):
+        Guided(model, worse, rescale=2.0)
 
 
 def test_the_second_model_is_asked_where_it_is_needed():
@@ -180,6 +235,7 @@ def test_likelihoods_are_refused_where_the_score_is_of_no_diffused_density():
         ClassifierGuidance(refused, log_responsibility),
         Guided(refused, model),
         Guided(model, refused, 0.0),
+        Guided(model, model, 0.0, parallel=0.0),
     ):
         with pytest.raises(UserError, match="no log-likelihood: guidance of scale"):
             log_likelihood(guided, x)

@@ -9,10 +9,11 @@ import torch
 from scipy.special import dawsn
 
 from score_sde.common.errors import UserError
-from score_sde.control import DPS, LinearOperator, Masked, Observation, PiGDM
+from score_sde.control import DPS, MMPS, LinearOperator, Masked, Observation, PiGDM
 from score_sde.models import GaussianMixture
 from score_sde.sde import VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import get_solver, log_likelihood
+from tests.control.mixture import MIXTURE
 
 FLOAT = torch.float64
 MEAN, STD = torch.tensor([0.4, -0.3, 0.1], dtype=FLOAT), 0.7
@@ -35,6 +36,47 @@ def test_pi_gdm_is_exact_for_an_isotropic_gaussian(sde, noise_std):
     for t in torch.tensor([0.05, 0.3, 0.6, 1.0], dtype=FLOAT):
         torch.testing.assert_close(controlled.score(x, t), exact.score(x, t), rtol=1e-7, atol=1e-7)
         torch.testing.assert_close(controlled.denoise(x, t), exact.denoise(x, t), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("noise_std", [0.0, 0.2])
+def test_mmps_is_exact_for_any_gaussian(sde, noise_std):
+    """The score is that of the posterior, `N(m + G (y - A m), C - G A C)`, at every time."""
+    factor = torch.tensor([[0.9, 0.0, 0.0], [-0.5, 0.4, 0.0], [0.3, 0.2, 0.6]], dtype=FLOAT)
+    prior_covariance = factor @ factor.T
+    prior = GaussianMixture(sde, torch.ones(1), MEAN[None], prior_covariance[None])
+    gain = (
+        prior_covariance @ A.T @ torch.linalg.inv(A @ prior_covariance @ A.T + noise_std**2 * torch.eye(2, dtype=FLOAT))
+    )
+    covariance = prior_covariance - gain @ A @ prior_covariance
+    mean = MEAN + (Y - MEAN @ A.T) @ gain.T
+    exact = GaussianMixture(sde, torch.ones(1), mean, 0.5 * (covariance + covariance.T)[None])
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=FLOAT)
+    # A function that is not said to be linear is taken by its derivative, and that is the same.
+    for operator in (LinearOperator(lambda x: x @ A.T), lambda x: x @ A.T):
+        controlled = MMPS(prior, Observation(operator, Y.expand(4, 2), noise_std))
+        for t in torch.tensor([0.05, 0.3, 0.6, 1.0], dtype=FLOAT):
+            torch.testing.assert_close(controlled.score(x, t), exact.score(x, t), rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(controlled.denoise(x, t), exact.denoise(x, t), rtol=1e-8, atol=1e-8)
+
+
+def test_what_is_not_linear_is_taken_by_its_derivative():
+    """Of `y = sin(a x_0) + s n` it is `cos(a D) a`; `D` and `Cov[x_0 | x_t]` are by Bayes' rule."""
+    row, noise_std = torch.tensor([0.8, -0.6], dtype=FLOAT), 0.5
+    y, x = torch.tensor([[0.3], [-0.9], [0.6]], dtype=FLOAT), MIXTURE.sample(3, 2)
+    observation = Observation(lambda x: (x @ row[:, None]).sin(), y, noise_std)
+    for t in torch.tensor([0.1, 0.4, 0.9], dtype=FLOAT):
+        mean, covariance = MIXTURE.denoising_moments(VPSDE(), x, t)
+        slope = (mean @ row).cos()[:, None] * row
+        along = torch.einsum("bij,bj->bi", covariance, slope)
+        residual = y - (mean @ row).sin()[:, None]
+        for control, variance in (
+            (DPS, noise_std**2),
+            (MMPS, noise_std**2 + (along * slope).sum(1, keepdim=True)),
+        ):
+            expected = mean + along * residual / variance
+            found = control(MIXTURE.model(VPSDE()), observation).denoise(x, t)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("noise_std", [0.5, 1.0, 2.0])
@@ -61,5 +103,9 @@ def test_what_cannot_be_is_refused():
     observation = Observation(Masked(torch.tensor([True, False, False])), torch.zeros(1, 3, dtype=FLOAT))
     with pytest.raises(UserError, match="give some, or use ΠGDM"):
         DPS(prior, observation)
+    with pytest.raises(UserError, match="ΠGDM needs a LinearOperator, not just any function"):
+        PiGDM(prior, Observation(torch.sin, torch.zeros(1, 3, dtype=FLOAT)))
+    with pytest.raises(UserError, match="iterations must be at least 1"):
+        MMPS(prior, observation, iterations=0)
     with pytest.raises(UserError, match="posterior sampling by DPS or ΠGDM gives no diffused density"):
         log_likelihood(PiGDM(prior, observation), torch.zeros(1, 3, dtype=FLOAT))

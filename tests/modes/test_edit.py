@@ -113,6 +113,29 @@ def test_samples_of_classes(classes, classifier, tmp_path):
     assert recognised(tmp_path / "samples" / "default.npz") > 0.5
 
 
+def test_guidance_by_another_run(classes, tmp_path):
+    """Led away from itself a model stays as it is, with and without a class; so it does at a largest change of 0."""
+    few = ["--mode=sample", "--config.sampling.num_samples=10", "--config.sampling.num_steps=3"]
+    few += ["--checkpoint", str(classes / "checkpoints" / "step_0000500.pt")]
+    guided, three = "--config.sampling.guidance=3", "--config.sampling.labels=3"
+
+    def drawn(*arguments: str, folder: str = "free") -> np.ndarray:
+        assert run(*few, "--workdir", tmp_path / folder, *arguments) == 0
+        return np.load(tmp_path / folder / "samples" / "default.npz")["images"].astype(int)
+
+    # A folder remembers what it was used with first. Solver `default` is told of no Gaussian where there is guidance.
+    for asked in ([], [three]):
+        itself = [*asked, f"--config.sampling.reference={classes}"]
+        alike = drawn(*itself, folder="itself") - drawn(*itself, guided, folder="itself")
+        assert np.abs(alike).max() <= 1
+    plain, free = drawn(three), drawn(three, guided)
+    assert np.abs(free - plain).mean() > 5
+    assert np.abs(drawn(three, guided, "--config.sampling.guidance_largest=1e-5") - plain).max() <= 1
+    rescaled = drawn(three, guided, "--config.sampling.guidance_rescale=1")
+    assert abs(rescaled.std() - plain.std()) < abs(free.std() - plain.std())
+    assert np.abs(drawn(three, guided, "--config.sampling.guidance_parallel=0") - free).mean() > 0.5
+
+
 def test_mistakes_with_classes(classes, classifier, complaint, digits):
     sample = ["--mode=sample", "--workdir"]
     assert "no class of digits is called '12'" in complaint(*sample, classes, "--config.sampling.labels=12")
@@ -124,6 +147,16 @@ def test_mistakes_with_classes(classes, classifier, complaint, digits):
     three = "--config.sampling.labels=3"
     assert "takes two noise levels, not 1" in complaint(
         *sample, classes, three, "--config.sampling.guidance_interval=1"
+    )
+    assert "guidance is by sampling.classifier or by sampling.reference" in complaint(
+        *sample, classes, three, f"--config.sampling.classifier={classifier}", f"--config.sampling.reference={classes}"
+    )
+    own = [f"--config.sampling.classifier={classifier}", "--config.sampling.guidance_rescale=0.5"]
+    assert "sampling.guidance_rescale is for guidance without" in complaint(*sample, classes, three, *own)
+    assert "sampling.reference: " in complaint(*sample, classes, f"--config.sampling.reference={classifier}")
+    other = ["--config", "configs/subvp/digits.py", f"--config.sampling.reference={classes}"]
+    assert "was trained with another process" in complaint(
+        "--mode=sample", *other, "--config.model.network=mixture", "--workdir", classes / "no"
     )
     wrong = f"--config.sampling.classifier={classes}"
     assert "is no classifier" in complaint(*sample, digits, three, wrong)
@@ -226,6 +259,19 @@ def test_edits_follow_their_seeds(digits):
     np.testing.assert_allclose(alone["answers_in_model_units"][0], first["answers_in_model_units"][1], atol=1e-3)
 
 
+def test_posterior_samplers_follow_their_seeds_and_what_was_observed(digits):
+    """Whatever the batch, of answers or of their particles; what was observed is kept up to its noise, about."""
+    options = ["--config.edit.noise_std=0.1", "--config.edit.num_particles=4", "--config.edit.input=test:0,test:1"]
+    by_particles = [*options, "--config.edit.method=tds", "--config.edit.num_steps=20"]
+    first, numbers = edited(digits, "inpaint", *by_particles)
+    batched, _ = edited(digits, "inpaint", *by_particles, "--config.sampling.batch_size=8")
+    np.testing.assert_allclose(batched["answers_in_model_units"], first["answers_in_model_units"], atol=1e-3)
+    # A deviation of the noise is 0.8 levels, and the worst of 288 pixels at about three of them.
+    assert numbers["largest_misfit_in_levels"] < 6
+    _, numbers = edited(digits, "inpaint", *options, "--config.edit.method=mmps", "--config.edit.iterations=2")
+    assert numbers["largest_misfit_in_levels"] < 6
+
+
 def test_edits_of_a_class(classes):
     arrays, numbers = edited(classes, "inpaint", "--config.edit.input=test:0", "--config.sampling.labels=3")
     assert arrays["class_names"][arrays["labels"]].tolist() == numbers["classes"] == [["3", "3", "3"]]
@@ -250,6 +296,9 @@ def test_mistakes_in_edits(digits, complaint, tmp_path):
     )
     assert "no method is called 'pgdm' (did you mean 'pigdm'?)" in line(one, "--config.edit.method=pgdm")
     assert "give --config.edit.noise_std" in line(one, "--config.edit.method=dps")
+    assert "give --config.edit.noise_std" in line(one, "--config.edit.method=tds")
+    own = ["--config.edit.method=tds", "--config.edit.noise_std=0.1", "--config.edit.solver=ddim"]
+    assert "edit.method=tds has steps of its own" in line(one, *own)
     assert "the mask hides nothing" in line(one, "--config.edit.mask=random", "--config.edit.hidden=0")
     assert "a box is (top, left, height, width)" in line(one, "--config.edit.box=0.5,0.5,0.6,0.1")
     assert "8 x 8 cannot be had from smaller ones by edit.factor=3" in line(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import numpy as np
@@ -59,3 +61,29 @@ def test_samples_of_classes_have_tables_of_their_own(tmp_path):
     assert not kept.table.free
     assert len(kept.table.times) == 4
     np.testing.assert_array_equal(trained.sample(6, **options), samples)
+
+
+def test_a_likelihood_is_tuned_once_and_says_by_how_much_it_is_off(tmp_path, capsys):
+    """What it says agrees with the examples that are solved again; other settings have a table of their own."""
+    arguments = [*MIXTURE, "--workdir", tmp_path, "--config.likelihood.method=tuned"]
+    arguments += ["--config.likelihood.num_steps=12"]
+    assert run("--mode=tune", *arguments, "--config.likelihood.divergence=hutchinson") == 0
+    (path,) = tmp_path.rglob("tuned_likelihood_12.json")
+    told = capsys.readouterr().out
+    assert "12 calls, off by" in told
+    before = path.read_bytes()
+    asked = ["--mode=likelihood", *arguments, "--config.likelihood.bounds=()", "--config.likelihood.num_checks=64"]
+    asked += ["--config.likelihood.num_examples=64"]
+    assert run(*asked) == 0
+    assert path.read_bytes() != before, "exact divergences are another thing to learn"
+    summary = json.loads((tmp_path / "likelihood" / "test.json").read_text())
+    held_out = summary["held_out_error"]["mean_absolute"] / math.log(2)
+    assert summary["nfe"] == 12
+    assert 0.3 < summary["solver_error"]["mean_absolute"] / held_out < 3
+    assert f"tuned steps: an example is off by {held_out * math.log(2):.4f}" in capsys.readouterr().out
+    before = path.read_bytes()
+    assert run(*asked) == 0
+    assert path.read_bytes() == before
+    for key, message in {"given=own": "for p", "rtol=1e-3": "leave out", "num_steps=1": "num_steps"}.items():
+        assert run(*asked, f"--config.likelihood.{key}") == 1
+        assert message in capsys.readouterr().err

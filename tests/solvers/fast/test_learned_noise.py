@@ -51,7 +51,7 @@ def test_noise_brings_samples_nearer_to_the_data() -> None:
     model = Rough(truth)
     picked = torch.randint(2, (1000,), generator=torch.Generator().manual_seed(0))
     data = truth.means[picked] + 0.2 * torch.randn(1000, 1, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
-    table = recommended(8, order=2).table(model.sde, model.gaussian)
+    table = recommended(12, order=2).table(model.sde, model.gaussian)
     amounts = learn_noise(table, model, data, num_samples=500)
     assert len(amounts) == len(table.times)
     assert amounts[-1] == 0

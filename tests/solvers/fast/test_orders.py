@@ -11,6 +11,7 @@ from torch import Tensor
 from score_sde.models import GaussianMixture
 from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
 from score_sde.solvers import get_solver
+from score_sde.solvers.fast.default import Warp, recommended
 from score_sde.solvers.fast.table import Table
 from score_sde.solvers.grids import time_grid
 
@@ -148,6 +149,35 @@ def test_the_default_has_order_three_or_where_steps_are_many_four() -> None:
     for num_steps, order in ((15, 3), (16, 4)):
         explicit = get_solver("default", num_steps=num_steps, order=order)(model, x_T).x
         assert torch.equal(get_solver("default", num_steps=num_steps)(model, x_T).x, explicit)
+
+
+def test_below_six_calls_the_default_lies_between_line_and_parabola() -> None:
+    model = mixture(VPSDE())
+    for num_steps in (2, 4, 5):
+        line, parabola, table = (
+            recommended(num_steps, order=order).table(model.sde, model.gaussian).outputs for order in (2, 3, None)
+        )
+        share, line = num_steps / 6, torch.nn.functional.pad(line, (0, 0, 0, 1))
+        torch.testing.assert_close(table, share * parabola + (1 - share) * line, rtol=0, atol=1e-12)
+
+
+def test_polynomials_of_the_default_go_through_zeros_before_the_first_time() -> None:
+    """A residual whose `q F` is a parabola in `v` that is zero one and two steps before `T` is integrated exactly."""
+    model = mixture(VPSDE())
+    table = recommended(4, order=3).table(model.sde, model.gaussian)
+    c, nodes = model.gaussian.scales, model.sde.at(table.times)
+    variable = Warp(1.5 * float(c.max()), float(c.max()) / 32)
+    first, step = variable(nodes.rho[0]), variable(nodes.rho[1]) - variable(nodes.rho[0])
+
+    def residual(rho: Tensor) -> Tensor:
+        place = (variable(rho) - first) / step
+        return ((place + 1) * (place + 2))[..., None] / torch.sqrt(rho[..., None] ** 2 + c**2)
+
+    rho = torch.linspace(float(nodes.rho[0]), float(nodes.rho[1]), 200_001, dtype=DOUBLE)
+    end = torch.sqrt(rho[-1] ** 2 + c**2)
+    exact = nodes.alpha[1] * end * torch.trapezoid(residual(rho) / torch.sqrt(rho[:, None] ** 2 + c**2), rho, dim=0)
+    # The first step is so long that quadrature is good to 1e-4.
+    torch.testing.assert_close(table.outputs[0, 0] * residual(nodes.rho[0]), exact, rtol=5e-4, atol=0)
 
 
 def moments(table: Table, sde: SDE, mean: float, std: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -45,14 +46,14 @@ def gaussian_data(sde, gaussian: Any = None) -> Plain:
 Conditionals = Callable[[Chain], Iterator[tuple[np.ndarray, float]]]
 CASES: dict[str, tuple[str, dict[str, Any], Conditionals]] = {
     **{
-        kind: ("pc", {"predictor": kind, "corrector": "none"}, lambda c, kind=kind: c.predictor(kind))
+        kind: ("pc", {"predictor": kind, "corrector": "none"}, partial(Chain.predictor, kind=kind))
         for kind in ("euler_maruyama", "reverse_diffusion", "ancestral")
     },
     **{
         f"{kind} {corrector}": (
             "pc",
             {"predictor": kind, "corrector": corrector, "snr": 0.3, "corrector_steps": 2},
-            lambda c, kind=kind, corrector=corrector: c.predictor_corrector(kind, corrector, 0.3, 2),
+            partial(Chain.predictor_corrector, kind=kind, corrector=corrector, snr=0.3, repeats=2),
         )
         for kind, corrector in (("ancestral", "langevin"), ("none", "ald"))
     },
@@ -60,7 +61,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Conditionals]] = {
         method: ("sde", {"method": method, "num_steps": 6, "eta": 0.8}, lambda c: c.reverse_sde(0.8))
         for method in ("euler", "milstein")
     },
-    **{f"ddim {eta}": ("ddim", {"eta": eta}, lambda c, eta=eta: c.ddim(eta)) for eta in (0.5, 1.0)},
+    **{f"ddim {eta}": ("ddim", {"eta": eta}, partial(Chain.ddim, eta=eta)) for eta in (0.5, 1.0)},
     "dpm_1_sde": ("dpm_1_sde", {}, lambda c: c.noise_prediction(1)),
     "dpm_2m_sde": ("dpm_2m_sde", {}, lambda c: c.noise_prediction(2)),
     "dpmpp_1_sde": ("dpmpp_1_sde", {}, lambda c: c.dpmpp_2m(1.0, order=1)),
