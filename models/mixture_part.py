@@ -34,6 +34,7 @@ class MixturePart:
         log_weights: of each example's components, `(B, K)`, float64.
         means: likewise, `(B, K, d)`.
         covariances: likewise, `(B, K, d, d)`.
+        log_prob_given: the log-density of what is given of each example, `(B,)`, in nats.
     """
 
     def __init__(self, mixture: GaussianMixture, part: Part) -> None:
@@ -46,10 +47,11 @@ class MixturePart:
         across = _block(whole, given, modelled)
         solved = torch.cholesky_solve(torch.cat([away[..., None], across], -1), factor)
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        self.log_given = mixture.log_weights - 0.5 * (
+        log_given = mixture.log_weights - 0.5 * (
             (away * solved[..., 0]).sum(-1) + log_det + given.sum(-1) * math.log(2 * math.pi)
         )
-        self.log_weights = torch.log_softmax(self.log_given, dim=1)
+        self.log_weights = torch.log_softmax(log_given, dim=1)
+        self.log_prob_given = torch.logsumexp(log_given, dim=1)
         self.means = modelled * mixture.means + torch.einsum("bkij,bki->bkj", solved[..., 1:], away)
         self.covariances = (
             _block(whole, modelled, modelled) - across.mT @ solved[..., 1:] + torch.diag_embed(1 - modelled)
@@ -89,7 +91,7 @@ class MixturePart:
     def rows(self, rows: Rows) -> MixturePart:
         """Return the mixtures of these examples."""
         part = copy.copy(self)
-        for name in ("log_given", "log_weights", "means", "covariances", "eigenvalues", "basis"):
+        for name in ("log_prob_given", "log_weights", "means", "covariances", "eigenvalues", "basis"):
             setattr(part, name, getattr(self, name)[rows])
         return part
 
