@@ -15,6 +15,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.part import observed
 from score_sde.data import Batch
+from score_sde.data.units import Standardised
 from score_sde.experiment.run import Run
 from score_sde.models import MLP, ScoreModel, UNet, part_of
 from score_sde.models.layers.condition import Picture
@@ -52,6 +53,7 @@ def test_what_is_missing_is_filled_and_the_rest_stays(run: Run) -> None:
 
 def test_densities_of_what_is_observed_are_the_models_in_data_units(run: Run) -> None:
     x, units = torch.from_numpy(with_gaps()[:6]), run.dataset.units
+    assert isinstance(units, Standardised)
     encoded = units.encode(x)
     options: dict[str, Any] = {"divergence": "exact"}
     expected = log_likelihood(part_of(run.model, observed(encoded)), encoded.nan_to_num(), **options).log_prob.double()
@@ -119,7 +121,7 @@ def test_networks_hear_which_part(network: nn.Module, shape: tuple[int, int]) ->
     assert float((network(x, label, told) - network(x, label)).abs().amin()) > 1e-6
 
 
-BAD = {
+BAD: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
     "levels": (np.zeros((30, 8, 8), np.uint8) + np.arange(30, dtype=np.uint8)[:, None, None], {}, "without levels"),
     "few steps": (with_gaps(), {"model.flow_map": True, "training.objective": "lagrangian"}, "and no model.flow_map"),
     "measures": (with_gaps(), {"training.measure_every": 1}, "samples are measured beside whole examples"),
