@@ -32,14 +32,14 @@ from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.mixture_part import MixturePart
 
 SHARES = (0.1, 0.5, 0.9)
-MIXTURE: dict[str, Any] = {"model.width": 192, "training.batch_size": 512, "training.weight_decay": 0.0}
+MIXTURE: dict[str, Any] = {"model.width": 256, "training.batch_size": 512, "training.weight_decay": 0.0}
 DIGITS: dict[str, Any] = {"model.channels": 32, "training.batch_size": 128, "training.learning_rate": 2e-3}
 COMPONENTS = (1, 10, 30)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs=2, default=(3000, 800), help="training steps of the two")
+    parser.add_argument("--steps", type=int, nargs=2, default=(6000, 800), help="training steps of the two")
     parser.add_argument("--only", choices=("mixture", "digits"))
     arguments = parser.parse_args()
     if arguments.only != "digits":

@@ -128,11 +128,11 @@ class Spread:
             if self.named and unknown[row, column].any():
                 raise UserError(
                     f"{self.where}: {self.what} {self.names[column]} has no value in row {rows[row]}: leave out the "
-                    "row, or say that numbers may be missing"
+                    "row, or allow it, missing=True"
                 )
             raise UserError(
                 f"{self.where} has numbers that are not finite, first in row {rows[row]}, {self.what} "
-                f"{self.names[column]}: leave it out{', or say that numbers may be missing' * bool(unknown.any())}"
+                f"{self.names[column]}: leave it out{', or allow it, missing=True' * bool(unknown.any())}"
             )
         nothing = unknown.reshape(len(chunk), -1).all(1)
         if nothing.any():

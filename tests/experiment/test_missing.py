@@ -133,7 +133,7 @@ def test_refused(kind: str, tmp_path: Path) -> None:
     x, settings, complaint = BAD[kind]
     with pytest.raises(UserError, match=complaint):
         score_sde.fit(x, num_steps=1, workdir=tmp_path / "run", settings={"data.missing": True, **settings})
-    with pytest.raises(UserError, match="numbers may be missing"):
+    with pytest.raises(UserError, match="missing=True"):
         score_sde.fit(with_gaps(), num_steps=1)
 
 

@@ -42,7 +42,7 @@ def test_files_with_gaps(name: str, tmp_path: Path) -> None:
     encoded = dataset.encode(dataset.train, 0).double().numpy()
     np.testing.assert_allclose(np.nanmean(encoded, 0), 0, atol=1e-6)
     np.testing.assert_allclose(np.nanstd(encoded, 0), 1, atol=1e-6)
-    with pytest.raises(UserError, match=r"no value in row|not finite.*numbers may be missing"):
+    with pytest.raises(UserError, match=r"no value in row|not finite.*missing=True"):
         load_dataset(path=tmp_path / name, test_share=0.0)
 
 
