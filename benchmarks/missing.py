@@ -33,13 +33,13 @@ from score_sde.models.mixture_part import MixturePart
 
 SHARES = (0.1, 0.5, 0.9)
 MIXTURE: dict[str, Any] = {"model.width": 256, "training.batch_size": 512, "training.weight_decay": 0.0}
-DIGITS: dict[str, Any] = {"model.channels": 32, "training.batch_size": 128, "training.learning_rate": 2e-3}
+DIGITS: dict[str, Any] = {"training.batch_size": 64}
 COMPONENTS = (1, 10, 30)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs=2, default=(6000, 800), help="training steps of the two")
+    parser.add_argument("--steps", type=int, nargs=2, default=(6000, 1500), help="training steps of the two")
     parser.add_argument("--only", choices=("mixture", "digits"))
     arguments = parser.parse_args()
     if arguments.only != "digits":
@@ -108,7 +108,7 @@ def moment_errors(
 def of_digits(num_steps: int) -> None:
     data = score_sde.load_dataset("digits")
     noise = torch.Generator().manual_seed(0)
-    train, test = ((part + torch.rand(part.shape, generator=noise)).numpy() for part in (data.train, data.test[:200]))
+    train, test = ((part + torch.rand(part.shape, generator=noise)).numpy() for part in (data.train, data.test[:100]))
     run = trained(train, num_steps, DIGITS)
     x = with_gaps(test, 0.5, np.random.default_rng(0))
     gone = np.isnan(x)

@@ -84,11 +84,12 @@ def test_the_chain_rule_holds_whatever_is_absent() -> None:
 
 def test_an_examples_numbers_do_not_depend_on_the_others() -> None:
     model = mixture(VP)
-    x = torch.cat([with_gaps(2, 9), with_gaps(2, 1)])
+    x = torch.cat([with_gaps(1, 9), with_gaps(1, 1)])
     together, x = part_of(model, observed(x)), x.nan_to_num()
-    in_batch = log_likelihood(together, x, seeds=range(4))
-    for rows in (slice(0, 1), slice(2, 4)):
-        alone = log_likelihood(rows_of(together, rows), x[rows], seeds=range(4)[rows])
+    options: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
+    in_batch = log_likelihood(together, x, seeds=range(2), **options)
+    for rows in (slice(0, 1), slice(1, 2)):
+        alone = log_likelihood(rows_of(together, rows), x[rows], seeds=range(2)[rows], **options)
         torch.testing.assert_close(alone.log_prob, in_batch.log_prob[rows], rtol=0, atol=1e-9)
 
 
