@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     data.dataset = "digits"
     # Your own, instead: a folder or zip of images; .npy, .npz, .h5; .csv, .parquet; IDX; CIFAR-10's batches; hf:NAME
     data.path = placeholder(str)
+    # What its examples are conditioned on: arrays of an .npz or .h5, or columns of a table, comma-separated; None: …
+    data.condition = placeholder(str)  # … those arrays that are called condition or condition_…
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
     data.image_size = placeholder(int)  # height that pictures are brought to, and width …
     data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
@@ -106,7 +108,7 @@ def get_config() -> ConfigDict:
     training.objective = "continuous"
     training.teacher = placeholder(str)  # lagrangian: the run, or its checkpoint, whose flow is learnt; None: its own
     training.guidance = 1.0  # lagrangian, class_conditional: scale of the guidance of the teacher, which is learnt, too
-    training.label_dropout = 0.1  # class_conditional: probability that a class is hidden, so that p(x) is learnt too
+    training.label_dropout = 0.1  # probability that a condition (class, …) is hidden, so that p(x) is learnt too
     training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each time in the loss
     training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
@@ -149,6 +151,8 @@ def get_config() -> ConfigDict:
     sampling.batch_size = 64  # drawn at once
     # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
+    # What else they are conditioned on: file.npz of one row, or several, in turn
+    sampling.condition = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)

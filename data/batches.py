@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,8 @@ from score_sde.common.condition import Condition
 from score_sde.common.noise import BatchNoise
 from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
-from score_sde.data.conditions import conditions_of, told
-from score_sde.data.dataset import Dataset
+from score_sde.data.conditions import with_distortion, with_hidden
+from score_sde.data.dataset import Dataset, moved
 from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
@@ -69,11 +70,11 @@ class Batches:
         rows: the rows of each batch that this process makes.
         device: where batches are made.
         labelled: whether the network is told the classes of the dataset, which must have some then.
-        label_dropout: probability that the class of an example is hidden.
+        label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
+        names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
 
     Attributes:
-        conditions: the number of values of each name that the network is told.
         step: number of batches drawn so far; set it to go on from there.
     """
 
@@ -88,6 +89,7 @@ class Batches:
         device: torch.device | str = "cpu",
         labelled: bool = False,
         label_dropout: float = 0.0,
+        names: Sequence[str] = (),
         in_parts: bool = False,
     ) -> None:
         self.dataset = dataset
@@ -98,8 +100,9 @@ class Batches:
         self.rows = rows
         self.device = torch.device(device)
         self.label_dropout = label_dropout
+        self.labelled = labelled
+        self.names = names
         self.in_parts = in_parts
-        self.conditions = conditions_of(dataset.num_classes if labelled else 0, distortion > 0)
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -118,12 +121,10 @@ class Batches:
             distorted = self._happens(self.distortion, examples, noise)
             examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
         x_0 = self.dataset.units.encode(examples, noise)
-        classes, dropped = None, None
-        if "class" in self.conditions:
-            assert self.dataset.train_classes is not None
-            classes = moved(self.dataset.train_classes[indices], self.device)
-            dropped = self._happens(self.label_dropout, x_0, noise) if self.label_dropout else None
-        batch = Batch(x_0, told(classes, dropped, distorted))
+        condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
+        if self.label_dropout:
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
+        batch = Batch(x_0, with_distortion(condition, distorted))
         return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
@@ -152,11 +153,3 @@ class Batches:
     def _generator(self, purpose: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
         seed = np.random.SeedSequence([self.seed, purpose, number]).generate_state(1, np.uint64)[0]
         return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; a GPU copies it when it comes to it, and nothing waits for that."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    # Only copies from pinned memory, which stays where it is, are not waited for.
-    return tensor.pin_memory().to(device, non_blocking=True)

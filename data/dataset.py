@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -10,11 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from score_sde.common.condition import Condition, Rows
 from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, fit_gaussian
 from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
+from score_sde.data.conditions import ConditionUnits
 from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
+from score_sde.data.words import Part
 
 # The most examples, evenly spaced, that moments are taken of, and the most numbers that these have together.
 _EXAMPLES_OF_MOMENTS, _NUMBERS_OF_MOMENTS = 20_000, 20_000_000
@@ -44,6 +47,9 @@ class Dataset:
         units: what models see of an example.
         known_gaussian: the description of the Gaussian that the training part of a model looks like, where these data
             are for that model.
+        conditions: for each part, by name, what else its examples are conditioned on, `(N, k)` or `(N, C, *size)`, in
+            data units.
+        condition_units: by name, the units in which models are told of that.
     """
 
     name: str
@@ -57,6 +63,8 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
+    conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train_classes is not None and not self.class_names:
@@ -101,7 +109,40 @@ class Dataset:
             "levels": self.levels,
             "class_names": list(self.class_names),
             "units": describe_units(self.units),
+            **({"conditions": self._conditions_described} if self.condition_units else {}),
         }
+
+    @property
+    def _conditions_described(self) -> dict[str, Any]:
+        return {name: units.describe() for name, units in self.condition_units.items()}
+
+    def told(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return, by name, numbers `(B, *shape)` of conditions in data units as models are told of them."""
+        return {name: self.condition_units[name].encode(value, self.shape) for name, value in values.items()}
+
+    def condition_of(
+        self,
+        part: Part,
+        rows: Rows = slice(None),
+        labelled: bool = True,
+        names: Sequence[str] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Condition | None:
+        """Return what a model can be told of examples of a part; None for nothing.
+
+        Args:
+            part: the part.
+            rows: which of its examples.
+            labelled: whether the model is told the classes, which the part must have then.
+            names: the other conditions that it is told; all, if left out.
+            device: where the condition is to be.
+        """
+        classes, arrays = getattr(self, f"{part}_classes"), self.conditions.get(part, {})
+        chosen = {name: arrays[name][rows] for name in (self.condition_units if names is None else names)}
+        values = self.told({name: moved(array, torch.device(device)) for name, array in chosen.items()})
+        if labelled and classes is not None:
+            values = {"class": moved(classes[rows], torch.device(device)), **values}
+        return Condition(values) if values else None
 
     @cached_property
     def gaussian(self) -> Gaussian | None:
@@ -144,7 +185,7 @@ class Dataset:
         """
         of_model = self.of_model(description)
         units = of_model.units if self.levels is not None else units_described(description.get("units"))
-        return replace(of_model, units=units)
+        return replace(of_model, units=units, condition_units=_condition_units(description))
 
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
@@ -164,6 +205,15 @@ class Dataset:
                     f"{self.name} has {what} {_plain(here[key])}, but {where} was trained on {_plain(there[key])}: "
                     "give it the same data, or train another model in another --workdir"
                 )
+        told = [
+            {name: tuple(about["shape"]) for name, about in data.get("conditions", {}).items()}
+            for data in (here, there)
+        ]
+        if told[0] != told[1]:
+            raise UserError(
+                f"{self.name} has conditions {told[0] or 'none'}, but {where} was trained with {told[1] or 'none'}: "
+                "give it the same data, or train another model in another --workdir"
+            )
 
     def encode(self, examples: Tensor, seed: int) -> Tensor:
         """Return examples `(N, *shape)` in model units, with noise that is the same each time, where there is any."""
@@ -187,8 +237,28 @@ def described(description: Mapping[str, Any], low: float, high: float, as_bins: 
     empty = torch.empty(0, *shape, dtype=units.dtype if levels is None else torch.uint8)
     in_units = units if levels is None else units_of(empty, levels, low, high, as_bins)
     names = tuple(description["class_names"])
-    of_model = description.get("gaussian")
-    return Dataset(description["name"], empty, empty, in_units, empty, class_names=names, known_gaussian=of_model)
+    return Dataset(
+        description["name"],
+        empty,
+        empty,
+        in_units,
+        empty,
+        class_names=names,
+        known_gaussian=description.get("gaussian"),
+        condition_units=_condition_units(description),
+    )
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a GPU copies it when it comes to it, and nothing waits for that."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    # Only copies from pinned memory, which stays where it is, are not waited for.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits]:
+    return {name: ConditionUnits.described(about) for name, about in description.get("conditions", {}).items()}
 
 
 def has_gaps(examples: Tensor) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from score_sde.common.errors import UserError, choose, naming, one_line
 from score_sde.common.files import at_home
+from score_sde.data.conditions import condition_units
 from score_sde.data.dataset import Dataset
 from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.picture_format import RESIZES, Resize
@@ -34,6 +35,7 @@ def reading_of(
     fold: int,
     damaged: str = "refuse",
     missing: bool = False,
+    condition: str | None = None,
 ) -> Reading:
     """Return how data are to be read, by options of `data.registry.load_dataset`.
 
@@ -60,6 +62,7 @@ def reading_of(
         image_width=image_width,
         resize=choose("way of resizing", resize, RESIZE),
         missing=missing,
+        condition=tuple(word for word in map(str.strip, (condition or "").split(",")) if word),
     )
 
 
@@ -74,6 +77,8 @@ def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) 
         as_bins: whether levels are bins or points.
     """
     assert parts.validation is not None
+    shape = tuple(parts.train.shape[1:])
+    of_train = parts.conditions.get("train", {})
     return Dataset(
         name,
         parts.train,
@@ -85,4 +90,6 @@ def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) 
         parts.validation_classes,
         parts.class_names,
         tuple(map(one_line, parts.notes)),
+        conditions=parts.conditions,
+        condition_units={name: condition_units(name, values, shape) for name, values in of_train.items()},
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from score_sde.common.errors import choose
+from score_sde.common.errors import UserError, choose
 from score_sde.data.dataset import Dataset
 from score_sde.data.loading import dataset_of, reading_of
 from score_sde.data.sources.cifar10 import load_cifar10
@@ -42,6 +42,7 @@ def load_dataset(
     name: str = "digits",
     *,
     path: str | Path | None = None,
+    condition: str | None = None,
     folder: str | Path = "datasets",
     image_size: int | None = None,
     image_width: int | None = None,
@@ -64,6 +65,8 @@ def load_dataset(
     Args:
         name: a key of `DATASETS`; ignored if there is a path.
         path: a file, a folder, or `hf:` and a name; see `data.sources.path.load_path`.
+        condition: what a path's examples are conditioned on: names of arrays of its file, or columns of its table,
+            separated by commas. (Arrays that are called condition are, without being named.)
         folder: where downloaded files are, and what is kept of prepared pictures.
         image_size: height to which pictures are brought, and width if no other is given; None: as they are, all alike.
         image_width: width to which pictures are brought; None for the height.
@@ -93,6 +96,7 @@ def load_dataset(
         levels=levels,
         background=background,
         damaged=damaged,
+        condition=condition,
         test_share=test_share,
         split_seed=split_seed,
         validation=validation,
@@ -100,6 +104,8 @@ def load_dataset(
         missing=missing,
     )
     if path is None:
+        if condition is not None:
+            raise UserError(f"{name} comes without conditions: leave them out, or give a path")
         parts = choose("dataset", name, DATASETS)(reading.cache.parent, reading)
     else:
         name = Path(path).name.split(".")[0] or "data"
@@ -114,6 +120,7 @@ def arrays_dataset(
     labels: Any = None,
     *,
     name: str = "data",
+    condition: str | None = None,
     test_examples: Any = None,
     test_labels: Any = None,
     validation_examples: Any = None,
@@ -140,8 +147,10 @@ def arrays_dataset(
         x: examples `(N, *shape)`: an array or tensor; a torch `Dataset`, or anything else that gives one example after
             the other, with its class or without; a dictionary of arrays, as an `.npz` file has them; or a pandas
             `DataFrame`.
-        labels: the class of each example, `(N,)`, whole numbers or words, unless `x` has them; None for no classes.
+        labels: the class of each example, `(N,)`, whole numbers or words, unless `x` has them; or what else it is
+            conditioned on, numbers `(N, k)` or `(N, C, *size)`, or several by name; None for nothing.
         name: what the dataset is called.
+        condition: names of arrays, or columns, of `x` that its examples are conditioned on, separated by commas.
         test_examples: examples to test on, given like `x`; None to take them from `x`.
         test_labels: the class of each of them.
         validation_examples: examples for making choices, given like `x`; None to take them from `x`.
@@ -165,13 +174,14 @@ def arrays_dataset(
         validation=validation,
         fold=fold,
         missing=missing,
+        condition=condition,
     )
     given: dict[Part, tuple[Any, Any]] = {
         "train": (x, labels),
         "test": (test_examples, test_labels),
         "validation": (validation_examples, validation_labels),
     }
-    parts = load_given(found_in_parts(given, name), name, reading)
+    parts = load_given(found_in_parts(given, name, reading.condition), name, reading)
     return dataset_of(name, parts, low, high, uniform_dequantisation)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.data.words import Part
 
 
 class Parts(NamedTuple):
@@ -39,6 +40,7 @@ class Parts(NamedTuple):
         validation: examples that the data themselves set aside for choices; None if there is no such part.
         validation_classes: class of each validation example `(N,)`, int64, or None.
         notes: what the user should know of the reading, a line each.
+        conditions: for each part, by name, what else its examples are conditioned on, `(N, k)` or `(N, C, *size)`.
     """
 
     train: Tensor
@@ -50,6 +52,7 @@ class Parts(NamedTuple):
     validation: Tensor | None = None
     validation_classes: Tensor | None = None
     notes: tuple[str, ...] = ()
+    conditions: Mapping[Part, Mapping[str, Tensor]] = {}
 
 
 class Split(NamedTuple):

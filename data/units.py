@@ -128,6 +128,19 @@ def standardised(examples: Tensor) -> Standardised:
     Raises:
         UserError: a column or a channel is the same number in every example; the line names it.
     """
+    mean, std = mean_and_std(examples)
+    constant = torch.nonzero(~(std.flatten() > 0)).flatten().tolist()
+    if constant and len(examples) > 1:
+        what = "column" if examples.ndim == 2 else "channel"
+        raise UserError(
+            f"{what} {constant[0]} is {mean.flatten()[constant[0]]:.5g} in every example, so it has no density: leave "
+            "it out"
+        )
+    return Standardised(mean, torch.where(std > 0, std, 1.0), examples.dtype)
+
+
+def mean_and_std(examples: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of examples `(N, *shape)`, of each column or channel; float64, broadcast to `shape`."""
     mean, variance = moments(examples)
     if examples.ndim > 2 and bool(mean.isnan().any()):
         # Places that were never observed decide nothing.
@@ -141,15 +154,7 @@ def standardised(examples: Tensor) -> Standardised:
         places = tuple(range(1, mean.ndim))
         between = mean.var(places, correction=0, keepdim=True) if mean[0].numel() else variance
         mean, variance = mean.mean(places, keepdim=True), variance.mean(places, keepdim=True) + between
-    std = variance.sqrt()
-    constant = torch.nonzero(~(std.flatten() > 0)).flatten().tolist()
-    if constant and len(examples) > 1:
-        what = "column" if examples.ndim == 2 else "channel"
-        raise UserError(
-            f"{what} {constant[0]} is {mean.flatten()[constant[0]]:.5g} in every example, so it has no density: leave "
-            "it out"
-        )
-    return Standardised(mean, torch.where(std > 0, std, 1.0), examples.dtype)
+    return mean, variance.sqrt()
 
 
 def moments(examples: Tensor) -> tuple[Tensor, Tensor]:

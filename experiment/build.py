@@ -22,7 +22,7 @@ from score_sde.experiment.networks import PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
-from score_sde.models.layers.condition import Kind, Picture
+from score_sde.models.layers.condition import Kind, Picture, Vector
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -156,7 +156,12 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
         classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
     in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
-    kinds: dict[str, Kind] = {**conditions, **in_parts, **({UNTIL: KIND} if model.flow_map else {})}
+    kinds: dict[str, Kind] = {
+        **conditions,
+        **{name: _kind(config, dataset, name) for name in told_names(config, dataset)},
+        **in_parts,
+        **({UNTIL: KIND} if model.flow_map else {}),
+    }
     told: dict[str, Any] = {"conditions": kinds} if kinds else {}
     if not of_levels:
         network = make_network(config, dataset.shape, **told)
@@ -235,6 +240,19 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
             f"{dataset.name} has no classes: leave out --config.model.class_conditional, or take other data"
         )
     return conditions_of(dataset.num_classes, config.data.distortion > 0)
+
+
+def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
+    """Return the names of the conditions, beside classes, that the network is told of."""
+    return () if config.model.network in ("mixture", "classifier", PIPELINE) else tuple(dataset.condition_units)
+
+
+def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
+    """Return what the network is told under the name of a condition of the data: a vector, or what lies beside."""
+    shape = dataset.condition_units[name].told_shape(dataset.shape)
+    if len(shape) == 1 or config.model.network == "mlp":
+        return Vector(math.prod(shape), scales=True)
+    return Picture(shape[0])
 
 
 def knows_classes(config: ConfigDict) -> bool:

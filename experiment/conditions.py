@@ -103,26 +103,26 @@ def make_guidance(config: ConfigDict, model: build.AnyModel, condition: Conditio
     }
     if condition is None and reference is None:
         if sampling.guidance != 1 or classifier is not None:
-            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…")
+            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…, or a condition")
         return model
+    condition = None if condition is None else condition.to(distributed.device())
     if classifier is not None:
-        assert condition is not None
+        if condition is None or "class" not in condition.values:
+            raise UserError("sampling.classifier guides to a class: --config.sampling.labels=…")
         for name, value in remedies.items():
             if value:
                 raise UserError(f"sampling.{name} is for guidance without a classifier")
-        classes = condition.to(distributed.device()).values["class"]
-        return ClassifierGuidance(model, ClassProbability(classifier, classes), sampling.guidance)
+        return ClassifierGuidance(model, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
     interval = sampling.guidance_interval or (0.0, math.inf)
     if len(interval) != 2:
         raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
     given: Model = model
     if condition is not None:
-        if isinstance(model, GaussianMixture) or not is_class_conditional(config):
+        if isinstance(model, GaussianMixture) or ("class" in condition.values and not is_class_conditional(config)):
             raise UserError(
                 "this model knows no classes: train one with --config.model.class_conditional=True, or give "
                 "--config.sampling.classifier"
             )
-        condition = condition.to(distributed.device())
         given = Given(model, condition)
     away_from = model if reference is None else reference(condition)
     largest = math.inf if sampling.guidance_largest is None else sampling.guidance_largest

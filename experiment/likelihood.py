@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from score_sde.common import distributed
+from score_sde.common.condition import Condition
 from score_sde.common.distributed import say
 from score_sde.common.errors import UserError, choose
 from score_sde.common.interruption import keeping
 from score_sde.common.resumable import digest, remove_parts
 from score_sde.data import Dataset
-from score_sde.data.conditions import of_classes
 from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
 from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, summarise
 from score_sde.evaluation.likelihood.dequantisation import density_time
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.likelihood.report import check_likelihoods, measure_likelihoods, write_likelihoods
-from score_sde.experiment import density
+from score_sde.experiment import build, density
+from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.conditions import is_class_conditional
 from score_sde.experiment.dequantisation import learned_dequantiser
 from score_sde.experiment.experiment import Experiment
@@ -57,21 +58,20 @@ class Measured(NamedTuple):
 class _Job(NamedTuple):
     """A job says what is to be measured, what decides it, and where it is written.
 
-    `classes` are the examples' own classes if these are asked for, `called` the names of classes if they have any.
+    `condition` is the examples' own if it is asked for, `called` the names of their classes if they have any.
     """
 
     measurement: Measurement
     examples: Tensor
-    classes: Tensor | None
+    condition: Condition | None
     called: list[str] | None
     seeds: list[int]
     about: dict[str, Any]
     folder: Path
     name: str
 
-    def given(self, numbers: Tensor | None) -> _Job:
-        """Return the job of measuring densities given these classes `(N,)`; for None, this one."""
-        condition = of_classes(numbers)
+    def given(self, condition: Condition | None) -> _Job:
+        """Return the job of measuring densities given this condition; for None, this one."""
         if condition is None:
             return self
         model = Given(self.measurement.model, condition.to(self.measurement.device))
@@ -116,8 +116,14 @@ def likelihood(experiment: Experiment) -> Measured | None:
     name = settings.split + choose("condition likelihood.given", settings.given, CONDITIONS)
     if len(examples) == 0:
         raise UserError(f"there are no {settings.split} examples: see data.validation")
-    if settings.given != "none" and not (is_class_conditional(config) and classes is not None):
+    classes_told = is_class_conditional(config) and classes is not None
+    names = build.told_names(config, dataset)
+    if settings.given != "none" and not (classes_told or (settings.given == "own" and names)):
         raise UserError(f"likelihood.given={settings.given} needs a model that knows classes: model.class_conditional")
+    condition = None
+    if settings.given != "none":
+        condition = dataset.condition_of(settings.split, slice(len(examples)), classes_told, names)
+    check_heard(config, dataset, condition)
 
     measurement = make_measurement(experiment)
     if settings.given != "none":
@@ -141,7 +147,7 @@ def likelihood(experiment: Experiment) -> Measured | None:
     job = _Job(
         measurement,
         examples,
-        None if classes is None or settings.given == "none" else classes[: len(examples)],
+        condition,
         dataset.named(None if classes is None else classes[: len(examples)]),
         list(range(config.seed, config.seed + len(examples))),
         about,
@@ -176,8 +182,8 @@ def make_measurement(experiment: Experiment) -> Measurement:
 
 
 def _measure(job: _Job, dataset: Dataset) -> Measured | None:
-    """Measure `p(x)`, or `p(x | y)` of each example's own class, and write it."""
-    job = job.given(job.classes)
+    """Measure `p(x)`, or `p(x | y)` of each example's own condition, and write it."""
+    job = job.given(job.condition)
     measured, settings = job.measure(job.unfinished), job.about
     if distributed.rank() > 0:
         return None
@@ -195,18 +201,20 @@ def _measure(job: _Job, dataset: Dataset) -> Measured | None:
 
 def _classify(job: _Job, dataset: Dataset) -> Measured | None:
     """Measure `p(x | y)` for all classes, classify the examples by Bayes' rule, and write it."""
-    assert job.classes is not None
+    assert job.condition is not None
     assert dataset.train_classes is not None
+    classes = job.condition.values["class"]
     by_class = []
     for k in range(dataset.num_classes):
         say(f"class {dataset.class_names[k]}, {k + 1} of {dataset.num_classes}")
-        measured = job.given(torch.full_like(job.classes, k)).measure(job.unfinished / str(k))
+        told = Condition({**job.condition.values, "class": torch.full_like(classes, k)})
+        measured = job.given(told).measure(job.unfinished / str(k))
         by_class.append((measured.log_prob - measured.log_q).mean(1))
     if distributed.rank() > 0:
         return None
     log_prior = log_class_shares(dataset.train_classes, dataset.num_classes)
     classified = Classified(
-        torch.stack(by_class, 1), log_prior, job.classes, dataset.class_names, job.examples[0].numel(), dataset.levels
+        torch.stack(by_class, 1), log_prior, classes, dataset.class_names, job.examples[0].numel(), dataset.levels
     )
     with keeping(job.kept):
         paths = write_classified(classified, job.about, job.folder, job.name)

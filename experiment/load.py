@@ -60,6 +60,12 @@ def to_train(
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
+    beside = [name for name in build.told_names(config, dataset) if len(dataset.condition_units[name].shape) > 1]
+    if beside and config.data.augment:
+        raise UserError(
+            f"data.augment would change examples, and not {', '.join(beside)}, which lies beside them: "
+            "--config.data.augment="
+        )
     unused = networks.unused_attention(config, dataset)
     note([unused] if unused else [])
     return Experiment(config, dataset, model, folder, overrides=overrides)

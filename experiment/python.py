@@ -28,6 +28,7 @@ from score_sde.common.errors import Stopped, UserError
 from score_sde.common.files import at_home
 from score_sde.data import DATASETS, Dataset
 from score_sde.data.dataset import described
+from score_sde.data.sources.given_conditions import tells_classes
 from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
 from score_sde.experiment.experiment import Experiment
@@ -61,7 +62,9 @@ def fit(
         x: examples: an array or tensor `(N, *shape)`, a torch dataset or any iterable of examples, a `Dataset`; or
             the path of data, or the name of one that is embedded, such as "digits". Pictures are uint8; what has no
             levels, vectors `(N, d)`, series `(N, C, L)`, fields `(N, C, H, W)` or volumes `(N, C, D, H, W)`, floats.
-        condition: the class of each example, by name or number, for a model that knows `p(x | class)`.
+        condition: the class of each example, by name or number, for a model that knows `p(x | class)`; or numbers,
+            vectors `(N, k)`, or pictures, fields or series `(N, C, *size)` that lie beside the examples; or several of
+            these by name, as `{"class": labels, "low": fields}`.
         workdir: the folder of the run, where a run goes on that is there; without one nothing is left behind.
         config: a configuration, such as "vp/vectors", or the path of one; the one for the kind of data if left out.
         num_steps: training steps.
@@ -79,13 +82,13 @@ def fit(
     distributed.use_device(device)
     named = _named_data(x)
     if named and condition is not None:
-        raise UserError("data from a path have their classes with them: leave the condition out")
+        raise UserError("data from a path have their classes and conditions with them: leave the condition out")
     values: dict[str, Any] = {**named} if named else {"data.dataset": build.ARRAYS, "data.path": None}
     handed_over = {"model.network": network, "sde.name": sde, "training.objective": objective}
     values |= {key: _name_of(thing) for key, thing in handed_over.items() if thing is not None}
     values |= {} if num_steps is None else {"training.num_steps": num_steps}
     values |= {} if start_from is None else {"training.start_from": os.fspath(start_from)}
-    values |= {} if condition is None else {"model.class_conditional": True}
+    values |= {} if not tells_classes(condition) else {"model.class_conditional": True}
     values |= settings or {}
     overrides = [(key, str(value)) for key, value in values.items()]
     make_dataset = build.make_dataset if named else partial(_dataset_of, x, condition)

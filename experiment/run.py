@@ -32,10 +32,10 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.common.part import missing
 from score_sde.data import Dataset
-from score_sde.data.conditions import of_classes
 from score_sde.evaluation.samples.draw import as_array
 from score_sde.experiment import build, conditions, configuration, own, rules, sampling
 from score_sde.experiment.arrays import as_examples
+from score_sde.experiment.condition_values import check_heard, condition_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood import make_measurement
 from score_sde.models import Given, part_of, rows_of
@@ -99,7 +99,8 @@ class Run:
 
         Args:
             num_samples: how many; like whatever is left out, as the configuration has it.
-            condition: the class of all samples, by its name or number, or of each, a list.
+            condition: the class of all samples, by its name or number, or of each, a list; or, in data units, what else
+                they are conditioned on, of all or of each; or several of these by name.
             seed: sample `i` is drawn with `seed + i`.
             solver: a name, or a solver.
             num_steps: the solver's number of steps.
@@ -107,11 +108,11 @@ class Run:
             options: further keys of the section `sampling`, such as `batch_size`, `eta` or `t_min`.
 
         Raises:
-            UserError: there is no such option, or no such class.
+            UserError: there is no such option, class or condition.
         """
-        labels, count = self._labels(condition, num_samples)
+        asked, count = self._asked(condition, num_samples)
         experiment = self._sampling(count, seed, solver, {"num_steps": num_steps, "guidance": guidance, **options})
-        x = sampling.sample(experiment, labels).samples.x
+        x = sampling.sample(experiment, asked).samples.x
         return self._experiment.dataset.units.decode(x).numpy()
 
     def fill(
@@ -166,7 +167,7 @@ class Run:
 
         Args:
             x: examples, as `run.dataset.train` has them.
-            condition: the class of all examples, or of each.
+            condition: that of all examples, or of each; as of `sample`.
             given: which numbers of an example are conditioned on, truths of its shape, or of that of `x`; the density
                 is that of the others then.
             seed: the noise of example `i` is that of `seed + i`.
@@ -198,7 +199,7 @@ class Run:
 
         Args:
             x: examples, as `run.dataset.train` has them.
-            condition: the class of all examples, or of each.
+            condition: that of all examples, or of each; as of `sample`.
             options: those of `solvers.encode`.
         """
         examples, alone = as_examples(self._experiment.dataset, x)
@@ -247,9 +248,9 @@ class Run:
         from score_sde.common.plots import frames
 
         dataset, sde = self._experiment.dataset, self.model.sde
-        labels, _ = self._labels(condition, num_samples)
+        asked, _ = self._asked(condition, num_samples)
         experiment = self._sampling(num_samples, seed, solver, {"num_steps": num_steps, **options})
-        trajectory = sampling.trajectory(experiment, labels)
+        trajectory = sampling.trajectory(experiment, asked)
         log_snr = [float(sde.at(state.t).log_snr.mean()) for state in trajectory]
         states = []
         for number in evenly(log_snr, _MOST_FRAMES):
@@ -278,32 +279,32 @@ class Run:
             rules.check(config, mode)
         return replace(self._experiment, config=config)
 
-    def _labels(self, condition: Any, count: int | None) -> tuple[Tensor | None, int | None]:
-        """Return the class of each of `count` samples, and their number, which a list of classes decides, too."""
-        if condition is None:
-            return None, count
-        count = len(condition) if count is None and _is_list(condition) else count
-        count = self.config.sampling.num_samples if count is None else count
-        return self._classes(condition, count), count
-
-    def _classes(self, condition: Any, count: int) -> Tensor:
-        chosen = condition if _is_list(condition) else [condition] * count
-        if len(chosen) != count:
-            raise UserError(f"{len(chosen)} classes for {count} examples: give one for all, or one for each")
-        items = [item.item() if isinstance(item, Tensor | np.generic) else item for item in chosen]
-        return conditions.class_numbers(self._experiment.dataset, items)
+    def _asked(self, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
+        """Return the condition of `count` samples, and their number, which its rows decide where it is None."""
+        return (
+            (None, count)
+            if condition is None
+            else condition_of(self.config, self._experiment.dataset, condition, count)
+        )
 
     def _given(self, condition: Any, count: int) -> Any:
-        """Return the model, with the classes of so many examples bound to it, if any are given."""
+        """Return the model, with the condition of so many examples bound to it, if any is given."""
+        dataset = self._experiment.dataset
         if condition is None:
+            check_heard(self.config, dataset, None)
             return self.model
         return Given(self.model, self._condition(condition, count))
 
     def _condition(self, condition: Any, count: int) -> Condition:
         """Return what the model is told of so many examples."""
-        if not conditions.is_class_conditional(self.config):
+        dataset = self._experiment.dataset
+        if not (conditions.is_class_conditional(self.config) or build.told_names(self.config, dataset)):
             raise UserError("this model knows no classes: leave the condition out")
-        return of_classes(self._classes(condition, count)).to(distributed.device())  # type: ignore[union-attr]
+        told, _ = condition_of(self.config, dataset, condition, count)
+        if "class" in told.values and not conditions.is_class_conditional(self.config):
+            raise UserError("this model knows no classes: leave them out of the condition")
+        check_heard(self.config, dataset, told)
+        return told.to(distributed.device())
 
     def _check_parts(self) -> None:
         if not self.config.data.missing:
@@ -357,8 +358,3 @@ class Run:
         parts = [slice(start, start + size) for start in range(0, len(x), size)]
         device = distributed.device()
         return torch.cat([solve(rows_of(model, part), x[part].to(device), **options).x.cpu() for part in parts])
-
-
-def _is_list(condition: Any) -> bool:
-    """Return whether a condition has an entry for each example."""
-    return not isinstance(condition, str) and np.ndim(condition) == 1

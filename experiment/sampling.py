@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from score_sde.common import distributed
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
@@ -18,10 +19,11 @@ from score_sde.evaluation.samples.copies import check_comparable, describe, find
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 from score_sde.experiment import conditions
+from score_sde.experiment.condition_values import check_heard, condition_of_file
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
-from score_sde.solvers.base import Model, State
+from score_sde.solvers.base import Model, Solver, State
 
 
 class Drawn(NamedTuple):
@@ -30,62 +32,86 @@ class Drawn(NamedTuple):
     Attributes:
         samples: the samples `(N, *shape)`, in model units.
         seeds: the seed of each sample.
-        labels: the class of each sample, `(N,)`, int64; None if any would do.
+        condition: what the samples were asked to be; None if they may be anything.
         settings: what the samples were drawn with, by name; only the first process knows.
     """
 
     samples: Samples
     seeds: list[int]
-    labels: Tensor | None
+    condition: Condition | None
     settings: dict[str, Any]
 
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of each sample is `(N,)`, int64; None if any would do."""
+        return None if self.condition is None else self.condition.values.get("class")
 
-def sample(experiment: Experiment, labels: Tensor | None = None) -> Drawn:
+
+def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
     """Draw the samples that the section `sampling` asks for.
 
     Args:
         experiment: what is sampled.
-        labels: the class of each sample, `(N,)`, int64; those of the section, if left out.
+        condition: what each sample is asked to be; as the section has it, if left out.
     """
-    if labels is None:
-        labels = conditions.sample_labels(experiment.config, experiment.dataset, experiment.config.sampling.num_samples)
-    return sample_of(experiment, _asked(experiment, labels), labels)
+    if condition is None:
+        condition = _condition(experiment)
+    return sample_of(experiment, _asked(experiment, condition), condition)
 
 
-def sample_of(experiment: Experiment, asked: Model, labels: Tensor | None = None) -> Drawn:
+def sample_of(experiment: Experiment, asked: Model, condition: Condition | None = None) -> Drawn:
     """Draw samples of a model, as the section `sampling` has it.
 
     Args:
         experiment: what is sampled.
         asked: the model, bound to what its samples are asked to be.
-        labels: the class of each sample, `(N,)`, int64, that it is bound to.
+        condition: what they are asked to be.
     """
     config, sampling = experiment.config, experiment.config.sampling
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
-    solver = solver_for(experiment, with_classes=labels is not None)
+    solver = _solver(experiment, condition)
     samples = draw_samples(asked, solver, experiment.dataset.shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
-    return Drawn(samples, seeds, labels, settings)
+    return Drawn(samples, seeds, condition, settings)
 
 
-def trajectory(experiment: Experiment, labels: Tensor | None = None) -> tuple[State, ...]:
+def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
-    asked = _asked(experiment, labels)
+    asked = _asked(experiment, condition)
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     shape = (len(seeds), *experiment.dataset.shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
-    return solver_for(experiment, with_classes=labels is not None)(
-        asked, latents, seeds=seeds, trajectory=True
-    ).trajectory
+    return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
 
-def _asked(experiment: Experiment, labels: Tensor | None) -> Model:
-    """Return the model of samples of these classes, guided as the section `sampling` has it."""
+def _condition(experiment: Experiment) -> Condition | None:
+    """Return what the section `sampling` asks samples to be."""
+    config, dataset = experiment.config, experiment.dataset
+    asked = of_classes(conditions.sample_labels(config, dataset, config.sampling.num_samples))
+    if config.sampling.condition is None:
+        return asked
+    with naming("sampling.condition"):
+        path = at_home(config.sampling.condition)
+        told = condition_of_file(config, dataset, path, config.sampling.num_samples)
+    return told if asked is None else Condition({**told.values, **asked.values})
+
+
+def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
+    """Return the solver of the section `sampling` for what samples are asked to be."""
+    asked = set() if condition is None else set(condition.values)
+    if asked - {"class"} and experiment.config.sampling.solver == "tuned":
+        raise UserError("solver tuned is learned for classes, and no other conditions: take another, such as default")
+    return solver_for(experiment, with_classes="class" in asked)
+
+
+def _asked(experiment: Experiment, condition: Condition | None) -> Model:
+    """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
+    check_heard(config, experiment.dataset, condition)
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
-    return conditions.make_guidance(config, experiment.model, of_classes(labels), guides)
+    return conditions.make_guidance(config, experiment.model, condition, guides)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:

@@ -30,6 +30,7 @@ _NOT_OPTIONS = (
     "num_samples",
     "batch_size",
     "labels",
+    "condition",
     "guidance",
     "guidance_interval",
     "guidance_rescale",

@@ -17,7 +17,6 @@ from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
-from score_sde.data.conditions import of_classes
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import PARTS
@@ -101,6 +100,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
             f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
             f"processes in {config.training.accumulation} parts each"
         )
+    names = build.told_names(config, dataset)
     batches = Batches(
         dataset,
         config.training.batch_size,
@@ -110,10 +110,11 @@ def make_trainer(experiment: Experiment) -> Trainer:
         distributed.rows(),
         distributed.device(),
         labelled=build.knows_classes(config),
-        label_dropout=config.training.label_dropout if config.model.class_conditional else 0.0,
+        label_dropout=0.0 if config.model.network == "classifier" else config.training.label_dropout,
+        names=names,
         in_parts=config.data.missing,
     )
-    told = of_classes(dataset.validation_classes) if build.knows_classes(config) else None
+    told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
     held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
     if config.data.missing and len(held_out):
         noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
@@ -164,6 +165,9 @@ def notes_on_data(experiment: Experiment) -> list[str]:
         if config.model.network == "classifier":
             told = "learns"
         lines.append(f"{dataset.num_classes} classes, which the network {told}: {called}")
+    for name in build.told_names(config, dataset):
+        shape = dataset.condition_units[name].shape
+        lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:
         changes.append(f"{config.data.distortion:.0%} of them distorted, which the network is told")

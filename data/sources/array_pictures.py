@@ -57,7 +57,7 @@ def _as_pictures(array: Arrays, version: object) -> Pictures:
         return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
     places = [f"{array.where}[{row}]" for row in range(len(array))]
-    return Pictures(places, array.names, picture, version, array.classes)
+    return Pictures(places, array.names, picture, version, array.classes, array.conditions)
 
 
 def check_levels(arrays: Mapping[Part, Arrays], reading: Reading) -> int:

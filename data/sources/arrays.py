@@ -8,12 +8,13 @@
 
 In an `.npz` file a name says what an array is (`x`, `images`, `data`, `arr_0` …: examples; `y`, `labels`, `classes` …:
 their classes), and which part of the data (`x_train`, `val_images`, `y_test`; see `data.words`); without a word for it,
-the training part. Other arrays are not read.
+the training part. What is called `condition`, or is asked for by name, is what examples are conditioned on; see
+`data.sources.condition_arrays`. Other arrays are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,9 @@ import numpy as np
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.classes import names_of
+from score_sde.data.sources.condition_arrays import checked, is_of_classes, name_of, unknown
 from score_sde.data.sources.found import Arrays, Found
+from score_sde.data.sources.layout import examples
 from score_sde.data.words import PARTS, Part, listed, part_of, words_beside_part
 
 Meaning = Literal["examples", "classes"]
@@ -34,13 +37,10 @@ _EXAMPLES |= {"series", "fields", "volumes"}
 _CLASSES = {"y", "label", "labels", "class", "classes", "target", "targets"}
 # Words that say both what an array is and which part of the data it belongs to.
 _BOTH = {"x": ("xtrain", "xtest", "xval", "xvalid"), "y": ("ytrain", "ytest", "yval", "yvalid")}
-_CHANNELS = (1, 3)
-# Floats whose last number is no larger, and smaller than the second, are taken for ones with channels last.
-_FEW_CHANNELS = 4
 
 
-def read_numpy(path: Path) -> Found:
-    """Read a `.npy` or `.npz` file; nothing in it is unpickled.
+def read_numpy(path: Path, wanted: Sequence[str] = ()) -> Found:
+    """Read a `.npy` or `.npz` file; nothing in it is unpickled. The arrays `wanted` are conditions.
 
     Raises:
         UserError: the file is damaged, holds another kind of array, or its names do not tell its arrays apart.
@@ -53,7 +53,7 @@ def read_numpy(path: Path) -> Found:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 return Found({"train": Arrays(str(path), examples(content, str(path)))})
-            return read_named(content, str(path))
+            return read_named(content, str(path), wanted)
     except UserError:
         raise
     except MemoryError as error:
@@ -62,17 +62,27 @@ def read_numpy(path: Path) -> Found:
         raise UserError(f"cannot read {path}: {_reason(error)}") from error
 
 
-def read_named(content: Mapping[str, np.ndarray], place: str) -> Found:
+def read_named(content: Mapping[str, np.ndarray], place: str, wanted: Sequence[str] = ()) -> Found:
     """Sort the arrays of a file by their names; `content` reads each when it is asked for.
+
+    Args:
+        content: the arrays, by name.
+        place: where they are, for complaints.
+        wanted: names of arrays that examples are conditioned on, beside those that are called so.
 
     Raises:
         UserError: the names do not tell the arrays apart, or one of them cannot be examples or classes.
     """
     names: dict[Meaning, dict[Part, str]] = {"examples": {}, "classes": {}}
     unread = []
+    conditions_of: dict[Part, dict[str, str]] = {part: {} for part in PARTS}
     for name in content:
-        part, kind = part_of(name, place) or "train", meaning(name)
-        if kind is None:
+        part, kind, called = part_of(name, place) or "train", meaning(name), name_of(name, wanted)
+        if called is not None and is_of_classes(called, content[name]):
+            kind, called = "classes", None
+        if called is not None:
+            conditions_of[part][called] = name
+        elif kind is None:
             unread.append(name)
         elif part in names[kind]:
             raise UserError(f"{place} has both {names[kind][part]} and {name} for its {part} part: rename one of them")
@@ -82,6 +92,9 @@ def read_named(content: Mapping[str, np.ndarray], place: str) -> Found:
     if "train" not in examples_of:
         raise UserError(f"{place} has arrays {listed(content)}; call that of training examples x_train")
     unread += [name for part, name in classes_of.items() if part not in examples_of]
+    for key in wanted:
+        if key not in content and key not in conditions_of["train"]:
+            raise unknown(key, [name for name in content if meaning(name) != "examples"], place)
     parts: dict[Part, Arrays] = {}
     for part in PARTS:
         if part in examples_of:
@@ -89,7 +102,11 @@ def read_named(content: Mapping[str, np.ndarray], place: str) -> Found:
             array = examples(content[examples_of[part]], where)
             label = classes_of.get(part)
             classes = None if label is None else names_of(content[label], len(array), f"{place}[{label}]")
-            parts[part] = Arrays(where, array, classes)
+            conditions = {
+                called: checked(called, np.asarray(content[key]), len(array), f"{place}[{key}]")
+                for called, key in conditions_of[part].items()
+            }
+            parts[part] = Arrays(where, array, classes, conditions=conditions)
     return Found(parts, notes=(f"{place}: arrays {listed(unread)} are not read",) if unread else ())
 
 
@@ -102,50 +119,6 @@ def meaning(name: str) -> Meaning | None:
     if not words - {"arr"} or words & _EXAMPLES or any(word in lower for word in _BOTH["x"]):
         return "examples"
     return None
-
-
-def examples(array: np.ndarray, where: str) -> np.ndarray:
-    """Return an array with channels behind the number of examples; nothing is copied.
-
-    Raises:
-        UserError: the array is of no kind named above, or could be several things.
-    """
-    if array.ndim and array.size == 0:
-        raise UserError(f"{where} has shape {array.shape}, so there is nothing in it")
-    if array.dtype == np.uint8 and array.ndim == 3:
-        if array.shape[2] in _CHANNELS:
-            raise UserError(
-                f"{where} has shape {array.shape}, where the last number could be the channels of one picture, or the "
-                "width of many: save them as (N, H, W, C), or (N, H, W) with W above 3"
-            )
-        return array[:, None]
-    if array.dtype == np.uint8 and array.ndim == 4:
-        first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
-        if first and last:
-            raise UserError(
-                f"{where} has shape {array.shape}, where channels could be the second number or the last: save it as "
-                "(N, H, W, C) with H above 3"
-            )
-        if first or last:
-            return array if first else array.transpose(0, 3, 1, 2)
-    floats = np.issubdtype(array.dtype, np.floating)
-    if (floats and array.ndim in (4, 5)) or (array.dtype == np.uint8 and array.ndim == 5):
-        if array.shape[-1] <= _FEW_CHANNELS and array.shape[-1] < array.shape[1]:
-            order = "(N, C, H, W)" if array.ndim == 4 else "(N, C, D, H, W)"
-            raise UserError(
-                f"{where} has shape {array.shape}, where the last number could be the channels: they come second, as "
-                f"in {order}"
-            )
-        return array
-    if array.ndim == 2 and (floats or (array.dtype.kind in "iu" and array.dtype != np.uint8)):
-        return array
-    if array.ndim == 3 and floats:
-        return array
-    raise UserError(
-        f"{where} has {array.dtype} numbers of shape {array.shape}: pictures are uint8 (N, H, W), (N, H, W, C) or "
-        "(N, C, H, W), with 1 channel or 3; floats are vectors (N, d), series (N, C, L), fields (N, C, H, W) or "
-        "volumes (N, C, D, H, W), which may be uint8, too"
-    )
 
 
 def _reason(error: Exception) -> str:

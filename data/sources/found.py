@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class Pictures:
         open: opens the picture with this number.
         version: a value that changes whenever a picture does.
         classes: what the class of each example is called; None if there are no classes.
+        conditions: by name, what else each example is conditioned on: vectors `(N, k)`, or `(N, C, *size)`.
+        beside: as many pictures that these are conditioned on; None if there are none.
     """
 
     places: Sequence[str]
@@ -31,6 +33,8 @@ class Pictures:
     open: Callable[[int], Image.Image]
     version: object
     classes: Sequence[str] | None = None
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    beside: Pictures | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -59,12 +63,14 @@ class Arrays:
             `(N, C, L)`, `(N, C, H, W)` or `(N, C, D, H, W)`.
         classes: what the class of each example is called; None if there are no classes.
         columns: what the columns of a table are called; none, if they have numbers only.
+        conditions: by name, what else each example is conditioned on: vectors `(N, k)`, or `(N, C, *size)`.
     """
 
     where: str
     examples: np.ndarray
     classes: Sequence[str] | None = None
     columns: tuple[str, ...] = ()
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +17,7 @@ from score_sde.data.sources.array_parts import load_arrays
 from score_sde.data.sources.classes import names_of
 from score_sde.data.sources.examples import as_array, gathered
 from score_sde.data.sources.found import Arrays, Found
+from score_sde.data.sources.given_conditions import taken_apart
 from score_sde.data.sources.reading import Reading
 from score_sde.data.sources.tables import found_in_frame
 from score_sde.data.split import Parts
@@ -26,19 +27,24 @@ from score_sde.data.words import Part
 _AT_ONCE = 2**24
 
 
-def found_in_parts(given: Mapping[Part, tuple[Any, Any]], name: str) -> Found:
+def found_in_parts(given: Mapping[Part, tuple[Any, Any]], name: str, wanted: Sequence[str] = ()) -> Found:
     """Return what there is in examples and labels of each part, as a reader of files would; None for what is not given.
+
+    Args:
+        given: the examples and labels of each part.
+        name: what the data are called.
+        wanted: names of arrays or columns of the examples that these are conditioned on.
 
     Raises:
         UserError: these are no examples, or a part is given twice.
     """
-    found = _found(*given["train"], name)
+    found = _found(*given["train"], name, wanted)
     for part, (examples, labels) in given.items():
         if part == "train" or examples is None:
             continue
         if part in found.parts:
             raise UserError(f"{name} has a {part} part already: give {part}_examples or that, not both")
-        more = _found(examples, labels, f"{name}[{part}]")
+        more = _found(examples, labels, f"{name}[{part}]", wanted)
         found = replace(found, parts={**found.parts, part: more.parts["train"]}, notes=(*found.notes, *more.notes))
     return found
 
@@ -60,12 +66,14 @@ def load_given(found: Found, name: str, reading: Reading) -> Parts:
         return parts._replace(train=parts.train.clone(), test=parts.test.clone(), validation=parts.validation.clone())
 
 
-def _found(x: Any, labels: Any, where: str) -> Found:
+def _found(x: Any, labels: Any, where: str, wanted: Sequence[str]) -> Found:
     """Return what there is in `x`, as a reader of files would."""
     if type(x).__module__.split(".")[0] == "pandas" and hasattr(x, "columns"):
-        found = found_in_frame(x, where)
+        found = found_in_frame(x, where, wanted)
     elif isinstance(x, Mapping):
-        found = arrays.read_named({str(key): as_array(values) for key, values in x.items()}, where)
+        found = arrays.read_named({str(key): as_array(values) for key, values in x.items()}, where, wanted)
+    elif wanted:
+        raise UserError(f"{where} has no arrays or columns by name: give its condition beside it")
     else:
         array, own_classes, notes = gathered(x, where)
         examples = arrays.examples(array, where)
@@ -75,10 +83,14 @@ def _found(x: Any, labels: Any, where: str) -> Found:
         return found
     train = found.parts["train"]
     assert isinstance(train, Arrays)
-    if train.classes is not None:
+    classes, conditions = taken_apart(labels, len(train), where)
+    if train.classes is not None and classes is not None:
         raise UserError(f"{where} has classes already: give these, or those beside it, not both")
-    names = names_of(as_array(labels), len(train), f"{where}, classes,")
-    return replace(found, parts={**found.parts, "train": replace(train, classes=names)})
+    if set(train.conditions) & set(conditions):
+        raise UserError(f"{where} has conditions already: give these, or those beside it, not both")
+    called = train.classes if classes is None else names_of(classes, len(train), f"{where}, classes,")
+    told = replace(train, classes=called, conditions={**train.conditions, **conditions})
+    return replace(found, parts={**found.parts, "train": told})
 
 
 def _digest(array: np.ndarray) -> str:

@@ -6,7 +6,7 @@ piece: neither compressed nor in chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from score_sde.data.sources.arrays import read_named
 from score_sde.data.sources.found import Found
 
 
-def read_hdf5(path: Path) -> Found:
-    """Read the datasets of a file.
+def read_hdf5(path: Path, wanted: Sequence[str] = ()) -> Found:
+    """Read the datasets of a file; those `wanted` are conditions.
 
     Raises:
         UserError: the library is not installed, the file is damaged, or names do not tell its datasets apart.
@@ -33,7 +33,7 @@ def read_hdf5(path: Path) -> Found:
             names: list[str] = []
             # Links to other files are not followed.
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            return read_named(_Content(file, names, path), str(path))
+            return read_named(_Content(file, names, path), str(path), wanted)
     except UserError:
         raise
     except MemoryError as error:

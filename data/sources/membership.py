@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde.common.errors import UserError
 from score_sde.data.sources.classes import number_classes
 from score_sde.data.sources.found import Found
 from score_sde.data.sources.reading import Reading
@@ -72,4 +74,30 @@ def assembled(
         examples["validation"],
         classes["validation"],
         tuple(notes),
+        _conditions_of(found, rows, place),
     )
+
+
+def _conditions_of(found: Found, rows: Rows, place: str) -> dict[Part, dict[str, Tensor]]:
+    """Return, for each part and by name, what its examples are conditioned on beside classes.
+
+    Raises:
+        UserError: a part is conditioned on something else than the training part.
+    """
+    of_train = found.parts["train"].conditions
+    shapes = {name: array.shape[1:] for name, array in of_train.items()}
+    for part, examples_of in found.parts.items():
+        here = {name: array.shape[1:] for name, array in examples_of.conditions.items()}
+        if here != shapes:
+            raise UserError(
+                f"{place}: the {part} part has conditions of shape {here or 'none'}, but the training part "
+                f"{shapes or 'none'}: give the same"
+            )
+    return {
+        part: {
+            name: torch.from_numpy(np.ascontiguousarray(array[kept.numpy()]))
+            for name, array in found.parts[source].conditions.items()
+        }
+        for part, (source, kept) in rows.items()
+        if of_train
+    }

@@ -15,6 +15,7 @@ from score_sde.data.sources.hdf5 import read_hdf5
 from score_sde.data.sources.hugging_face import HUB, has_pictures, is_parquet, read_hugging_face
 from score_sde.data.sources.idx import is_idx, read_idx_files
 from score_sde.data.sources.image_files import count_unread, find_image_files
+from score_sde.data.sources.picture_pairs import with_pairs
 from score_sde.data.sources.pictures import load_pictures
 from score_sde.data.sources.reading import Reading
 from score_sde.data.sources.tables import read_csv, read_parquet_table
@@ -38,6 +39,8 @@ def load_path(place: str, reading: Reading) -> Parts:
         UserError: there is nothing there, it is damaged or of no kind named above, or its parts do not fit together.
     """
     if place.startswith(HUB):
+        if reading.condition:
+            raise UserError(f"{place} has no arrays or columns that examples could be conditioned on by name")
         return load_pictures(read_hugging_face(place), place, reading)
     try:
         path = Path(place).expanduser()
@@ -47,33 +50,38 @@ def load_path(place: str, reading: Reading) -> Parts:
         raise UserError(f"there is no {place}, which path names: {reason}") from error
     if missing:
         raise UserError(f"there is no {place}, which path names")
-    found = _read(path)
+    found = _read(path, reading.condition)
     if isinstance(found.parts["train"], Arrays):
         return load_arrays(found, str(path), reading, _stamps(path), path.suffix.lower() in _ARRAYS)
     return load_pictures(found, place, reading)
 
 
-def _read(path: Path) -> Found:
+def _read(path: Path, condition: tuple[str, ...]) -> Found:
     suffix = path.suffix.lower()
     if suffix in _NUMPY:
-        return read_numpy(path)
+        return read_numpy(path, condition)
     if suffix in _HDF5:
-        return read_hdf5(path)
+        return read_hdf5(path, condition)
     if suffix == _CSV:
-        return read_csv(path)
-    if is_idx(path) or (path.is_dir() and any(map(is_idx, path.iterdir()))):
+        return read_csv(path, condition)
+    if is_parquet(path) and not has_pictures(path):
+        found = read_parquet_table(path, condition)
+    elif is_idx(path) or (path.is_dir() and any(map(is_idx, path.iterdir()))):
         found = read_idx_files(path)
     elif is_cifar10(path):
         found = read_cifar10(path)
     elif is_parquet(path):
-        found = read_hugging_face(str(path)) if has_pictures(path) else read_parquet_table(path)
+        found = read_hugging_face(str(path))
     elif path.is_dir() or suffix == ".zip":
-        return find_image_files(path)
+        found = find_image_files(path)
+        return with_pairs(found, ",".join(condition)) if condition else found
     else:
         raise UserError(
             f"{path} is none of a folder or zip of images, .npy, .npz, .h5, .csv, .parquet, IDX (…idx3-ubyte, .gz), "
             "CIFAR-10's folder of batches, or hf:NAME"
         )
+    if condition and not any(part.conditions for part in found.parts.values()):
+        raise UserError(f"{path} has no arrays or columns that examples could be conditioned on by name")
     return replace(found, notes=(*found.notes, *(count_unread(path) if path.is_dir() else ())))
 
 

@@ -25,6 +25,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
+from score_sde.data.sources.condition_arrays import ONLY
 from score_sde.data.sources.found import Found, Pictures
 from score_sde.data.sources.membership import assembled, membership
 from score_sde.data.sources.picture import Converted, library_silenced, read
@@ -76,7 +77,16 @@ def load_pictures(found: Found, place: str, reading: Reading) -> Parts:
     }
     prepared = prepare(chosen, form, reading.cache, reading.skip_damaged)
     kept = {part: (source, torch.tensor(prepared.rows[part], dtype=torch.int64)) for part, (source, _) in rows.items()}
-    return assembled(found, kept, prepared.examples, form.levels, place, [*notes, *prepared.notes])
+    parts = assembled(found, kept, prepared.examples, form.levels, place, [*notes, *prepared.notes])
+    beside = {
+        part: (source.beside, prepared.rows[part])
+        for part, source in sources.items()
+        if isinstance(source, Pictures) and source.beside is not None
+    }
+    if not beside:
+        return parts
+    told = prepare(beside, form._replace(levels=256), reading.cache)
+    return parts._replace(conditions={part: {ONLY: pictures} for part, pictures in told.examples.items()})
 
 
 def prepare(

@@ -30,6 +30,7 @@ class Reading:
         image_width: width that pictures are brought to; None for the height.
         resize: how pictures are brought to a size; see `data.sources.picture`.
         missing: whether numbers without levels may be missing, as NaN; they are refused otherwise.
+        condition: the names of what examples are conditioned on: arrays of a file, or columns of a table.
     """
 
     image_size: int | None
@@ -46,6 +47,7 @@ class Reading:
     image_width: int | None = None
     resize: Resize = "crop"
     missing: bool = False
+    condition: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from score_sde.common.errors import UserError
 from score_sde.data.sources.classes import names_of
+from score_sde.data.sources.condition_arrays import ONLY, checked, unknown
 from score_sde.data.sources.found import Arrays, Found
 from score_sde.data.sources.hugging_face import files_of_parts
 from score_sde.data.words import PARTS, Part, listed
@@ -26,8 +27,8 @@ _CLASS_COLUMNS = ("class", "classes", "label", "labels", "target", "targets")
 _NUM_LISTED = 30
 
 
-def read_csv(path: Path) -> Found:
-    """Read a `.csv` file.
+def read_csv(path: Path, condition: Sequence[str] = ()) -> Found:
+    """Read a `.csv` file, whose rows are conditioned on the columns `condition`.
 
     Raises:
         UserError: pandas is not installed, the file is no table, or a column cannot be read.
@@ -49,11 +50,11 @@ def read_csv(path: Path) -> Found:
         raise UserError(f"cannot read {path}: {_reason(error)}") from error
     if any(_is_number(name) for name in frame.columns):
         raise UserError(f"{path} has the columns {listed(frame.columns)}: its first line must name them")
-    return found_in_frame(frame, str(path))
+    return found_in_frame(frame, str(path), condition)
 
 
-def read_parquet_table(path: Path) -> Found:
-    """Read a parquet file, or those in a folder, without pictures.
+def read_parquet_table(path: Path, condition: Sequence[str] = ()) -> Found:
+    """Read a parquet file, or those in a folder, without pictures; rows are conditioned on the columns `condition`.
 
     Raises:
         UserError: pandas or pyarrow is not installed, a file is damaged, or a column cannot be read.
@@ -74,18 +75,18 @@ def read_parquet_table(path: Path) -> Found:
             if any(list(frame.columns) != list(frames[0].columns) for frame in frames):
                 raise UserError(f"{path}: the files of the {part} part ({listed(files[part])}) have different columns")
             frame = pd.concat(frames, ignore_index=True)
-            parts[part] = _vectors(frame, str(path) if len(files) == 1 else f"{path}[{part}]", notes)
+            parts[part] = _vectors(frame, str(path) if len(files) == 1 else f"{path}[{part}]", notes, condition)
     return Found(parts, notes=tuple(dict.fromkeys(notes)))
 
 
-def found_in_frame(frame: pd.DataFrame, place: str) -> Found:
-    """Return what is found in one table, a `pandas.DataFrame`.
+def found_in_frame(frame: pd.DataFrame, place: str, condition: Sequence[str] = ()) -> Found:
+    """Return what is found in one table, a `pandas.DataFrame`, whose rows are conditioned on the columns `condition`.
 
     Raises:
         UserError: a column cannot be read.
     """
     notes: list[str] = []
-    return Found({"train": _vectors(frame, place, notes)}, notes=tuple(notes))
+    return Found({"train": _vectors(frame, place, notes, condition)}, notes=tuple(notes))
 
 
 def import_pandas() -> None:
@@ -96,8 +97,8 @@ def import_pandas() -> None:
         raise UserError("tables need: pip install 'score-sde[tables]'") from error
 
 
-def _vectors(frame: pd.DataFrame, place: str, notes: list[str]) -> Arrays:
-    """Return the rows of a table as vectors, with their classes, and add notes on its columns."""
+def _vectors(frame: pd.DataFrame, place: str, notes: list[str], condition: Sequence[str] = ()) -> Arrays:
+    """Return the rows of a table as vectors, with their classes and conditions, and add notes on its columns."""
     from pandas.api import types
 
     # What is called so is an index that pandas has written.
@@ -113,7 +114,12 @@ def _vectors(frame: pd.DataFrame, place: str, notes: list[str]) -> Arrays:
     ]
     if len(classes) > 1:
         raise UserError(f"{place} has the columns {listed(classes)}, all of which could be the classes: rename others")
-    columns = [name for name in frame.columns if name not in (*index, *classes)]
+    for name in condition:
+        if name not in frame.columns:
+            raise unknown(name, [str(column) for column in frame.columns], place)
+        _check_column(frame[name], name, place)
+    classes = [name for name in classes if name not in condition]
+    columns = [name for name in frame.columns if name not in (*index, *classes, *condition)]
     for name in columns:
         _check_column(frame[name], name, place)
     for name in classes:
@@ -135,7 +141,11 @@ def _vectors(frame: pd.DataFrame, place: str, notes: list[str]) -> Arrays:
         array = values.to_numpy() if types.is_integer_dtype(values.dtype) else values.to_numpy(str)
         named = names_of(array, len(frame), f"{place}, column {name},")
         notes.append(f"{place}: the column {name} is read as the class of each example")
-    return Arrays(place, np.ascontiguousarray(vectors), named, tuple(map(str, columns)))
+    told = {}
+    if condition:
+        notes.append(f"{place}: the columns {_all(condition)} are read as what each example is conditioned on")
+        told[ONLY] = checked(ONLY, frame[list(condition)].to_numpy(np.float64), len(frame), place)
+    return Arrays(place, np.ascontiguousarray(vectors), named, tuple(map(str, columns)), told)
 
 
 def _check_column(values: pd.Series, name: Any, place: str) -> None:

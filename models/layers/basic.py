@@ -19,6 +19,8 @@ _LayerT = TypeVar("_LayerT", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 # Channels of one GroupNorm group share a mean and a variance; the papers never use more groups than this.
 MAX_GROUPS = 32
+# Scale of the initial weights of what features are multiplied by, beside 1.
+SCALE = 0.1
 
 
 def conv(

@@ -36,11 +36,14 @@ _STD = 0.5
 class Vector:
     """A condition that is a vector of `size` real numbers, of mean 0 and standard deviation 1 or so: `(B, size)`.
 
-    With an `init_scale` of 0 it is not heard at first.
+    With an `init_scale` of 0 it is not heard at first. One that `scales` does more than be added to the embedding: the
+    features of blocks are multiplied by what the embedding says, and an MLP has it beside the states, too. Conditions
+    are learnt faster so.
     """
 
     size: int
     init_scale: float = 1.0
+    scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class ConditionVectors(nn.Module):
     def __init__(self, conditions: Mapping[str, Kind], width: int) -> None:
         super().__init__()
         self.conditions = dict(conditions)
+        taken = [name for name in conditions if hasattr(nn.ModuleDict(), name)]
+        if taken:
+            raise UserError(
+                f"a condition cannot be called {', '.join(taken)}, which torch calls something else: rename"
+            )
         self.vectors = nn.ModuleDict({name: _made_vectors(name, kind, width) for name, kind in conditions.items()})
 
     def forward(self, condition: Condition | None, count: int) -> Tensor:
@@ -139,6 +147,37 @@ class VectorsOfVectors(nn.Module):
         return torch.where(hidden[:, None], self.of_hidden, heard)
 
 
+class VectorsBeside(nn.Module):
+    """Vectors `v` of real numbers add `W v` to the features that a network makes of the states; hidden ones another.
+
+    Args:
+        sizes: the size of each vector, by name.
+        width: the number of features.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], width: int) -> None:
+        super().__init__()
+        # As weights of the states, these give features of unit variance.
+        self.vectors = nn.ModuleDict(
+            {name: linear(size, width, init_scale=(size + width) / (2 * size)) for name, size in sizes.items()}
+        )
+        self.of_hidden = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in sizes})
+
+    def forward(self, condition: Condition | None, count: int) -> Tensor:
+        """Return what is added to the features of `count` examples, `(count, width)`."""
+        heard = [self._one(name, *said(condition, name), count) for name in self.vectors]
+        return sum(heard[1:], heard[0])
+
+    def _one(self, name: str, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:
+        of_hidden = self.of_hidden[name]
+        if value is None:
+            return of_hidden.expand(count, -1)
+        value = value.to(of_hidden)
+        if hidden is None:
+            return self.vectors[name](value)
+        return torch.where(hidden[:, None], of_hidden, self.vectors[name](torch.where(hidden[:, None], 0, value)))
+
+
 class TokensOrNone(nn.Module):
     """Tokens are attended to as they are; where they are hidden, one token of its own is in the place of all.
 
@@ -158,6 +197,11 @@ class TokensOrNone(nn.Module):
         return value if hidden is None else torch.where(hidden[:, None, None], self.of_hidden, value)
 
 
+def scaling(kinds: Mapping[str, Kind]) -> dict[str, int]:
+    """Return the sizes of those conditions that are vectors which scale, by name."""
+    return {name: kind.size for name, kind in kinds.items() if isinstance(kind, Vector) and kind.scales}
+
+
 def laid_beside(x: Tensor, condition: Condition | None, pictures: Mapping[str, Picture]) -> list[Tensor]:
     """Return pictures to lay beside `x` `(B, C, *size)`, each with one more channel: 1, or 0 where it is hidden.
 
@@ -175,6 +219,15 @@ def laid_beside(x: Tensor, condition: Condition | None, pictures: Mapping[str, P
         value = F.pad(value.to(x), (0, 0) * (x.ndim - 2) + (0, 1), value=1.0)
         channels.append(value if hidden is None else torch.where(_expand(hidden, value), 0, value))
     return channels
+
+
+def flattened(condition: Condition) -> Condition:
+    """Return the condition with arrays `(B, *dims)` of real numbers as vectors."""
+    values = {
+        name: value.flatten(1) if value.ndim > 2 and value.is_floating_point() else value
+        for name, value in condition.values.items()
+    }
+    return Condition(values, condition.hidden_rows)
 
 
 def part_of(condition: Condition | None, names: Iterable[str]) -> Condition | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from score_sde.models.layers.basic import group_norm, linear, residual_sum
+from score_sde.models.layers.basic import SCALE, group_norm, linear, residual_sum
 from score_sde.models.layers.resampling import Downsample, Upsample
 from score_sde.models.layers.space import PLANE, Space
 
@@ -29,6 +29,7 @@ class ResidualBlock(nn.Module):
             channels or the resolution changes.
         skip_rescale: divide the sum by sqrt(2).
         space: what features extend over.
+        scaled: whether normalised features are multiplied by `1 + affine(embedding)`, too.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ResidualBlock(nn.Module):
         shortcut_init_scale: float = 1.0,
         skip_rescale: bool = False,
         space: Space = PLANE,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         self.norm_in = group_norm(in_channels, channels_per_group)
@@ -58,10 +60,14 @@ class ResidualBlock(nn.Module):
         if changes:
             self.shortcut = space.conv(in_channels, out_channels, 1, init_scale=shortcut_init_scale)
         self.skip_rescale = skip_rescale
+        self.scale = linear(embedding_width, out_channels, init_scale=SCALE) if scaled and embedding_width else None
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
         if self.modulation is not None:
             h = h + self.modulation(embedding)[(..., *(None,) * (x.ndim - 2))]
-        h = self.conv_out(self.dropout(F.silu(self.norm_out(h))))
+        h = self.norm_out(h)
+        if self.scale is not None:
+            h = h * (1 + self.scale(embedding))[(..., *(None,) * (x.ndim - 2))]
+        h = self.conv_out(self.dropout(F.silu(h)))
         return residual_sum(self.shortcut(self.resample(x)), h, self.skip_rescale)

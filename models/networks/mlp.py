@@ -10,8 +10,17 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
-from score_sde.models.layers.basic import linear
-from score_sde.models.layers.condition import Kind, Picture, check, laid_beside, part_of
+from score_sde.models.layers.basic import SCALE, linear
+from score_sde.models.layers.condition import (
+    Kind,
+    Picture,
+    VectorsBeside,
+    check,
+    flattened,
+    laid_beside,
+    part_of,
+    scaling,
+)
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
 
 _NUM_TIME_FEATURES = 64
@@ -28,8 +37,8 @@ class MLP(nn.Module):
         dimension: numbers in one example.
         width: features of the hidden layers.
         num_blocks: residual blocks, of two layers each.
-        conditions: what the network is told, by name: numbers and vectors, see `ConditionVectors`; or a `Picture`, of
-            as many channels as it has numbers.
+        conditions: what the network is told, by name: numbers and vectors (arrays that are flattened within), see
+            `ConditionVectors`; or a `Picture`, of as many channels as it has numbers.
     """
 
     def __init__(
@@ -43,10 +52,12 @@ class MLP(nn.Module):
         # Weights of variance 1 / dimension give features of unit variance. Smaller ones hide the state behind the time
         # for thousands of steps of training.
         self.input = linear(dimension, width, init_scale=(dimension + width) / (2 * dimension))
-        self.blocks = nn.ModuleList(Block(width) for _ in range(num_blocks))
+        beside = scaling(self.modulating)
+        self.blocks = nn.ModuleList(Block(width, scaled=bool(beside)) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
-        beside = sum(picture.channels + 1 for picture in self.pictures.values())
-        self.beside = linear(beside, width, init_scale=(beside + width) / (2 * beside)) if beside else None
+        self.beside = VectorsBeside(beside, width) if beside else None
+        laid = sum(picture.channels + 1 for picture in self.pictures.values())
+        self.laid = linear(laid, width, init_scale=(laid + width) / (2 * laid)) if laid else None
 
     def shard_units(self) -> list[nn.Module]:
         """List the parts whose weights are gathered at a time where they are divided among processes."""
@@ -55,12 +66,16 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
         if x.flatten(1).shape[1] != self.input.in_features:
             raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")
+        modulating = condition
+        if self.laid is not None and condition is not None:
+            modulating = part_of(condition, [name for name in condition.values if name not in self.pictures])
+        told = None if modulating is None else flattened(modulating)
+        embedding = self.embedding(noise_label, told)
         h = self.input(x.flatten(1))
-        if self.beside is None:
-            embedding = self.embedding(noise_label, condition)
-        else:
-            embedding = self.embedding(noise_label, part_of(condition, self.modulating))
-            h = h + self.beside(self._laid_beside(x, condition))
+        if self.beside is not None:
+            h = h + self.beside(told, len(x))
+        if self.laid is not None:
+            h = h + self.laid(self._laid_beside(x, condition))
         for block in self.blocks:
             h = block(h, embedding)
         return self.output(F.silu(h)).reshape(x.shape)
@@ -76,13 +91,20 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A block computes `h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`."""
+    """A block computes `h + W_2 silu(W_1 silu(h) + V embedding)`, for features `(B, width)`.
 
-    def __init__(self, width: int) -> None:
+    One that is `scaled` computes `h + W_2 silu((1 + U embedding) W_1 silu(h) + V embedding)`.
+    """
+
+    def __init__(self, width: int, scaled: bool = False) -> None:
         super().__init__()
         self.first = linear(width, width)
         self.modulation = linear(width, width)
         self.second = linear(width, width)
+        self.scale = linear(width, width, init_scale=SCALE) if scaled else None
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return h + self.second(F.silu(self.first(F.silu(h)) + self.modulation(embedding)))
+        inner = self.first(F.silu(h))
+        if self.scale is not None:
+            inner = inner * (1 + self.scale(embedding))
+        return h + self.second(F.silu(inner + self.modulation(embedding)))

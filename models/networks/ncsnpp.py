@@ -20,7 +20,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
 from score_sde.models.layers.attention import SelfAttention
 from score_sde.models.layers.basic import conv
-from score_sde.models.layers.condition import Kind
+from score_sde.models.layers.condition import Kind, Picture, check, laid_beside, part_of, scaling
 from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
 from score_sde.models.layers.pyramids import (
     Head,
@@ -68,7 +68,7 @@ class NCSNpp(nn.Module):
         combine: how an `input_skip` pyramid joins the features.
         time_conditional: whether blocks are told the time at all.
         init_scale: scale of the initial weights of layers that end a branch; 0 makes every block start as the identity.
-        conditions: what the network is told, by name: numbers and vectors; see `ConditionVectors`.
+        conditions: what the network is told, by name: numbers, vectors and pictures; see `models.layers.condition`.
         centered: whether images come in [-1, 1]; if not, they come in [0, 1] and are centred first.
         scale_by_sigma: divide the output by sigma: the label itself for Fourier embeddings; for positional ones
             `sigmas` at the label (rounded down).
@@ -141,7 +141,10 @@ class NCSNpp(nn.Module):
         )
 
         features = FourierFeatures(channels, fourier_scale) if embedding == "fourier" else PositionalFeatures(channels)
-        self.embedding = NoiseEmbedding(features, 4 * channels, conditions) if time_conditional else None
+        self.conditions = dict(conditions or {})
+        self.pictures = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Picture)}
+        self.modulating = {name: kind for name, kind in self.conditions.items() if name not in self.pictures}
+        self.embedding = NoiseEmbedding(features, 4 * channels, self.modulating) if time_conditional else None
 
         kernel = fir_kernel if fir else None
         attends = [height // 2**depth in attention_resolutions for depth in range(len(channel_multipliers))]
@@ -159,6 +162,7 @@ class NCSNpp(nn.Module):
                 init_scale=init_scale,
                 shortcut_init_scale=1.0 if block == "biggan" else 0.1,
                 skip_rescale=skip_rescale,
+                scaled=bool(scaling(self.modulating)),
             )
             attention = None
             if attend:
@@ -194,7 +198,8 @@ class NCSNpp(nn.Module):
             return OutputResidual(pyramid_width, width, skip_rescale, kernel)
 
         # On the encoder's way down, `skips` notes the widths of the feature maps the decoder will ask for.
-        self.conv_in = conv(in_channels, channels)
+        beside = sum(picture.channels + 1 for picture in self.pictures.values())
+        self.conv_in = conv(in_channels + beside, channels)
         here, skips, pyramid = channels, [channels], in_channels
         self.encoder = nn.ModuleList()
         for depth, multiplier in enumerate(channel_multipliers):
@@ -248,12 +253,15 @@ class NCSNpp(nn.Module):
                 told of such a condition.
         """
         self._check_input(x)
-        if self.embedding is None and condition is not None:
-            raise UserError("this network was built without conditions: leave the condition out")
-        embedding = None if self.embedding is None else self.embedding(noise_label, condition)
+        if condition is not None and not self.conditions:
+            raise UserError("this network was built without conditions; give it some, or leave the condition out")
+        check(self.conditions, condition, len(x), x.shape[2:])
+        heard = part_of(condition, self.modulating)
+        embedding = None if self.embedding is None else self.embedding(noise_label, heard)
         image = x if self.centered else 2 * x - 1
 
-        h, pyramid = self.conv_in(image), image
+        beside = laid_beside(x, condition, self.pictures)
+        h, pyramid = self.conv_in(torch.cat([image, *beside], dim=1) if beside else image), image
         skips = [h]
         for resolution in self.encoder:
             features, pyramid = resolution(h, pyramid, embedding)

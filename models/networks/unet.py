@@ -22,7 +22,17 @@ from torch import Tensor, nn
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.attention import CrossAttention, SelfAttention
-from score_sde.models.layers.condition import Kind, Picture, Tokens, TokensOrNone, check, laid_beside, part_of, said
+from score_sde.models.layers.condition import (
+    Kind,
+    Picture,
+    Tokens,
+    TokensOrNone,
+    check,
+    laid_beside,
+    part_of,
+    said,
+    scaling,
+)
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
 from score_sde.models.layers.pyramids import Head
 from score_sde.models.layers.resampling import Downsample, Upsample
@@ -128,7 +138,14 @@ class UNet(nn.Module):
             before: int, after: int, resample: Downsample | Upsample | None = None, attend: bool = False
         ) -> Stage:
             residual = ResidualBlock(
-                before, after, width, resample=resample, dropout=dropout, skip_rescale=True, space=space
+                before,
+                after,
+                width,
+                resample=resample,
+                dropout=dropout,
+                skip_rescale=True,
+                space=space,
+                scaled=bool(scaling(self.conditions)),
             )
             if not attend:
                 return Stage(residual, None, activation_checkpointing)

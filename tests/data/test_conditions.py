@@ -6,8 +6,15 @@ import math
 
 import torch
 
-from score_sde.data import Batches, Bins, load_dataset
-from score_sde.data.conditions import conditions_of, of_classes, told
+from score_sde.data import Batches, Bins, Standardised, load_dataset
+from score_sde.data.conditions import (
+    ConditionUnits,
+    condition_units,
+    conditions_of,
+    of_classes,
+    with_distortion,
+    with_hidden,
+)
 from score_sde.data.dataset import Dataset
 
 
@@ -17,7 +24,8 @@ def test_names_and_numbers_of_values():
     assert conditions_of(3, True) == {"class": 3, "distorted": 1}
     assert conditions_of(0, True) == {"distorted": 1}
     assert of_classes(None) is None
-    assert told(None, None, None) is None
+    assert with_distortion(None, None) is None
+    assert with_hidden(None, lambda: torch.zeros(1, dtype=torch.bool)) is None
 
 
 def numbered() -> Dataset:
@@ -76,3 +84,42 @@ def test_number_of_classes():
         ).num_classes
         == 3
     )
+
+
+def test_numbers_are_told_in_their_units_and_brought_to_a_size():
+    low = torch.rand(50, 2, 4, 6, dtype=torch.float64) * torch.tensor([3.0, 0.1]).reshape(2, 1, 1) + 7
+    units = condition_units("low", low, (1, 2, 3))
+    mean, std = low.mean((0, 2, 3), keepdim=True)[0], low.std((0, 2, 3), correction=0, keepdim=True)[0]
+    standard = (low - mean) / std
+    torch.testing.assert_close(units.encode(low, (1, 4, 6)).double(), standard, rtol=1e-6, atol=1e-6)
+    # No axis grows: means over areas.
+    areas = standard.reshape(50, 2, 2, 2, 3, 2).mean((3, 5))
+    torch.testing.assert_close(units.encode(low, (1, 2, 3)).double(), areas, rtol=1e-5, atol=1e-6)
+    # Linear interpolation keeps what is linear, away from the ends.
+    ramp = torch.arange(4.0).reshape(1, 1, 4)
+    wide = ConditionUnits((1, 4), Standardised(torch.zeros(1, 1), torch.ones(1, 1))).encode(ramp, (3, 8))
+    torch.testing.assert_close(wide[0, 0, 1:-1], torch.arange(0.25, 3, 0.5))
+    # Beside vectors they become vectors.
+    assert units.told_shape((5,)) == (48,)
+    torch.testing.assert_close(units.encode(low, (5,)).double(), standard.flatten(1), rtol=1e-6, atol=1e-6)
+    assert torch.equal(ConditionUnits.described(units.describe()).encode(low, (5,)), units.encode(low, (5,)))
+    # What is constant says nothing.
+    constant = condition_units("one", torch.full((9, 1), 4.0), (5,))
+    assert not constant.encode(torch.full((2, 1), 4.0), (5,)).any()
+
+
+def test_several_conditions_are_hidden_together_and_each_by_itself():
+    count, p = 4000, 0.2
+    x = torch.arange(float(count))[:, None]
+    arrays = {"a": x, "b": torch.stack([x[:, 0], -x[:, 0]], 1)}
+    units = {name: condition_units(name, array, (1,)) for name, array in arrays.items()}
+    dataset = Dataset("numbered", x, x[:0], conditions={"train": arrays}, condition_units=units)
+    batch = next(Batches(dataset, count, seed=1, label_dropout=p, names=("a", "b")))
+    assert batch.condition is not None
+    torch.testing.assert_close(batch.condition.values["a"], units["a"].encode(batch.x_0, (1,)))
+    torch.testing.assert_close(batch.condition.values["b"][:, 1], -batch.condition.values["a"][:, 0])
+    hidden = [batch.condition.hidden_rows[name] for name in ("a", "b")]
+    both, one = p + (1 - p) * p**2, p + (1 - p) * p
+    for found, share in ((hidden[0] & hidden[1], both), (hidden[0], one), (hidden[1], one)):
+        assert abs(found.double().mean() - share) < 4 * math.sqrt(share * (1 - share) / count)
+    assert torch.equal(batch.x_0, next(Batches(dataset, count, seed=1)).x_0)

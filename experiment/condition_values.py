@@ -1,0 +1,134 @@
+"""What somebody asks for, as a condition that a model is told: by name, in data units, one row or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from score_sde.common.condition import Condition
+from score_sde.common.errors import UserError
+from score_sde.common.files import open_npz
+from score_sde.data import Dataset
+from score_sde.data.sources.arrays import meaning
+from score_sde.data.sources.condition_arrays import CLASSES, name_of, unknown
+from score_sde.data.sources.examples import as_array
+from score_sde.experiment import build
+from score_sde.experiment.conditions import class_numbers
+
+
+def condition_of(config: ConfigDict, dataset: Dataset, given: Any, count: int | None) -> tuple[Condition, int]:
+    """Return the condition of `count` examples, and their number, which rows decide where it is None.
+
+    Args:
+        config: the configuration of the model.
+        dataset: what is known of its data.
+        given: classes, by name or number; numbers, as the data had them; or several of these by name. Of each, one for
+            all examples or one for each.
+        count: the number of examples.
+
+    Raises:
+        UserError: the model knows no such condition, or it has another shape, or another number of rows.
+    """
+    rows = {name: _rows(dataset, name, value) for name, value in _by_name(config, dataset, given).items()}
+    if not rows:
+        raise UserError("the condition says nothing: leave it out")
+    if count is None:
+        count = max((len(value) for value, alone in rows.values() if not alone), default=config.sampling.num_samples)
+    values = {}
+    for name, (value, _) in rows.items():
+        if len(value) not in (1, count):
+            what = "classes" if name == "class" else f"rows of {name!r}"
+            raise UserError(f"{len(value)} {what} for {count} examples: give one for all, or one for each")
+        values[name] = value.expand(count, *value.shape[1:])
+    return Condition(values), count
+
+
+def condition_of_file(config: ConfigDict, dataset: Dataset, path: Path, count: int) -> Condition:
+    """Return the condition of `count` examples that a file has, `.npz` by name, or `.npy`; rows are taken in turn.
+
+    Raises:
+        UserError: the file cannot be read, the model knows no such condition, or rows do not divide `count`.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            given: Any = np.load(path, allow_pickle=False)
+        else:
+            with open_npz(path) as content:
+                given = {name: content[name] for name in content if meaning(name) != "examples"}
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read {path}: save arrays by name, np.savez(path, condition=…)") from error
+    if isinstance(given, dict):
+        known = build.told_names(config, dataset)
+        given = {name if name in CLASSES else name_of(name, known) or name: array for name, array in given.items()}
+    condition, rows = condition_of(config, dataset, given, None if _has_rows(dataset, given) else 1)
+    if count % rows:
+        raise UserError(f"{path} has {rows} rows, which cannot be shared evenly by {count} samples")
+    return condition[torch.arange(count) % rows]
+
+
+def check_heard(config: ConfigDict, dataset: Dataset, condition: Condition | None) -> None:
+    """See that a model which was always told of its conditions is told of them.
+
+    Raises:
+        UserError: one is missing; the line names it.
+    """
+    told = {} if condition is None else condition.values
+    missing = [name for name in build.told_names(config, dataset) if name not in told]
+    if missing and not config.training.label_dropout:
+        raise UserError(
+            f"this model was trained with its condition never hidden (training.label_dropout=0): tell it of "
+            f"{', '.join(missing)}, too"
+        )
+
+
+def _by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]:
+    """Return what is asked for by the names that the model knows."""
+    names = build.told_names(config, dataset)
+    if not isinstance(given, Mapping):
+        if names and (len(names) > 1 or config.model.class_conditional):
+            known = ", ".join([*(["class"] if config.model.class_conditional else []), *names])
+            raise UserError(f"this model knows several conditions, {known}: say which, condition={{name: values}}")
+        return {names[0] if names else "class": given}
+    named: dict[str, Any] = {}
+    for key, value in given.items():
+        name = "class" if key in CLASSES else str(key)
+        if name not in names and not (name == "class" and dataset.num_classes):
+            raise unknown(str(key), [*(["class"] if dataset.num_classes else []), *names], "this model")
+        named[name] = value
+    return named
+
+
+def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
+    """Return what the model is told of each example, `(N, …)`, and whether one was given by itself, for all."""
+    if name == "class":
+        alone = isinstance(value, str) or np.ndim(value) == 0
+        items = [value] if alone else value
+        plain = [item.item() if isinstance(item, Tensor | np.generic | np.ndarray) else item for item in items]
+        return class_numbers(dataset, plain), alone
+    array, shape = as_array(value), dataset.condition_units[name].shape
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"the condition {name!r} is made of real numbers, not {array.dtype}")
+    alone = array.shape == shape or (shape == (1,) and array.ndim == 0)
+    if alone:
+        array = array.reshape(1, *shape)
+    elif shape == (1,) and array.ndim == 1:
+        array = array[:, None]
+    if array.shape[1:] != shape or not len(array):
+        raise UserError(f"the condition {name!r} has shape {shape}, or (N, …) for several, not {array.shape}")
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        raise UserError(f"the condition {name!r} has numbers that are not finite, first in row {int(finite.argmin())}")
+    return dataset.told({name: torch.from_numpy(np.ascontiguousarray(array))})[name], alone
+
+
+def _has_rows(dataset: Dataset, given: Any) -> bool:
+    """Return whether any array of a file has rows."""
+    shapes = {name: units.shape for name, units in dataset.condition_units.items()}
+    arrays = given if isinstance(given, dict) else {next(iter(shapes), "class"): given}
+    return any(array.ndim > len(shapes.get(name, ())) for name, array in arrays.items())
