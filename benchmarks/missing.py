@@ -34,7 +34,7 @@ from score_sde.models.mixture_part import MixturePart
 SHARES = (0.1, 0.5, 0.9)
 MIXTURE: dict[str, Any] = {"model.width": 256, "training.batch_size": 512, "training.weight_decay": 0.0}
 DIGITS: dict[str, Any] = {"training.batch_size": 64}
-COMPONENTS = (1, 10, 30)
+COMPONENTS = (1, 10)
 
 
 def main() -> None:
