@@ -11,7 +11,7 @@ numbers, for what is missing and for densities. Beside it: the exact answers.
                of what is filled in, in levels, and nats a pixel of what is missing given the rest, beside those of
                mixtures of Gaussians fitted to the same examples, exactly conditioned
 
-Both together take some six minutes of one core.
+Each takes some minutes of one core.
 """
 
 from __future__ import annotations
