@@ -16,6 +16,8 @@ standard deviation `s` of the training part, of each column of vectors `(d,)`, o
 
     x = (y - m) / s.
 
+What is NaN was not observed: moments are those of what was.
+
 A density in the units of the data is that in model units times `|d x / d y|`, the product of all spacings (or `1 / s`):
 
     log p(y) = log p(x) + log |d x / d y|.
@@ -140,7 +142,14 @@ def standardised(examples: Tensor) -> Standardised:
 def mean_and_std(examples: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of examples `(N, *shape)`, of each column or channel; float64, broadcast to `shape`."""
     mean, variance = moments(examples)
-    if examples.ndim > 2:
+    if examples.ndim > 2 and bool(mean.isnan().any()):
+        # Places that were never observed decide nothing.
+        places, seen = tuple(range(1, mean.ndim)), ~mean.isnan()
+        count = seen.sum(places, keepdim=True)
+        of_channel = torch.where(seen, mean, 0).sum(places, keepdim=True) / count
+        between = torch.where(seen, mean - of_channel, 0).square().sum(places, keepdim=True) / count
+        mean, variance = of_channel, torch.where(seen, variance, 0).sum(places, keepdim=True) / count + between
+    elif examples.ndim > 2:
         # The numbers of a channel share a scale: its variance is that within places and that between them.
         places = tuple(range(1, mean.ndim))
         between = mean.var(places, correction=0, keepdim=True) if mean[0].numel() else variance
@@ -149,11 +158,18 @@ def mean_and_std(examples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moments(examples: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of examples `(N, *shape)` over examples, part by part; float64, of shape `shape`."""
+    """Return mean and variance of examples `(N, *shape)` over examples, part by part; float64, of shape `shape`.
+
+    NaN are left out; both are NaN where there is no other number.
+    """
     parts = examples.split(max(1, _AT_ONCE // max(1, examples[:1].numel())))
-    count = len(examples)
-    mean = sum((part.double().sum(0) for part in parts), torch.zeros(examples.shape[1:], dtype=torch.float64)) / count
-    spread = sum(((part.double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean))
+    count: int | Tensor = len(examples)
+    if examples.is_floating_point() and any(bool(part.isnan().any()) for part in parts):
+        count = sum(((~part.isnan()).sum(0) for part in parts), torch.zeros(examples.shape[1:]))
+    known = (lambda part: part) if isinstance(count, int) else torch.nan_to_num
+    zeros = torch.zeros(examples.shape[1:], dtype=torch.float64)
+    mean = sum((known(part.double()).sum(0) for part in parts), zeros) / count
+    spread = sum((known(part.double() - mean).square().sum(0) for part in parts), zeros)
     return mean, spread / count
 
 

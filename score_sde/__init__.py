@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         matched_prior,
         sample_path,
         step_log_prob,
+        tune_likelihood,
     )
 
 _ROOM_OF = {
@@ -70,6 +71,7 @@ _ROOM_OF = {
     "matched_prior": "solvers",
     "sample_path": "solvers",
     "step_log_prob": "solvers",
+    "tune_likelihood": "solvers",
 }
 
 __all__ = [
@@ -107,6 +109,7 @@ __all__ = [
     "sample_path",
     "spread_skill",
     "step_log_prob",
+    "tune_likelihood",
 ]
 
 _HERE = Path(__file__).parent
