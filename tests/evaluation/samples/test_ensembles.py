@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ def test_small_ensembles_by_hand():
     ensemble = torch.tensor([3.0, 0.0, 1.0])[:, None]
     assert crps(ensemble, torch.tensor([2.0])).item() == pytest.approx(4 / 3 - 1, abs=1e-15)
     # Two samples about the truth: 1 - 2/2.
-    assert crps(np.array([[1.0], [-1.0]]), np.array([0.0])).item() == 0
-    assert crps(np.array([[4], [4]], np.uint8), np.array([7], np.uint8)).item() == 3
+    assert crps(torch.tensor([[1.0], [-1.0]]), torch.tensor([0.0])).item() == 0
+    arrays: Any = np.array([[4], [4]], np.uint8), np.array([7], np.uint8)
+    assert crps(*arrays).item() == 3
 
 
 def test_it_is_the_double_sum_of_each_number_wherever_it_lies():
