@@ -37,7 +37,7 @@ def main() -> None:
         "training.num_steps": 1000,
         "training.batch_size": 32,
         "training.learning_rate": 4e-3,
-        # Much noise is where classes are decided.
+        # More noise than configs/vp/own.py has.
         "training.edm_mean": -0.5,
         "training.edm_std": 1.4,
         "training.checkpoint_every": 0,

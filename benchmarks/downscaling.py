@@ -7,7 +7,7 @@ CRPS of ensembles, spread beside skill, and nats per dimension, in metres:
     bicubic     interpolation, with a Gaussian error whose mean and deviation at each place are those of the training
                 fields; its CRPS is in closed form
     covariance  the same with the whole covariance of the errors
-    conditional a network that is told the means, of x, or of what interpolation leaves of x, with the same density
+    conditional a network that is told the means, of x; with `--left` also one of what interpolation leaves of x
     ΠGDM        the first of these networks without its condition, led by what was observed
 """
 
@@ -35,7 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=350)
     parser.add_argument("--members", type=int, default=8)
-    parser.add_argument("--fields", type=int, default=50, help="test fields; of densities, a third")
+    parser.add_argument("--fields", type=int, default=40, help="test fields; of densities, a third")
+    parser.add_argument("--left", action="store_true", help="train on what interpolation leaves, too")
     arguments = parser.parse_args()
     data = score_sde.load_dataset("elevation")
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +51,7 @@ def main() -> None:
     for name, by_known, by_new in (
         ("conditional, of x", torch.zeros_like(known), torch.zeros_like(x)),
         ("conditional, of what bicubic leaves", bicubic(told), bicubic(low)),
-    ):
+    )[: 1 + arguments.left]:
         started = time.time()
         run = score_sde.fit(
             (known - by_known).numpy(), condition={"low": told.numpy()}, num_steps=arguments.steps, settings=settings
