@@ -36,6 +36,7 @@ from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.condition_values import check_heard, condition_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood import make_measurement
+from score_sde.experiment.posterior import Posterior
 from score_sde.models import Given, rows_of
 from score_sde.solvers import decode, encode, log_likelihood
 from score_sde.solvers.base import Solution, Solver
@@ -133,6 +134,14 @@ class Run:
         examples, alone = as_examples(self._experiment.dataset, x)
         log_prob = self._measured(examples, condition, seed, options).numpy()
         return float(log_prob[0]) if alone else log_prob
+
+    def posterior(self, x: Any = None) -> Posterior:
+        """Return the posterior of what the model is of, such as a simulator's parameters, given an observation.
+
+        Args:
+            x: what was observed, as a condition of `sample`; None if each question says it.
+        """
+        return Posterior(self, self._experiment, x)
 
     def bits_per_dim(self, x: Examples, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
         """Return `-log2 p(x) / d` of examples, `(N,)` float64, or one number for one; arguments as of `log_prob`.
