@@ -41,6 +41,9 @@ def get_config() -> ConfigDict:
     data.uniform_dequantisation = True  # add uniform noise to levels in training; False: train on levels as they are
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
+    # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
+    data.box_low = ()
+    data.box_high = ()  # … and upper ends
     # Training examples set aside, for the held-out loss and for choices, if no part of the data is that: their number …
     data.validation = 0.0  # … or, below 1, their share
     data.fold = 0  # decides which examples are set aside

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from score_sde.common.errors import UserError, choose, naming, one_line
 from score_sde.common.files import at_home
+from score_sde.data.box import box_of
 from score_sde.data.conditions import condition_units
 from score_sde.data.dataset import Dataset
 from score_sde.data.sources.picture import background as colour
@@ -64,7 +66,15 @@ def reading_of(
     )
 
 
-def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) -> Dataset:
+def dataset_of(
+    name: str,
+    parts: Parts,
+    low: float,
+    high: float,
+    as_bins: bool,
+    box_low: Sequence[float] = (),
+    box_high: Sequence[float] = (),
+) -> Dataset:
     """Return the dataset of what a loader found, in the units that its training part decides.
 
     Args:
@@ -73,15 +83,29 @@ def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) 
         low: lower end of the interval that levels lie in, in model units.
         high: its upper end.
         as_bins: whether levels are bins or points.
+        box_low: lower ends of the box that vectors lie in; none for none.
+        box_high: its upper ends.
+
+    Raises:
+        UserError: examples lie outside the box, or cannot lie in one.
     """
     assert parts.validation is not None
     shape = tuple(parts.train.shape[1:])
+    box = box_of(box_low, box_high, shape)
+    for part in ("train", "test", "validation") if box is not None else ():
+        inside = box.holds(getattr(parts, part))
+        if not inside.all():
+            first = int((~inside).long().argmax())
+            raise UserError(
+                f"{int((~inside).sum())} of {len(inside)} {part} examples of {name} lie outside the box, first number "
+                f"{first}: {[round(value, 6) for value in getattr(parts, part)[first].tolist()[:8]]}"
+            )
     of_train = parts.conditions.get("train", {})
     return Dataset(
         name,
         parts.train,
         parts.test,
-        units_of(parts.train, parts.levels, low, high, as_bins),
+        units_of(parts.train, parts.levels, low, high, as_bins, box),
         parts.validation,
         parts.classes,
         parts.test_classes,

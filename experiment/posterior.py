@@ -17,13 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde.common import distributed
 from score_sde.common.errors import UserError
+from score_sde.data import Standardised, Units
 from score_sde.experiment.condition_values import observed
 from score_sde.experiment.experiment import Experiment
+from score_sde.models import GivenToAll
 
 # From so many samples the most probable are chosen, and from so many of these ascent begins.
 _CANDIDATES, _STARTS = 200, 3
-# Tolerances at which ascent follows the density, which a line search compares.
+# A step of ascent takes the best of these fractions, until nothing is gained by so many nats.
+_FRACTIONS = [2.0**-k for k in range(8)]
+_LEVEL = 1e-4
+# Tolerances of the densities that ascent compares.
 _CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -125,13 +131,17 @@ class Posterior:
         """
         told, units = self._told(x), self._experiment.dataset.units
         drawn = torch.from_numpy(self._draw(_CANDIDATES, told, seed, {}))
-        best = torch.as_tensor(self._log_density(drawn, told, {})).topk(_STARTS).indices
+        best = torch.as_tensor(self._log_density(drawn.numpy(), told, {})).topk(_STARTS).indices
+        states = units.encode(drawn)
 
-        def height(states: Tensor) -> Tensor:
-            return self._log_density(units.decode(states), told, _CLOSE)
+        def height(x: Tensor) -> Tensor:
+            return torch.as_tensor(self._log_density(units.decode(x).numpy(), told, _CLOSE))
 
-        summit = climb(height, units.encode(drawn[best]))
-        return _like(units.decode(summit).numpy(), self._wants_torch(x))
+        def slope(x: Tensor) -> Tensor:
+            return self._score(x, told) + scale_slope(units, x)
+
+        summit = climb(height, slope, states[best], torch.atleast_2d(torch.cov(states.flatten(1).double().T)))
+        return _like(units.decode(summit[None])[0].numpy(), self._wants_torch(x))
 
     def _draw(self, count: int, told: Any, seed: int, options: Mapping[str, Any]) -> np.ndarray:
         """Draw samples `(count, *dims)` given what is told."""
@@ -140,6 +150,12 @@ class Posterior:
     def _log_density(self, theta: Any, told: Any, options: Mapping[str, Any]) -> Any:
         """Return the log-density of parameters, in data units; differentiable, if they want gradients."""
         return self._run.log_prob(theta, condition=told, **_exact(options))
+
+    def _score(self, x: Tensor, told: Any) -> Tensor:
+        """Return the gradient of the log-density of states `(B, *dims)`, in model units, at the last time."""
+        model = GivenToAll(self._experiment.model, told.to(distributed.device()))
+        with torch.no_grad():
+            return model.score(x.to(distributed.device()), torch.tensor(model.sde.t_min)).cpu()
 
     def _told(self, x: Any) -> Any:
         """Return what was observed, as a condition."""
@@ -159,26 +175,47 @@ class Posterior:
         return _holds_tensors(x) or (x is None and self._in_torch) or isinstance(sample_shape, torch.Size)
 
 
-def climb(height: Callable[[Tensor], Tensor], starts: Tensor, steps: int = 12) -> Tensor:
-    """Return the highest state `(*dims)` that ascent of a differentiable `height` finds from states `(K, *dims)`.
+def climb(
+    height: Callable[[Tensor], Tensor],
+    slope: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    covariance: Tensor,
+    steps: int = 30,
+) -> Tensor:
+    """Return the highest state `(*dims)` that ascent finds from states `(K, *dims)`.
 
-    Ascent is L-BFGS with a line search, from all at once.
+    A step goes along the covariance times the slope, which in a Gaussian leads to the summit, or a fraction of the way:
+    the fraction that is highest is taken, until none leads up.
+
+    Args:
+        height: the log-density of states `(B, *dims)`; `(B,)`.
+        slope: its gradient; shape of the states.
+        starts: where ascent begins.
+        covariance: that of the density, or nearly, `(d, d)`, float64.
+        steps: the most steps.
     """
-    states = starts.detach().clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([states], max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-5)
-    seen: list[tuple[Tensor, Tensor]] = []
+    at, reached, rows = starts, height(starts), torch.arange(len(starts))
+    for _ in range(steps):
+        way = (slope(at).flatten(1).double() @ covariance).reshape(at.shape).to(at)
+        tried = at + torch.stack([way * fraction for fraction in _FRACTIONS])
+        heights = height(tried.flatten(0, 1)).reshape(tried.shape[:2]).nan_to_num(-math.inf)
+        highest, best = heights.max(0)
+        up = highest > reached + _LEVEL
+        if not up.any():
+            break
+        at = torch.where(up.reshape(-1, *(1,) * (at.ndim - 1)), tried[best, rows], at)
+        reached = torch.where(up, highest, reached)
+    return at[reached.argmax()]
 
-    def lost() -> Tensor:
-        optimizer.zero_grad()
-        heights = height(states)
-        seen.append((heights.detach().clone(), states.detach().clone()))
-        loss = -heights.sum()
-        loss.backward()
-        return loss
 
-    optimizer.step(lost)  # type: ignore[no-untyped-call]
-    heights, places = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    return places[heights.nan_to_num(-math.inf).argmax()]
+def scale_slope(units: Units, x: Tensor) -> Tensor:
+    """Return the gradient by `x` of `log |d x / d y|` at states `(B, *dims)`; 0 where units are a scale."""
+    with torch.enable_grad():
+        states = x.detach().requires_grad_()
+        found = units.log_scales(units.decode(states)) if isinstance(units, Standardised) else None
+        if found is None or not found.requires_grad:
+            return torch.zeros_like(x)
+        return torch.autograd.grad(found.sum(), states)[0].nan_to_num()
 
 
 def _exact(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
-from score_sde.data import Dataset
+from score_sde.data import Dataset, Standardised
 from score_sde.evaluation.samples.draw import as_array
 from score_sde.experiment import build, conditions, configuration, own, rules, sampling
 from score_sde.experiment.arrays import as_examples
@@ -274,7 +274,7 @@ class Run:
     def _differentiable(self, x: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any]) -> Tensor:
         """Return `log p(x)`, in data units, of numbers without levels, as something that can be differentiated by x."""
         units, shape = self._experiment.dataset.units, self._experiment.dataset.shape
-        if units.levels is not None:
+        if not isinstance(units, Standardised):
             raise UserError("levels are no numbers to be differentiated by: use run.model in model units")
         alone = x.shape == shape
         batch = x[None] if alone else x
@@ -290,7 +290,7 @@ class Run:
             differentiable=True,
             **measurement.options,
         )
-        log_prob = (result.log_prob + units.log_scale(shape)).to(x.device)
+        log_prob = (result.log_prob + units.log_scales(batch).to(result.log_prob)).to(x.device)
         return log_prob[0] if alone else log_prob
 
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:

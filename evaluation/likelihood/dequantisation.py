@@ -76,8 +76,7 @@ class WithoutLevels:
 
     def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
         """Return numbers `(B, *dims)` in model units, and `-log |d x / d y|`; no noise is drawn."""
-        log_q = torch.full((len(levels),), -self.units.log_scale(levels.shape[1:]), dtype=torch.float64)
-        return Dequantised(self.units.encode(levels), log_q)
+        return Dequantised(self.units.encode(levels), -self.units.log_scales(levels))
 
 
 class UniformDequantiser:
