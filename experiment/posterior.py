@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common import distributed
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.data import Standardised, Units
 from score_sde.experiment.condition_values import observed
@@ -92,7 +93,7 @@ class Posterior:
         **options: Any,
     ) -> Any:
         """Draw samples given each of several observations, `(*sample_shape, B, *dims)`; arguments as of `sample`."""
-        shape, rows = _shape(sample_shape), observed(self._experiment.config, self._experiment.dataset, x)
+        shape, rows = _shape(sample_shape), self._rows(x)
         count = math.prod(shape)
         told = rows[torch.arange(len(rows)).repeat(count)]
         drawn = self._run.sample(count * len(rows), condition=told, seed=_seed(seed), **options)
@@ -113,7 +114,7 @@ class Posterior:
 
     def log_prob_batched(self, theta: Any, x: Any, **options: Any) -> Any:
         """Return log-densities of parameters `(N, B, *dims)`, each column given its own observation, `(N, B)`."""
-        rows = observed(self._experiment.config, self._experiment.dataset, x)
+        rows = self._rows(x)
         array = theta.detach().cpu().numpy() if isinstance(theta, Tensor) else np.asarray(theta)
         if array.shape[1:2] != (len(rows),):
             raise UserError(f"parameters given {len(rows)} observations are (N, {len(rows)}, …), not {array.shape}")
@@ -163,8 +164,12 @@ class Posterior:
             raise UserError("nothing was observed: say posterior(x_o), or x=x_o")
         return self._x if x is None else self._one(x)
 
-    def _one(self, x: Any) -> Any:
-        rows = observed(self._experiment.config, self._experiment.dataset, x)
+    def _rows(self, x: Any) -> Condition:
+        """Return observations as a condition, one row each."""
+        return observed(self._experiment.config, self._experiment.dataset, x)
+
+    def _one(self, x: Any) -> Condition:
+        rows = self._rows(x)
         if len(rows) != 1:
             raise UserError(
                 f"one observation is asked for here, not {len(rows)}: for each, sample_batched; for all, posterior(x)"

@@ -90,9 +90,9 @@ def test_density_and_mode_are_the_closed_form(run) -> None:
     np.testing.assert_allclose(posterior.log_prob(theta, **OPTIONS), log_density(theta, x[0]), atol=0.02)
     np.testing.assert_allclose(posterior.map(), mean_given(x[0]), atol=0.01)
     # Gradients reach whoever asks with tensors.
-    asked = torch.tensor(theta, requires_grad=True)
-    posterior.log_prob(asked, **OPTIONS).sum().backward()
-    np.testing.assert_allclose(asked.grad, (mean_given(x[0]) - theta) @ PRECISION, atol=0.02)
+    asked = torch.tensor(theta[:2], requires_grad=True)
+    posterior.log_prob(asked, rtol=1e-4, atol=1e-4).sum().backward()
+    np.testing.assert_allclose(asked.grad, (mean_given(x[0]) - theta[:2]) @ PRECISION, atol=0.03)
 
 
 def test_samples_have_the_shapes_that_sbi_asks_for_and_are_the_posteriors(run) -> None:
@@ -133,3 +133,32 @@ def test_what_cannot_be_asked_is_refused(run) -> None:
         run.posterior().log_prob_batched(theta, x)
     with pytest.raises(UserError, match="not finite"):
         run.posterior([math.nan, 0.0])
+
+
+def test_several_observations_are_composed_and_measured(run) -> None:
+    """Ten observations of one theta, which together tell it to about 0.2; densities are those of the closed form."""
+    generator = np.random.default_rng(5)
+    x = np.array([0.5, -0.3]) @ A + NOISE * generator.normal(size=(10, 2))
+    precision = np.eye(2) + 10 * A @ A.T / NOISE**2
+    mean, covariance = x.sum(0) @ A.T @ np.linalg.inv(precision) / NOISE**2, np.linalg.inv(precision)
+    for prior in (None, (np.zeros(2), np.eye(2))):
+        posterior = run.posterior(x, prior=prior)
+        samples = posterior.sample(1500, seed=0, num_steps=40)
+        np.testing.assert_allclose(samples.mean(0), mean, atol=0.15 * math.sqrt(covariance.max()))
+        np.testing.assert_allclose(np.cov(samples.T), covariance, rtol=0.15, atol=0.1 * covariance.max())
+    found = posterior.log_prob(samples[:10], **OPTIONS)
+    residual = samples[:10] - mean
+    exact = (
+        -np.einsum("ni,ij,nj->n", residual, precision, residual) / 2 - np.linalg.slogdet(2 * np.pi * covariance)[1] / 2
+    )
+    # The flow's densities, of which ten and nine are summed, end in N(0, I), which is not quite p_T.
+    np.testing.assert_allclose(found, exact, atol=0.1)
+    assert posterior.normaliser.error < 0.05
+    assert posterior.normaliser.effective_size > 250
+    np.testing.assert_allclose(posterior.map(), mean, atol=0.01)
+    with pytest.raises(UserError, match="has its observations already"):
+        posterior.sample(2, x=x[0])
+    with pytest.raises(UserError, match="of a run with a box"):
+        run.posterior(x, prior="uniform")
+    with pytest.raises(UserError, match=r"a Gaussian prior is \(mean, covariance\)"):
+        run.posterior(x, prior=(np.zeros(3), np.eye(3)))
