@@ -36,7 +36,7 @@ from score_sde.models.gaussian_mixture import fit_mixture
 
 UNIFORM = "uniform"
 # Samples given each observation, for its covariance, and of the posterior, for the proposal.
-_SAMPLES, _FITTED = 2000, 1000
+_SAMPLES, _FITTED = 1000, 1000
 # The proposal has so many Gaussians, and so many times their deviations.
 _COMPONENTS, _WIDER = 4, 1.25
 
@@ -135,27 +135,29 @@ class ComposedPosterior(Posterior):
 
     def _log_density(self, theta: Any, told: Any, options: Mapping[str, Any]) -> Any:
         """Return the log-density of parameters but for the normaliser, in data units."""
-        count = len(self.rows)
-        each = [super(ComposedPosterior, self)._log_density(theta, self.rows[k : k + 1], options) for k in range(count)]
-        of_prior = self._known(theta) if self._prior is not None else super()._log_density(theta, None, options)
-        wanted = isinstance(each[0], Tensor)
-        together = sum(map(torch.as_tensor, each)) - (count - 1) * torch.as_tensor(of_prior)
+        theta = theta if isinstance(theta, Tensor) else np.asarray(theta)
+        several = theta.ndim > 1
+        batch = theta if several else theta[None]
+        count, size = len(self.rows), len(batch)
+        told = self.rows[torch.arange(count).repeat_interleave(size)]
+        repeated = torch.cat([batch] * count) if isinstance(batch, Tensor) else np.concatenate([batch] * count)
+        each = torch.as_tensor(super()._log_density(repeated, told, options)).reshape(count, size)
+        of_prior = self._known(batch) if self._prior is not None else super()._log_density(batch, None, options)
+        together = each.sum(0) - (count - 1) * torch.as_tensor(of_prior)
         # Outside the box there is nothing, and nothing less nothing.
-        together = torch.where(torch.as_tensor(each[0]) == -math.inf, -math.inf, together)
-        return together if wanted else together.numpy() if together.ndim else float(together)
+        together = torch.where(each[0] == -math.inf, -math.inf, together)
+        if isinstance(theta, Tensor):
+            return together if several else together[0]
+        return together.numpy() if several else float(together)
 
     def _known(self, theta: Any) -> Tensor:
-        """Return the log-density of parameters under a known prior, in data units."""
+        """Return the log-density of parameters `(N, d)` under a known prior, in data units."""
         units = self._experiment.dataset.units
         assert self._prior is not None
         assert isinstance(units, Standardised)
         y = torch.as_tensor(theta)
-        batch = y if y.ndim == 2 else y[None]
-        batch = batch.to(torch.float64) if not batch.is_floating_point() else batch
-        states = units.encode(batch)
         t = torch.tensor(self._prior.sde.t_min, dtype=torch.float64)
-        found = self._prior.log_prob(states.double(), t) + units.log_scales(batch)
-        return found if y.ndim == 2 else found[0]
+        return self._prior.log_prob(units.encode(y).double(), t) + units.log_scales(y)
 
     def _score(self, x: Tensor, told: Any) -> Tensor:
         device = distributed.device()

@@ -185,7 +185,7 @@ def climb(
     slope: Callable[[Tensor], Tensor],
     starts: Tensor,
     covariance: Tensor,
-    steps: int = 30,
+    steps: int = 12,
 ) -> Tensor:
     """Return the highest state `(*dims)` that ascent finds from states `(K, *dims)`.
 
