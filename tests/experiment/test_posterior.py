@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import score_sde
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.experiment.composed_posterior import known_prior
 from tests.experiment.test_array_conditions import EXACT
 
 # theta ~ N(0, I), x = theta @ A + NOISE n; thetas are standardised by numbers that are nearly 0 and 1.
@@ -162,3 +163,23 @@ def test_several_observations_are_composed_and_measured(run) -> None:
         run.posterior(x, prior="uniform")
     with pytest.raises(UserError, match=r"a Gaussian prior is \(mean, covariance\)"):
         run.posterior(x, prior=(np.zeros(3), np.eye(3)))
+
+
+def test_a_uniform_prior_in_a_box_is_a_gaussian_in_model_units() -> None:
+    low, high = np.array([-1.0, 5.0]), np.array([1.0, 9.0])
+    theta = np.random.default_rng(0).uniform(low, high, (400, 2))
+    settings = {"model.width": 8, "model.num_blocks": 1, "training.sample_every": 0}
+    run = score_sde.fit(theta, condition=theta + 1, box=(low, high), num_steps=1, settings=settings)
+    prior = known_prior(run._experiment, "uniform")
+    assert prior is not None
+    y = torch.tensor(np.random.default_rng(1).uniform(low, high, (50, 2)))
+    units, t = run.dataset.units, torch.tensor(prior.sde.t_min)
+    found = prior.log_prob(units.encode(y).double(), t) + units.log_scales(y)
+    np.testing.assert_allclose(found, -math.log(2 * 4), atol=1e-3)
+    # Composed samples stay in the box, and outside there is nothing.
+    several = run.posterior(theta[:2], prior="uniform")
+    samples = several.sample(50, seed=0, num_steps=5)
+    assert ((samples >= low) & (samples <= high)).all()
+    assert several.log_prob([[0.0, 4.9]], rtol=0.1, atol=0.1).tolist() == [-math.inf]
+    with pytest.raises(UserError, match="no Gaussian prior"):
+        run.posterior(theta[:2], prior=(np.zeros(2), np.eye(2)))
