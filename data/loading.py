@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from score_sde.common.errors import UserError, choose, naming, one_line
 from score_sde.common.files import at_home
-from score_sde.data.box import box_of
+from score_sde.data.box import Box, box_of
 from score_sde.data.conditions import condition_units
 from score_sde.data.dataset import Dataset
 from score_sde.data.sources.picture import background as colour
@@ -92,14 +94,8 @@ def dataset_of(
     assert parts.validation is not None
     shape = tuple(parts.train.shape[1:])
     box = box_of(box_low, box_high, shape)
-    for part in ("train", "test", "validation") if box is not None else ():
-        inside = box.holds(getattr(parts, part))
-        if not inside.all():
-            first = int((~inside).long().argmax())
-            raise UserError(
-                f"{int((~inside).sum())} of {len(inside)} {part} examples of {name} lie outside the box, first number "
-                f"{first}: {[round(value, 6) for value in getattr(parts, part)[first].tolist()[:8]]}"
-            )
+    if box is not None:
+        _check_inside(box, name, {"train": parts.train, "test": parts.test, "validation": parts.validation})
     of_train = parts.conditions.get("train", {})
     return Dataset(
         name,
@@ -115,3 +111,19 @@ def dataset_of(
         conditions=parts.conditions,
         condition_units={name: condition_units(name, values, shape) for name, values in of_train.items()},
     )
+
+
+def _check_inside(box: Box, name: str, parts: Mapping[str, Tensor]) -> None:
+    """See that the examples of all parts lie in a box.
+
+    Raises:
+        UserError: some do not; the line tells the first.
+    """
+    for part, examples in parts.items():
+        outside = ~box.holds(examples)
+        if outside.any():
+            first = int(outside.long().argmax())
+            raise UserError(
+                f"{int(outside.sum())} of {len(examples)} {part} examples of {name} lie outside the box, first number "
+                f"{first}: {[round(value, 6) for value in examples[first].tolist()[:8]]}"
+            )
