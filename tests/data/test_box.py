@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 import score_sde
 from score_sde.common.errors import UserError
-from score_sde.data.units import describe_units, units_described
+from score_sde.data.units import Standardised, describe_units, units_described
 
 LOW, HIGH = [-1.0, 10.0, 1e5], [2.0, 10.5, 1e6]
 
@@ -97,14 +98,16 @@ def test_fit_keeps_samples_and_densities_in_the_box(tmp_path) -> None:
     assert np.isneginf(found).tolist() == [False, True, False]
     # In data units: that of model units, and log |dx / dy| of each example.
     units = run.dataset.units
+    assert isinstance(units, Standardised)
     inner = score_sde.log_likelihood(run.model, units.encode(torch.tensor(asked[::2])), divergence="exact").log_prob
     np.testing.assert_allclose(found[::2], inner + units.log_scales(torch.tensor(asked[::2])), rtol=1e-3)
     # A tensor that wants gradients has the density with its determinant, too.
     wanted = torch.tensor(asked[:1], requires_grad=True)
-    loose = {"divergence": "exact", "rtol": 1e-4, "atol": 1e-4}
+    loose: dict[str, Any] = {"divergence": "exact", "rtol": 1e-4, "atol": 1e-4}
     by_gradient = again.log_prob(wanted, **loose)
     np.testing.assert_allclose(by_gradient.detach(), again.log_prob(asked[:1], **loose), atol=1e-3)
     by_gradient.sum().backward()
+    assert wanted.grad is not None
     step = np.array([1e-2, 0, 0])
     slope = (again.log_prob(asked[:1] + step, **loose) - again.log_prob(asked[:1] - step, **loose)) / 2e-2
     np.testing.assert_allclose(wanted.grad[:, 0], slope, atol=0.02)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import score_sde
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.data import Standardised
 from score_sde.experiment.composed_posterior import known_prior
 from tests.experiment.test_array_conditions import EXACT
 
@@ -45,6 +46,12 @@ def log_density(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 class ExactPosterior(nn.Module):
     """A network that is the exact noise of `theta | x`, and of `theta` where `x` is hidden, in model units."""
+
+    shift: Tensor
+    slope: Tensor
+    covariance: Tensor
+    prior_mean: Tensor
+    prior_covariance: Tensor
 
     def __init__(self, theta: np.ndarray, x: np.ndarray) -> None:
         super().__init__()
@@ -93,6 +100,7 @@ def test_density_and_mode_are_the_closed_form(run) -> None:
     # Gradients reach whoever asks with tensors.
     asked = torch.tensor(theta[:2], requires_grad=True)
     posterior.log_prob(asked, rtol=1e-4, atol=1e-4).sum().backward()
+    assert asked.grad is not None
     np.testing.assert_allclose(asked.grad, (mean_given(x[0]) - theta[:2]) @ PRECISION, atol=0.03)
 
 
@@ -174,6 +182,7 @@ def test_a_uniform_prior_in_a_box_is_a_gaussian_in_model_units() -> None:
     assert prior is not None
     y = torch.tensor(np.random.default_rng(1).uniform(low, high, (50, 2)))
     units, t = run.dataset.units, torch.tensor(prior.sde.t_min)
+    assert isinstance(units, Standardised)
     found = prior.log_prob(units.encode(y).double(), t) + units.log_scales(y)
     np.testing.assert_allclose(found, -math.log(2 * 4), atol=1e-3)
     # Composed samples stay in the box, and outside there is nothing.
