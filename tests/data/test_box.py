@@ -103,14 +103,14 @@ def test_fit_keeps_samples_and_densities_in_the_box(tmp_path) -> None:
     np.testing.assert_allclose(found[::2], inner + units.log_scales(torch.tensor(asked[::2])), rtol=1e-3)
     # A tensor that wants gradients has the density with its determinant, too.
     wanted = torch.tensor(asked[:1], requires_grad=True)
-    loose: dict[str, Any] = {"divergence": "exact", "rtol": 1e-4, "atol": 1e-4}
+    loose: dict[str, Any] = {"divergence": "exact", "rtol": 1e-3, "atol": 1e-3}
     by_gradient = again.log_prob(wanted, **loose)
-    np.testing.assert_allclose(by_gradient.detach(), again.log_prob(asked[:1], **loose), atol=1e-3)
+    np.testing.assert_allclose(by_gradient.detach(), again.log_prob(asked[:1], **loose), atol=1e-2)
     by_gradient.sum().backward()
     assert wanted.grad is not None
     step = np.array([1e-2, 0, 0])
     slope = (again.log_prob(asked[:1] + step, **loose) - again.log_prob(asked[:1] - step, **loose)) / 2e-2
-    np.testing.assert_allclose(wanted.grad[:, 0], slope, atol=0.02)
+    np.testing.assert_allclose(wanted.grad[:, 0], slope, atol=0.05)
 
 
 def test_wrong_boxes_are_refused() -> None:
