@@ -7,6 +7,8 @@ all, so is theirs. In its axes, `u = V^T (x - m)`, each number has a standard de
 one matrix for each axis (channels, rows, columns …): the eigenvectors of the covariance along that axis, which for
 stationary series and pictures are their frequencies. The variances are then those of the data along the axes of `V`,
 and what covariance is left between these is neglected.
+
+Examples that are observed in part have none: covariances of pairs of numbers need not be those of any Gaussian.
 """
 
 from __future__ import annotations
@@ -97,7 +99,10 @@ def gaussian_of(mean: Tensor, covariance: Tensor) -> Gaussian:
 
 
 def fit_gaussian(x: Tensor) -> Gaussian | None:
-    """Return the Gaussian of these examples `(N, *dims)`, rounded as `described`; None if they do not vary."""
+    """Return the Gaussian of these examples `(N, *dims)`, rounded as `described`; None if they do not vary.
+
+    Examples with numbers that are not finite, or missing, have none, either.
+    """
     if len(x) < 2:
         return None
     mean = x.double().mean(0)

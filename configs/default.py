@@ -40,6 +40,8 @@ def get_config() -> ConfigDict:
     data.high = 1.0  # … and of white
     data.uniform_dequantisation = True  # add uniform noise to levels in training; False: train on levels as they are
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
+    # Numbers without levels: what is NaN, or an empty cell, was not observed, instead of being refused. The network
+    data.missing = False  # learns what is missing given the rest, and the density of what is there, whatever is missing
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
     data.box_low = ()

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from score_sde.common.condition import Condition
 from score_sde.common.noise import BatchNoise
+from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import with_distortion, with_hidden
 from score_sde.data.dataset import Dataset, moved
+from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
 _ORDER, _NOISE = 0, 1
@@ -26,10 +28,12 @@ class Batch:
     Attributes:
         x_0: the examples `(B, *shape)`, in model units.
         condition: what a model is told of each (see `data.conditions`); None for nothing.
+        modelled: which numbers the loss is of, bool, shape of `x_0`, which is 0 elsewhere; None for all.
     """
 
     x_0: Tensor
     condition: Condition | None = None
+    modelled: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the examples."""
@@ -37,11 +41,17 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Batch:
         """Take some of the examples, with all that belongs to them."""
-        return Batch(self.x_0[rows], None if self.condition is None else self.condition[rows])
+        modelled = None if self.modelled is None else self.modelled[rows]
+        return Batch(self.x_0[rows], None if self.condition is None else self.condition[rows], modelled)
 
     def to(self, device: torch.device) -> Batch:
         """Move the examples, with all that belongs to them, to a device."""
-        return Batch(moved(self.x_0, device), None if self.condition is None else self.condition.to(device))
+        modelled = None if self.modelled is None else moved(self.modelled, device)
+        return Batch(moved(self.x_0, device), None if self.condition is None else self.condition.to(device), modelled)
+
+    def in_part(self, part: Part) -> Batch:
+        """Return the batch with the loss of this part of the examples, of which the model is told."""
+        return Batch(torch.where(part.modelled, self.x_0, 0), part.beside(self.condition), part.modelled)
 
 
 class Batches:
@@ -62,6 +72,7 @@ class Batches:
         labelled: whether the network is told the classes of the dataset, which must have some then.
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
+        in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -79,6 +90,7 @@ class Batches:
         labelled: bool = False,
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
+        in_parts: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -90,6 +102,7 @@ class Batches:
         self.label_dropout = label_dropout
         self.labelled = labelled
         self.names = names
+        self.in_parts = in_parts
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -111,7 +124,8 @@ class Batches:
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
             condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
-        return Batch(x_0, with_distortion(condition, distorted))
+        batch = Batch(x_0, with_distortion(condition, distorted))
+        return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:
         """Draw, for each example, whether something of this probability happens."""

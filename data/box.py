@@ -55,13 +55,13 @@ class Box:
         return torch.minimum(torch.maximum(y, first), last)
 
     def log_derivative(self, z: Tensor) -> Tensor:
-        """Return `log |dz / dy|` of unbounded numbers `(B, d)`, `(B,)`, in nats; differentiable."""
+        """Return `log |dz / dy|` of unbounded numbers `(B, d)`, `(B,)`, in nats; differentiable; NaN has none."""
         width = (self.high - self.low).to(z)
-        return (z**2 / 2 + math.log(2 * math.pi) / 2 - width.log()).sum(1)
+        return (z**2 / 2 + math.log(2 * math.pi) / 2 - width.log()).nansum(1)
 
     def holds(self, y: Tensor) -> Tensor:
-        """Return whether numbers `(B, d)` lie in the box, edges, as their dtype has them, included; bool, `(B,)`."""
-        return ((y >= self.low.to(y)) & (y <= self.high.to(y))).all(1)
+        """Return whether numbers `(B, d)` lie in the box, bool, `(B,)`; edges, as their dtype has them, and NaN do."""
+        return ~((y < self.low.to(y)) | (y > self.high.to(y))).any(1)
 
     def describe(self) -> dict[str, list[float]]:
         """Return the ends in plain values."""

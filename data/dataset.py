@@ -21,6 +21,8 @@ from score_sde.data.words import Part
 
 # The most examples, evenly spaced, that moments are taken of, and the most numbers that these have together.
 _EXAMPLES_OF_MOMENTS, _NUMBERS_OF_MOMENTS = 20_000, 20_000_000
+# Numbers that are looked at together, where data may be larger than memory.
+_AT_ONCE = 2**24
 
 # vectors `(d,)`; series `(C, L)`; images `(C, H, W)` of levels; fields `(C, H, W)` of numbers without levels; volumes
 # `(C, D, H, W)` of either.
@@ -144,13 +146,21 @@ class Dataset:
 
     @cached_property
     def gaussian(self) -> Gaussian | None:
-        """The Gaussian that the training part looks like, in model units; None if there are no examples that vary."""
+        """The Gaussian that the training part looks like, in model units.
+
+        There is none if there are no examples that vary, or some lack numbers: those that lack none may be special.
+        """
         if self.known_gaussian is not None:
             return gaussian_described(self.known_gaussian)
-        if len(self.train) < 2:
+        if len(self.train) < 2 or has_gaps(self.train):
             return None
         most = min(_EXAMPLES_OF_MOMENTS, _NUMBERS_OF_MOMENTS // self.train[0].numel() + 2)
         return fit_gaussian(self.encode(self.train[:: -(-len(self.train) // most)], seed=0))
+
+    @property
+    def has_gaps(self) -> bool:
+        """This is True if any example lacks numbers, which are NaN."""
+        return any(has_gaps(part) for part in (self.train, self.validation, self.test))
 
     def of_model(self, description: Mapping[str, Any]) -> Dataset:
         """Return these data for a model that was trained on data of this description, which knows its Gaussian."""
@@ -249,6 +259,13 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits]:
     return {name: ConditionUnits.described(about) for name, about in description.get("conditions", {}).items()}
+
+
+def has_gaps(examples: Tensor) -> bool:
+    """Return whether examples `(N, *shape)` lack numbers, which are NaN; few are in memory at once."""
+    if not examples.is_floating_point() or not len(examples):
+        return False
+    return any(bool(part.isnan().any()) for part in examples.split(max(1, _AT_ONCE // examples[0].numel())))
 
 
 def _plain(value: Any) -> str:

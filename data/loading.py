@@ -38,6 +38,7 @@ def reading_of(
     validation: float,
     fold: int,
     damaged: str = "refuse",
+    missing: bool = False,
     condition: str | None = None,
 ) -> Reading:
     """Return how data are to be read, by options of `data.registry.load_dataset`.
@@ -64,6 +65,7 @@ def reading_of(
         skip_damaged=choose("way with damaged images", damaged, DAMAGED),
         image_width=image_width,
         resize=choose("way of resizing", resize, RESIZE),
+        missing=missing,
         condition=tuple(word for word in map(str.strip, (condition or "").split(",")) if word),
     )
 

@@ -55,6 +55,7 @@ def load_dataset(
     split_seed: int = 0,
     validation: float = 0,
     fold: int = 0,
+    missing: bool = False,
     low: float = -1.0,
     high: float = 1.0,
     uniform_dequantisation: bool = True,
@@ -80,6 +81,7 @@ def load_dataset(
         split_seed: decides which examples are set aside to test on.
         validation: training examples to set aside for making choices: below 1 their share, or their number.
         fold: decides which examples are set aside for making choices.
+        missing: whether numbers without levels may be missing, as NaN or empty cells; they are refused otherwise.
         low: model units of the lower edge of the lowest level, for data that have levels; for points, of the level.
         high: model units of the upper edge of the highest level; for points, of the level.
         uniform_dequantisation: whether levels are bins, filled with uniform noise, or points; see `data.units`.
@@ -103,6 +105,7 @@ def load_dataset(
         split_seed=split_seed,
         validation=validation,
         fold=fold,
+        missing=missing,
     )
     if path is None:
         if condition is not None:
@@ -137,6 +140,7 @@ def arrays_dataset(
     split_seed: int = 0,
     validation: float = 0,
     fold: int = 0,
+    missing: bool = False,
     low: float = -1.0,
     high: float = 1.0,
     uniform_dequantisation: bool = True,
@@ -175,6 +179,7 @@ def arrays_dataset(
         split_seed=split_seed,
         validation=validation,
         fold=fold,
+        missing=missing,
         condition=condition,
     )
     given: dict[Part, tuple[Any, Any]] = {

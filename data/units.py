@@ -16,7 +16,8 @@ standard deviation `s` of the training part, of each column of vectors `(d,)`, o
 
     x = (y - m) / s,
 
-or, of vectors that lie in a box (`data.box`), of their unbounded numbers `z(y)`: `x = (z - m) / s`.
+or, of vectors that lie in a box (`data.box`), of their unbounded numbers `z(y)`: `x = (z - m) / s`. What is NaN was not
+observed: moments are those of what was.
 
 A density in the units of the data is that in model units times `|d x / d y|`, the product of all spacings (or `1 / s`,
 times `dz / dy`):
@@ -124,11 +125,15 @@ class Standardised:
     def log_scales(self, examples: Tensor) -> Tensor:
         """Return `log |d x / d y|` of each of examples `(B, *shape)`, in nats; `(B,)`, float64, differentiable.
 
-        Outside the box, if there is one, it is minus infinity, as the logarithm of the density is.
+        Outside the box, if there is one, it is minus infinity, as the logarithm of the density is. Of numbers that were
+        not observed, which are NaN, there is no scale.
         """
-        whole = self.log_scale(examples.shape[1:])
+        whole = torch.full((len(examples),), self.log_scale(examples.shape[1:]), dtype=torch.float64)
+        if bool((unknown := examples.isnan()).any()):
+            whole = whole + (unknown.cpu() * self.std.log()).flatten(1).sum(1)
         if self.box is None:
-            return torch.full((len(examples),), whole, dtype=torch.float64)
+            return whole
+        whole = whole.to(examples.device)
         found = self.box.log_derivative(self._unbounded(in_float64(examples))) + whole
         return torch.where(self.box.holds(examples).to(found.device), found, -math.inf)
 
@@ -171,7 +176,14 @@ def standardised(examples: Tensor, box: Box | None = None) -> Standardised:
 def mean_and_std(examples: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of examples `(N, *shape)`, of each column or channel; float64, broadcast to `shape`."""
     mean, variance = moments(examples)
-    if examples.ndim > 2:
+    if examples.ndim > 2 and bool(mean.isnan().any()):
+        # Places that were never observed decide nothing.
+        places, seen = tuple(range(1, mean.ndim)), ~mean.isnan()
+        count = seen.sum(places, keepdim=True)
+        of_channel = torch.where(seen, mean, 0).sum(places, keepdim=True) / count
+        between = torch.where(seen, mean - of_channel, 0).square().sum(places, keepdim=True) / count
+        mean, variance = of_channel, torch.where(seen, variance, 0).sum(places, keepdim=True) / count + between
+    elif examples.ndim > 2:
         # The numbers of a channel share a scale: its variance is that within places and that between them.
         places = tuple(range(1, mean.ndim))
         between = mean.var(places, correction=0, keepdim=True) if mean[0].numel() else variance
@@ -180,11 +192,18 @@ def mean_and_std(examples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moments(examples: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of examples `(N, *shape)` over examples, part by part; float64, of shape `shape`."""
+    """Return mean and variance of examples `(N, *shape)` over examples, part by part; float64, of shape `shape`.
+
+    NaN are left out; both are NaN where there is no other number.
+    """
     parts = examples.split(max(1, _AT_ONCE // max(1, examples[:1].numel())))
-    count = len(examples)
-    mean = sum((part.double().sum(0) for part in parts), torch.zeros(examples.shape[1:], dtype=torch.float64)) / count
-    spread = sum(((part.double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean))
+    count: int | Tensor = len(examples)
+    if examples.is_floating_point() and any(bool(part.isnan().any()) for part in parts):
+        count = sum(((~part.isnan()).sum(0) for part in parts), torch.zeros(examples.shape[1:]))
+    known = (lambda part: part) if isinstance(count, int) else torch.nan_to_num
+    zeros = torch.zeros(examples.shape[1:], dtype=torch.float64)
+    mean = sum((known(part.double()).sum(0) for part in parts), zeros) / count
+    spread = sum((known(part.double() - mean).square().sum(0) for part in parts), zeros)
     return mean, spread / count
 
 

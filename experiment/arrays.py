@@ -12,12 +12,13 @@ from score_sde.common.errors import UserError
 from score_sde.data import Dataset
 
 
-def as_examples(dataset: Dataset, x: Any) -> tuple[Tensor, bool]:
+def as_examples(dataset: Dataset, x: Any, gaps: bool = False) -> tuple[Tensor, bool]:
     """Return examples `(N, *shape)` in the format of a dataset, and whether `x` was one example by itself.
 
     Args:
         dataset: what examples are like; its own need not be there.
         x: examples of its shape, or one; pictures may have their channels last, or, with one channel, none.
+        gaps: whether numbers may be missing, as NaN.
 
     Raises:
         UserError: examples have another shape, or numbers that the data cannot have.
@@ -28,8 +29,9 @@ def as_examples(dataset: Dataset, x: Any) -> tuple[Tensor, bool]:
     array, alone = _with_shape(dataset, array)
     if array.size == 0:
         raise UserError("there is no example")
-    if not np.isfinite(array).all():
-        example = int(np.argwhere(~np.isfinite(array))[0][0])
+    wrong = np.isinf(array) if gaps and dataset.levels is None else ~np.isfinite(array)
+    if wrong.any():
+        example = int(np.argwhere(wrong)[0][0])
         raise UserError(f"example {example} has numbers that are not finite")
     if dataset.levels is None:
         return torch.from_numpy(np.ascontiguousarray(array)).to(dataset.train.dtype), alone

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
+from score_sde.common.part import CHANNELS, PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.conditions import conditions_of
+from score_sde.data.dataset import has_gaps
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.networks import PIPELINE, make_network
@@ -153,9 +155,11 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if model.network == "classifier":
         classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
+    in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
     kinds: dict[str, Kind] = {
         **conditions,
         **{name: _kind(config, dataset, name) for name in told_names(config, dataset)},
+        **in_parts,
         **({UNTIL: KIND} if model.flow_map else {}),
     }
     told: dict[str, Any] = {"conditions": kinds} if kinds else {}
@@ -202,7 +206,13 @@ def check_classes(config: ConfigDict, dataset: Dataset) -> None:
 
 
 def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
-    """Make a mixture of Gaussians fitted to the training part of the data, with its exact score."""
+    """Make a mixture of Gaussians fitted to the training part of the data, with its exact score.
+
+    Raises:
+        UserError: examples lack numbers, or there are too few for so many Gaussians.
+    """
+    if has_gaps(dataset.train):
+        raise UserError("a mixture is fitted to whole examples, and some of these lack numbers: take model.network=mlp")
     data, count = dataset.encode(dataset.train, config.seed), config.model.num_components
     if count > len(data):
         raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
@@ -248,6 +258,23 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
 def knows_classes(config: ConfigDict) -> bool:
     """Return whether the model has to do with classes."""
     return config.model.class_conditional or config.model.network == "classifier"
+
+
+def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
+    """Return how the network is told of the part of an example that is modelled, and what is given.
+
+    Raises:
+        UserError: data have levels, or the model cannot be one of parts.
+    """
+    model, objective = config.model, config.training.objective
+    if dataset.levels is not None:
+        raise UserError(f"data.missing is for numbers without levels, and {dataset.name} has {dataset.levels}")
+    if model.network not in ("mlp", "unet") and not own.is_own(model.network):
+        raise UserError(f"data.missing is for networks mlp and unet, not {model.network}: --config.model.network=mlp")
+    if model.flow_map or (objective != "continuous" and objective != "discrete"):
+        raise UserError(f"data.missing needs training.objective=continuous, not {objective}, and no model.flow_map")
+    numbers = dataset.shape[0] if model.network == "unet" else math.prod(dataset.shape)
+    return Picture(CHANNELS * numbers)
 
 
 def make_objective(

@@ -85,6 +85,11 @@ def to_use(
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
         _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
+    if mode != "sample" and dataset.has_gaps:
+        raise UserError(
+            f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
+            "run.fill(x) and run.log_prob(x)"
+        )
     experiment = ready(config, found, dataset, folder, overrides)
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         note([f"{folder} is the run of another model than {found.path}: see --workdir"])

@@ -3,6 +3,7 @@
     run = load("runs/digits")
     run.sample(64, seed=0)           examples, as `run.dataset.train` holds them
     run.bits_per_dim(x)              one number an example
+    run.fill(x)                      what is missing of examples, given the rest (with data.missing)
 
 Examples go in and come out in the units and the format of the data: NumPy arrays or tensors, one or many. What is not
 asked for otherwise is as the run's configuration has it, so that numbers are those of the command line, to the last
@@ -29,6 +30,7 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
+from score_sde.common.part import missing
 from score_sde.data import Dataset, Standardised
 from score_sde.evaluation.samples.draw import as_array
 from score_sde.experiment import build, conditions, configuration, own, rules, sampling
@@ -38,7 +40,7 @@ from score_sde.experiment.condition_values import check_heard, condition_of, obs
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood import make_measurement
 from score_sde.experiment.posterior import Posterior
-from score_sde.models import Given, rows_of
+from score_sde.models import Given, part_of, rows_of
 from score_sde.solvers import decode, encode, log_likelihood
 from score_sde.solvers.base import Solution, Solver
 
@@ -115,8 +117,52 @@ class Run:
         x = sampling.sample(experiment, asked).samples.x
         return self._experiment.dataset.units.decode(x).numpy()
 
-    def log_prob(self, x: Examples, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
+    def fill(
+        self,
+        x: Examples,
+        num_samples: int | None = None,
+        *,
+        condition: Any = None,
+        seed: int | None = None,
+        solver: str | Solver | None = None,
+        num_steps: int | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Return examples with what is missing of them drawn given the rest, in data units; the rest is as it was.
+
+        Args:
+            x: examples, NaN where they were not observed.
+            num_samples: how often each is filled; the answer then has shape `(num_samples, *x.shape)`. Once, in the
+                shape of `x`, if left out.
+            condition: the class of all examples, or of each.
+            seed: sample `j` of example `i` of `N` is drawn with `seed + j N + i`.
+            solver: a name, or a solver; like the rest as of `sample`.
+            num_steps: the solver's number of steps.
+            options: further keys of the section `sampling`.
+
+        Raises:
+            UserError: the model was not trained for this (`data.missing`), or nothing is missing of an example.
+        """
+        self._check_parts()
+        examples, alone = as_examples(self._experiment.dataset, x, gaps=True)
+        times = 1 if num_samples is None else num_samples
+        experiment = self._sampling(times * len(examples), seed, solver, {"num_steps": num_steps, **options})
+        many = examples.repeat(times, *(1,) * (examples.ndim - 1))
+        told = None if condition is None else self._condition(condition, len(examples))
+        rows = torch.arange(len(many)) % len(examples)
+        part = missing(self._experiment.dataset.units.encode(many)).to(distributed.device())
+        drawn = sampling.sample_of(experiment, part_of(self.model, part, None if told is None else told[rows]))
+        filled = torch.where(many.isnan(), self._experiment.dataset.units.decode(drawn.samples.x), many).numpy()
+        filled = filled.reshape(times, *examples.shape)
+        filled = filled[:, 0] if alone else filled
+        return filled[0] if num_samples is None else filled
+
+    def log_prob(
+        self, x: Examples, *, condition: Any = None, given: Any = None, seed: int | None = None, **options: Any
+    ) -> Any:
         """Return the log-density of examples in data units, in nats, `(N,)` float64, or one number for one example.
+
+        Of examples that lack numbers, which are NaN, it is that of the numbers that they have (with `data.missing`).
 
         Of levels it is the bound on their log-probability that dequantisation gives. Where `x` is a tensor that wants
         gradients, so is the answer.
@@ -124,6 +170,8 @@ class Run:
         Args:
             x: examples, as `run.dataset.train` has them.
             condition: that of all examples, or of each; as of `sample`.
+            given: which numbers of an example are conditioned on, truths of its shape, or of that of `x`; the density
+                is that of the others then.
             seed: the noise of example `i` is that of `seed + i`.
             options: further keys of the section `likelihood`, such as `divergence` or `rtol`.
 
@@ -131,9 +179,11 @@ class Run:
             UserError: examples are not of the shape of the data, or there is no such option or density.
         """
         if isinstance(x, Tensor) and x.requires_grad:
+            if given is not None:
+                raise UserError("a density given some of the numbers is not differentiated: leave out given")
             return self._differentiable(x, condition, seed, options)
-        examples, alone = as_examples(self._experiment.dataset, x)
-        log_prob = self._measured(examples, condition, seed, options).numpy()
+        examples, alone = as_examples(self._experiment.dataset, x, gaps=self.config.data.missing)
+        log_prob = self._measured(examples, condition, seed, options, given).numpy()
         return float(log_prob[0]) if alone else log_prob
 
     def posterior(self, x: Any = None, *, prior: Any = None) -> Posterior:
@@ -153,10 +203,11 @@ class Run:
     def bits_per_dim(self, x: Examples, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
         """Return `-log2 p(x) / d` of examples, `(N,)` float64, or one number for one; arguments as of `log_prob`.
 
-        Of what has no levels it is a density in data units, and may be negative.
+        Of what has no levels it is a density in data units, and may be negative; `d` are the numbers that are there.
         """
-        examples, alone = as_examples(self._experiment.dataset, x)
-        bits = -self._measured(examples, condition, seed, options).numpy() / (examples[0].numel() * np.log(2))
+        examples, alone = as_examples(self._experiment.dataset, x, gaps=self.config.data.missing)
+        count = (~examples.isnan()).flatten(1).sum(1).numpy()
+        bits = -self._measured(examples, condition, seed, options).numpy() / (count * np.log(2))
         return float(bits[0]) if alone else bits
 
     def encode(self, x: Examples, *, condition: Any = None, **options: Any) -> np.ndarray:
@@ -264,19 +315,34 @@ class Run:
         if condition is None:
             check_heard(self.config, dataset, None)
             return self.model
+        return Given(self.model, self._condition(condition, count))
+
+    def _condition(self, condition: Any, count: int) -> Condition:
+        """Return what the model is told of so many examples."""
+        dataset = self._experiment.dataset
         if not (conditions.is_class_conditional(self.config) or build.told_names(self.config, dataset)):
             raise UserError("this model knows no classes: leave the condition out")
         told, _ = condition_of(self.config, dataset, condition, count)
         if "class" in told.values and not conditions.is_class_conditional(self.config):
             raise UserError("this model knows no classes: leave them out of the condition")
         check_heard(self.config, dataset, told)
-        return Given(self.model, told.to(distributed.device()))
+        return told.to(distributed.device())
 
-    def _measured(self, examples: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any]) -> Tensor:
+    def _check_parts(self) -> None:
+        if not self.config.data.missing:
+            raise UserError("this model knows nothing of missing numbers: train one with data.missing=True")
+
+    def _measured(
+        self, examples: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any], given: Any = None
+    ) -> Tensor:
         """Return `log p(x)`, in data units, of each example, `(N,)`, float64."""
+        if given is not None:
+            self._check_parts()
+            given = torch.as_tensor(np.asarray(given, dtype=bool))
+            given = given.expand(examples.shape) if given.shape != examples.shape else given
         experiment = self._with("likelihood", seed, options)
         model = self._given(condition, len(examples))
-        measurement = replace(make_measurement(experiment), model=model, bounds={})
+        measurement = replace(make_measurement(experiment), model=model, bounds={}, given=given)
         first, size, parts = experiment.config.seed, experiment.config.likelihood.batch_size, []
         for start in range(0, len(examples), size):
             part = slice(start, min(start + size, len(examples)))

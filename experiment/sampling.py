@@ -54,14 +54,23 @@ def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
         experiment: what is sampled.
         condition: what each sample is asked to be; as the section has it, if left out.
     """
-    config, dataset = experiment.config, experiment.dataset
-    sampling = config.sampling
     if condition is None:
         condition = _condition(experiment)
-    asked = _asked(experiment, condition)
+    return sample_of(experiment, _asked(experiment, condition), condition)
+
+
+def sample_of(experiment: Experiment, asked: Model, condition: Condition | None = None) -> Drawn:
+    """Draw samples of a model, as the section `sampling` has it.
+
+    Args:
+        experiment: what is sampled.
+        asked: the model, bound to what its samples are asked to be.
+        condition: what they are asked to be.
+    """
+    config, sampling = experiment.config, experiment.config.sampling
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = _solver(experiment, condition)
-    samples = draw_samples(asked, solver, dataset.shape, seeds, sampling.batch_size)
+    samples = draw_samples(asked, solver, experiment.dataset.shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
     return Drawn(samples, seeds, condition, settings)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
@@ -14,8 +15,10 @@ from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
+from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.memory import changes, memory_of, overlap, recall, remember
+from score_sde.data.parts import random_part
 from score_sde.data.words import PARTS
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
@@ -109,9 +112,13 @@ def make_trainer(experiment: Experiment) -> Trainer:
         labelled=build.knows_classes(config),
         label_dropout=0.0 if config.model.network == "classifier" else config.training.label_dropout,
         names=names,
+        in_parts=config.data.missing,
     )
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
     held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
+    if config.data.missing and len(held_out):
+        noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
+        held_out = held_out.in_part(random_part(held_out.x_0, noise))
     objective = build.make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
     if dataset.is_image:
         device = distributed.device()
@@ -211,6 +218,11 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
         x_0 = dataset.encode(dataset.test[:count], config.seed)
         return accuracy_by_log_snr(
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
+        )
+
+    if dataset.has_gaps:
+        raise UserError(
+            "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"
         )
 
     def uniform() -> UniformDequantiser:

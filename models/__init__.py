@@ -10,6 +10,7 @@ from score_sde.models.networks.mlp import MLP
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.models.networks.unet import UNet
 from score_sde.models.noisy_classifier import NoisyClassifier
+from score_sde.models.part import PartOf, part_of
 from score_sde.models.quantised_model import QuantisedModel
 from score_sde.models.score_model import ScoreModel
 from score_sde.models.wrapper import ModelWrapper, rows_of
@@ -26,8 +27,10 @@ __all__ = [
     "ModelWrapper",
     "NCSNpp",
     "NoisyClassifier",
+    "PartOf",
     "QuantisedModel",
     "ScoreModel",
     "UNet",
+    "part_of",
     "rows_of",
 ]

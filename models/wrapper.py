@@ -37,6 +37,11 @@ class ModelWrapper:
         """The reason why there is no log-likelihood is the asked model's; it is empty if there is one."""
         return no_density(self.model)
 
+    @property
+    def modelled(self) -> Tensor | None:
+        """The numbers that the density is of are those of the asked model; None for all (see `models.part`)."""
+        return getattr(self.model, "modelled", None)
+
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `∇ log p_t(x)`; shape of `x`."""
         return self.model.score(x, t)

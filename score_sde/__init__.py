@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         matched_prior,
         sample_path,
         step_log_prob,
+        tune_likelihood,
     )
 
 _ROOM_OF = {
@@ -67,6 +68,7 @@ _ROOM_OF = {
     "matched_prior": "solvers",
     "sample_path": "solvers",
     "step_log_prob": "solvers",
+    "tune_likelihood": "solvers",
 }
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "matched_prior",
     "sample_path",
     "step_log_prob",
+    "tune_likelihood",
 ]
 
 _HERE = Path(__file__).parent

@@ -2,6 +2,8 @@
 
 from score_sde.solvers.base import Model, Solution, Solver
 from score_sde.solvers.density.likelihood import Likelihood, log_likelihood, matched_prior
+from score_sde.solvers.density.tuned import TunedLikelihood
+from score_sde.solvers.density.tuning import tune_likelihood
 from score_sde.solvers.ode.solver import decode, encode
 from score_sde.solvers.registry import SOLVERS, get_solver
 from score_sde.solvers.stochastic.step_log_prob import SampledPath, StepLogProb, sample_path, step_log_prob
@@ -16,6 +18,7 @@ __all__ = [
     "Solver",
     "State",
     "StepLogProb",
+    "TunedLikelihood",
     "decode",
     "encode",
     "get_solver",
@@ -23,4 +26,5 @@ __all__ = [
     "matched_prior",
     "sample_path",
     "step_log_prob",
+    "tune_likelihood",
 ]

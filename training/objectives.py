@@ -2,9 +2,10 @@ r"""Training objectives: weighted averages over time of the noise error.
 
     loss = ∫ w(t) E ||eps_hat(x_t, t) - eps||^2 / d  dt,          x_t = alpha x_0 + sigma eps
 
-(`d` the number of dimensions: a mean, where the papers have a sum.) Every objective in use is one `w`. Denoising score
-matching weighs the score's error by `lambda(t)` (Song et al. 2021, arXiv:2011.13456, equation 7); as
-`score = -eps_hat / sigma`, the same loss weighs the noise error by `w = lambda / sigma^2`, in units of our choice:
+(`d` the number of dimensions: a mean, where the papers have a sum. Of an example that is modelled in part, see
+`common.part`, it is the mean over that part.) Every objective in use is one `w`. Denoising score matching weighs the
+score's error by `lambda(t)` (Song et al. 2021, arXiv:2011.13456, equation 7); as `score = -eps_hat / sigma`, the same
+loss weighs the noise error by `w = lambda / sigma^2`, in units of our choice:
 
     weighting     w(t)                                    lambda(t)
     sigma2        1 / (T - t_min)                         sigma^2, the paper's standard choice
@@ -43,9 +44,15 @@ class NoiseModel(Protocol):
         """Return `eps_hat - eps` at `x_t = alpha x_0 + sigma noise`, times `t` `(B,)`; shape of `x_0` `(B, *dims)`."""
 
 
-def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Return `||eps_hat - eps||^2 / d` of each example `(B,)`; `x_0` and `noise` are `(B, *dims)`, times `t` `(B,)`."""
-    return model.noise_error(x_0, noise, t).square().flatten(1).mean(1)
+def noise_losses(model: NoiseModel, x_0: Tensor, noise: Tensor, t: Tensor, modelled: Tensor | None = None) -> Tensor:
+    """Return `||eps_hat - eps||^2 / d` of each example `(B,)`; `x_0` and `noise` are `(B, *dims)`, times `t` `(B,)`.
+
+    Where only some numbers are `modelled`, `(B, *dims)`, bool, states are 0 elsewhere, and the mean is over them.
+    """
+    if modelled is None:
+        return model.noise_error(x_0, noise, t).square().flatten(1).mean(1)
+    error = model.noise_error(x_0, torch.where(modelled, noise, 0), t)
+    return torch.where(modelled, error, 0).square().flatten(1).sum(1) / modelled.flatten(1).sum(1)
 
 
 class Losses(NamedTuple):
@@ -102,8 +109,11 @@ class Objective:
         t = sample_times(self.times, source, self.stratified)
         given = Given(model, batch.condition)
         weight = self.weight(t).to(x_0.device, x_0.dtype, non_blocking=True)
-        losses = weight * noise_losses(given, x_0, source.normal(x_0), t)
-        return Losses(losses if self.reduce_mean else losses * (x_0[0].numel() / 2), t)
+        losses = weight * noise_losses(given, x_0, source.normal(x_0), t, batch.modelled)
+        if self.reduce_mean:
+            return Losses(losses, t)
+        count = x_0[0].numel() if batch.modelled is None else batch.modelled.flatten(1).sum(1)
+        return Losses(losses * (count / 2), t)
 
     def weight(self, t: Tensor) -> Tensor:
         """Return `w(t) / p(t)`; float64, shape of `t` `(B,)`."""

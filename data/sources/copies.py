@@ -46,7 +46,7 @@ def in_parts(
 
     def fill(part: Part, copy: np.ndarray) -> list[str]:
         source, numbers = rows[part]
-        spread = _fill(copy, arrays[source], numbers.numpy())
+        spread = _fill(copy, arrays[source], numbers.numpy(), reading.missing)
         if spread is None:
             return []
         spreads[part] = spread
@@ -58,7 +58,9 @@ def in_parts(
 
     shapes = {part: (len(numbers), *arrays["train"].examples.shape[1:]) for part, (_, numbers) in rows.items()}
     if any(isinstance(array.examples, np.memmap) for array in arrays.values()):
-        examples, more = _mapped(shapes, dtype, fill, reading.cache / _identity(rows, version))
+        examples, more = _mapped(
+            shapes, dtype, fill, reading.cache / _identity(rows, [version, True] if reading.missing else version)
+        )
     else:
         copies = {part: np.empty(shape, dtype) for part, shape in shapes.items()}
         more = [note for part, copy in copies.items() for note in fill(part, copy)]
@@ -66,11 +68,11 @@ def in_parts(
     return assembled(found, rows, examples, levels, place, [*notes, *more])
 
 
-def _fill(copy: np.ndarray, array: Arrays, rows: np.ndarray) -> Spread | None:
+def _fill(copy: np.ndarray, array: Arrays, rows: np.ndarray, missing: bool) -> Spread | None:
     """Copy these rows of an array; return what is known of them if they have no levels."""
     spread = None
     if not array.has_levels:
-        spread = Spread(array.where, array.examples.dtype, array.examples.shape[1:], array.columns)
+        spread = Spread(array.where, array.examples.dtype, array.examples.shape[1:], array.columns, missing)
     for place, chosen in _chunks(rows, copy.shape[1:]):
         chunk = np.asarray(array.examples[chosen])
         if spread is not None:

@@ -9,6 +9,8 @@ Mean `m` and sum `q` of squared deviations of two chunks of `a` and `b` numbers 
 LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115)
 
     m = m_a + (m_b - m_a) b / (a + b),     q = q_a + q_b + (m_b - m_a)^2 a b / (a + b)
+
+A number that is NaN was not observed, where that is allowed; all else is then said of the numbers that were.
 """
 
 from __future__ import annotations
@@ -50,15 +52,25 @@ class Spread:
         dtype: the dtype that they were stored in.
         shape: the shape of an example.
         columns: what columns are called; none, if they have numbers only.
+        missing: whether numbers may be missing.
     """
 
-    def __init__(self, where: str, dtype: np.dtype, shape: tuple[int, ...], columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        where: str,
+        dtype: np.dtype,
+        shape: tuple[int, ...],
+        columns: Sequence[str] = (),
+        missing: bool = False,
+    ) -> None:
         self.where = where
         self.dtype = dtype
         self.what = "column" if len(shape) == 1 else "channel"
+        self.named = bool(columns)
         self.names = list(columns) or [str(number) for number in range(shape[0])]
         count = shape[0]
-        self.count = 0
+        self.missing, self.num_missing, self.total = missing, 0, 0
+        self.count = np.zeros(count, dtype=np.int64)
         self.mean, self.deviations = np.zeros(count), np.zeros(count)
         self.low, self.high = np.full(count, np.inf), np.full(count, -np.inf)
         self.whole = np.ones(count, dtype=bool)
@@ -69,35 +81,62 @@ class Spread:
         """Add examples `(n, C, …)`, the `rows` of which are for complaints.
 
         Raises:
-            UserError: a number is not finite; the line names row and column.
+            UserError: a number is infinite, or missing where none may be; the line names row and column.
         """
         if np.issubdtype(self.dtype, np.floating) and not (finite := np.isfinite(chunk)).all():
-            row, column = np.argwhere(~finite)[0][:2]
-            raise UserError(
-                f"{self.where} has numbers that are not finite, first in row {rows[row]}, {self.what} "
-                f"{self.names[column]}: leave it out"
-            )
+            self._check_missing(chunk, finite, rows)
         exact = chunk.astype(np.float64)
-        if not self.count:
+        known = ~np.isnan(exact)
+        if not self.total:
             self.middle = _interquartile_range(exact)
         over = (0, *range(2, exact.ndim))
-        many = exact.size // exact.shape[1]
+        many = known.sum(over)
+        self.num_missing += int(exact.size - many.sum())
+        self.total += exact.size
+        seen = np.maximum(many, 1)
         # Numbers too large for float64's squares have an infinite deviation.
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = exact.mean(over)
-            centred = exact - mean.reshape(-1, *[1] * (exact.ndim - 2))
-            further, total = mean - self.mean, self.count + many
+            mean = np.where(known, exact, 0).sum(over) / seen
+            centred = np.where(known, exact - mean.reshape(-1, *[1] * (exact.ndim - 2)), 0)
+            further, total = mean - self.mean, np.maximum(self.count + many, 1)
             self.deviations += (centred**2).sum(over) + further**2 * (self.count * many / total)
             self.mean += further * (many / total)
-        self.count = total
-        self.low, self.high = np.minimum(self.low, exact.min(over)), np.maximum(self.high, exact.max(over))
+        self.count = self.count + many
+        self.low = np.minimum(self.low, np.where(known, exact, np.inf).min(over))
+        self.high = np.maximum(self.high, np.where(known, exact, -np.inf).max(over))
         if self.whole.any():
-            self.whole &= (exact == np.floor(exact)).all(over)
+            self.whole &= ((exact == np.floor(exact)) | ~known).all(over)
+        exact = exact[known]
         for name in list(self.of_levels):
             scale, shift = _OF_LEVELS[name]
             numbers = scale * exact + shift
-            if numbers.min() < -0.5 or numbers.max() > 255.5 or (abs(numbers - np.rint(numbers)) > 1e-3).any():
+            if numbers.size and (
+                numbers.min() < -0.5 or numbers.max() > 255.5 or (abs(numbers - np.rint(numbers)) > 1e-3).any()
+            ):
                 self.of_levels.remove(name)
+
+    def _check_missing(self, chunk: np.ndarray, finite: np.ndarray, rows: Sequence[int]) -> None:
+        """See that numbers are missing, and not infinite, where that is allowed, and that no example lacks all.
+
+        Raises:
+            UserError: that is not so; the line names row and column.
+        """
+        unknown = np.isnan(chunk)
+        wrong = ~finite & ~unknown if self.missing else ~finite
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0][:2]
+            if self.named and unknown[row, column].any():
+                raise UserError(
+                    f"{self.where}: {self.what} {self.names[column]} has no value in row {rows[row]}: leave out the "
+                    "row, or allow it, missing=True"
+                )
+            raise UserError(
+                f"{self.where} has numbers that are not finite, first in row {rows[row]}, {self.what} "
+                f"{self.names[column]}: leave it out{', or allow it, missing=True' * bool(unknown.any())}"
+            )
+        nothing = unknown.reshape(len(chunk), -1).all(1)
+        if nothing.any():
+            raise UserError(f"{self.where} has no value at all in row {rows[int(nothing.argmax())]}: leave it out")
 
     def check(self) -> None:
         """See that each column has a spread that its dtype resolves.
@@ -106,6 +145,9 @@ class Spread:
             UserError: a column is constant, or its numbers are too close together; the line names it.
         """
         kind = self.dtype if np.issubdtype(self.dtype, np.floating) else held(self.dtype)
+        unseen = [self.names[c] for c in np.flatnonzero(self.count == 0)]
+        if unseen:
+            raise UserError(f"{self.where}: {self.what} {unseen[0]} has no value in any training example: leave it out")
         constant = np.flatnonzero(self.low == self.high)
         if len(constant):
             names = [self.names[c] for c in constant]
@@ -141,9 +183,10 @@ class Spread:
         Raises:
             UserError: a column has numbers too far from the training part's; the line names it.
         """
-        if not self.count:
+        if not self.total:
             return
         farthest = np.maximum(abs(self.low - trained.mean), abs(self.high - trained.mean))
+        farthest = np.where(self.count > 0, farthest, 0)
         beyond = np.flatnonzero(farthest > _FARTHEST * np.sqrt(trained.deviations / trained.count))
         if len(beyond):
             c = beyond[0]
@@ -153,7 +196,18 @@ class Spread:
             )
 
     def notes(self) -> list[str]:
-        """Return what the user should know: which numbers are discrete, so that they have no density."""
+        """Return what the user should know: what is missing, and which numbers are discrete: these have no density."""
+        return [*self._missing(), *self._discrete()]
+
+    def _missing(self) -> list[str]:
+        if not self.num_missing:
+            return []
+        return [
+            f"{self.where}: {self.num_missing / self.total:.1%} of the numbers of training examples are missing (NaN): "
+            "they are not observed, and left out of the loss"
+        ]
+
+    def _discrete(self) -> list[str]:
         if self.of_levels and not self.whole.all():
             return [
                 f"{self.where} has multiples of {min(self.of_levels)} only, as pictures of 256 levels have: discrete "
@@ -171,5 +225,8 @@ class Spread:
 def _interquartile_range(exact: np.ndarray) -> np.ndarray:
     """Return the distance of the quartiles of each column or channel of examples `(n, C, …)`, or of some of them."""
     some = exact[:: max(1, exact.size // _NUM_SORTED)]
+    if np.isnan(some).any():
+        columns = (column[~np.isnan(column)] for column in np.moveaxis(some, 1, 0))
+        return np.array([np.subtract(*np.percentile(c, [75, 25])) if len(c) else np.nan for c in columns])
     low, high = np.percentile(np.moveaxis(some, 1, 0).reshape(some.shape[1], -1), [25, 75], axis=1)
     return high - low

@@ -29,6 +29,7 @@ class Reading:
         skip_damaged: leave out pictures that cannot be read, instead of refusing.
         image_width: width that pictures are brought to; None for the height.
         resize: how pictures are brought to a size; see `data.sources.picture`.
+        missing: whether numbers without levels may be missing, as NaN; they are refused otherwise.
         condition: the names of what examples are conditioned on: arrays of a file, or columns of a table.
     """
 
@@ -45,6 +46,7 @@ class Reading:
     skip_damaged: bool = False
     image_width: int | None = None
     resize: Resize = "crop"
+    missing: bool = False
     condition: tuple[str, ...] = ()
 
     @property

@@ -127,7 +127,11 @@ def _vectors(frame: pd.DataFrame, place: str, notes: list[str], condition: Seque
     if not columns:
         raise UserError(f"{place} has no column of numbers, only {listed(frame.columns)}")
     kinds = [frame[name].dtype for name in columns]
-    vectors = frame[columns].to_numpy(np.result_type(*[getattr(kind, "numpy_dtype", kind) for kind in kinds]))
+    dtype = np.result_type(*[getattr(kind, "numpy_dtype", kind) for kind in kinds])
+    if frame[columns].isna().any(axis=None):
+        # What is missing is NaN, which whole numbers have not; whether it may be is seen later (`data.sources.floats`).
+        dtype = np.result_type(dtype, np.float32)
+    vectors = frame[columns].to_numpy(dtype, na_value=np.nan) if dtype.kind == "f" else frame[columns].to_numpy(dtype)
     if vectors.dtype == np.uint8:
         vectors = vectors.astype(np.int16)
     notes.append(f"{place} has vectors of {len(columns)} numbers, its columns {_all(columns)}, in this order")
@@ -145,7 +149,7 @@ def _vectors(frame: pd.DataFrame, place: str, notes: list[str], condition: Seque
 
 
 def _check_column(values: pd.Series, name: Any, place: str) -> None:
-    """See that a column holds numbers, and all of them."""
+    """See that a column holds numbers."""
     from pandas.api import types
 
     if str(name).startswith("Unnamed: "):
@@ -153,9 +157,8 @@ def _check_column(values: pd.Series, name: Any, place: str) -> None:
             f"{place} has a column without a name, number {str(name).removeprefix('Unnamed: ')}: name it, or leave it "
             "out (an index, as to_csv(index=False) does)"
         )
-    _check_missing(values, name, place)
     if types.is_bool_dtype(values.dtype) or not types.is_numeric_dtype(values.dtype):
-        first = str(values.iloc[0])
+        first = str(next(iter(values.dropna()), ""))
         hint = ""
         if ";" in str(name) or "\t" in str(name):
             hint = "; columns are separated by commas"
@@ -168,6 +171,7 @@ def _check_column(values: pd.Series, name: Any, place: str) -> None:
 
 
 def _check_missing(values: pd.Series, name: Any, place: str) -> None:
+    """See that every example has a class."""
     missing = np.flatnonzero(values.isna().to_numpy())
     if len(missing):
         others = f" ({len(missing)} are missing)" if len(missing) > 1 else ""

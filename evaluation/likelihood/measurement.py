@@ -1,6 +1,7 @@
 """What is measured of an example's likelihood: its density for each draw of dequantisation noise, and bounds.
 
-Everything about an example follows from its seed, so that it does not matter which others it is measured with.
+Everything about an example follows from its seed, so that it does not matter which others it is measured with. Of one
+that was not observed whole, the density is that of what was (`common.part`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from score_sde.common.condition import Rows
 from score_sde.common.noise import SampleNoise
+from score_sde.common.part import observed
 from score_sde.evaluation.likelihood.bounds import ExampleBound
 from score_sde.evaluation.likelihood.dequantisation import Dequantised, Dequantiser
-from score_sde.models import rows_of
+from score_sde.models import part_of, rows_of
 from score_sde.solvers import Model, log_likelihood
 
 # A second solution at these tolerances judges the first.
@@ -74,6 +76,8 @@ class Measurement:
         num_draws: number of draws of noise an example.
         bounds: the variational bounds, by name.
         device: where the model is.
+        given: which numbers the density is conditioned on, bool, of a shape that broadcasts to the examples'; None for
+            none.
     """
 
     model: Model
@@ -82,6 +86,7 @@ class Measurement:
     num_draws: int = 1
     bounds: Mapping[str, ExampleBound] = field(default_factory=dict)
     device: torch.device | str = "cpu"
+    given: Tensor | None = None
 
     def __call__(self, examples: Tensor, seeds: list[int]) -> Measured:
         """Measure examples `(B, *shape)`, as their dataset has them; `seeds[i]` decides all noise of example `i`."""
@@ -112,14 +117,23 @@ class Measurement:
 
     def rows(self, rows: Rows) -> Measurement:
         """Return the measurement of these examples alone."""
-        return replace(self, model=rows_of(self.model, rows))
+        given = self.given if self.given is None or len(self.given) == 1 else self.given[rows]
+        return replace(self, model=rows_of(self.model, rows), given=given)
 
     def _draws(self, examples: Tensor, seeds: list[int], count: int) -> list[Dequantised]:
         noise = SampleNoise(seeds, stream="dequantisation")
-        return [self.dequantiser.sample(examples, noise) for _ in range(count)]
+        draws = [self.dequantiser.sample(examples, noise) for _ in range(count)]
+        if self.given is None:
+            return draws
+        # The scale is that of the numbers that have a density, and what is given has none.
+        log_q = self.dequantiser.sample(torch.where(self.given, torch.nan, examples), noise).log_q
+        return [draw._replace(log_q=log_q) for draw in draws]
 
     def _solve(self, x: Tensor, seeds: list[int], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
-        result = log_likelihood(self.model, x.to(self.device), seeds=seeds, **options)
+        x, model = x.to(self.device), self.model
+        if self.given is not None or bool(x.isnan().any()):
+            model, x = part_of(model, observed(x, self.given)), x.nan_to_num()
+        result = log_likelihood(model, x, seeds=seeds, **options)
         return result.log_prob.cpu().double(), result.latents.float().cpu(), result.nfe
 
     def _terms(self, bound: ExampleBound, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Tensor:

@@ -136,8 +136,13 @@ def write_samples(
 
 
 def shown_examples(dataset: Dataset) -> np.ndarray | None:
-    """Return training examples to show samples beside, in data units; None of images, and where there are none."""
+    """Return training examples to show samples beside, in data units; None of images, and where there are none.
+
+    Those that lack numbers are not shown.
+    """
     if dataset.is_image or not len(dataset.train):
         # A run may draw samples without having the data.
         return None
-    return dataset.train[: _NUM_SHOWN_VECTORS if dataset.kind == "vectors" else _NUM_SHOWN].numpy()
+    shown = dataset.train[: _NUM_SHOWN_VECTORS if dataset.kind == "vectors" else _NUM_SHOWN]
+    whole = ~shown.flatten(1).isnan().any(1)
+    return shown[whole].numpy() if bool(whole.any()) else None

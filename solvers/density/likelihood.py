@@ -91,7 +91,7 @@ def log_likelihood(
     differentiable: bool = False,
     table: TunedLikelihood | None = None,
 ) -> Likelihood:
-    """Return the log-density of `x` `(B, *dims)` under the model's `p_{t_min}`.
+    """Return the log-density of `x` `(B, *dims)` under the model's `p_{t_min}`; of a part, if it is a model of one.
 
     Args:
         model: gives the score.
@@ -121,6 +121,9 @@ def log_likelihood(
             that of a diffused density (`check_density`), or the table was made for another model.
     """
     check_density(model)
+    modelled: Tensor | None = getattr(model, "modelled", None)
+    if modelled is not None and prior is not None:
+        raise UserError("a prior of one's own is for whole examples, and this model is one of a part: leave it out")
 
     def make_divergence(z: Tensor) -> tuple[Divergence, Tensor | None, int]:
         return divergence_of(divergence, z, num_probes, probe, seeds, generator)
@@ -132,7 +135,7 @@ def log_likelihood(
             raise UserError("method tuned has no derivative: take another method")
         flow = tuned_flow(model, x.shape, float(table.times[0]))
         with torch.no_grad():
-            path = DensityPath(flow, x, table.ends, make_divergence, gaussian_of_model(model))
+            path = DensityPath(flow, x, table.ends, make_divergence, gaussian_of_model(model), modelled)
             return arrived(path, table.follow(path), prior)
     if table is not None:
         raise UserError(f"method {method} takes no table: leave it out, or take method tuned")
@@ -143,7 +146,7 @@ def log_likelihood(
     gaussian = gaussian_of_model(model) if method == ADAPTIVE_ADAMS and not differentiable else None
 
     with torch.set_grad_enabled(differentiable):
-        path = DensityPath(flow, x, times.flip(0)[[0, -1]], make_divergence, gaussian)
+        path = DensityPath(flow, x, times.flip(0)[[0, -1]], make_divergence, gaussian, modelled)
         state = integrator(
             flow,
             path.derivative,

@@ -2,6 +2,10 @@ r"""The equation whose solution is a log-density: the flow's state with the inte
 
 The integrals are divided by the dimension `d`; of Hutchinson's probes each has its own. The state is the flow's `z`
 (`solvers.ode.flow`), or what is left of it beside a Gaussian (`solvers.density.coordinates`).
+
+Of a model of some of the numbers of each example (`models.part`) the density is that of these. The others begin at 0
+and stay there: they add nothing to the integral, and are left out of all else. Tolerances hold for nats per modelled
+number.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ class DensityPath:
         ends: the times where it begins and ends, `(2,)`.
         make_divergence: makes the divergence of states such as these, and says which probes it has.
         gaussian: the Gaussian whose flow need not be followed, if any.
+        modelled: which numbers of the examples are modelled, bool, shape of `x`; None for all.
     """
 
     def __init__(
@@ -39,11 +44,15 @@ class DensityPath:
         ends: Tensor,
         make_divergence: Callable[[Tensor], tuple[Divergence, Tensor | None, int]],
         gaussian: Gaussian | None = None,
+        modelled: Tensor | None = None,
     ) -> None:
+        x = x if modelled is None else torch.where(modelled, x, 0)
         self.flow, self._ends, self._positions = flow, ends, flow.position(ends)
         z = flow.normalise(x, ends[0])
         self._divergence, probes, self.num_integrals = make_divergence(z)
         self.dimension = z.shape[1]
+        # How many numbers of each example are modelled, `()` or `(B,)`.
+        self.count = torch.full((), self.dimension) if modelled is None else modelled.flatten(1).sum(1)
         self.coordinates = None
         if gaussian is not None and GaussianCoordinates.fit(gaussian, self.dimension):
             self.coordinates = GaussianCoordinates(flow, gaussian, z, probes)
@@ -70,7 +79,10 @@ class DensityPath:
     def error_norm(self, error: Tensor) -> Tensor:
         """Return the larger of the errors of state and integral of each example, `(B,)`."""
         of_state, of_integrals = error[:, : self.dimension], error[:, self.dimension :]
-        return torch.maximum(root_mean_square(of_state), of_integrals.mean(1).abs())
+        if not self.count.ndim:
+            return torch.maximum(root_mean_square(of_state), of_integrals.mean(1).abs())
+        share = (self.count / self.dimension).to(error)
+        return torch.maximum(root_mean_square(of_state) / share.sqrt(), of_integrals.mean(1).abs() / share)
 
     def latents(self, state: Tensor) -> Tensor:
         """Return where the flow is at its end, `(B, *dims)`."""
@@ -85,4 +97,9 @@ class DensityPath:
             gained = self.coordinates.log_volume(end) - self.coordinates.log_volume(start)
             integrals = integrals + gained / self.dimension
         log_norm = self.flow.log_norm(self._ends)
-        return at_end[:, None] + self.dimension * (integrals + (log_norm[1] - log_norm[0]).to(state))
+        grown = (log_norm[1] - log_norm[0]).to(state)
+        if not self.count.ndim:
+            return at_end[:, None] + self.dimension * (integrals + grown)
+        # The prior's density of numbers that are not modelled, which are 0 there, is taken off.
+        left_out = (self.dimension - self.count).to(state) * self.flow.sde.prior_log_prob(state.new_zeros(1, 1))
+        return (at_end - left_out + self.count.to(state) * grown)[:, None] + self.dimension * integrals

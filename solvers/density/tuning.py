@@ -31,7 +31,7 @@ from score_sde.solvers.density.path import DensityPath, LogDensity
 from score_sde.solvers.density.tuned import HeldOutError, TunedLikelihood, advanced, model_digest, tuned_flow
 from score_sde.solvers.fast.learned_table import bands_of
 from score_sde.solvers.ode.adams import integrate_adams
-from score_sde.solvers.options import check_between
+from score_sde.solvers.options import check_at_least, check_between
 from score_sde.solvers.process import last_time
 
 # Steps of the accurate solution, of which a table can have so many.
@@ -148,7 +148,7 @@ def tune_likelihood(
     if len(x) < fewest_examples(num_steps):
         raise UserError(f"{len(x)} examples are too few for {num_steps} steps: give {fewest_examples(num_steps)}")
 
-    check_between("batch_size", batch_size, 1, len(x) + batch_size)
+    check_at_least("batch_size", batch_size, 1)
     ends = torch.tensor([last_time(model.sde, t_min), model.sde.T], dtype=torch.float64)
     all_seeds = seeds_from_generator(len(x), generator) if seeds is None else list(seeds)
 

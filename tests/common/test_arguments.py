@@ -46,6 +46,7 @@ from score_sde.solvers import (
     step_log_prob,
 )
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
+from score_sde.solvers.density.tuning import tune_likelihood
 from score_sde.solvers.fast.default import recommended
 from score_sde.solvers.fast.gits import gits_times
 from score_sde.solvers.fast.tuning import tune
@@ -133,6 +134,15 @@ def process(make: Callable[..., SDE]) -> Callable[..., None]:
         assert bool(x.isfinite().all())
 
     return run
+
+
+def learned_density(model: Asked, /, **options: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = mixture().means.repeat(40, 1) + 0.3 * torch.randn(80, 2, generator=generator, dtype=FLOAT)
+    table = tune_likelihood(model, x=x, **options)
+    t = table.times[0]
+    found = log_likelihood(model, x, divergence="exact", method="tuned", table=table, t_min=float(t)).log_prob
+    assert float((found - mixture().log_prob(x, t)).abs().max()) < 1
 
 
 def density(model: Asked, **options: Any) -> None:
@@ -323,8 +333,24 @@ SUBJECTS |= {
             "per_example": "True",
             # There are no probes.
             "seeds": "None []",
+            "table": "None",
         },
         fixed=("model", "x"),
+    ),
+    "tune_likelihood": Subject(
+        tune_likelihood,
+        learned_density,
+        {"num_steps": 8, "divergence": "exact"},
+        {
+            "num_steps": "",
+            "divergence": "",
+            "num_probes": "1",
+            "probe": "",
+            "prior": "None",
+            "batch_size": "10**9 10**400",
+        },
+        fixed=("model", "x", "t_min", "seeds"),
+        slow={"batch_size": "1"},
     ),
     "sample_path": Subject(
         sample_path,

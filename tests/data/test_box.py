@@ -127,3 +127,15 @@ def test_wrong_boxes_are_refused() -> None:
         score_sde.fit(y, box=("a", 1.0))
     with pytest.raises(UserError, match="has 3 lower and 3 upper ends, or one, not 0 and 1"):
         score_sde.fit(y, box=([], 1.0))
+
+
+def test_what_was_not_observed_has_no_scale_and_lies_inside() -> None:
+    units = dataset(uniform(500)).units
+    y = uniform(2)
+    whole = units.log_scales(y)
+    y[1, 2] = math.nan
+    alone = dataset(uniform(500)[:, 2:], LOW[2:], HIGH[2:]).units
+    assert units.log_scales(y)[0] == whole[0]
+    assert (whole - units.log_scales(y))[1].item() == pytest.approx(
+        alone.log_scales(uniform(2)[1:, 2:]).item(), rel=1e-9
+    )
