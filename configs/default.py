@@ -43,6 +43,9 @@ def get_config() -> ConfigDict:
     # Numbers without levels: what is NaN, or an empty cell, was not observed, instead of being refused. The network
     data.missing = False  # learns what is missing given the rest, and the density of what is there, whatever is missing
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
+    # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
+    data.box_low = ()
+    data.box_high = ()  # … and upper ends
     # Training examples set aside, for the held-out loss and for choices, if no part of the data is that: their number …
     data.validation = 0.0  # … or, below 1, their share
     data.fold = 0  # decides which examples are set aside

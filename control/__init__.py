@@ -1,5 +1,6 @@
 """Control: one model, many questions. Score controls wrap a model; state controls change states between steps."""
 
+from score_sde.control.composition import Composed
 from score_sde.control.guidance import ClassifierGuidance, Guided
 from score_sde.control.latents import noised, slerp
 from score_sde.control.operators import LinearOperator, Masked, blurred, grey, shrunk
@@ -12,6 +13,7 @@ __all__ = [
     "MMPS",
     "TDS",
     "ClassifierGuidance",
+    "Composed",
     "Controlled",
     "Guided",
     "LinearOperator",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from score_sde.common.errors import UserError, choose, naming, one_line
 from score_sde.common.files import at_home
+from score_sde.data.box import Box, box_of
 from score_sde.data.conditions import condition_units
 from score_sde.data.dataset import Dataset
 from score_sde.data.sources.picture import background as colour
@@ -66,7 +70,15 @@ def reading_of(
     )
 
 
-def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) -> Dataset:
+def dataset_of(
+    name: str,
+    parts: Parts,
+    low: float,
+    high: float,
+    as_bins: bool,
+    box_low: Sequence[float] = (),
+    box_high: Sequence[float] = (),
+) -> Dataset:
     """Return the dataset of what a loader found, in the units that its training part decides.
 
     Args:
@@ -75,15 +87,23 @@ def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) 
         low: lower end of the interval that levels lie in, in model units.
         high: its upper end.
         as_bins: whether levels are bins or points.
+        box_low: lower ends of the box that vectors lie in; none for none.
+        box_high: its upper ends.
+
+    Raises:
+        UserError: examples lie outside the box, or cannot lie in one.
     """
     assert parts.validation is not None
     shape = tuple(parts.train.shape[1:])
+    box = box_of(box_low, box_high, shape)
+    if box is not None:
+        _check_inside(box, name, {"train": parts.train, "test": parts.test, "validation": parts.validation})
     of_train = parts.conditions.get("train", {})
     return Dataset(
         name,
         parts.train,
         parts.test,
-        units_of(parts.train, parts.levels, low, high, as_bins),
+        units_of(parts.train, parts.levels, low, high, as_bins, box),
         parts.validation,
         parts.classes,
         parts.test_classes,
@@ -93,3 +113,19 @@ def dataset_of(name: str, parts: Parts, low: float, high: float, as_bins: bool) 
         conditions=parts.conditions,
         condition_units={name: condition_units(name, values, shape) for name, values in of_train.items()},
     )
+
+
+def _check_inside(box: Box, name: str, parts: Mapping[str, Tensor]) -> None:
+    """See that the examples of all parts lie in a box.
+
+    Raises:
+        UserError: some do not; the line tells the first.
+    """
+    for part, examples in parts.items():
+        outside = ~box.holds(examples)
+        if outside.any():
+            first = int(outside.long().argmax())
+            raise UserError(
+                f"{int(outside.sum())} of {len(examples)} {part} examples of {name} lie outside the box, first number "
+                f"{first}: {[round(value, 6) for value in examples[first].tolist()[:8]]}"
+            )

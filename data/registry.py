@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ def load_dataset(
     low: float = -1.0,
     high: float = 1.0,
     uniform_dequantisation: bool = True,
+    box_low: Sequence[float] = (),
+    box_high: Sequence[float] = (),
 ) -> Dataset:
     """Load data by name, or from a path.
 
@@ -83,6 +85,8 @@ def load_dataset(
         low: model units of the lower edge of the lowest level, for data that have levels; for points, of the level.
         high: model units of the upper edge of the highest level; for points, of the level.
         uniform_dequantisation: whether levels are bins, filled with uniform noise, or points; see `data.units`.
+        box_low: lower ends of a box that vectors lie in, one for each number, or one for all; none for no box.
+        box_high: its upper ends.
 
     Raises:
         UserError: there are no such data, their files are missing or damaged, or there are too few for `validation`.
@@ -112,7 +116,7 @@ def load_dataset(
         parts = load_path(str(path), reading)
     if parts.validation is None:
         parts = _with_validation(parts, validation, fold)
-    return dataset_of(name, parts, low, high, uniform_dequantisation)
+    return dataset_of(name, parts, low, high, uniform_dequantisation, box_low, box_high)
 
 
 def arrays_dataset(
@@ -140,6 +144,8 @@ def arrays_dataset(
     low: float = -1.0,
     high: float = 1.0,
     uniform_dequantisation: bool = True,
+    box_low: Sequence[float] = (),
+    box_high: Sequence[float] = (),
 ) -> Dataset:
     """Make a dataset of examples that Python has, as `load_dataset` does of an `.npy` or `.npz` file with them.
 
@@ -182,7 +188,7 @@ def arrays_dataset(
         "validation": (validation_examples, validation_labels),
     }
     parts = load_given(found_in_parts(given, name, reading.condition), name, reading)
-    return dataset_of(name, parts, low, high, uniform_dequantisation)
+    return dataset_of(name, parts, low, high, uniform_dequantisation, box_low, box_high)
 
 
 def _with_validation(parts: Parts, size: float, fold: int) -> Parts:

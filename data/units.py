@@ -14,11 +14,13 @@ model becomes the level `floor((x - low) K / (high - low))`, or the nearest ther
 What has no levels is standardised, since processes and networks are made for numbers around 1: with mean `m` and
 standard deviation `s` of the training part, of each column of vectors `(d,)`, of each channel of `(C, *sizes)`,
 
-    x = (y - m) / s.
+    x = (y - m) / s,
 
-What is NaN was not observed: moments are those of what was.
+or, of vectors that lie in a box (`data.box`), of their unbounded numbers `z(y)`: `x = (z - m) / s`. What is NaN was not
+observed: moments are those of what was.
 
-A density in the units of the data is that in model units times `|d x / d y|`, the product of all spacings (or `1 / s`):
+A density in the units of the data is that in model units times `|d x / d y|`, the product of all spacings (or `1 / s`,
+times `dz / dy`):
 
     log p(y) = log p(x) + log |d x / d y|.
 """
@@ -35,6 +37,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.float64 import in_float64
+from score_sde.data.box import Box
 
 # Numbers that are looked at together, where data may be larger than memory.
 _AT_ONCE = 2**24
@@ -73,7 +76,7 @@ class Units(Protocol):
         """Return mean and variance of encoded examples, over examples and noise; float64, each of shape `shape`."""
 
     def log_scale(self, shape: Sequence[int]) -> float:
-        """Return `log |d x / d y|` of an example of this shape, in nats."""
+        """Return `log |d x / d y|` of an example of this shape, in nats; in a box, `log |d x / d z|`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,7 @@ class Standardised:
         mean: what becomes 0; float64, of a shape that broadcasts to an example.
         std: what becomes 1; likewise.
         dtype: the dtype of examples, which decoded numbers have.
+        box: the box that examples lie in; it is their unbounded numbers that are standardised then.
     """
 
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
@@ -91,12 +95,13 @@ class Standardised:
     dtype: torch.dtype = torch.float32
     levels: None = None
     spacing: float = 1.0
+    box: Box | None = None
 
     def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
         """Return examples `(B, *shape)` in model units, in torch's default dtype; no noise is drawn."""
         if self._is_identity:
             return examples
-        exact = in_float64(examples)
+        exact = self._unbounded(in_float64(examples))
         x = (exact - self.mean.to(exact.device)) / self.std.to(exact.device)
         return x.to(torch.get_default_dtype()).to(examples.device)
 
@@ -105,29 +110,58 @@ class Standardised:
         if self._is_identity:
             return x
         exact = in_float64(x)
-        return (exact * self.std.to(exact.device) + self.mean.to(exact.device)).to(self.dtype)
+        numbers = exact * self.std.to(exact.device) + self.mean.to(exact.device)
+        return numbers.to(self.dtype) if self.box is None else self.box.bounded(numbers, self.dtype)
 
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of encoded examples; float64, each of shape `shape`."""
-        mean, variance = moments(examples)
+        mean, variance = moments(examples if self.box is None else self._unbounded(examples.double()))
         return (mean - self.mean) / self.std, variance / self.std**2
 
     def log_scale(self, shape: Sequence[int]) -> float:
         """Return `log |d x / d y|`, the sum of `-log s` over the numbers of an example of this shape, in nats."""
         return -self.std.log().expand(tuple(shape)).sum().item()
 
+    def log_scales(self, examples: Tensor) -> Tensor:
+        """Return `log |d x / d y|` of each of examples `(B, *shape)`, in nats; `(B,)`, float64, differentiable.
+
+        Outside the box, if there is one, it is minus infinity, as the logarithm of the density is. Of numbers that were
+        not observed, which are NaN, there is no scale.
+        """
+        whole = torch.full((len(examples),), self.log_scale(examples.shape[1:]), dtype=torch.float64)
+        if bool((unknown := examples.isnan()).any()):
+            whole = whole + (unknown.cpu() * self.std.log()).flatten(1).sum(1)
+        if self.box is None:
+            return whole
+        whole = whole.to(examples.device)
+        found = self.box.log_derivative(self._unbounded(in_float64(examples))) + whole
+        return torch.where(self.box.holds(examples).to(found.device), found, -math.inf)
+
+    def _unbounded(self, exact: Tensor) -> Tensor:
+        """Return examples `(B, *shape)`, float64, as what is standardised: in a box, as unbounded numbers."""
+        return exact if self.box is None else self.box.unbounded(exact, torch.finfo(self.dtype).eps / 2)
+
     @property
     def _is_identity(self) -> bool:
         """Whether nothing is changed; then not even the dtype is."""
-        return self.mean.ndim == self.std.ndim == 0 and self.mean.item() == 0 and self.std.item() == 1
+        return (
+            self.box is None and self.mean.ndim == self.std.ndim == 0 and self.mean.item() == 0 and self.std.item() == 1
+        )
 
 
-def standardised(examples: Tensor) -> Standardised:
+def standardised(examples: Tensor, box: Box | None = None) -> Standardised:
     """Return the units in which these examples `(N, *shape)`, which have no levels, have mean 0 and deviation 1.
+
+    Args:
+        examples: the training part.
+        box: a box that they lie in.
 
     Raises:
         UserError: a column or a channel is the same number in every example; the line names it.
     """
+    dtype = examples.dtype
+    if box is not None:
+        examples = Standardised(dtype=dtype, box=box)._unbounded(examples.double())
     mean, std = mean_and_std(examples)
     constant = torch.nonzero(~(std.flatten() > 0)).flatten().tolist()
     if constant and len(examples) > 1:
@@ -136,7 +170,7 @@ def standardised(examples: Tensor) -> Standardised:
             f"{what} {constant[0]} is {mean.flatten()[constant[0]]:.5g} in every example, so it has no density: leave "
             "it out"
         )
-    return Standardised(mean, torch.where(std > 0, std, 1.0), examples.dtype)
+    return Standardised(mean, torch.where(std > 0, std, 1.0), dtype, box=box)
 
 
 def mean_and_std(examples: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,7 +293,14 @@ class Points(_Levels):
         return math.prod(shape) * math.log(self.spacing)
 
 
-def units_of(examples: Tensor, levels: int | None, low: float = -1.0, high: float = 1.0, as_bins: bool = True) -> Units:
+def units_of(
+    examples: Tensor,
+    levels: int | None,
+    low: float = -1.0,
+    high: float = 1.0,
+    as_bins: bool = True,
+    box: Box | None = None,
+) -> Units:
     """Return the units of data: bins or points of `[low, high]` for so many levels, or, for None, standardised ones.
 
     Args:
@@ -268,12 +309,15 @@ def units_of(examples: Tensor, levels: int | None, low: float = -1.0, high: floa
         low: lower end of the levels' interval, in model units.
         high: its upper end.
         as_bins: whether levels are bins or points.
+        box: the box that numbers without levels lie in.
 
     Raises:
-        UserError: as of `standardised`, or of `Bins`.
+        UserError: as of `standardised`, or of `Bins`, or levels are to lie in a box.
     """
     if levels is None:
-        return standardised(examples)
+        return standardised(examples, box)
+    if box is not None:
+        raise UserError("a box is for numbers without levels: leave it out")
     return (Bins if as_bins else Points)(levels, low, high)
 
 
@@ -282,7 +326,8 @@ def describe_units(units: Units) -> dict[str, Any] | None:
     if not isinstance(units, Standardised):
         return None
     numbers = {name: getattr(units, name).flatten().tolist() for name in ("mean", "std")}
-    return {**numbers, "shape": list(units.mean.shape), "dtype": str(units.dtype).removeprefix("torch.")}
+    box = {} if units.box is None else {"box": units.box.describe()}
+    return {**numbers, "shape": list(units.mean.shape), "dtype": str(units.dtype).removeprefix("torch."), **box}
 
 
 def units_described(description: Mapping[str, Any] | None) -> Standardised:
@@ -292,7 +337,8 @@ def units_described(description: Mapping[str, Any] | None) -> Standardised:
     mean, std = (
         torch.tensor(description[name], dtype=torch.float64).reshape(description["shape"]) for name in ("mean", "std")
     )
-    return Standardised(mean, std, getattr(torch, description["dtype"]))
+    box = Box.described(description["box"]) if "box" in description else None
+    return Standardised(mean, std, getattr(torch, description["dtype"]), box=box)
 
 
 def as_numbers(levels: Tensor) -> Tensor:

@@ -22,24 +22,30 @@ from score_sde.experiment import build
 from score_sde.experiment.conditions import class_numbers
 
 
-def condition_of(config: ConfigDict, dataset: Dataset, given: Any, count: int | None) -> tuple[Condition, int]:
+def condition_of(
+    config: ConfigDict, dataset: Dataset, given: Any, count: int | None, otherwise: int | None = None
+) -> tuple[Condition, int]:
     """Return the condition of `count` examples, and their number, which rows decide where it is None.
 
     Args:
         config: the configuration of the model.
         dataset: what is known of its data.
         given: classes, by name or number; numbers, as the data had them; or several of these by name. Of each, one for
-            all examples or one for each.
+            all examples or one for each. Or a condition that this made before.
         count: the number of examples.
+        otherwise: their number where neither `count` nor rows decide it; as many as are sampled, if left out.
 
     Raises:
         UserError: the model knows no such condition, or it has another shape, or another number of rows.
     """
+    if isinstance(given, Condition):
+        return _of_condition(given, count)
     rows = {name: _rows(dataset, name, value) for name, value in _by_name(config, dataset, given).items()}
     if not rows:
         raise UserError("the condition says nothing: leave it out")
     if count is None:
-        count = max((len(value) for value, alone in rows.values() if not alone), default=config.sampling.num_samples)
+        default = config.sampling.num_samples if otherwise is None else otherwise
+        count = max((len(value) for value, alone in rows.values() if not alone), default=default)
     values = {}
     for name, (value, _) in rows.items():
         if len(value) not in (1, count):
@@ -72,6 +78,15 @@ def condition_of_file(config: ConfigDict, dataset: Dataset, path: Path, count: i
     return condition[torch.arange(count) % rows]
 
 
+def observed(config: ConfigDict, dataset: Dataset, given: Any) -> Condition:
+    """Return the condition with as many rows as are given, one where they are given by themselves; as `condition_of`.
+
+    Raises:
+        UserError: as of `condition_of`.
+    """
+    return condition_of(config, dataset, given, None, otherwise=1)[0]
+
+
 def check_heard(config: ConfigDict, dataset: Dataset, condition: Condition | None) -> None:
     """See that a model which was always told of its conditions is told of them.
 
@@ -85,6 +100,13 @@ def check_heard(config: ConfigDict, dataset: Dataset, condition: Condition | Non
             f"this model was trained with its condition never hidden (training.label_dropout=0): tell it of "
             f"{', '.join(missing)}, too"
         )
+
+
+def _of_condition(given: Condition, count: int | None) -> tuple[Condition, int]:
+    """Return a condition with as many rows as are asked for, if it has one, or these already."""
+    if count is not None and len(given) not in (1, count):
+        raise UserError(f"{len(given)} rows of a condition for {count} examples: give one for all, or one for each")
+    return (given, len(given)) if count in (None, len(given)) else (given[torch.zeros(count, dtype=torch.long)], count)
 
 
 def _by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]:

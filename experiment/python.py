@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from torch import nn
 
@@ -44,6 +45,7 @@ def fit(
     x: Any,
     *,
     condition: Any = None,
+    box: tuple[Any, Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
     num_steps: int | None = None,
@@ -65,6 +67,8 @@ def fit(
         condition: the class of each example, by name or number, for a model that knows `p(x | class)`; or numbers,
             vectors `(N, k)`, or pictures, fields or series `(N, C, *size)` that lie beside the examples; or several of
             these by name, as `{"class": labels, "low": fields}`.
+        box: `(low, high)`, the ends of a box that vectors lie in, such as that of a uniform prior, each one number, or
+            one for each of a vector's: no sample leaves it, and outside the density is 0.
         workdir: the folder of the run, where a run goes on that is there; without one nothing is left behind.
         config: a configuration, such as "vp/vectors", or the path of one; the one for the kind of data if left out.
         num_steps: training steps.
@@ -89,6 +93,7 @@ def fit(
     values |= {} if num_steps is None else {"training.num_steps": num_steps}
     values |= {} if start_from is None else {"training.start_from": os.fspath(start_from)}
     values |= {} if not tells_classes(condition) else {"model.class_conditional": True}
+    values |= {} if box is None else _keys_of_box(box)
     values |= settings or {}
     overrides = [(key, str(value)) for key, value in values.items()]
     make_dataset = build.make_dataset if named else partial(_dataset_of, x, condition)
@@ -178,9 +183,24 @@ def _named_data(x: Any) -> dict[str, str]:
     return {"data.dataset" if embedded else "data.path": os.fspath(x)}
 
 
+def _keys_of_box(box: tuple[Any, Any]) -> dict[str, str]:
+    """Return the keys of a box whose ends are numbers, or arrays of them.
+
+    Raises:
+        UserError: it has no two ends.
+    """
+    try:
+        low, high = (np.asarray(end, dtype=np.float64).reshape(-1).tolist() for end in box)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a box is (low, high), numbers or one for each of a vector's, not {box}") from error
+    return {"data.box_low": str(low), "data.box_high": str(high)}
+
+
 def _dataset_of(x: Any, condition: Any, config: ConfigDict) -> Dataset:
     """Make a dataset of examples that were given from Python, read as the section `data` has it."""
     if isinstance(x, Dataset):
+        if config.data.box_low:
+            raise UserError("a Dataset has its units already: give the box to load_dataset, box_low=…, box_high=…")
         return x
     return build.dataset_of_arrays(x, condition, config)
 

@@ -67,6 +67,7 @@ _MOST_TUNED = 1000  # steps of a sampler that is learned
 _TABLE = 10**4  # steps of a solver, which has the square of that many coefficients
 # Limits of numbers that multiply the data or the loss, in float32.
 _LARGE, _SMALL = 1e6, 1e-12
+_FARTHEST = 1e100  # ends of a box, in data units
 _LARGEST_BETA = 100.0  # larger ones leave less of the data than float32 can hold
 
 
@@ -203,6 +204,8 @@ RULES: dict[str, Rule] = {
     "data.distortion": _SHARE,
     "data.validation": number(0, _MANY),
     "data.fold": whole(0, _LARGEST_SEED),
+    "data.box_low": listed(number(-_FARTHEST, _FARTHEST), least=0, most=_MANY),
+    "data.box_high": listed(number(-_FARTHEST, _FARTHEST), least=0, most=_MANY),
     "sde.name": one_of_or_own("SDE", [*build.SDES, networks.PIPELINE]),
     "sde.beta_min": number(0, _LARGEST_BETA),
     "sde.beta_max": number(0, _LARGEST_BETA),
@@ -372,6 +375,11 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(f"data.image_width={config.data.image_width} goes with a height: --config.data.image_size=…")
     if not config.data.low < config.data.high:
         raise UserError(f"data.low={config.data.low:g} must lie below data.high={config.data.high:g}")
+    low, high = config.data.box_low, config.data.box_high
+    if bool(low) != bool(high) or any(a >= b for a, b in zip(low, high, strict=False)):
+        raise UserError(f"data.box_low={low} must have ends below those of data.box_high={high}")
+    if low and config.data.image_size is not None:
+        raise UserError("data.box_low and data.box_high are for vectors, not for pictures: leave them out")
 
 
 def check(config: ConfigDict, mode: str) -> None:

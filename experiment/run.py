@@ -31,13 +31,15 @@ from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.common.part import missing
-from score_sde.data import Dataset
+from score_sde.data import Dataset, Standardised
 from score_sde.evaluation.samples.draw import as_array
 from score_sde.experiment import build, conditions, configuration, own, rules, sampling
 from score_sde.experiment.arrays import as_examples
-from score_sde.experiment.condition_values import check_heard, condition_of
+from score_sde.experiment.composed_posterior import ComposedPosterior
+from score_sde.experiment.condition_values import check_heard, condition_of, observed
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood import make_measurement
+from score_sde.experiment.posterior import Posterior
 from score_sde.models import Given, part_of, rows_of
 from score_sde.solvers import decode, encode, log_likelihood
 from score_sde.solvers.base import Solution, Solver
@@ -184,6 +186,20 @@ class Run:
         log_prob = self._measured(examples, condition, seed, options, given).numpy()
         return float(log_prob[0]) if alone else log_prob
 
+    def posterior(self, x: Any = None, *, prior: Any = None) -> Posterior:
+        """Return the posterior of what the model is of, such as a simulator's parameters, given what was observed.
+
+        Args:
+            x: an observation, as a condition of `sample`; or several independent ones of the same parameters, rows;
+                None if each question says it.
+            prior: of several: None for the model's own; "uniform", in the box that the run was fitted with; or
+                `(mean, covariance)` of a Gaussian, in data units.
+        """
+        rows = None if x is None else observed(self.config, self._experiment.dataset, x)
+        if rows is not None and len(rows) > 1:
+            return ComposedPosterior(self, self._experiment, rows, prior, self._drawn)
+        return Posterior(self, self._experiment, x)
+
     def bits_per_dim(self, x: Examples, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
         """Return `-log2 p(x) / d` of examples, `(N,)` float64, or one number for one; arguments as of `log_prob`.
 
@@ -267,6 +283,12 @@ class Run:
         name = solver if solver is None or isinstance(solver, str) else own.hand_over(solver)
         return self._with("sample", seed, {"num_samples": count, "solver": name, **options})
 
+    def _drawn(self, model: Any, count: int, seed: int, options: Mapping[str, Any]) -> np.ndarray:
+        """Draw so many samples of another model of these data, in data units; options as of `sample`."""
+        rest = dict(options)
+        experiment = self._sampling(count, seed, rest.pop("solver", None), rest)
+        return self._experiment.dataset.units.decode(sampling.drawn_from(experiment, model)).numpy()
+
     def _with(self, mode: str, seed: int | None, options: Mapping[str, Any]) -> Experiment:
         """Return the experiment with these options of the section that the mode has, those that are not None."""
         section = {"sample": "sampling"}.get(mode, mode)
@@ -331,7 +353,7 @@ class Run:
     def _differentiable(self, x: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any]) -> Tensor:
         """Return `log p(x)`, in data units, of numbers without levels, as something that can be differentiated by x."""
         units, shape = self._experiment.dataset.units, self._experiment.dataset.shape
-        if units.levels is not None:
+        if not isinstance(units, Standardised):
             raise UserError("levels are no numbers to be differentiated by: use run.model in model units")
         alone = x.shape == shape
         batch = x[None] if alone else x
@@ -347,7 +369,7 @@ class Run:
             differentiable=True,
             **measurement.options,
         )
-        log_prob = (result.log_prob + units.log_scale(shape)).to(x.device)
+        log_prob = (result.log_prob + units.log_scales(batch).to(result.log_prob)).to(x.device)
         return log_prob[0] if alone else log_prob
 
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:

@@ -76,6 +76,14 @@ def sample_of(experiment: Experiment, asked: Model, condition: Condition | None 
     return Drawn(samples, seeds, condition, settings)
 
 
+def drawn_from(experiment: Experiment, model: Model) -> Tensor:
+    """Draw samples `(N, *shape)` of another model of an experiment's data, in model units, as the section has it."""
+    config = experiment.config
+    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
+    solver = _solver(experiment, None)
+    return draw_samples(model, solver, experiment.dataset.shape, seeds, config.sampling.batch_size).x
+
+
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model

@@ -3,7 +3,7 @@
 from score_sde.models.ema import EMA
 from score_sde.models.flow_map import FlowMap
 from score_sde.models.gaussian_mixture import GaussianMixture
-from score_sde.models.given import Given
+from score_sde.models.given import Given, GivenToAll
 from score_sde.models.networks.ddpm import DDPM
 from score_sde.models.networks.encoder import Encoder
 from score_sde.models.networks.mlp import MLP
@@ -23,6 +23,7 @@ __all__ = [
     "FlowMap",
     "GaussianMixture",
     "Given",
+    "GivenToAll",
     "ModelWrapper",
     "NCSNpp",
     "NoisyClassifier",

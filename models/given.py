@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from score_sde.common.condition import Condition, Rows
@@ -52,3 +53,27 @@ class Given(ModelWrapper):
     @property
     def _given(self) -> tuple[Condition, ...]:
         return () if self.condition is None else (self.condition,)
+
+
+class GivenToAll(ModelWrapper):
+    """`model` is given the same condition for every example, of however many.
+
+    Args:
+        model: a model whose methods take a condition, as for `Given`.
+        condition: the condition, one row.
+    """
+
+    def __init__(self, model: Any, condition: Condition) -> None:
+        super().__init__(model)
+        self.condition = condition
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `∇ log p_t(x | condition)`; shape of `x`."""
+        return self._of(x).score(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
+        return self._of(x).denoise(x, t)
+
+    def _of(self, x: Tensor) -> Given:
+        return Given(self.model, self.condition[torch.zeros(len(x), dtype=torch.long, device=x.device)])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageSequence
 from torch import nn
 
+import score_sde
 from score_sde.common import distributed
 from score_sde.models import GaussianMixture, ScoreModel
 from score_sde.sde import VPSDE
@@ -186,6 +187,24 @@ def test_python_of_the_docs_on_solvers(capsys) -> None:
     # Of 1000 numbers.
     assert spreads[0] == pytest.approx([1.0, 1.0, 0.0], abs=0.06)
     assert spreads[-1] == pytest.approx([0.0, 0.5, 0.5], abs=0.06)
+
+
+@pytest.mark.slow
+def test_python_of_the_docs_on_posteriors() -> None:
+    """Samples lie in the box, densities are finite there, and answers have the shapes that are told."""
+    text = (Path(__file__).parent.parent / "docs" / "sbi.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    small = {"model.width": 8, "model.num_blocks": 1, "likelihood.rtol": 0.05, "likelihood.atol": 0.05}
+    shorter = block.replace("(2000, 2)", "(300, 2)").replace("box=(", f"num_steps=30, settings={small}, box=(")
+    shorter = shorter.replace("1000,", "20,").replace("x[:5]", "x[:2]")
+    rng = np.random.default_rng(0)
+    names: dict = {"rng": rng, "score_sde": score_sde, "x_o": np.array([1.0, 0.0])}
+    exec(shorter, {**names, "simulate": lambda theta: theta + 0.1 * rng.normal(size=theta.shape)}, names)
+    for name in ("posterior", "several"):
+        samples = names[name].sample(20, seed=0)
+        assert samples.shape == (20, 2)
+        assert ((samples >= [0.0, -1.0]) & (samples <= [2.0, 1.0])).all()
+    assert np.isneginf(names["posterior"].log_prob([[2.1, 0.0]])).all()
 
 
 def test_files_that_the_readme_links_to_exist() -> None:

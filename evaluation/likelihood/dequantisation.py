@@ -75,14 +75,8 @@ class WithoutLevels:
         self.units = units
 
     def sample(self, levels: Tensor, noise: SampleNoise) -> Dequantised:
-        """Return numbers `(B, *dims)` in model units, and `-log |d x / d y|`; no noise is drawn.
-
-        Of numbers that were not observed, which are NaN, there is no scale.
-        """
-        log_q = torch.full((len(levels),), -self.units.log_scale(levels.shape[1:]), dtype=torch.float64)
-        if bool((unknown := levels.isnan()).any()):
-            log_q = log_q - (unknown * self.units.std.log()).flatten(1).sum(1)
-        return Dequantised(self.units.encode(levels), log_q)
+        """Return numbers `(B, *dims)` in model units, and `-log |d x / d y|`; no noise is drawn."""
+        return Dequantised(self.units.encode(levels), -self.units.log_scales(levels))
 
 
 class UniformDequantiser:

@@ -513,6 +513,12 @@ SUBJECTS |= {
         {"model": mixture(), "reference": mixture()},
         {"interval": "", "rescale": "0 1 1e-30", "parallel": "0 1 1e-30", "largest": POSITIVE + " inf"},
     ),
+    "Composed": Subject(
+        control.Composed,
+        made(control.Composed),
+        {"posteriors": [mixture()], "prior": mixture()},
+        {"posteriors": "", "prior": "", "covariances": "None", "prior_covariance": "None"},
+    ),
     "DPS": Subject(control.DPS, made(control.DPS), {"model": mixture(), "observation": OBSERVED}),
     "PiGDM": Subject(control.PiGDM, made(control.PiGDM), {"model": mixture(), "observation": OBSERVED}),
     "MMPS": Subject(
