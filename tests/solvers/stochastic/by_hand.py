@@ -195,7 +195,9 @@ class Chain:
         q = np.sqrt(self.rho[:, None] ** 2 + scales**2)
         largest, typical = scales.max(), np.sqrt(np.mean(scales**2))
         v = np.log((self.rho + A * largest) / (self.rho + B * largest))
-        states, values = iter(self.states[1:]), []
+        # Of a free first step, the line goes through a zero as long before it as it is long.
+        before = [2 * v[0] - v[1]] if free else []
+        v, states, values = np.array([*before, *v]), iter(self.states[1:]), [0.0 for _ in before]
         u = (self.states[0] / self.a[0] - mean) @ axes
         for k in range(len(self.t) - 1):
             s, e, asked = self.rho[k], self.rho[k + 1], 0 * u if free and k == 0 else u
@@ -205,7 +207,7 @@ class Chain:
             up = eta * e * np.sqrt(1 - (e / s) ** 2) if noisy else 0.0
             down = np.sqrt(e**2 - up**2)
             q_down = np.sqrt(down**2 + scales**2)
-            used, integral = range(max(0, k - 1), k + 1), 0.0
+            used, integral = range(max(0, len(values) - 2), len(values)), 0.0
             for j in used:
                 weight = [self._weight(v, used, j, s, down, c, A * largest, B * largest) for c in scales]
                 integral = integral + np.array(weight) * values[j]

@@ -111,7 +111,7 @@ def test_noise_along_the_axes_of_a_gaussian_has_its_density_in_our_own(process: 
     path = sample_path(solver, model, x_T, seeds=SEEDS)
     assert torch.equal(path.x, solver(model, x_T, seeds=SEEDS).x)
     chain = Chain(Process(process), Data(MEAN, COVARIANCE), path.states.numpy(), np.array(GRID))
-    check(solver, model, path, chain.residual(mean, axes, np.sqrt(scales), 3, 1 / 35, 0.7, free))
+    check(solver, model, path, chain.residual(mean, axes, np.sqrt(scales), 1.5, 1 / 32, 0.7, free))
 
 
 def check(solver, model: Model, path, conditionals: Iterator[tuple[np.ndarray, float]]) -> None:
