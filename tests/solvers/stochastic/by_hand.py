@@ -207,7 +207,7 @@ class Chain:
             up = eta * e * np.sqrt(1 - (e / s) ** 2) if noisy else 0.0
             down = np.sqrt(e**2 - up**2)
             q_down = np.sqrt(down**2 + scales**2)
-            used, integral = range(max(0, len(values) - 2), len(values)), 0.0
+            used, integral = range(max(0, len(values) - 2), len(values)), np.zeros_like(u)
             for j in used:
                 weight = [self._weight(v, used, j, s, down, c, A * largest, B * largest) for c in scales]
                 integral = integral + np.array(weight) * values[j]
