@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     data.fold = 0  # decides which examples are set aside
 
     config.sde = sde = ConfigDict()
-    sde.name = "vp"  # vp, subvp, ve; ladders: ddpm, cosine, ncsn
+    sde.name = "vp"  # vp, subvp, ve, rectified_flow; ladders: ddpm, cosine, ncsn
     sde.beta_min = 0.1  # vp, subvp, ddpm: beta(0)
     sde.beta_max = 20.0  # vp, subvp, ddpm: beta(1)
     sde.sigma_min = 0.01  # ve, ncsn: smallest noise

@@ -11,6 +11,7 @@ functions of time:
     denoised      1                  0                 "x_0-prediction", Ho et al. 2020
     velocity      -sigma / r         alpha / r         Salimans & Ho 2022, arXiv:2202.00512
     edm           sigma / (s q)      -s alpha / q      Karras et al. 2022, arXiv:2206.00364
+    flow          -1                 1                 Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003
 
 with `r^2 = alpha^2 + sigma^2`, `q^2 = s^2 alpha^2 + sigma^2` and `s` the standard deviation of the data (`data_std`).
 The division by `r`, which is 1 for VP, keeps the velocity's size near 1 under any process. EDM's row is its table 1 in
@@ -25,7 +26,8 @@ and the error of the noise, in which all objectives are written, needs no differ
 
     eps_hat - eps = (alpha / c) (F - F*)
 
-Coefficients are computed in float64 on the CPU and cast once.
+Coefficients are computed in float64 on the CPU and cast once. Where nothing of the data is left, at `alpha(T) = 0`, a
+prediction of noise or score says nothing of them, and the mean of the data stands for `D`: it is the exact answer.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ PARAMETRISATIONS: dict[str, Parametrisation] = {
     "denoised": lambda alpha, sigma, data_std: (torch.ones_like(alpha), torch.zeros_like(alpha)),
     "velocity": _velocity,
     "edm": _edm,
+    "flow": lambda alpha, sigma, data_std: (-torch.ones_like(alpha), torch.ones_like(alpha)),
 }
 
 
@@ -115,20 +118,23 @@ class ScoreModel(Preconditioned):
     def noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return `eps_hat = E[eps | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        alpha, _, a, _, c = self._coefficients(t)
-        return self._combine(-a / c, x, alpha / c, self.predict(x, t, condition))
+        alpha, sigma, a, _, c = self._coefficients(t)
+        noise = self._combine(-a / c, x, alpha / c, self.predict(x, t, condition))
+        return self._where_gone(x, t, noise, 1 / sigma, -alpha / sigma)
 
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return `∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         alpha, sigma, a, _, c = self._coefficients(t)
-        return self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, condition))
+        score = self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, condition))
+        return self._where_gone(x, t, score, -1 / sigma**2, alpha / sigma**2)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return `D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
         _, sigma, _, b, c = self._coefficients(t)
-        return self._combine(b / c, x, -sigma / c, self.predict(x, t, condition))
+        denoised = self._combine(b / c, x, -sigma / c, self.predict(x, t, condition))
+        return self._where_gone(x, t, denoised, torch.zeros_like(sigma), torch.ones_like(sigma))
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return `F* = a x_0 + b eps`, what the network is trained to predict; shape of `x_0`."""
@@ -140,6 +146,15 @@ class ScoreModel(Preconditioned):
         alpha, _, _, _, c = self._coefficients(t)
         error = self.predict(self.sde.perturb(x_0, noise, t), t, condition) - self.target(x_0, noise, t)
         return self.sde.expand(alpha / c, x_0) * error
+
+    def _where_gone(self, x: Tensor, t: Tensor, answer: Tensor, of_x: Tensor, of_mean: Tensor) -> Tensor:
+        """Return the answer, but `of_x x + of_mean E[x_0]` where the prediction says nothing of the data."""
+        gone = self.sde.at(t).gone
+        if self.prediction not in ("noise", "score") or not bool(gone.any()):
+            return answer
+        mean = torch.zeros_like(x[:1]) if self.gaussian is None else self.gaussian.mean.to(x).expand(x.shape[1:])
+        known = self._combine(of_x, x, of_mean, mean)
+        return torch.where(self.sde.expand(gone.double(), x).bool(), known, answer)
 
     def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return `alpha, sigma, a, b` and `c = alpha b - sigma a`; float64, on the CPU, shape of `t`."""

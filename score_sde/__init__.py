@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from score_sde.experiment.python import fit, load
     from score_sde.experiment.run import Run
     from score_sde.models import DDPM, EMA, MLP, GaussianMixture, NCSNpp, ScoreModel
-    from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE
+    from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, RectifiedFlow, SubVPSDE
     from score_sde.solvers import (
         SOLVERS,
         decode,
@@ -60,6 +60,7 @@ _ROOM_OF = {
     "DDPMLadder": "sde",
     "NCSNLadder": "sde",
     "SDE": "sde",
+    "RectifiedFlow": "sde",
     "SubVPSDE": "sde",
     "VESDE": "sde",
     "VPSDE": "sde",
@@ -94,6 +95,7 @@ __all__ = [
     "NCSNpp",
     "Observation",
     "PiGDM",
+    "RectifiedFlow",
     "Run",
     "ScoreModel",
     "SubVPSDE",

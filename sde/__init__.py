@@ -3,6 +3,7 @@
 from score_sde.sde.base import SDE
 from score_sde.sde.ladder import DDPMLadder, Ladder, NCSNLadder, cosine_betas, ddpm_betas, geometric_sigmas
 from score_sde.sde.marginals import Marginals
+from score_sde.sde.rectified_flow import RectifiedFlow
 from score_sde.sde.subvp import SubVPSDE
 from score_sde.sde.ve import VESDE
 from score_sde.sde.vp import VPSDE
@@ -15,6 +16,7 @@ __all__ = [
     "Ladder",
     "Marginals",
     "NCSNLadder",
+    "RectifiedFlow",
     "SubVPSDE",
     "cosine_betas",
     "ddpm_betas",

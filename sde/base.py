@@ -33,11 +33,13 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise, seeds_from_generator
-from score_sde.sde.marginals import Marginals, expand, on_host
+from score_sde.sde.marginals import GONE, Marginals, expand, on_host
 
 if TYPE_CHECKING:
     from score_sde.sde.ladder import Ladder
 
+# `alpha / sigma` where what is uniform in log-SNR begins, if the process ends in noise.
+_LEAST_SIGNAL = 1e-3
 # Halving [0, T] this often locates a time to float64's resolution.
 _BISECTION_STEPS = 64
 
@@ -78,11 +80,34 @@ class SDE(ABC):
         """The prior that stands for `p_T` is `N(0, prior_std^2 I)`."""
         return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
 
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing of the data is left at `T`: `alpha(T) = 0`."""
+        return float(self.log_snr(torch.tensor(self.T, dtype=torch.float64))) < 2 * math.log(GONE)
+
+    @property
+    def t_max(self) -> float:
+        """The largest time at which the log-SNR can be reckoned with is `T`, or where `alpha = 0.001 sigma` if nothing
+        of the data is left at `T`.
+
+        What is uniform in log-SNR begins there. `p_t` there is the prior but for `alpha^2`, a millionth, of the data's
+        variance.
+        """
+        if not self.ends_in_noise:
+            return self.T
+        return float(self.time_at_log_snr(torch.tensor(2 * math.log(_LEAST_SIGNAL), dtype=torch.float64)))
+
     def at(self, t: Tensor | float) -> Marginals:
-        """Return the marginals at times `t` of any shape, dtype and device; differentiable."""
+        """Return the marginals at times `t` of any shape, dtype and device; differentiable.
+
+        Where nothing of the data is left they are finite all the same (see `sde.marginals`).
+        """
         times = on_host(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-        lam = 0.5 * self.log_snr(times)
-        return Marginals(times, self.alpha(times), self.sigma(times), torch.exp(-lam), lam)
+        lam, alpha, sigma = 0.5 * self.log_snr(times), self.alpha(times), self.sigma(times)
+        gone = lam < math.log(GONE)
+        if bool(gone.any()):
+            lam, alpha = torch.where(gone, math.log(GONE), lam), torch.where(gone, GONE * sigma, alpha)
+        return Marginals(times, alpha, sigma, torch.exp(-lam), lam)
 
     def at_lambda(self, lam: Tensor) -> Marginals:
         """Return the marginals with these half log-SNRs; differentiable."""

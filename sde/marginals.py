@@ -5,6 +5,10 @@ r"""The marginals of a process at times `t`: what there is to know of `x_t | x_0
     r      = sqrt(alpha^2 + sigma^2)          size of the state, for data of size 1
     theta  = arctan rho                       alpha = r cos(theta), sigma = r sin(theta)
 
+A process may end in nothing but noise, at `alpha(T) = 0`, where `rho` is infinite. There the marginals are those of
+`alpha = 1e-8 sigma` (`GONE`): `alpha^2` is a rounding error of `sigma^2`, so nothing of the data is left to tell, and
+what solvers make of `1 / rho` is right to eight digits.
+
 All are float64 and lie on the CPU, wherever the states are: schedules need the digits, some accelerators (Apple's) have
 no float64 at all, and a few numbers are computed faster here than on any accelerator. Only what multiplies a state is
 cast to its dtype and brought to its device, once (`expand`).
@@ -16,6 +20,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+# `alpha / sigma` where nothing of the data is left.
+GONE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,11 @@ class Marginals:
     def theta(self) -> Tensor:
         """The angle is `arctan(sigma / alpha)`, in radians; shape of `t`."""
         return torch.atan2(self.sigma, self.alpha)
+
+    @property
+    def gone(self) -> Tensor:
+        """Whether nothing of the data is left; bool, shape of `t`."""
+        return self.rho * GONE >= 1 - 1e-6
 
     def to(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `alpha` and `sigma` in the dtype and on the device of `x` `(B, *dims)`, shaped to multiply it."""

@@ -133,13 +133,13 @@ def get_time_distribution(
 
 
 def log_snr_range(sde: SDE, t_min: float) -> tuple[float, float]:
-    """Return the log-SNR at `t_min` and at `T`, the highest and the lowest.
+    """Return the log-SNR at `t_min` and at `t_max`, the highest and the lowest.
 
     Raises:
         UserError: `t_min` is not before `T`, or the data there have no noise at all.
     """
-    high, low = sde.log_snr(torch.tensor([t_min, sde.T], dtype=torch.float64)).tolist()
-    if not (0 <= t_min < sde.T and math.isfinite(high)):
+    high, low = sde.log_snr(torch.tensor([t_min, sde.t_max], dtype=torch.float64)).tolist()
+    if not (0 <= t_min < sde.t_max and math.isfinite(high)):
         raise UserError(f"t_min={t_min} must lie between 0 and {sde.T}, where there is some noise")
     return high, low
 

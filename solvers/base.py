@@ -232,6 +232,22 @@ def arrive(model: Model, x: Tensor, t: Tensor, nfe: int, *, denoise: bool, watch
     return Solution(x, nfe + 1)
 
 
+def leave_noise(model: Model, x_T: Tensor, watch: Watch | None = None) -> tuple[Tensor, int]:
+    """Return the states at `t_max`, shape of `x_T`, and the calls it took: none, unless the process ends in nothing but
+    noise.
+
+    From there the flow's step to so little signal is `alpha D + sigma z`, `z = x_T / sigma(T)`, but for `alpha^2`.
+    """
+    sde = model.sde
+    if not sde.ends_in_noise:
+        return x_T, 0
+    if watch is not None:
+        watch.reached(sde.T, x_T)
+    alpha, sigma = sde.at(sde.t_max).to(x_T)
+    data = model.denoise(x_T, torch.tensor(sde.T, dtype=torch.float64))
+    return alpha * data + sigma / sde.at(sde.T).to(x_T)[1] * x_T, 1
+
+
 def sample_noise(
     x: Tensor, seeds: Iterable[int] | None, generator: torch.Generator | None, stream: Stream = "solver"
 ) -> SampleNoise:

@@ -10,6 +10,9 @@ log-SNR:
     karras             rho^(1/7) linear in the index              (Karras et al. 2022, arXiv:2206.00364, equation 5)
     optimised          minimises a bound on the global error      (Xue et al. 2024, arXiv:2402.17376)
 
+Of a process that ends in nothing but noise, those that are functions of `lambda` begin at `SDE.t_max`, but for their
+first time, which is `T`.
+
 `log_angle` is `uniform_log_snr` where there is little noise, three times as dense where images take shape, and has
 hardly any times where there is nothing but noise; of these grids it needs the fewest steps for likelihoods
 (`benchmarks/likelihood.py`).

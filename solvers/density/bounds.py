@@ -160,6 +160,7 @@ def discrete_bound(
     sde, noise, ends = _prepare(model, x_0, t_min, seeds, generator)
     check_between("num_steps", num_steps, 2, MOST_STEPS)
     times = time_grid(sde, grid, num_steps, float(ends[1]))
+    times[0] = ends[0]
     log_snr = sde.log_snr(times)
     lengths = log_snr[1:] - log_snr[:-1]
     calls = len(lengths) if num_calls is None else min(num_calls, len(lengths))
@@ -195,7 +196,7 @@ def continuous_bound(
     sde, noise, ends = _prepare(model, x_0, t_min, seeds, generator)
     total = torch.zeros(len(x_0), dtype=torch.float64)
     for log_snr, length in _log_snrs(sde, ends, num_calls, x_0, noise):
-        time = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), sde.T)
+        time = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), float(ends[0]))
         total += length / 2 * _noise_error(model, x_0, time, noise)
     return Bound(_prior_kl(sde, x_0), total, _reconstruct(model, x_0, ends[1], decoder, noise), num_calls + 1)
 
@@ -221,7 +222,7 @@ def score_flow_bound(
         return sde.expand(scale, x) * x + sde.expand(std, x) * eps, std
 
     for log_snr, length in _log_snrs(sde, ends, num_calls, x, noise):
-        t = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), sde.T)
+        t = sde.time_at_log_snr(log_snr).clamp(float(ends[1]), float(ends[0]))
         sigma = sde.at(t).sigma
         divergence = hutchinson_divergence(noise.rademacher(x.flatten(1))[None])
 
@@ -243,8 +244,8 @@ def score_flow_bound(
 def _prepare(
     model: Model, x: Tensor, t_min: float | None, seeds: Iterable[int] | None, generator: torch.Generator | None
 ) -> tuple[SDE, SampleNoise, Tensor]:
-    """Return the process, a source of noise, and the times `T, t_min`."""
-    ends = torch.tensor([model.sde.T, last_time(model.sde, t_min)], dtype=torch.float64)
+    """Return the process, a source of noise, and the times `t_max, t_min`."""
+    ends = torch.tensor([model.sde.t_max, last_time(model.sde, t_min)], dtype=torch.float64)
     log_snr_range(model.sde, float(ends[1]))
     return model.sde, sample_noise(x, seeds, generator, stream="bound"), ends
 
@@ -282,7 +283,7 @@ def _excess(eps: Tensor) -> Tensor:
 
 
 def _prior_kl(sde: SDE, x_0: Tensor) -> Tensor:
-    end = sde.at(sde.T)
+    end = sde.at(sde.t_max)
     mean = float(end.alpha) / sde.prior_std * in_float64(x_0).flatten(1)
     ratio = (float(end.sigma) / sde.prior_std) ** 2
     return 0.5 * (mean**2 + ratio - 1 - math.log(ratio)).sum(1).cpu()

@@ -86,7 +86,7 @@ class TunedLikelihood(NamedTuple):
 
     def check_fits(self, model: Model, x: Tensor) -> None:
         """Raise `UserError` if the table was made for another process, model, or shape of examples than `x`."""
-        if not torch.allclose(model.sde.log_snr(self.times), self.log_snr, rtol=0, atol=_SAME_LOG_SNR):
+        if not torch.allclose(model.sde.at(self.times).log_snr, self.log_snr, rtol=0, atol=_SAME_LOG_SNR):
             raise UserError("this tuned likelihood was made for another process: tune it again")
         if tuple(x.shape[1:]) != self.shape:
             raise UserError(f"this tuned likelihood is for examples of shape {self.shape}, not {tuple(x.shape[1:])}")

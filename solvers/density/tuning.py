@@ -174,7 +174,7 @@ def tune_likelihood(
     times = torch.cat([ends[:1], path.flow.time(nodes[1:]), ends[1:]])
     return TunedLikelihood(
         times,
-        model.sde.log_snr(times),
+        model.sde.at(times).log_snr,
         weights,
         solution[:-1],
         float(solution[-1]),

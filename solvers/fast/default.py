@@ -45,6 +45,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, isotropic
 from score_sde.sde import SDE, Marginals
+from score_sde.sde.marginals import GONE
 from score_sde.solvers.fast.methods import ancestral_split
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table
 from score_sde.solvers.fast.table_solver import TableSolver
@@ -64,6 +65,8 @@ _FAR = 1000.0
 _LONG, _WIDE, _FURTHEST = 1.5, 1.25, 32
 # Of the noise at T, in units of the largest standard deviation: from here on the first step may be free.
 _HIDDEN = 20.0
+# In units of the noise where nothing of the data is left: more is as good as infinite.
+_INFINITE = 0.5
 # No direction's standard deviation is taken for smaller than the largest's by more than this factor.
 _RANGE = 1000.0
 
@@ -322,7 +325,16 @@ def _weights(nodes: Tensor, variable: Callable[[Tensor], Tensor], start: Tensor,
     """Return `∫ l_j / q^2 drho` from `start` to `end` for the scales `(S,)`, `(len(nodes), S)`, with the polynomials in
     a variable, which is known at the nodes."""
     points, point_weights = gauss_legendre()
-    rho = start + (end - start) * points
-    density = ((end - start) * point_weights)[:, None] / (rho[:, None] ** 2 + scales**2)
+    if start * GONE > _INFINITE:
+        # In the angle `arctan(rho / unit)`, in which infinity is near.
+        unit = torch.maximum(end, scales.max())
+        first, last = torch.atan(start / unit), torch.atan(end / unit)
+        angle = first + (last - first) * points
+        rho = unit * torch.tan(angle)
+        rate = (last - first) * point_weights * unit
+        density = rate[:, None] / (unit**2 * torch.sin(angle)[:, None] ** 2 + scales**2 * torch.cos(angle)[:, None] ** 2)
+    else:
+        rho = start + (end - start) * points
+        density = ((end - start) * point_weights)[:, None] / (rho[:, None] ** 2 + scales**2)
     at = variable(rho)
     return torch.stack([lagrange(nodes, j, at) for j in range(len(nodes))]) @ density

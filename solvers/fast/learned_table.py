@@ -62,9 +62,9 @@ class LearnedTable(nn.Module):
         super().__init__()
         self.sde, self.gaussian, self.rule, self.memory, self.bands = sde, gaussian, rule, memory, bands
         limits = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
-        self._first, last = (0.5 * sde.log_snr(limits)).unbind()
+        self._first, last = sde.at(limits).lam.unbind()
         self._range = last - self._first
-        gaps = torch.cat([0.5 * sde.log_snr(times), last[None]]).diff()
+        gaps = torch.cat([sde.at(times).lam, last[None]]).diff()
         least = 1e-3 * float(self._range) / len(times)
         self.log_gaps = nn.Parameter(torch.log(gaps.clamp(min=least)))
         self.shift = nn.Parameter(torch.zeros(len(times), dtype=torch.float64))
@@ -204,7 +204,8 @@ def run(table: Table, model: Model, x: Tensor) -> Tensor:
     assert table.gaussian is not None
     there, which = InAxes(model, table.gaussian, x), which_scale(table.gaussian, x)
     told = table.times if table.told is None else table.told
-    alpha, asked, sigma = model.sde.alpha(table.times), model.sde.alpha(told), model.sde.sigma(told)
+    here, asked_at = model.sde.at(table.times), model.sde.at(told)
+    alpha, asked, sigma = here.alpha, asked_at.alpha, asked_at.sigma
     u, outputs = there.turned(x, float(alpha[0].detach())), []
     for k, t in enumerate(told.unbind()):
         if k == 0 and table.free:

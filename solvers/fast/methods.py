@@ -78,7 +78,12 @@ def adams(
     of_lambda = _interpolation_variable(recorder.sde, variable)
     y, values = recorder.start, []
     for k in range(len(nodes) - 1):
-        values.append(recorder.evaluate(y, nodes[k]).recorded)
+        output = recorder.evaluate(y, nodes[k])
+        values.append(output.recorded)
+        if eta and recorder.prediction == "noise" and bool(nodes[k].gone):
+            # From nothing but noise this step has infinite variance, that of data prediction has not: all is new noise.
+            y = (nodes.rho[k + 1] / nodes.rho[k]) ** (1 + eta**2) * y + output.data + nodes.rho[k + 1] * recorder.noise()
+            continue
         used = step_order(recorder, order, k, len(nodes), lower_order_final)
         past = slice(k + 1 - used, k + 1)
         y = exact_step(y, values[past], nodes.lam[past], nodes[k], nodes[k + 1], recorder.prediction, eta, of_lambda)

@@ -93,6 +93,10 @@ class Recorder:
         output = self._unit(1 + len(self._states))
         self._states.append(y)
         self._nodes.append(node)
+        if self.prediction == "noise" and bool(node.gone):
+            # The model's noise but for `y / rho`, which is all but all of it; see `Table.blend`.
+            rest = output
+            return Output(y / node.rho + rest, y / node.rho + rest, -node.rho * rest)
         if self.prediction == "data":
             return Output(output, (y - output) / node.rho, output)
         return Output(output, output, y - node.rho * output)
@@ -106,7 +110,8 @@ class Recorder:
         """Return the table of what was done, with final state `y` at the node `end` (at `sigma = 0` if None)."""
         count = len(self._states)
         times = torch.stack([node.t for node in self._nodes])
-        alpha = self.sde.alpha(times)
+        here = self.sde.at(times)
+        alpha = here.alpha
         # At sigma = 0 the state is y itself.
         next_alpha = torch.cat([alpha[1:], alpha.new_ones(1) if end is None else self.sde.alpha(end.t).reshape(1)])
         states = torch.stack([*self._states, y])
@@ -121,9 +126,16 @@ class Recorder:
             outputs * next_alpha[:, None],
             torch.linalg.vector_norm(noise.detach(), dim=1) * next_alpha.detach(),
             self.prediction,
-            torch.zeros_like(alpha),
+            blend_of(here, self.prediction),
             None if end is None else end.t,
         )
+
+
+def blend_of(nodes: Marginals, prediction: Prediction) -> Tensor:
+    """Return what outputs have added of the state at the nodes, `(n,)`: `-1 / sigma` to the noise where nothing of the
+    data is left; see `Table.blend`."""
+    gone = nodes.gone & (prediction == "noise")
+    return torch.where(gone, -1 / nodes.sigma, torch.zeros_like(nodes.sigma))
 
 
 def _latest_first(weights: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 """The named methods that ask the model more than once a step; see `solvers.fast.methods` for the notation.
 
 EDM's Euler is here too, since it is the first half of EDM's Heun.
+
+From nothing but noise, where `rho` is infinite, the first step is one of the same order in `1 / rho`, in which the flow
+is regular: `d(y / rho) / d(1 / rho) = D`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,11 @@ def dpm_2(recorder: Recorder, nodes: Marginals) -> Tensor:
     middles = _between(recorder.sde, nodes, 1 / 2)
     y = recorder.start
     for k in range(len(nodes) - 1):
+        if bool(nodes[k].gone):
+            first = recorder.evaluate(y, nodes[k]).data
+            ratio = middles.rho[k] / nodes.rho[k]
+            y = (nodes.rho[k + 1] / nodes.rho[k]) * y + recorder.evaluate(ratio * y + first, middles[k]).data
+            continue
         first = recorder.evaluate(y, nodes[k]).eps
         second = recorder.evaluate(y + (middles.rho[k] - nodes.rho[k]) * first, middles[k]).eps
         y = y + (nodes.rho[k + 1] - nodes.rho[k]) * second
@@ -37,6 +45,13 @@ def dpm_3(recorder: Recorder, nodes: Marginals) -> Tensor:
     y = recorder.start
     for k in range(len(nodes) - 1):
         start, a, b, end = nodes[k], thirds[k], two_thirds[k], nodes[k + 1]
+        if bool(start.gone):
+            # Heun's method of order 3 has these stages.
+            first = recorder.evaluate(y, start).data
+            at_a = recorder.evaluate((a.rho / start.rho) * y + first, a).data
+            at_b = recorder.evaluate((b.rho / start.rho) * y + at_a, b).data
+            y = (end.rho / start.rho) * y + (first + 3 * at_b) / 4
+            continue
         eps_0 = recorder.evaluate(y, start).eps
         eps_a = recorder.evaluate(y + (a.rho - start.rho) * eps_0, a).eps
         at_b = exact_step(y, [eps_0, eps_a], torch.stack([start.lam, a.lam]), start, b, "noise")
@@ -46,8 +61,9 @@ def dpm_3(recorder: Recorder, nodes: Marginals) -> Tensor:
 
 
 def _between(sde: SDE, nodes: Marginals, fraction: float) -> Marginals:
-    """Return the nodes this fraction of each step further, in `lambda`."""
-    return sde.at_lambda(nodes.lam[:-1] + fraction * (nodes.lam[1:] - nodes.lam[:-1]))
+    """Return the nodes this fraction of each step further, in `lambda`; in `1 / rho` from nothing but noise."""
+    lam = nodes.lam[:-1] + fraction * (nodes.lam[1:] - nodes.lam[:-1])
+    return sde.at_lambda(torch.where(nodes.gone[:-1], nodes.lam[1:] + math.log(fraction), lam))
 
 
 def dpmpp_2s(recorder: Recorder, nodes: Marginals, *, eta: float = 0.0) -> Tensor:
@@ -57,7 +73,10 @@ def dpmpp_2s(recorder: Recorder, nodes: Marginals, *, eta: float = 0.0) -> Tenso
     """
     down, up = ancestral_split(nodes.rho[:-1], nodes.rho[1:], eta)
     # Halfway down, but for large eta not beyond the end of the step.
-    middles = recorder.sde.at_lambda(torch.minimum(0.5 * (nodes.lam[:-1] - torch.log(down)), nodes.lam[1:]))
+    middle = torch.where(
+        nodes.gone[:-1], -torch.log(down) - math.log(2), 0.5 * (nodes.lam[:-1] - torch.log(down))
+    )
+    middles = recorder.sde.at_lambda(torch.minimum(middle, nodes.lam[1:]))
     y = recorder.start
     for k in range(len(nodes) - 1):
         first = recorder.evaluate(y, nodes[k]).data
@@ -98,8 +117,13 @@ def heun(
         if raised.rho[k] > nodes.rho[k]:
             y = y + s_noise * torch.sqrt(raised.rho[k] ** 2 - nodes.rho[k] ** 2) * recorder.noise()
         step = nodes.rho[k + 1] - raised.rho[k]
-        first = recorder.evaluate(y, raised[k]).eps
-        if second_order:
+        output = recorder.evaluate(y, raised[k])
+        first = output.eps
+        if second_order and bool(raised[k].gone):
+            ratio = nodes.rho[k + 1] / raised.rho[k]
+            second = recorder.evaluate(ratio * y + output.data, nodes[k + 1]).data
+            y = ratio * y + (output.data + second) / 2
+        elif second_order:
             second = recorder.evaluate(y + step * first, nodes[k + 1]).eps
             y = y + step * (first + second) / 2
         else:

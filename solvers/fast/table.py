@@ -48,7 +48,8 @@ class Table(NamedTuple):
         outputs: weights of the last `m` outputs, the latest first; shape `(n, m)`, or `(n, m, S)`.
         noise: shape `(n,)`.
         prediction: what `F` is made from: the model's noise `eps` or its denoised data `D`.
-        blend: multiple of `x_k` that is added to it, shape `(n,)` or `(n, S)`; zero but for residuals.
+        blend: multiple of `x_k` that is added to it, shape `(n,)` or `(n, S)`; zero but for residuals, and `-1 / sigma` for
+            noise where nothing of the data is left (`Marginals.gone`): the sum is `-(alpha / sigma) D`.
         end: time of the last state; None for `sigma = 0`.
         gaussian: in whose axes the states are; None if in their own.
         free: whether the first output is that at `u = 0`, for all examples.
@@ -91,6 +92,7 @@ class Step(NamedTuple):
         noise: weight of fresh noise.
         done: outputs that no later step uses.
         end: time of the state after it, likewise; 0 at `sigma = 0`.
+        gone: whether nothing of the data is left, so that the output is known from `D` alone.
     """
 
     t: Tensor
@@ -104,6 +106,7 @@ class Step(NamedTuple):
     noise: float
     done: list[int]
     end: Tensor
+    gone: bool = False
 
 
 def steps_of(table: Table, sde: SDE) -> list[Step]:
@@ -116,7 +119,8 @@ def steps_of(table: Table, sde: SDE) -> list[Step]:
     last_use = dict.fromkeys(range(len(rows)), 0) | {j: k for k, row in enumerate(rows) for j, _ in row}
     done = [[j for j in range(k + 1) if max(last_use[j], j) == k] for k in range(len(rows))]
     told = table.times if table.told is None else table.told
-    numbers = (sde.alpha(table.times), sde.alpha(told), sde.sigma(told), table.noise)
+    here, asked = sde.at(table.times), sde.at(told)
+    numbers = (here.alpha, asked.alpha, asked.sigma, table.noise)
     alpha, alpha_told, sigma_told, noise = (values.tolist() for values in numbers)
     blend, state = each(table.blend), each(table.state)
     moments = table.times.unbind()
@@ -133,6 +137,7 @@ def steps_of(table: Table, sde: SDE) -> list[Step]:
         noise,
         done,
         ends,
+        (here.gone & (table.prediction == "noise")).tolist(),
     )
     return [Step(*row) for row in zip(*columns, strict=True)]
 
@@ -225,7 +230,7 @@ def run_steps(
             outputs[k] = given.expand(x.shape)
         else:
             output = _output(model, x, step, prediction, threshold)
-            outputs[k] = plus(output, x, step.blend, which)
+            outputs[k] = output if step.gone else plus(output, x, step.blend, which)
         x = x * _spread(step.state, x, which)
         for j, weight in step.outputs:
             x = plus(x, outputs[j], weight, which)
@@ -249,9 +254,10 @@ def _spread(weight: Weight, x: Tensor, which: Tensor | None) -> Weight:
 
 
 def _output(model: Model | InAxes, x: Tensor, step: Step, prediction: str, threshold: Threshold | None) -> Tensor:
+    """Return the model's output at a state; where nothing of the data is left, of noise with the blend added."""
     if step.told is not step.t:
         x = x * (step.alpha_told / step.alpha)
-    if prediction == "noise" and threshold is None:
+    if prediction == "noise" and threshold is None and not step.gone:
         return model.score(x, step.told) * -step.sigma_told
     if threshold is None:
         data = model.denoise(x, step.told)
@@ -259,4 +265,6 @@ def _output(model: Model | InAxes, x: Tensor, step: Step, prediction: str, thres
         data = model.of_data(threshold(model.data(x, step.told)))
     else:
         data = threshold(model.denoise(x, step.told))
+    if step.gone:
+        return data * -(step.alpha_told / step.sigma_told)
     return data if prediction == "data" else (x - step.alpha_told * data) / step.sigma_told

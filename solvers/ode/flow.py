@@ -9,6 +9,7 @@ What is left of the equation is the velocity (Salimans & Ho 2022, arXiv:2202.005
 
     dz/dtheta = v = (eps - sin(theta) z) / cos(theta) = cos(theta) eps - sin(theta) D
 
+(a process that ends in nothing but noise, where `cos(theta) = 0`, needs it as `v = (cos(theta) z - D) / sin(theta)`.)
 `f` and `g` are gone; VP, sub-VP and VE differ only in the range of theta. `z` is of order 1 throughout, so tolerances
 mean the same for all of them, and for standard normal data `v = 0`: the linear part, whose divergence is `-d
 tan(theta)`, cancels that of the noise.
@@ -53,6 +54,7 @@ class ProbabilityFlow:
     def __init__(self, model: Model, shape: torch.Size, t_min: float, resolution: float = RESOLUTION) -> None:
         self.model, self.shape, self.t_min, self.resolution = model, shape, t_min, resolution
         self.nfe = 0
+        self._of_data = model.sde.ends_in_noise
 
     @property
     def sde(self) -> SDE:
@@ -64,6 +66,11 @@ class ProbabilityFlow:
         here = self.sde.at(self.time(s))
         x = (self.sde.expand(here.r, z) * z).reshape(self.shape)
         self.nfe += 1
+        if self._of_data:
+            rate = here.theta + self.resolution
+            denoised = self.model.denoise(x, here.t).reshape(z.shape)
+            of_state = self.sde.expand(rate / torch.tan(here.theta), z)
+            return of_state * z - self.sde.expand(rate / torch.sin(here.theta), z) * denoised
         score = self.model.score(x, here.t).reshape(z.shape)
         theta = here.theta
         rate = theta + self.resolution

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.sde.marginals import on_host
-from score_sde.solvers.base import Draw, Model, Solution, Solver, arrive
+from score_sde.solvers.base import Draw, Model, Solution, Solver, arrive, leave_noise
 from score_sde.solvers.options import check_at_least, check_positive, check_tolerance
 from score_sde.solvers.process import last_time, log_snr_range
 from score_sde.solvers.stochastic.brownian_path import BrownianPath
@@ -72,12 +72,13 @@ class AdaptiveSDE(Solver):
 
         Times, steps and errors are numbers on the CPU, one an example.
         """
-        end, t_min = model.sde.T, last_time(model.sde, self.t_min)
+        end, t_min = model.sde.t_max, last_time(model.sde, self.t_min)
         log_snr_range(model.sde, t_min)
         path = BrownianPath(x_T, draw("brownian"))
         t = torch.full(x_T.shape[:1], end, dtype=torch.float64)
         step = torch.full_like(t, self.first_step * end)
-        x, previous, nfe = x_T, x_T, 0
+        x, nfe = leave_noise(model, x_T, watch)
+        previous = x
         told: Tensor | None = None
         while bool((t > t_min).any()):
             if watch is not None and not (told is not None and torch.equal(t, told)):

@@ -37,7 +37,7 @@ class NormalisedReverseSDE:
         self.model, self.shape, self.t_min, self.eta = model, shape, t_min, eta
         start, end = (0.5 * log_snr_range(model.sde, t_min)).unbind()
         self.start, self.rate = start, (end - start) / max(num_intervals, 1)
-        self.nfe, self.last_t = 0, model.sde.T
+        self.nfe, self.last_t = 0, model.sde.t_max
         # torchsde asks again at places it has just been to; two of them are remembered.
         self._recent: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=2)
 
@@ -87,7 +87,7 @@ class NormalisedReverseSDE:
 
     def times(self, step: Tensor) -> Tensor:
         """Return the times in `[t_min, T]` after so many steps; float64, on the CPU."""
-        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.model.sde.T)
+        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.model.sde.t_max)
 
 
 class WatchedReverseSDE(NormalisedReverseSDE):
@@ -95,16 +95,16 @@ class WatchedReverseSDE(NormalisedReverseSDE):
 
     Args:
         watch: it is told.
-        x_T: the states at `T`, `(B, *dims)`.
+        start: the states at `t_max`, `(B, *dims)`.
         t_min: last time.
         num_intervals: steps, if they are fixed.
         eta: amount of noise.
         adaptive: whether steps are adaptive.
     """
 
-    def __init__(self, watch: Watch, x_T: Tensor, t_min: float, num_intervals: int, eta: float, adaptive: bool) -> None:
-        super().__init__(watch, x_T.shape, t_min, num_intervals, eta)
-        self._watch, self._x_T, self._adaptive = watch, x_T, adaptive
+    def __init__(self, watch: Watch, start: Tensor, t_min: float, num_intervals: int, eta: float, adaptive: bool) -> None:
+        super().__init__(watch, start.shape, t_min, num_intervals, eta)
+        self._watch, self._first, self._adaptive = watch, start, adaptive
         # Where the first step starts, torchsde asks before that, for the shape.
         self._start, self._told = 0.0, -1.0
         self._learnt: tuple[Tensor | float, Tensor, Tensor] | None = None
@@ -120,7 +120,7 @@ class WatchedReverseSDE(NormalisedReverseSDE):
         if float(step) == self._start > self._told:
             denoised = tweedie(self.model.sde, x, t, score)
             first = self._start == 0
-            self._learnt = (self.model.sde.T if first else t, self._x_T if first else x, denoised)
+            self._learnt = (self.model.sde.t_max if first else t, self._first if first else x, denoised)
             if not self._adaptive:
                 self._tell()
         return score

@@ -101,6 +101,10 @@ class PredictorCorrector(Solver):
 
         def prediction(i: int, x: Tensor) -> Tensor:
             assert coefficients is not None
+            if i == 0 and sde.ends_in_noise:
+                # All else of the state is new noise.
+                alpha, sigma = sde.at(times[1]).to(x)
+                return take(noise, alpha * model.denoise(x, times[0]), sigma, times[1])
             a, b, c = (sde.expand(coefficient[i], x) for coefficient in coefficients)
             return take(noise, a * x + b * model.score(x, times[i]), c, times[i + 1])
 

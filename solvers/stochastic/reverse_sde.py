@@ -23,7 +23,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import SampleNoise
-from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, arrive
+from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, arrive, leave_noise
 from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between, check_tolerance
 from score_sde.solvers.process import last_time
 from score_sde.solvers.stochastic.brownian import Brownian, FreshIncrements, NoIncrements, StackedIntervals
@@ -79,9 +79,11 @@ class ReverseSDE(Solver):
         return self.adaptive
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
-        problem, brownian = self._problem(model, x_T, draw, watch)
-        x = self._solve(problem, brownian, x_T, 0, self.num_steps - 1) if self.num_steps > 1 else x_T
-        return arrive(model, x, problem.last, problem.nfe, denoise=self.denoise, watch=watch)
+        x, calls = leave_noise(model, x_T, watch)
+        problem, brownian = self._problem(model, x, draw, watch)
+        if self.num_steps > 1:
+            x = self._solve(problem, brownian, x, 0, self.num_steps - 1)
+        return arrive(model, x, problem.last, calls + problem.nfe, denoise=self.denoise, watch=watch)
 
     def no_step_density(self, model: Model) -> str:
         """Return why steps have no log-probabilities; nothing if they are Euler's, and there are some."""
@@ -99,12 +101,13 @@ class ReverseSDE(Solver):
     def walk(self, model: Model, x_T: Tensor, draw: Draw) -> Solution:
         """Return the solution by steps of Euler's method: torchsde's without noise is the mean of one."""
         noise = draw("brownian")
-        problem, _ = self._problem(model, x_T, lambda stream: noise)
-        still, x = NoIncrements(x_T.flatten(1)), x_T
+        x, calls = leave_noise(model, x_T)
+        problem, _ = self._problem(model, x, lambda stream: noise)
+        still = NoIncrements(x.flatten(1))
         for k in range(self.num_steps - 1):
             mean = self._solve(problem, still, x, k, k + 1)
             x = take(noise, mean, problem.noise_of_step(k), problem.times(torch.tensor(k + 1)))
-        return arrive(model, x, problem.last, problem.nfe, denoise=self.denoise)
+        return arrive(model, x, problem.last, calls + problem.nfe, denoise=self.denoise)
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return the steps between times, and the denoising; arguments as of `solve`.
@@ -117,34 +120,39 @@ class ReverseSDE(Solver):
                 "solver 'sde' with adaptive steps has none between which states can be changed: take fixed ones"
             )
         problem, brownian = self._problem(model, x_T, draw)
-        last = self.num_steps - 1
+        # From nothing but noise there is a step more.
+        last, before = self.num_steps - 1, int(model.sde.ends_in_noise)
 
-        def step(k: int, x: Tensor) -> Tensor:
+        def step(number: int, x: Tensor) -> Tensor:
+            k = number - before
+            if k < 0:
+                return leave_noise(model, x)[0]
             return model.denoise(x, problem.last) if k == last else self._solve(problem, brownian, x, k, k + 1)
 
-        ends = model.sde.at(problem.times(torch.arange(self.num_steps)))
+        times = problem.times(torch.arange(self.num_steps))
+        ends = model.sde.at(torch.cat([times.new_full((before,), model.sde.T), times]))
         if self.denoise:
             ends = ends.and_data()
-        return Steps(ends, [METHODS[self.method]] * last + [1] * self.denoise, step)
+        return Steps(ends, [1] * before + [METHODS[self.method]] * last + [1] * self.denoise, step)
 
     def _problem(
-        self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None
+        self, model: Model, x: Tensor, draw: Draw, watch: Watch | None = None
     ) -> tuple[NormalisedReverseSDE, Brownian | WatchedBrownian]:
         t_min = last_time(model.sde, self.t_min)
         if self.num_steps == 1:
-            # The only time is T.
-            t_min = model.sde.T
-        problem = NormalisedReverseSDE(model, x_T.shape, t_min, self.num_steps - 1, self.eta)
+            # The only time is the first.
+            t_min = model.sde.t_max
+        problem = NormalisedReverseSDE(model, x.shape, t_min, self.num_steps - 1, self.eta)
         # Where there is nothing but noise, an explicit step multiplies the state by 1 - eta^2 times its length.
         needed = math.ceil(self.eta**2 * float(problem.rate) * (self.num_steps - 1) / 2) + 1
         if self.eta > 1 and self.num_steps < needed and not self.adaptive:
             raise UserError(
                 f"eta={self.eta:g} needs at least {needed:g} steps, not {self.num_steps}, or it grows without end"
             )
-        brownian = self._brownian(x_T.flatten(1), draw("brownian"))
+        brownian = self._brownian(x.flatten(1), draw("brownian"))
         if watch is None:
             return problem, brownian
-        watched = WatchedReverseSDE(watch, x_T, t_min, self.num_steps - 1, self.eta, self.adaptive)
+        watched = WatchedReverseSDE(watch, x, t_min, self.num_steps - 1, self.eta, self.adaptive)
         return watched, WatchedBrownian(brownian, watched.starts)
 
     def _solve(
