@@ -2,7 +2,7 @@
 
 A posterior is narrower than the prior that the parameters are standardised by, and often a thin curve. So smaller noise
 is trained on than for vectors by themselves, and the weights decay less, which would keep what is thin from being
-learnt. (From a few hundred simulations `vp/vectors` learns less by heart.)
+learnt.
 """
 
 from __future__ import annotations
