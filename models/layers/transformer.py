@@ -39,7 +39,7 @@ def zero_linear(in_features: int, out_features: int) -> nn.Linear:
 
 def modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return `(1 + scale) h + shift`, of features `(B, N, width)` and numbers of each example, `(B, 1, width)`."""
-    return h * (1 + scale) + shift
+    return torch.addcmul(shift, h, 1 + scale)
 
 
 class TransformerBlock(nn.Module):
@@ -84,11 +84,11 @@ class TransformerBlock(nn.Module):
     def _evaluate(self, h: Tensor, embedding: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
         numbers = self.modulation(embedding)[:, None]
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = numbers.chunk(6, dim=-1)
-        h = h + gate_1 * self._attend(modulated(self.norm_attention(h), shift_1, scale_1))
+        h = torch.addcmul(h, gate_1, self._attend(modulated(self.norm_attention(h), shift_1, scale_1)))
         for name, attend in self.to_tokens.items():
             h = h + attend(h, tokens[name])
         inner = self.expand(modulated(self.norm_mlp(h), shift_2, scale_2))
-        return h + gate_2 * self.contract(F.gelu(inner, approximate="tanh"))
+        return torch.addcmul(h, gate_2, self.contract(F.gelu(inner, approximate="tanh")))
 
     def _attend(self, h: Tensor) -> Tensor:
         query, key, value = (heads(part, self.num_heads) for part in self.query_key_value(h).chunk(3, dim=-1))

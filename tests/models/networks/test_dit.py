@@ -66,7 +66,11 @@ def test_derivatives_of_all_kinds(dims: int, options: dict[str, Any]) -> None:
     (backward,) = torch.autograd.grad(function(y), y, w, create_graph=True)
     assert (backward * v).sum().item() == pytest.approx((forward * w).sum().item(), rel=1e-10)
     (twice,) = torch.autograd.grad((backward * v).sum(), y)
-    over = torch.func.jvp(torch.func.grad(lambda z: (function(z) * w).sum()), (x,), (v,))[1]
+
+    def projection(z: Tensor) -> Tensor:
+        return (function(z) * w).sum()
+
+    over = torch.func.jvp(torch.func.grad(projection), (x,), (v,))[1]
     torch.testing.assert_close(twice, over, rtol=1e-9, atol=1e-9 * over.abs().max().item())
     many = torch.func.vmap(lambda u: torch.func.jvp(function, (x,), (u,))[1])(torch.stack([v, w]))
     torch.testing.assert_close(many[0], forward)
@@ -110,7 +114,8 @@ def test_places_are_sines_and_cosines_of_the_last_axis_first() -> None:
 
 def test_patches_of_an_image_are_what_a_convolution_sees() -> None:
     torch.manual_seed(0)
-    convolution, x = nn.Conv2d(2, 5, 3, 3).double(), torch.randn(2, 2, 6, 9, dtype=torch.float64)
+    convolution: Any = nn.Conv2d(2, 5, 3, 3).double()
+    x = torch.randn(2, 2, 6, 9, dtype=torch.float64)
     found = to_patches(x, 3) @ convolution.weight.flatten(1).T + convolution.bias
     torch.testing.assert_close(found, convolution(x).flatten(2).mT)
 
