@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,9 +80,9 @@ def main() -> None:
 
 def by_flow(run: Run, count: int, num_probes: int) -> float:
     """Return the part of the first test examples whose class has the largest density of the probability flow."""
-    data, options = run.dataset, {"method": "adams", "num_steps": 12, "num_probes": num_probes}
-    x = data.test[:count]
-    return _right(run, [run.log_prob(x, condition=name, **options) for name in data.class_names])
+    x, names = run.dataset.test[:count], run.dataset.class_names
+    options: dict[str, Any] = {"method": "adams", "num_steps": 12, "num_probes": num_probes}
+    return _right(run, [run.log_prob(x, condition=name, **options) for name in names])
 
 
 @torch.no_grad()

@@ -24,14 +24,14 @@ class Flow(nn.Module):
 
     def __init__(self, observed: int, num_transforms: int = 5, width: int = 50) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(
-            nn.ModuleList([_network(observed + before, width) for before in (0, 1)]) for _ in range(num_transforms)
+        self.first, self.second = (
+            nn.ModuleList(_network(observed + before, width) for _ in range(num_transforms)) for before in (0, 1)
         )
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
         """Return log-densities `(N,)` of numbers `(N, 2)` given observations `(N, k)`, all of them standardised."""
         scales = theta.new_zeros(len(theta))
-        for first, second in self.parts:
+        for first, second in zip(self.first, self.second, strict=True):
             (m, s), (n, t) = first(x).unbind(1), second(torch.cat([theta[:, :1], x], 1)).unbind(1)
             theta = torch.stack([(theta[:, 1] - n) * torch.exp(-t), (theta[:, 0] - m) * torch.exp(-s)], 1)
             scales = scales + s + t
@@ -39,7 +39,7 @@ class Flow(nn.Module):
 
     def draw(self, z: Tensor, x: Tensor) -> Tensor:
         """Return the numbers `(N, 2)` that standard normal ones become."""
-        for first, second in reversed(self.parts):
+        for first, second in zip(reversed(self.first), reversed(self.second), strict=True):
             m, s = first(x).unbind(1)
             theta = m + torch.exp(s) * z[:, 1]
             n, t = second(torch.cat([theta[:, None], x], 1)).unbind(1)

@@ -151,7 +151,8 @@ class _Rival:
         started = time.perf_counter()
         self.edge = edge
         self.scales = [(part.mean(0), part.std(0)) for part in (theta, x)]
-        self.flow = npe.fit(*((part - m) / s for part, (m, s) in zip((theta, x), self.scales, strict=True)), seed)
+        parts = [(part - m) / s for part, (m, s) in zip((theta, x), self.scales, strict=True)]
+        self.flow = npe.fit(parts[0], parts[1], seed)
         print(f"npe: trained in {time.perf_counter() - started:.0f} s", flush=True)
 
     def sample(self, x_o: np.ndarray, count: int) -> np.ndarray:

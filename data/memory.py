@@ -36,7 +36,7 @@ def memory_of(dataset: Dataset) -> Memory:
         "validation": (dataset.validation, dataset.validation_classes),
         "test": (dataset.test, dataset.test_classes),
     }
-    memory = {}
+    memory: Memory = {}
     for part, (examples, classes) in parts.items():
         memory[part] = _fingerprints(examples)
         memory[f"{part}_classes"] = _of_classes(dataset.named(classes), len(examples))
