@@ -24,9 +24,8 @@ class Flow(nn.Module):
 
     def __init__(self, observed: int, num_transforms: int = 5, width: int = 50) -> None:
         super().__init__()
-        self.first, self.second = (
-            nn.ModuleList(_network(observed + before, width) for _ in range(num_transforms)) for before in (0, 1)
-        )
+        pairs = [[_network(observed + before, width) for before in (0, 1)] for _ in range(num_transforms)]
+        self.first, self.second = (nn.ModuleList(networks) for networks in zip(*pairs, strict=True))
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
         """Return log-densities `(N,)` of numbers `(N, 2)` given observations `(N, k)`, all of them standardised."""
