@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import dit
 from score_sde.common.files import write_atomically
 from score_sde.models import NCSNpp
 from score_sde.models.pretrained.diffusers import library
@@ -239,6 +240,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compiled", action="store_true", help="compiled settings, too: on CPUs many minutes each")
+    parser.add_argument("--dit", action="store_true", help="DiT-S/2 beside diffusers' DiTTransformer2DModel instead")
     parser.add_argument("--output", type=Path, help="write the table to this file, too")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -253,7 +255,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # compile from nothing
-        text = measure([s for s in SETTINGS if arguments.compiled or not s.compiled], arguments)
+        if arguments.dit:
+            text = dit.measure(arguments.device, arguments.batch, arguments.rounds, seconds)
+        else:
+            text = measure([s for s in SETTINGS if arguments.compiled or not s.compiled], arguments)
     print(text, end="")
     if arguments.output is not None:
         with write_atomically(arguments.output) as path:

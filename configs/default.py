@@ -59,8 +59,8 @@ def get_config() -> ConfigDict:
     sde.num_rungs = 1000  # ddpm, cosine, ncsn: rungs of the ladder
 
     config.model = model = ConfigDict()
-    # unet: series, images, fields, volumes; ncsnpp, ddpm: images; mlp: vectors, and all else as vectors; mixture: of
-    # Gaussians, fitted, needs no training; classifier: of noisy images
+    # unet, dit: series, images, fields, volumes; ncsnpp, ddpm: images; mlp: vectors, and all else as vectors;
+    # mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = "velocity"  # noise, score, denoised, velocity, edm, levels: what the network's output means
@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation
-    model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp)
+    model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
     # unet, ncsnpp, ddpm and classifier
@@ -84,7 +84,7 @@ def get_config() -> ConfigDict:
     model.time_conditional = True  # tell the network the time at all
     model.scale_by_sigma = False  # divide the output by sigma
     model.centered = True  # images come in [-1, 1]; False: in [0, 1], and the network centres them
-    model.activation_checkpointing = False  # less memory, more time; unet, too
+    model.activation_checkpointing = False  # less memory, more time; unet and dit, too
     # ncsnpp
     model.embedding = "positional"  # positional, fourier
     model.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
@@ -98,7 +98,11 @@ def get_config() -> ConfigDict:
     model.init_scale = 0.0  # of the last layer of each branch
     model.channels_per_group = 4  # least number in a GroupNorm group
     # mlp
-    model.width = 128  # features of a hidden layer
+    model.width = 128  # features of a hidden layer; dit: of a patch
+    # dit
+    model.patch_size = 2  # positions of a patch along each axis
+    model.num_heads = 4  # of attention; they divide the width
+    model.causal = False  # patches attend to none after them, row by row
     # mixture
     model.num_components = 10
 

@@ -2,6 +2,7 @@
 
     <run>/data.npz      train, validation, test                                 a fingerprint of each example
                         train_classes, validation_classes, test_classes         a fingerprint of the class of each
+                        train_conditions, validation_conditions, test_conditions     … of what it is conditioned on
                         earlier     fingerprints of what was trained on once, and is not in the training part any more
 
 Fingerprints are 64 bits of a hash of the content, so that a file's new name or date is no change.
@@ -9,7 +10,8 @@ Fingerprints are 64 bits of a hash of the content, so that a file's new name or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,15 +31,16 @@ _AT_ONCE = 2**22
 
 def memory_of(dataset: Dataset) -> Memory:
     """Return the fingerprints of all parts of the data."""
-    parts = {
+    parts: dict[Part, tuple[Tensor, Tensor | None]] = {
         "train": (dataset.train, dataset.train_classes),
         "validation": (dataset.validation, dataset.validation_classes),
         "test": (dataset.test, dataset.test_classes),
     }
-    memory = {}
+    memory: Memory = {}
     for part, (examples, classes) in parts.items():
         memory[part] = _fingerprints(examples)
         memory[f"{part}_classes"] = _of_classes(dataset.named(classes), len(examples))
+        memory[f"{part}_conditions"] = _of_conditions(dataset.conditions.get(part, {}), len(examples))
     return memory
 
 
@@ -82,7 +85,24 @@ def changes(memory: Memory, before: Memory, parts: Iterable[Part] = PARTS) -> li
         other = sum(classes_then.get(example, name) != name for example, name in classes.items())
         if other:
             lines.append(f"{other} examples of the {part} part have another class than before")
+        other = _otherwise_conditioned(memory, before, part)
+        if other:
+            lines.append(f"{other} examples of the {part} part have another condition than before")
     return lines
+
+
+def check_conditions(memory: Memory, before: Memory) -> None:
+    """See that training examples that were trained on before have the conditions that they had.
+
+    Raises:
+        UserError: some have others.
+    """
+    other = _otherwise_conditioned(memory, before, "train")
+    if other:
+        raise UserError(
+            f"{other} of {len(memory['train'])} training examples have another condition than the run was begun with: "
+            "give the same, or another --workdir"
+        )
 
 
 def overlap(memory: Memory, before: Memory | None = None, parts: Iterable[Part] = ("validation", "test")) -> list[str]:
@@ -114,6 +134,22 @@ def _classes_by_example(memory: Memory, part: str) -> dict[int, int]:
     return dict(zip(memory[part].tolist(), memory[f"{part}_classes"].tolist(), strict=True))
 
 
+def _otherwise_conditioned(memory: Memory, before: Memory, part: Part) -> int:
+    """Count the examples that are there as before, but with another condition; 0 where no conditions are remembered.
+
+    Of copies with conditions of their own, new ones count only where as many are gone.
+    """
+    key = f"{part}_conditions"
+    if key not in before:
+        return 0
+    now, then = (Counter(zip(each[part].tolist(), each[key].tolist(), strict=True)) for each in (memory, before))
+    new, gone = Counter[int](), Counter[int]()
+    for counts, pairs in ((new, now - then), (gone, then - now)):
+        for (example, _), count in pairs.items():
+            counts[example] += count
+    return (new & gone).total()
+
+
 def _fingerprints(examples: Tensor) -> np.ndarray:
     """Return 64 bits of a hash of each example `(N, *shape)`; uint64 `(N,)`. Few are in memory at once."""
     array, fingerprints = examples.numpy(), np.empty(len(examples), np.uint64)
@@ -131,6 +167,16 @@ def _of_classes(names: list[str] | None, count: int) -> np.ndarray:
     if names is None:
         return np.zeros(count, np.uint64)
     return np.array([_hash(name.encode()) for name in names], dtype=np.uint64)
+
+
+def _of_conditions(conditions: Mapping[str, Tensor], count: int) -> np.ndarray:
+    """Return 64 bits of a hash of what each example is conditioned on, uint64 `(count,)`; 0 where that is nothing."""
+    if not conditions:
+        return np.zeros(count, np.uint64)
+    names = sorted(conditions)
+    each = np.stack([_fingerprints(conditions[name]) for name in names], 1)
+    called = ", ".join(names).encode()
+    return np.array([_hash(called + row.tobytes()) for row in each], dtype=np.uint64)
 
 
 def _hash(content: bytes) -> int:

@@ -271,11 +271,13 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
     model, objective = config.model, config.training.objective
     if dataset.levels is not None:
         raise UserError(f"data.missing is for numbers without levels, and {dataset.name} has {dataset.levels}")
-    if model.network not in ("mlp", "unet") and not own.is_own(model.network):
-        raise UserError(f"data.missing is for networks mlp and unet, not {model.network}: --config.model.network=mlp")
+    if model.network not in ("mlp", "unet", "dit") and not own.is_own(model.network):
+        raise UserError(
+            f"data.missing is for networks mlp, unet and dit, not {model.network}: --config.model.network=mlp"
+        )
     if model.flow_map or (objective != "continuous" and objective != "discrete"):
         raise UserError(f"data.missing needs training.objective=continuous, not {objective}, and no model.flow_map")
-    numbers = dataset.shape[0] if model.network == "unet" else math.prod(dataset.shape)
+    numbers = dataset.shape[0] if model.network in ("unet", "dit") else math.prod(dataset.shape)
     return Picture(CHANNELS * numbers)
 
 

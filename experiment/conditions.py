@@ -14,7 +14,6 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose, naming
-from score_sde.common.files import at_home
 from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
 from score_sde.experiment import build, checkpoints, configuration, networks, other_run
@@ -22,7 +21,6 @@ from score_sde.models import GaussianMixture, Given, NoisyClassifier
 from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.sde import SDE
 from score_sde.solvers import Model
-from score_sde.training import checkpoint
 
 
 def sample_labels(config: ConfigDict, dataset: Dataset, count: int) -> Tensor | None:
@@ -144,8 +142,7 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     if config.sampling.classifier is None:
         return None
     with naming("sampling.classifier"):
-        path = at_home(config.sampling.classifier)
-        found = checkpoints.find(checkpoint.latest(path / "checkpoints") or path)
+        found = checkpoints.find(other_run.newest(config.sampling.classifier))
     trained_with = configuration.from_dict(found.config or {}, str(found.path))
     if trained_with.model.network != "classifier":
         raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")

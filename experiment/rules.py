@@ -233,6 +233,8 @@ RULES: dict[str, Rule] = {
     "model.init_scale": number(0, 1e3),
     "model.channels_per_group": whole(1, 10**4),
     "model.width": whole(1, 10**5),
+    "model.patch_size": whole(1, 10**4),
+    "model.num_heads": whole(1, 10**4),
     "model.num_components": whole(1, 10**5),
     "training.start_from": name,
     "training.num_steps": whole(1),

@@ -17,7 +17,7 @@ from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
-from score_sde.data.memory import changes, memory_of, overlap, recall, remember
+from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import PARTS
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
@@ -149,6 +149,8 @@ def begin(experiment: Experiment, trainer: Trainer) -> None:
         return
     memory = memory_of(experiment.dataset)
     before = recall(experiment.folder / MEMORY) if trainer.step else None
+    if before is not None:
+        check_conditions(memory, before)
     note([*([] if before is None else changes(memory, before)), *overlap(memory, before)])
     configuration.save(experiment.config, experiment.folder / "config.json")
     remember(memory, experiment.folder / MEMORY, before)

@@ -1,6 +1,6 @@
 r"""Attention of the positions of a feature map to each other, and to tokens.
 
-    softmax(Q K^T / sqrt(C)) V,      Q affine in the normalised features of each position, one head
+    softmax(Q K^T / sqrt(C)) V,      Q affine in the normalised features of each position, one head or several
 
 K and V are affine in the same features (self-attention), or in tokens (cross-attention). A position does not know where
 it is, nor a token which it is: a permutation of the tokens changes nothing.
@@ -20,24 +20,37 @@ from torch import Tensor, nn
 from score_sde.models.layers.basic import group_norm, linear, residual_sum, transforms_active
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return `softmax(Q K^T / sqrt(C)) V` of `(B, N, C)` tensors, by PyTorch's fused kernel, with all derivatives.
+def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
+    """Return `softmax(Q K^T / sqrt(C)) V` by PyTorch's fused kernel, with all derivatives.
 
     The fused kernels have a first derivative in reverse mode only. Under forward-mode differentiation or a function
     transform the formula is written out instead; a backward pass that is itself to be differentiated
     (`create_graph=True`) uses the written-out gradient.
+
+    Args:
+        query: Q, `(B, N, C)`, or of several heads `(B, heads, N, C)`.
+        key: K, likewise.
+        value: V, likewise.
+        causal: whether a position attends to none after it.
     """
     if transforms_active():
-        return _weights(query, key) @ value
-    fused = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        return _weights(query, key, causal) @ value
+    if query.ndim == 3:
+        fused = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], is_causal=causal)[:, 0]
+    else:
+        fused = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and fused.requires_grad):
         return fused
-    return _DifferentiableTwice.apply(fused, query, key, value)
+    return _DifferentiableTwice.apply(fused, query, key, value, causal)
 
 
-def _weights(query: Tensor, key: Tensor) -> Tensor:
-    """Return `softmax(Q K^T / sqrt(C))`, `(B, N, N)`."""
-    return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), dim=-1)
+def _weights(query: Tensor, key: Tensor, causal: bool) -> Tensor:
+    """Return `softmax(Q K^T / sqrt(C))`, `(…, N, N)`, without what lies after each position if it is `causal`."""
+    logits = query @ key.mT / math.sqrt(query.shape[-1])
+    if causal:
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+        logits = logits.masked_fill(later, -math.inf)
+    return torch.softmax(logits, dim=-1)
 
 
 class _DifferentiableTwice(torch.autograd.Function):
@@ -49,20 +62,21 @@ class _DifferentiableTwice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, fused: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, fused: Tensor, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
         ctx.save_for_backward(query, key, value)
+        ctx.causal = causal
         return fused.view_as(fused)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
-            return gradient, None, None, None
+            return gradient, None, None, None, None
         query, key, value = ctx.saved_tensors
-        weights = _weights(query, key)
+        weights = _weights(query, key, ctx.causal)
         weights_gradient = gradient @ value.mT
         logits_gradient = weights * (weights_gradient - (weights_gradient * weights).sum(-1, keepdim=True))
         logits_gradient = logits_gradient / math.sqrt(query.shape[-1])
-        return None, logits_gradient @ key, logits_gradient.mT @ query, weights.mT @ gradient
+        return None, logits_gradient @ key, logits_gradient.mT @ query, weights.mT @ gradient, None
 
 
 class SelfAttention(nn.Module):

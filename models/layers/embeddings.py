@@ -4,7 +4,8 @@ r"""Embeddings of the noise label, the number that a network is told of the time
     Fourier       e(l) = [sin(2 pi w_k log l), cos(2 pi w_k log l)],   w_k ~ N(0, scale^2), fixed
 
 DDPM has the first, with l the time in steps; NCSN++ the second, with l = sigma (Ho et al. 2020, arXiv:2006.11239;
-Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456, appendix H).
+Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456, appendix H). DiT has the first with cosines
+before sines, and 10000^(-k / K) (Peebles & Xie 2022, arXiv:2212.09748).
 """
 
 from __future__ import annotations
@@ -43,6 +44,27 @@ class PositionalFeatures(nn.Module):
         return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, self.num_features % 2))
 
 
+class CosineFeatures(nn.Module):
+    """Cosines and sines describe a noise label, `(B,)` to `(B, num_features)`, with the frequencies of DiT.
+
+    Args:
+        num_features: 2 K, an even number.
+        last: the index of the frequency 1/10000: K, which is never reached, or K - 1 as in the library diffusers.
+    """
+
+    def __init__(self, num_features: int, last: int | None = None) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.last = num_features // 2 if last is None else last
+
+    def forward(self, noise_label: Tensor) -> Tensor:
+        exponents = torch.arange(self.num_features // 2, dtype=noise_label.dtype, device=noise_label.device)
+        # The order of the operations is that of the published code, which makes the same numbers to the last bit.
+        frequencies = torch.exp(-math.log(_LONGEST_PERIOD) * exponents / self.last)
+        angles = noise_label[:, None] * frequencies
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
 class FourierFeatures(nn.Module):
     """Random, untrained frequencies describe the logarithm of a noise label: `(B,)` to `(B, 2 num_frequencies)`."""
 
@@ -67,7 +89,7 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(
         self,
-        features: PositionalFeatures | FourierFeatures,
+        features: PositionalFeatures | CosineFeatures | FourierFeatures,
         width: int,
         conditions: Mapping[str, Kind] | None = None,
     ) -> None:

@@ -1,8 +1,9 @@
-r"""Pipelines of the library diffusers: a `UNet2DModel` with its scheduler, read as a score model.
+r"""Pipelines of the library diffusers: a `UNet2DModel` or a DiT with its scheduler, read as a score model.
 
 What the scheduler says of the process, the label and the output is in `models.pretrained.diffusers_schedulers`, where
 the weights lie in `models.pretrained.diffusers_files`. DDPM's pipelines have images in [-1, 1], those for VE in [0, 1].
-Between rungs labels are fractions. See `models.pretrained.diffusers_export` for the way back.
+Between rungs labels are fractions. See `models.pretrained.diffusers_export` for the way back. A `DiTPipeline` is read
+as a model of its latents, given their class; its autoencoder is left out.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from torch import Tensor, nn
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.common.weight_files import load_weights
+from score_sde.models.networks.dit import DiT
+from score_sde.models.pretrained.diffusers_dit import CLASSES, read_transformer
 from score_sde.models.pretrained.diffusers_files import choose_weights, local_folder, read_json, read_weights
 from score_sde.models.pretrained.diffusers_schedulers import VE, check_class, meaning
+from score_sde.models.pretrained.dit import Means
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
 
@@ -40,6 +44,7 @@ _OF_THE_AVERAGE = {
 }
 # Other pipelines with the same parts may do things to images, before and after, that are not known here.
 _VE_PIPELINE = "ScoreSdeVePipeline"
+_DIT_PIPELINE = "DiTPipeline"
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "RePaintPipeline", _VE_PIPELINE)
 
 
@@ -124,27 +129,35 @@ class UNet(nn.Module):
 def load_pipeline(source: str | Path) -> ScoreModel:
     """Read the score model of a pipeline, in evaluation mode and float32; its `network` is a `UNet`.
 
+    That of a `DiTPipeline` is of latents, as its autoencoder scales them, and its condition is `class`.
+
     Args:
         source: a folder with `model_index.json`, or a name on the hub such as `google/ddpm-cifar10-32`.
 
     Raises:
-        UserError: it cannot be read, is no pipeline of a `UNet2DModel` and a scheduler alone, or has a scheduler or
-            settings whose meaning is not known.
+        UserError: it cannot be read, is no pipeline of a `UNet2DModel` and a scheduler alone, nor a `DiTPipeline`, or
+            has a scheduler or settings whose meaning is not known.
     """
     diffusers = library()
     with _quiet():
         folder = local_folder(source)
         try:
             parts = read_json(folder / "model_index.json")
-            _check_parts(source, parts)
+            of_dit = parts.get("_class_name") == _DIT_PIPELINE
+            _check_dit_parts(source, parts) if of_dit else _check_parts(source, parts)
             scheduler = _read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
-            unet = _read_unet(source, folder / "unet", diffusers)
+            network = (
+                read_transformer(folder / "transformer") if of_dit else _read_unet(source, folder / "unet", diffusers)
+            )
         except UserError as error:
             if str(error).startswith((str(source), "cannot read")):
                 raise
             raise UserError(f"cannot read the pipeline {source}: {error}") from error
     try:
-        return score_model(unet, scheduler)
+        if isinstance(network, DiT):
+            sde, prediction, noise_label, _ = meaning(scheduler)
+            return ScoreModel(Means(network), sde, prediction, noise_label, scale_input=False).eval()
+        return score_model(network, scheduler)
     except UserError as error:
         raise UserError(f"cannot use the pipeline {source}: {error}") from error
 
@@ -161,6 +174,16 @@ def _check_parts(source: str | Path, parts: dict[str, Any]) -> None:
         raise UserError(
             f"{source} is a {kind}, of which it is not known what it does to images; known are {', '.join(_PIPELINES)}"
         )
+
+
+def _check_dit_parts(source: str | Path, parts: dict[str, Any]) -> None:
+    """Check that `model_index.json` describes a pipeline of a DiT, an autoencoder and a scheduler alone."""
+    if parts.get("transformer") not in [["diffusers", name] for name in CLASSES]:
+        raise UserError(f"{source} is a {_DIT_PIPELINE}, but its transformer is {parts.get('transformer')!r}")
+    known = ("transformer", "vae", "scheduler")
+    others = [name for name, value in parts.items() if name not in known and _is_part(name, value)]
+    if others:
+        raise UserError(f"{source} is a {_DIT_PIPELINE} with {', '.join(others)}, too, which is not known here")
 
 
 def _is_part(name: str, value: object) -> bool:
@@ -265,8 +288,17 @@ def _differentiable_attention(unet: nn.Module) -> None:
 
 
 def image_units(model: ScoreModel) -> tuple[tuple[int, ...], float, float]:
-    """Return the shape of an example `(channels, height, width)`, black and white, of a model read from a pipeline."""
+    """Return the shape of an example `(channels, height, width)`, black and white, of a model read from a pipeline.
+
+    Raises:
+        UserError: it is a model of latents.
+    """
     network = model.network
+    if isinstance(network, Means):
+        raise UserError(
+            f"a {_DIT_PIPELINE} makes latents, and its autoencoder, which makes images of them, is not read: sample it "
+            "from Python, by models.pretrained.diffusers.load_pipeline"
+        )
     assert isinstance(network, UNet)
     return network.image_shape, network.low, 1.0
 

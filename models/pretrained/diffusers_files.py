@@ -135,12 +135,13 @@ def local_folder(source: str | Path) -> Path:
             return Path(huggingface_hub.snapshot_download(str(source), local_files_only=True))
         about = huggingface_hub.HfApi().model_info(str(source))
         names = [file.rfilename for file in about.siblings or []]
-        wanted = ["model_index.json", "scheduler/*.json", "unet/config.json"]
-        of_unet = [name.removeprefix("unet/") for name in names if name.startswith("unet/")]
-        if of_unet:
-            chosen = choose_weights(of_unet, f"{source}/unet")
-            wanted.append(f"unet/{chosen.name}")
-            wanted += [f"unet/{name}" for name in of_unet if chosen.name.endswith(".json") and _PART.fullmatch(name)]
+        part = "transformer" if "transformer/config.json" in names else "unet"
+        wanted = ["model_index.json", "scheduler/*.json", f"{part}/config.json"]
+        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        if inside:
+            chosen = choose_weights(inside, f"{source}/{part}")
+            wanted.append(f"{part}/{chosen.name}")
+            wanted += [f"{part}/{name}" for name in inside if chosen.name.endswith(".json") and _PART.fullmatch(name)]
         return Path(huggingface_hub.snapshot_download(str(source), revision=about.sha, allow_patterns=wanted))
     except UserError:
         raise

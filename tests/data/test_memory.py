@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from score_sde.common.errors import UserError
 from score_sde.data import Bins, Dataset
-from score_sde.data.memory import changes, memory_of, overlap, recall, remember
+from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 
 
 def dataset(train: list[int], test: list[int], classes: list[int] | None = None) -> Dataset:
@@ -59,6 +62,36 @@ def test_copies_of_what_was_there_are_counted():
 def test_another_class_is_a_change():
     first, second = memory_of(dataset([1, 2, 3], [], [0, 1, 1])), memory_of(dataset([1, 2, 3], [], [0, 1, 0]))
     assert changes(second, first) == ["1 examples of the train part have another class than before"]
+
+
+def conditioned(train: list[int], told: list[float], test: list[int], told_of_test: list[float]) -> Dataset:
+    """Pictures of one pixel, each with a number."""
+    arrays = {"train": told, "test": told_of_test}
+    conditions: Any = {part: {"c": torch.tensor(values)[:, None]} for part, values in arrays.items()}
+    return replace(dataset(train, test), conditions=conditions)
+
+
+def test_another_condition_of_what_was_trained_on_is_refused(tmp_path):
+    first = memory_of(conditioned([1, 2, 3, 3], [0.1, 0.2, 0.3, 0.4], [10], [1.0]))
+    remember(first, tmp_path / "data.npz")
+    before = recall(tmp_path / "data.npz")
+    assert before is not None
+    # Another order, more copies and more examples are no other conditions, and neither is what an older run knows not.
+    for more in (
+        conditioned([3, 3, 2, 1], [0.4, 0.3, 0.2, 0.1], [10], [1.0]),
+        conditioned([1, 2, 3, 3, 3, 4], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [10], [1.0]),
+    ):
+        check_conditions(memory_of(more), before)
+    other = memory_of(conditioned([1, 2, 3, 3], [0.1, 0.25, 0.3, 0.5], [10], [2.0]))
+    with pytest.raises(UserError, match=r"^2 of 4 training examples have another condition .*another --workdir$"):
+        check_conditions(other, before)
+    assert changes(other, before) == [
+        "2 examples of the train part have another condition than before",
+        "1 examples of the test part have another condition than before",
+    ]
+    older = {name: array for name, array in before.items() if not name.endswith("conditions")}
+    check_conditions(other, older)
+    assert changes(other, older) == []
 
 
 def test_a_damaged_memory_is_named(tmp_path):

@@ -297,3 +297,17 @@ def test_pictures_of_the_same_names_in_another_folder_are_a_condition(tmp_path: 
     (tmp_path / "sketches" / "7.bmp").unlink()
     with pytest.raises(UserError, match="sketches has no picture called 7"):
         score_sde.load_dataset(**options, condition=str(tmp_path / "sketches"))
+
+
+def test_a_run_does_not_go_on_with_other_conditions(tmp_path: Path) -> None:
+    x, c = pairs(20)
+    longer = {**NARROW, "training.num_steps": 9}
+    score_sde.fit(x, condition=c, workdir=tmp_path, settings=NARROW)
+    newest = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    moved = c.copy()
+    moved[:, 0] += 1
+    with pytest.raises(UserError, match="training examples have another condition than the run was begun with"):
+        score_sde.fit(x, condition=moved, workdir=tmp_path, settings=longer)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == newest
+    score_sde.fit(x, condition=c, workdir=tmp_path, settings=longer)
+    assert (tmp_path / "checkpoints" / "step_0000009.pt").exists()

@@ -27,7 +27,7 @@ def test_every_network_says_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("axes", SHAPES)
-@pytest.mark.parametrize("name", ["ncsnpp", "ddpm", "unet", "mlp"])
+@pytest.mark.parametrize("name", ["ncsnpp", "ddpm", "unet", "dit", "mlp"])
 def test_a_network_takes_its_shapes_and_says_of_others_what_does(name: str, axes: int) -> None:
     shape, config = SHAPES[axes], configured(name)
     if axes in AXES[name]:

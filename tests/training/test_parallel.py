@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from score_sde.models import MLP, NCSNpp, ScoreModel
+from score_sde.models import MLP, DiT, NCSNpp, ScoreModel
 from score_sde.sde import VPSDE
 from score_sde.training import checkpoint, late, parallel
 from score_sde.training.trainer import Trainer
@@ -97,3 +97,4 @@ def test_networks_say_what_is_gathered_at_a_time():
     u_net = NCSNpp(8, 1, channels=8, channel_multipliers=(1, 2), num_blocks=1)
     assert len(list(parallel.units(ScoreModel(u_net, VPSDE())))) == 10
     assert len(list(parallel.units(ScoreModel(MLP(2, width=8, num_blocks=3), VPSDE())))) == 3
+    assert len(list(parallel.units(ScoreModel(DiT(4, 1, width=8, num_heads=2, num_blocks=5), VPSDE())))) == 5

@@ -1,0 +1,136 @@
+r"""A transformer on patches, told the time and the condition by its norms: DiT (Peebles & Xie 2022, arXiv:2212.09748).
+
+    x -> patches, each an affine map of its numbers, plus where it lies -> blocks -> affine map of each -> output
+
+Blocks are those of `layers.transformer`. Examples extend over any number of axes, and are as long along each as they
+are: a series is a sequence of patches, a volume one of cubes. They are padded to whole patches, and the output cropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.common.condition import Condition
+from score_sde.common.errors import UserError
+from score_sde.models.layers.basic import linear
+from score_sde.models.layers.condition import (
+    Kind,
+    Picture,
+    Tokens,
+    TokensOrNone,
+    check,
+    laid_beside,
+    part_of,
+    said,
+)
+from score_sde.models.layers.embeddings import CosineFeatures, NoiseEmbedding
+from score_sde.models.layers.patches import from_patches, grid_of, places, to_patches
+from score_sde.models.layers.transformer import TransformerBlock, modulated, plain_norm, zero_linear
+
+NUM_TIME_FEATURES = 256
+
+
+class DiT(nn.Module):
+    """This transformer takes examples of one size, along any number of axes.
+
+    Call it as `network(x, noise_label)`, with states `x` `(B, in_channels, *size)` and labels `(B,)` that count in
+    steps, or with a condition as `network(x, noise_label, condition)`; it returns `(B, out_channels, *size)`. Its
+    output is zero at first.
+
+    Args:
+        size: the size of examples along each axis; one number for a square.
+        in_channels: channels of the input.
+        out_channels: channels of the output; as many as the input's if left out.
+        width: number of features of a patch.
+        num_blocks: number of blocks.
+        num_heads: heads of attention, which divide the width.
+        patch_size: positions of a patch along each axis.
+        causal: whether a patch is told of none after it, row by row, the last axis fastest.
+        own_embeddings: whether each block hears the time and the condition by an embedding of its own, as in the
+            library diffusers; otherwise there is one for all.
+        conditions: what the network is told, by name: a whole number K for one of 0 … K - 1, a `Vector`, `Tokens`, or a
+            `Picture`; see `models.layers.condition`.
+        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+
+    Raises:
+        UserError: arguments that do not fit together.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        in_channels: int,
+        out_channels: int | None = None,
+        *,
+        width: int = 384,
+        num_blocks: int = 12,
+        num_heads: int = 6,
+        patch_size: int = 2,
+        causal: bool = False,
+        own_embeddings: bool = False,
+        conditions: Mapping[str, Kind] | None = None,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise UserError(f"{num_heads} heads do not divide a width of {width}: take num_heads that do")
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.in_channels, self.patch_size = in_channels, patch_size
+        self.conditions = dict(conditions or {})
+        self.pictures = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Picture)}
+        tokens = {name: kind.width for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
+        vectors = {name: kind for name, kind in self.conditions.items() if name not in {*self.pictures, *tokens}}
+        self.modulating = list(vectors)
+        self.tokens = nn.ModuleDict({name: TokensOrNone(token_width) for name, token_width in tokens.items()})
+        self.embeddings = nn.ModuleList(
+            NoiseEmbedding(CosineFeatures(NUM_TIME_FEATURES), width, vectors)
+            for _ in range(num_blocks if own_embeddings else 1)
+        )
+        laid = sum(picture.channels + 1 for picture in self.pictures.values())
+        numbers = patch_size ** len(self.size)
+        self.input = linear((in_channels + laid) * numbers, width)
+        self.places: Tensor
+        self.register_buffer("places", places(grid_of(self.size, patch_size), width).float(), persistent=False)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, num_heads, tokens, causal, activation_checkpointing) for _ in range(num_blocks)
+        )
+        self.norm = plain_norm(width)
+        self.modulation = zero_linear(width, 2 * width)
+        self.output = zero_linear(width, numbers * (in_channels if out_channels is None else out_channels))
+
+    def shard_units(self) -> list[nn.Module]:
+        """List the parts whose weights are gathered at a time where they are divided among processes."""
+        return list(self.blocks)
+
+    def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return the network's output `(B, out_channels, *size)`.
+
+        Args:
+            x: states, `(B, in_channels, *size)`.
+            noise_label: what the network is told of the time, `(B,)`.
+            condition: the condition of as many examples, if the network is told of any.
+
+        Raises:
+            UserError: `x` has another shape; the network is not told of such a condition.
+        """
+        self._check(x, condition)
+        heard = part_of(condition, self.modulating)
+        told = [embedding(noise_label, heard) for embedding in self.embeddings]
+        tokens = {name: ear(*said(condition, name), len(x)) for name, ear in self.tokens.items()}
+        beside = laid_beside(x, condition, self.pictures)
+        h = self.input(to_patches(torch.cat([x, *beside], dim=1) if beside else x, self.patch_size)) + self.places
+        for index, block in enumerate(self.blocks):
+            h = block(h, told[index % len(told)], tokens)
+        shift, scale = self.modulation(told[0])[:, None].chunk(2, dim=-1)
+        return from_patches(self.output(modulated(self.norm(h), shift, scale)), self.size, self.patch_size)
+
+    def _check(self, x: Tensor, condition: Condition | None) -> None:
+        wanted = (self.in_channels, *self.size)
+        if tuple(x.shape[1:]) != wanted:
+            raise UserError(f"this network takes examples of shape {wanted}, not {tuple(x.shape[1:])}")
+        if condition is not None and not self.conditions:
+            raise UserError("this network was built without conditions; give it some, or leave the condition out")
+        check(self.conditions, condition, len(x), x.shape[2:])
