@@ -63,7 +63,9 @@ def get_config() -> ConfigDict:
     # mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
-    model.prediction = "velocity"  # noise, score, denoised, velocity, edm, levels: what the network's output means
+    model.prediction = (
+        "velocity"  # noise, score, denoised, velocity, edm, flow, levels: what the network's output means
+    )
     # How the network is told the time: log_snr, time, sigma, rho, edm, rung, rung_from_noisiest
     model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input

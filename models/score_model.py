@@ -11,7 +11,7 @@ functions of time:
     denoised      1                  0                 "x_0-prediction", Ho et al. 2020
     velocity      -sigma / r         alpha / r         Salimans & Ho 2022, arXiv:2202.00512
     edm           sigma / (s q)      -s alpha / q      Karras et al. 2022, arXiv:2206.00364
-    flow          -1                 1                 Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003
+    flow          -1                 1                 Lipman et al. 2023, arXiv:2210.02747
 
 with `r^2 = alpha^2 + sigma^2`, `q^2 = s^2 alpha^2 + sigma^2` and `s` the standard deviation of the data (`data_std`).
 The division by `r`, which is 1 for VP, keeps the velocity's size near 1 under any process. EDM's row is its table 1 in

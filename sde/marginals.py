@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 # `alpha / sigma` where nothing of the data is left.
 GONE = 1e-8
 

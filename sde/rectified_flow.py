@@ -3,8 +3,8 @@ arXiv:2210.02747, with their `t` reversed; Esser et al. 2024, arXiv:2403.03206).
 
     alpha = 1 - t,     sigma = t,     dx/dt = eps - x_0,     log_snr = 2 log((1 - t) / t)
 
-At `T = 1` nothing of the data is left, and the prior is `p_T` exactly. There `f = -1 / (1 - t)` and `g^2 = 2 t / (1 - t)`
-are infinite, but the probability flow is not: `dx/dt = E[eps - x_0 | x_t]`, the prediction "flow".
+At `T = 1` nothing of the data is left, and the prior is `p_T` exactly. There `f = -1 / (1 - t)` and `g^2 = 2 t / (1 -
+t)` are infinite, but the probability flow is not: `dx/dt = E[eps - x_0 | x_t]`, the prediction "flow".
 """
 
 from __future__ import annotations

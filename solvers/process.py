@@ -32,8 +32,8 @@ def last_time(sde: SDE, t_min: float | None) -> float:
 def check_process(sde: SDE, t_min: float) -> None:
     """Raise `UserError` unless the log-SNR falls from `t_min` to `T` through finite numbers.
 
-    At `t_min` it may be infinite, since some solvers never divide by `sigma` there; see `log_snr_range`. So may it be at
-    `T`, where a process may end in nothing but noise.
+    At `t_min` it may be infinite, since some solvers never divide by `sigma` there; see `log_snr_range`. So may it be
+    at `T`, where a process may end in nothing but noise.
     """
     name = type(sde).__name__
     times = torch.linspace(float(t_min), sde.T, _NUM_PLACES, dtype=torch.float64)

@@ -65,7 +65,7 @@ def test_python_of_the_docs_on_python() -> None:
     names: dict = {}
     exec(own, names)
     exec(use, names)
-    run, end = names["run"], torch.tensor(0.995, dtype=torch.float64)
+    run, end = names["run"], torch.tensor(1.0, dtype=torch.float64)
     # The only step of that solver, from the noise of the first seeds.
     x_T = run.model.sde.prior_sample((8, 2), seeds=range(8), device=distributed.device())
     expected = run.dataset.units.decode(run.model.denoise(x_T, end).cpu()).numpy()

@@ -332,7 +332,9 @@ def _weights(nodes: Tensor, variable: Callable[[Tensor], Tensor], start: Tensor,
         angle = first + (last - first) * points
         rho = unit * torch.tan(angle)
         rate = (last - first) * point_weights * unit
-        density = rate[:, None] / (unit**2 * torch.sin(angle)[:, None] ** 2 + scales**2 * torch.cos(angle)[:, None] ** 2)
+        density = rate[:, None] / (
+            unit**2 * torch.sin(angle)[:, None] ** 2 + scales**2 * torch.cos(angle)[:, None] ** 2
+        )
     else:
         rho = start + (end - start) * points
         density = ((end - start) * point_weights)[:, None] / (rho[:, None] ** 2 + scales**2)

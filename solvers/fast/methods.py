@@ -82,7 +82,11 @@ def adams(
         values.append(output.recorded)
         if eta and recorder.prediction == "noise" and bool(nodes[k].gone):
             # From nothing but noise this step has infinite variance, that of data prediction has not: all is new noise.
-            y = (nodes.rho[k + 1] / nodes.rho[k]) ** (1 + eta**2) * y + output.data + nodes.rho[k + 1] * recorder.noise()
+            y = (
+                (nodes.rho[k + 1] / nodes.rho[k]) ** (1 + eta**2) * y
+                + output.data
+                + nodes.rho[k + 1] * recorder.noise()
+            )
             continue
         used = step_order(recorder, order, k, len(nodes), lower_order_final)
         past = slice(k + 1 - used, k + 1)

@@ -73,9 +73,7 @@ def dpmpp_2s(recorder: Recorder, nodes: Marginals, *, eta: float = 0.0) -> Tenso
     """
     down, up = ancestral_split(nodes.rho[:-1], nodes.rho[1:], eta)
     # Halfway down, but for large eta not beyond the end of the step.
-    middle = torch.where(
-        nodes.gone[:-1], -torch.log(down) - math.log(2), 0.5 * (nodes.lam[:-1] - torch.log(down))
-    )
+    middle = torch.where(nodes.gone[:-1], -torch.log(down) - math.log(2), 0.5 * (nodes.lam[:-1] - torch.log(down)))
     middles = recorder.sde.at_lambda(torch.minimum(middle, nodes.lam[1:]))
     y = recorder.start
     for k in range(len(nodes) - 1):

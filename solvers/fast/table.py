@@ -48,8 +48,8 @@ class Table(NamedTuple):
         outputs: weights of the last `m` outputs, the latest first; shape `(n, m)`, or `(n, m, S)`.
         noise: shape `(n,)`.
         prediction: what `F` is made from: the model's noise `eps` or its denoised data `D`.
-        blend: multiple of `x_k` that is added to it, shape `(n,)` or `(n, S)`; zero but for residuals, and `-1 / sigma` for
-            noise where nothing of the data is left (`Marginals.gone`): the sum is `-(alpha / sigma) D`.
+        blend: multiple of `x_k` that is added to it, shape `(n,)` or `(n, S)`; zero but for residuals, and `-1 / sigma`
+            for noise where nothing of the data is left (`Marginals.gone`): the sum is `-(alpha / sigma) D`.
         end: time of the last state; None for `sigma = 0`.
         gaussian: in whose axes the states are; None if in their own.
         free: whether the first output is that at `u = 0`, for all examples.

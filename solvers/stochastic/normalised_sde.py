@@ -87,7 +87,9 @@ class NormalisedReverseSDE:
 
     def times(self, step: Tensor) -> Tensor:
         """Return the times in `[t_min, T]` after so many steps; float64, on the CPU."""
-        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.model.sde.t_max)
+        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(
+            self.t_min, self.model.sde.t_max
+        )
 
 
 class WatchedReverseSDE(NormalisedReverseSDE):
@@ -102,7 +104,9 @@ class WatchedReverseSDE(NormalisedReverseSDE):
         adaptive: whether steps are adaptive.
     """
 
-    def __init__(self, watch: Watch, start: Tensor, t_min: float, num_intervals: int, eta: float, adaptive: bool) -> None:
+    def __init__(
+        self, watch: Watch, start: Tensor, t_min: float, num_intervals: int, eta: float, adaptive: bool
+    ) -> None:
         super().__init__(watch, start.shape, t_min, num_intervals, eta)
         self._watch, self._first, self._adaptive = watch, start, adaptive
         # Where the first step starts, torchsde asks before that, for the shape.

@@ -56,7 +56,7 @@ class Straight(nn.Module):
 class Cosine(score_sde.SDE):
     """A process of one's own."""
 
-    T, t_min = 0.995, 1e-3
+    T, t_min = 1.0, 1e-3
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(0.5 * torch.pi * t)

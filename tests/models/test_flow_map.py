@@ -14,10 +14,10 @@ from score_sde.common.errors import UserError
 from score_sde.models import MLP, FlowMap, GaussianMixture, Given, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL, along
 from score_sde.models.networks.ncsnpp import NCSNpp
-from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 
 FLOAT = torch.float64
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow()]
 STD = 0.7
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from score_sde.models import QuantisedModel
 from score_sde.models.quantised_model import truncated_normal
-from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 
 LEVELS = 3
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow()]
 
 
 def joint() -> Tensor:

@@ -11,13 +11,13 @@ from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
 from score_sde.control import Guided
 from score_sde.models import GaussianMixture
-from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 from score_sde.solvers import get_solver
 from score_sde.solvers.grids import time_grid
 from score_sde.solvers.standard_normal import StandardNormal
 from tests.gaussian_flow import FLOAT, GaussianFlow
 
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE()]
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow()]
 SEEDS = range(4)
 
 

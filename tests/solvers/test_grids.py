@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from score_sde.common.errors import UserError
-from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 from score_sde.solvers.grids import GRIDS, time_grid
 
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE(0.002, 80.0)]
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(0.002, 80.0), RectifiedFlow()]
 
 
 @pytest.mark.parametrize("name", list(GRIDS))
@@ -26,12 +26,16 @@ def test_every_grid_falls_from_the_end_of_time_to_t_min(name: str, sde: SDE) -> 
 
 @pytest.mark.parametrize("sde", PROCESSES)
 def test_definitions(sde: SDE) -> None:
-    ratio = {name: torch.exp(-0.5 * sde.log_snr(time_grid(sde, name, 9))) for name in ("uniform_log_snr", "karras")}
+    def grid(name: str) -> torch.Tensor:
+        """Return the times, of which the first is that from which those uniform in log-SNR begin."""
+        return torch.cat([torch.tensor([sde.t_max], dtype=torch.float64), time_grid(sde, name, 9)[1:]])
+
+    ratio = {name: torch.exp(-0.5 * sde.log_snr(grid(name))) for name in ("uniform_log_snr", "karras")}
     steps = ratio["uniform_log_snr"].log().diff()
     assert torch.allclose(steps, steps[0].expand(8), rtol=1e-8)
     steps = (ratio["karras"] ** (1 / 7)).diff()
     assert torch.allclose(steps, steps[0].expand(8), rtol=1e-8)
-    theta = torch.exp(-0.5 * sde.log_snr(time_grid(sde, "log_angle", 9))).arctan()
+    theta = torch.exp(-0.5 * sde.log_snr(grid("log_angle"))).arctan()
     steps = (theta.log() + 2 * (theta + 0.3).log()).diff()
     assert torch.allclose(steps, steps[0].expand(8), rtol=1e-4)
     steps = time_grid(sde, "uniform_t", 9).diff()

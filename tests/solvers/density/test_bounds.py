@@ -13,7 +13,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.models import GaussianMixture
-from score_sde.sde import SDE, VESDE, VPSDE, SubVPSDE
+from score_sde.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 from score_sde.solvers.density.bounds import (
     Bound,
     continuous_bound,
@@ -25,7 +25,7 @@ from score_sde.solvers.density.bounds import (
 )
 
 FLOAT = torch.float64
-SDES = [VPSDE(), SubVPSDE(), VESDE(sigma_min=1e-4)]
+SDES = [VPSDE(), SubVPSDE(), VESDE(sigma_min=1e-4), RectifiedFlow()]
 REPEATS = 2000
 
 

@@ -81,8 +81,8 @@ def test_order(
 ) -> None:
     model, x_T, exact = problem
     errors = []
-    # The third-derivative term of the published 3M fades slowly beside the second; where a process ends in noise, it has
-    # to do so before the 1e-6 of the first step shows.
+    # The third-derivative term of the published 3M fades slowly beside the second; where a process ends in noise, it
+    # has to do so before the 1e-6 of the first step shows.
     many = (200, 400) if model.sde.ends_in_noise else (300, 600)
     for num_steps in many if name == "dpmpp_3m_published" else (100, 200):
         times = {} if name != "default" else {"grid": default_times(model.sde, num_steps)}
