@@ -19,7 +19,7 @@ from score_sde.solvers.stochastic.brownian_path import BrownianPath
 
 FLOAT = torch.float64
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow()]
-STOP = {VPSDE: 0.3, SubVPSDE: 0.3, VESDE: 0.5, RectifiedFlow: 0.5}
+STOP: dict[type[SDE], float] = {VPSDE: 0.3, SubVPSDE: 0.3, VESDE: 0.5, RectifiedFlow: 0.5}
 
 
 def name_of(value: object) -> str | None:

@@ -12,7 +12,7 @@ from score_sde.solvers import get_solver
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), RectifiedFlow()]
 PREDICTORS = ["euler_maruyama", "reverse_diffusion", "ancestral"]
 # Where errors are measured: away from the end, and where no leading error coefficient happens to vanish.
-STOP = {VPSDE: 0.3, SubVPSDE: 0.3, VESDE: 0.5, RectifiedFlow: 0.5}
+STOP: dict[type[SDE], float] = {VPSDE: 0.3, SubVPSDE: 0.3, VESDE: 0.5, RectifiedFlow: 0.5}
 
 
 def name_of(value: object) -> str | None:
