@@ -8,9 +8,13 @@ NCSN (Song & Ermon 2019, arXiv:1907.05600), given `sigma_1 < … < sigma_N`:
 
     alpha_i = 1,                                                               at time t_i = (i - 1) / (N - 1)
 
-Between rungs `log alpha` (DDPM) or `log sigma` (NCSN) is interpolated linearly in `t`, so that a ladder is an `SDE`
-like any other, with the table's values at its rungs. VP and VE are the limits for large N; VP read at N times is not
-DDPM. In code rungs are counted from 0, as the labels of trained networks are.
+The last beta may be 1, so that nothing of the data is left at its rung (zero terminal SNR: Lin et al. 2024,
+arXiv:2305.08891).
+
+Between rungs `log alpha` (DDPM; `alpha` itself before a last rung without data) or `log sigma` (NCSN) is interpolated
+linearly in `t`, so that a ladder is an `SDE` like any other, with the table's values at its rungs. VP and VE are the
+limits for large N; VP read at N times is not DDPM. In code rungs are counted from 0, as the labels of trained networks
+are.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class DDPMLadder(Ladder):
     """DDPM's ladder for any given betas.
 
     Args:
-        betas: `beta_1 … beta_N`, each in (0, 1), shape `(N,)`.
+        betas: `beta_1 … beta_N`, each in (0, 1), but for the last, which may be 1; shape `(N,)`.
 
     Raises:
         UserError: a beta is not in (0, 1), or there are none.
@@ -62,7 +66,7 @@ class DDPMLadder(Ladder):
     def __init__(self, betas: Tensor) -> None:
         if betas.ndim != 1 or len(betas) == 0:
             raise UserError("a ladder needs at least 1 rung")
-        if not bool(((betas > 0) & (betas < 1)).all()):
+        if not bool(((betas > 0) & (betas < 1))[:-1].all() & (betas[-1] > 0) & (betas[-1] <= 1)):
             raise UserError(
                 f"betas must lie between 0 and 1, not from {float(betas.min()):.3g} to {float(betas.max()):.3g}: "
                 "take more rungs, or a smaller beta_max"
@@ -70,7 +74,10 @@ class DDPMLadder(Ladder):
         self.betas = betas.double()
         self.num_rungs = len(betas)
         self.t_min = 1 / self.num_rungs
-        self._log_alpha = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-self.betas).cumsum(0)])
+        self._ends_in_noise = bool(self.betas[-1] == 1)
+        # Over an interval at the end of which alpha is 0 it is a factor of its own, beside the last value before.
+        kept = torch.where(self.betas == 1, 0.0, self.betas)
+        self._log_alpha = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-kept).cumsum(0)])
 
     def time(self, index: Tensor) -> Tensor:
         return (on_host(index) + 1) / self.num_rungs
@@ -79,8 +86,12 @@ class DDPMLadder(Ladder):
         return on_host(t) * self.num_rungs - 1
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        """Return `log alpha`, piecewise linear in `t`, which is 0 at `t = 0`."""
-        return _interpolate(self._log_alpha, t * self.num_rungs)
+        """Return `log alpha`, piecewise linear in `t`, 0 at `t = 0`; at the end `-inf` if the last beta is 1."""
+        position = t * self.num_rungs
+        log_alpha = _interpolate(self._log_alpha, position)
+        if not self._ends_in_noise:
+            return log_alpha
+        return log_alpha + torch.log1p(-(position - (self.num_rungs - 1)).clamp(0, 1))
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(self.log_alpha(t))

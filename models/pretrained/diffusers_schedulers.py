@@ -129,6 +129,7 @@ _READ: dict[str, Any] = {
     "beta_end": None,
     "beta_schedule": None,
     "trained_betas": None,
+    "rescale_betas_zero_snr": False,
     "snr_shift_scale": 1.0,
     "prediction_type": "epsilon",
     "timestep_type": "discrete",
@@ -138,7 +139,6 @@ _READ: dict[str, Any] = {
 
 _FLOW_SIGMAS = "its noise levels are those of a flow then, not of its betas, with alpha(T) = 0, not supported yet"
 _NEUTRAL: dict[str, tuple[Any, str]] = {
-    "rescale_betas_zero_snr": (False, "alpha(T) = 0 then, pure noise, which is not supported yet"),
     "use_flow_sigmas": (False, _FLOW_SIGMAS),
     "use_dynamic_shifting": (False, _FLOW_SIGMAS),
     "shift_terminal": (None, _FLOW_SIGMAS),
@@ -260,11 +260,14 @@ def _betas(name: str, scheduler: Any) -> Tensor:
     count = scheduler.config.num_train_timesteps
     if len(betas) != count:
         raise UserError(f"{name} has {len(betas)} trained_betas, but num_train_timesteps={count}: they must agree")
-    if float(alpha_bar[-1]) == 0:
-        raise UserError(f"{name} has alphas_cumprod[{count - 1}]=0: alpha(T) = 0, pure noise, is not supported yet")
     if not torch.allclose((1 - betas).cumprod(0), alpha_bar, rtol=_ROUNDING, atol=0):
         betas = 1 - alpha_bar / torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
-    if not bool(((betas > 0) & (betas < 1)).all()):
+    if float(betas[-1]) == 1 and (scheduler.config.get("prediction_type") or "epsilon") == "epsilon":
+        raise UserError(
+            f"{name} has alphas_cumprod[{count - 1}]=0, and prediction_type='epsilon': at alpha(T) = 0, pure noise, "
+            "that says nothing of the data; networks for it predict v_prediction or sample"
+        )
+    if not bool(((betas > 0) & (betas < 1))[:-1].all() & (betas[-1] > 0) & (betas[-1] <= 1)):
         low, high = float(betas.min()), float(betas.max())
         raise UserError(f"{name} has betas from {low:.4g} to {high:.4g}, but each must lie between 0 and 1")
     return betas

@@ -15,7 +15,11 @@ def rungs(count: int) -> torch.Tensor:
     return torch.arange(count)
 
 
-@pytest.mark.parametrize("betas", [ddpm_betas(1000), cosine_betas(50), torch.tensor([0.3, 0.01, 0.2])])
+# The last rung is nothing but noise.
+ENDS = torch.cat([ddpm_betas(100)[:-1], torch.ones(1)])
+
+
+@pytest.mark.parametrize("betas", [ddpm_betas(1000), cosine_betas(50), torch.tensor([0.3, 0.01, 0.2]), ENDS])
 def test_ddpm_ladder_has_the_cumulative_products_at_its_rungs(betas) -> None:
     ladder = DDPMLadder(betas)
     t = ladder.time(rungs(len(betas)))

@@ -128,6 +128,26 @@ def test_ddim_is_theirs_on_the_same_timesteps(prediction):
     assert (ours.x - x).abs().max() < 1e-4 * x.abs().max()
 
 
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+@torch.no_grad()
+def test_ddim_from_nothing_but_noise_is_theirs(prediction):
+    """Zero terminal SNR: the first step is made at alpha(T) = 0."""
+    unet, steps = small_unet().double(), 10
+    theirs = diffusers.DDIMScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, prediction_type=prediction
+    )
+    theirs.set_timesteps(steps)
+    model = score_model(unet, theirs)
+    assert model.sde.ends_in_noise
+    x_T = images(dtype=torch.float64)
+    ours = get_solver("ddim", num_steps=steps, grid=rungs(model, theirs.timesteps))(model, x_T)
+    x = x_T
+    for timestep in theirs.timesteps:
+        x = theirs.step(unet(x, timestep).sample, timestep, x).prev_sample
+    assert ours.nfe == steps
+    assert (ours.x - x).abs().max() < 1e-5 * x.abs().max()
+
+
 def test_models_that_predict_variances_too():
     unet = small_unet(out_channels=6)
     model = score_model(unet, diffusers.DDPMScheduler(variance_type="learned_range"))

@@ -88,7 +88,6 @@ OTHERS: dict[str, list[Any]] = {
 }
 # Those that make a scheduler mean what no model here can be.
 REFUSED = (
-    "rescale_betas_zero_snr=True",
     "use_flow_sigmas=True",
     "use_dynamic_shifting=True",
     "interpolation_type='log_linear'",
@@ -190,7 +189,14 @@ def test_every_setting_is_read_as_the_scheduler_does_or_refused_by_name(name):
     check_process(scheduler_class(), meaning(scheduler_class()))
     read, refused = 0, set()
     for setting, scheduler in variations(scheduler_class):
-        if setting in REFUSED:
+        if setting == "rescale_betas_zero_snr=True" and float(scheduler.alphas_cumprod[-1]) == 0:
+            with pytest.raises(
+                UserError, match=r"alphas_cumprod\[99\]=0, and prediction_type='epsilon': .* says nothing"
+            ):
+                meaning(scheduler)
+            scheduler.register_to_config(prediction_type="v_prediction")
+            check_process(scheduler, meaning(scheduler))
+        elif setting in REFUSED:
             with pytest.raises(UserError, match=rf"^{name} has {re.escape(setting)}[:,]") as error:
                 meaning(scheduler)
             assert str(error.value).isprintable()
@@ -299,7 +305,8 @@ def test_settings_that_the_scheduler_does_not_know_itself(settings, said):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"trained_betas": [0.1, 0.2, 1.0]}, r"has alphas_cumprod\[2\]=0: alpha\(T\) = 0, pure noise"),
+        ({"trained_betas": [0.1, 0.2, 1.0]}, r"has alphas_cumprod\[2\]=0, and prediction_type='epsilon'"),
+        ({"trained_betas": [0.1, 1.0, 0.2], "prediction_type": "sample"}, r"has betas from "),
         ({"trained_betas": [0.1, -0.2, 0.3]}, r"has betas from -0\.2 to 0\.3"),
         ({"trained_betas": [0.1, float("nan"), 0.3]}, r"has betas from nan to nan"),
         ({"trained_betas": [0.1, 0.2]}, r"has 2 trained_betas, but num_train_timesteps=3"),
