@@ -24,6 +24,7 @@ from score_sde.data import Batch
 from score_sde.models import EMA, MLP, Given, ScoreModel, UNet
 from score_sde.models.layers.condition import Kind, Vector
 from score_sde.sde import VPSDE
+from score_sde.sde.times import TimeShape
 from score_sde.solvers import log_likelihood
 from score_sde.training.objectives import get_objective
 
@@ -108,7 +109,7 @@ def trained(name: str, scales: bool, seed: int) -> tuple[float, float, float]:
         network = UNet(1, dims=1, channels=16, channel_multipliers=(1, 2, 2), num_blocks=1, conditions=conditions)
         size, rate = 64, 4e-3
     model = ScoreModel(network, VPSDE(), "velocity", "log_snr")
-    objective = get_objective(model.sde, weighting="edm", times="edm", edm_mean=-1.0, edm_std=1.6)
+    objective = get_objective(model.sde, weighting="edm", times="edm", shape=TimeShape(-1.0, 1.6))
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99))
     ema, losses = EMA(model, 0.99), []
     for step in range(steps):

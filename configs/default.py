@@ -118,13 +118,17 @@ def get_config() -> ConfigDict:
     training.teacher = placeholder(str)  # lagrangian: the run, or its checkpoint, whose flow is learnt; None: its own
     training.guidance = 1.0  # lagrangian, class_conditional: scale of the guidance of the teacher, which is learnt, too
     training.label_dropout = 0.1  # probability that a condition (class, …) is hidden, so that p(x) is learnt too
-    training.weighting = "likelihood"  # sigma2, likelihood, edm: weight of each time in the loss
-    training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm
+    training.weighting = "likelihood"  # sigma2, likelihood, edm, flow: weight of each time in the loss
+    training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the times evenly over a batch
     training.edm_mean = -1.2  # edm: mean of log(sigma / alpha) …
     training.edm_std = 1.2  # … and its standard deviation
+    training.logit_mean = 0.0  # logit_normal: mean of log(u / (1 - u)), u = t / T …
+    training.logit_std = 1.0  # … and its standard deviation
+    training.mode_scale = 1.29  # mode: how heavy the middle is; -1 (heavy ends) to 1.75
+    training.time_shift = 1.0  # times are moved to a u / (1 + (a - 1) u); a > 1: more noise, for larger pictures
     training.optimizer = "adam"  # adam, adamw
     training.learning_rate = 2e-4
     training.schedule = "cosine"  # constant, cosine (to 0)

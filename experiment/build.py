@@ -35,7 +35,7 @@ from score_sde.sde import (
     ddpm_betas,
     geometric_sigmas,
 )
-from score_sde.sde.times import get_time_distribution
+from score_sde.sde.times import TimeShape, get_time_distribution
 from score_sde.training.classification import Classification
 from score_sde.training.flow_map import LagrangianMatching, Teacher
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
@@ -289,8 +289,7 @@ def make_objective(
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
     if config.model.network == "classifier":
-        edm = (training.edm_mean, training.edm_std)
-        times = get_time_distribution(training.times, sde, training.t_min, *edm)
+        times = get_time_distribution(training.times, sde, training.t_min, _time_shape(config))
         return Classification(times, training.stratified)
     return choose("objective", training.objective, OBJECTIVES)(config, sde, teacher)
 
@@ -313,9 +312,20 @@ def _continuous_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None
         t_min=training.t_min,
         stratified=training.stratified,
         reduce_mean=training.reduce_mean,
-        edm_mean=training.edm_mean,
-        edm_std=training.edm_std,
+        shape=_time_shape(config),
         data_std=config.model.data_std,
+    )
+
+
+def _time_shape(config: ConfigDict) -> TimeShape:
+    training = config.training
+    return TimeShape(
+        training.edm_mean,
+        training.edm_std,
+        training.logit_mean,
+        training.logit_std,
+        training.mode_scale,
+        training.time_shift,
     )
 
 

@@ -37,6 +37,7 @@ from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Pr
 from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.score_model import PARAMETRISATIONS
 from score_sde.sde import SDE
+from score_sde.sde.fractions import MOST_SCALE
 from score_sde.sde.times import TIME_DISTRIBUTIONS, log_snr_range
 from score_sde.solvers import SOLVERS, log_likelihood
 from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
@@ -248,6 +249,10 @@ RULES: dict[str, Rule] = {
     "training.t_min": number(0, 1),
     "training.edm_mean": number(-20, 20),
     "training.edm_std": positive(least=1e-3, high=100),
+    "training.logit_mean": number(-20, 20),
+    "training.logit_std": positive(least=1e-3, high=100),
+    "training.mode_scale": number(-1, MOST_SCALE),
+    "training.time_shift": positive(least=1e-3, high=1e3),
     "training.optimizer": one_of("optimizer", OPTIMIZERS),
     "training.learning_rate": positive(high=1e38),
     "training.schedule": one_of("schedule", SCHEDULES),

@@ -16,14 +16,14 @@ arXiv:2101.09258, section 4.3), for every process: with `f = (log alpha)'` and `
 so the density proportional to `g^2 / sigma^2` is the uniform one in lambda, its normaliser is a difference of two
 log-SNRs, and `w / p` is constant.
 
-Discrete ladders have a fourth: each of the N rungs with probability 1/N.
+Discrete ladders have a fourth: each of the N rungs with probability 1/N. Those of `t / T` alone are in `sde.fractions`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import BatchNoise
 from score_sde.sde import SDE, Ladder
+from score_sde.sde.fractions import LogitNormal, Mode, shifted
 from score_sde.sde.marginals import on_host
 
 
@@ -107,29 +108,78 @@ class UniformRung:
         return torch.full_like(on_host(t), 1 / self.ladder.num_rungs)
 
 
-TIME_DISTRIBUTIONS: dict[str, Callable[[SDE, float, float, float], TimeDistribution]] = {
-    "uniform": lambda sde, t_min, mean, std: UniformTime(sde, t_min),
-    "log_snr": lambda sde, t_min, mean, std: UniformLogSNR(sde, t_min),
-    "edm": LogNormal,
+class Shifted:
+    """The distribution of times that are moved, as fractions of `T`, by `u -> a u / (1 + (a - 1) u)`.
+
+    Args:
+        base: makes the distribution of the times before, from its first time.
+        sde: the forward process.
+        t_min: the first time after.
+        shift: `a`; above 1 for more noise.
+    """
+
+    def __init__(self, base: Callable[[float], TimeDistribution], sde: SDE, t_min: float, shift: float) -> None:
+        if not shift > 0:
+            raise UserError(f"times are shifted by a number above 0, not {shift:g}")
+        self.T, self.t_min, self.shift = sde.T, t_min, shift
+        self.base = base(sde.T * float(shifted(torch.tensor(t_min / sde.T, dtype=torch.float64), 1 / shift)))
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return (self.T * shifted(self.base.quantile(u) / self.T, self.shift)).clamp(min=self.t_min)
+
+    def density(self, t: Tensor) -> Tensor:
+        u = on_host(t) / self.T
+        before = shifted(u, 1 / self.shift)
+        # The ratio of the two fractions' slopes.
+        rate = (1 / self.shift) / (1 + (1 / self.shift - 1) * u) ** 2
+        return self.base.density(self.T * before) * rate
+
+
+class TimeShape(NamedTuple):
+    """The numbers that distributions of times have, each of which belongs to one of them.
+
+    Attributes:
+        edm_mean: mean of `log(sigma / alpha)`, for "edm".
+        edm_std: its standard deviation.
+        logit_mean: mean of the logit of `t / T`, for "logit_normal".
+        logit_std: its standard deviation.
+        mode_scale: for "mode"; 1.29 is Esser et al.'s.
+        shift: of all: see `Shifted`; 1 for none.
+    """
+
+    edm_mean: float = -1.2
+    edm_std: float = 1.2
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    mode_scale: float = 1.29
+    shift: float = 1.0
+
+
+TIME_DISTRIBUTIONS: dict[str, Callable[[SDE, float, TimeShape], TimeDistribution]] = {
+    "uniform": lambda sde, t_min, shape: UniformTime(sde, t_min),
+    "log_snr": lambda sde, t_min, shape: UniformLogSNR(sde, t_min),
+    "edm": lambda sde, t_min, shape: LogNormal(sde, t_min, shape.edm_mean, shape.edm_std),
+    "logit_normal": lambda sde, t_min, shape: LogitNormal(sde, t_min, shape.logit_mean, shape.logit_std),
+    "mode": lambda sde, t_min, shape: Mode(sde, t_min, shape.mode_scale),
 }
 
 
-def get_time_distribution(
-    name: str, sde: SDE, t_min: float = 1e-5, edm_mean: float = -1.2, edm_std: float = 1.2
-) -> TimeDistribution:
-    """Return the distribution "uniform" (in t), "log_snr" (uniform in it) or "edm" (log-normal).
+def get_time_distribution(name: str, sde: SDE, t_min: float = 1e-5, shape: TimeShape | None = None) -> TimeDistribution:
+    """Return a distribution: "uniform" (in t), "log_snr" (uniform in it), "edm" (log-normal), "logit_normal" or "mode".
 
     Args:
         name: of the distribution.
         sde: the forward process.
         t_min: smallest time.
-        edm_mean: mean of `log(sigma / alpha)`, for "edm".
-        edm_std: its standard deviation.
+        shape: its numbers; the published ones if left out.
 
     Raises:
-        UserError: there is no such distribution, or `t_min` is out of range.
+        UserError: there is no such distribution, or a number is out of range.
     """
-    return choose("distribution of times", name, TIME_DISTRIBUTIONS)(sde, t_min, edm_mean, edm_std)
+    make, shape = choose("distribution of times", name, TIME_DISTRIBUTIONS), shape or TimeShape()
+    if shape.shift == 1:
+        return make(sde, t_min, shape)
+    return Shifted(lambda first: make(sde, first, shape), sde, t_min, shape.shift)
 
 
 def log_snr_range(sde: SDE, t_min: float) -> tuple[float, float]:

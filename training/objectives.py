@@ -11,11 +11,13 @@ loss weighs the noise error by `w = lambda / sigma^2`, in units of our choice:
     sigma2        1 / (T - t_min)                         sigma^2, the paper's standard choice
     likelihood    (g^2 / sigma^2) / ∫ (g^2 / sigma^2)     g^2, maximum likelihood: Song et al. 2021, arXiv:2101.09258
     edm           p(t) (1 + rho^2 / s^2)                  Karras et al. 2022, arXiv:2206.00364; p: its times' density
+    flow          p(t) (1 + rho)^2                        flow matching, Lipman et al. 2023, arXiv:2210.02747
 
 The first two are normalised to `∫ w = 1`, so that a network that predicts no noise at all has loss 1; the published
 constants differ. EDM's, with `rho = sigma / alpha` and `s` the data's standard deviation, weighs the error of the
-output of EDM's own network by 1. With the likelihood weighting, `(log_snr(t_min) - log_snr(T)) / (2 log 2)` times the
-loss bounds bits per dimension, up to a constant.
+output of EDM's own network by 1, and the last that of the flow `eps - x_0`, wherever times are drawn. With the
+likelihood weighting, `(log_snr(t_min) - log_snr(T)) / (2 log 2)` times the loss bounds bits per dimension, up to a
+constant.
 
 DDPM's `L_simple` (Ho et al. 2020, arXiv:2006.11239, equation 14) and SMLD's loss with `lambda(sigma) = sigma^2` (Song
 & Ermon 2019, arXiv:1907.05600, equation 6) are the same with `w = 1/N` at the rungs of their ladders, and a sum.
@@ -34,7 +36,7 @@ from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models import Given
 from score_sde.sde import SDE
-from score_sde.sde.times import TimeDistribution, UniformRung, get_time_distribution, sample_times
+from score_sde.sde.times import TimeDistribution, TimeShape, UniformRung, get_time_distribution, sample_times
 
 
 class NoiseModel(Protocol):
@@ -122,8 +124,9 @@ class Objective:
         return weight if measure is self.times else weight * measure.density(t) / self.times.density(t)
 
 
-# Each weighting has the density of this distribution of times; EDM's has a factor beside.
-WEIGHTINGS = {"sigma2": "uniform", "likelihood": "log_snr", "edm": "edm"}
+# Each weighting has the density of this distribution of times, "flow" that of the times that are drawn; two have a
+# factor beside.
+WEIGHTINGS = {"sigma2": "uniform", "likelihood": "log_snr", "edm": "edm", "flow": None}
 
 
 def get_objective(
@@ -134,33 +137,40 @@ def get_objective(
     t_min: float = 1e-5,
     stratified: bool = True,
     reduce_mean: bool = True,
-    edm_mean: float = -1.2,
-    edm_std: float = 1.2,
+    shape: TimeShape | None = None,
     data_std: float = 1.0,
 ) -> Objective:
     """Make the loss of continuous denoising score matching.
 
     Args:
         sde: the forward process.
-        weighting: "sigma2", "likelihood" or "edm".
-        times: the distribution of times: "uniform" in t, "log_snr" (uniform in it), or "edm" (log-normal).
-            Any may go with any weighting: the loss stays the one that was asked for. ("edm" seldom reaches the ends of
-            a wide process; other weightings then have a large variance.)
+        weighting: "sigma2", "likelihood", "edm" or "flow".
+        times: the distribution of times: "uniform" in t, "log_snr" (uniform in it), "edm" (log-normal), "logit_normal"
+            or "mode". Any may go with any weighting: the loss stays the one that was asked for, but for "flow", whose
+            own they are. ("edm" seldom reaches the ends of a wide process, and other weightings then have a large
+            variance.)
         t_min: smallest time trained on.
         stratified: whether the times of a batch are spread evenly.
         reduce_mean: average over dimensions; otherwise take half their sum.
-        edm_mean: mean of `log(sigma / alpha)`, for the "edm" distribution.
-        edm_std: standard deviation of `log(sigma / alpha)`, for the "edm" distribution.
+        shape: the numbers of the distributions; the published ones if left out.
         data_std: standard deviation of the data, for the "edm" weighting.
 
     Raises:
         UserError: there is no such weighting or distribution, or `t_min` is out of range.
     """
-    drawn = get_time_distribution(times, sde, t_min, edm_mean, edm_std)
+    drawn = get_time_distribution(times, sde, t_min, shape)
     name = choose("weighting", weighting, WEIGHTINGS)
-    measure = drawn if name == times else get_time_distribution(name, sde, t_min, edm_mean, edm_std)
-    factor = (lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2) if weighting == "edm" else None
-    return Objective(drawn, Weighting(measure, factor), stratified, reduce_mean)
+    # Its own times, unshifted, are those of a weighting.
+    shifted = shape is not None and shape.shift != 1
+    if name is None or (name == times and not shifted):
+        measure = drawn
+    else:
+        measure = get_time_distribution(name, sde, t_min, shape and shape._replace(shift=1.0))
+    factors: dict[str, Callable[[Tensor], Tensor]] = {
+        "edm": lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2,
+        "flow": lambda t: (1 + sde.at(t).rho) ** 2,
+    }
+    return Objective(drawn, Weighting(measure, factors.get(weighting)), stratified, reduce_mean)
 
 
 def get_discrete_objective(sde: SDE, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:

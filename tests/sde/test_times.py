@@ -17,27 +17,36 @@ from score_sde.sde import (
     VPSDE,
     DDPMLadder,
     NCSNLadder,
+    RectifiedFlow,
     SubVPSDE,
     cosine_betas,
     ddpm_betas,
     geometric_sigmas,
 )
+from score_sde.sde.fractions import LogitNormal, Mode
 from score_sde.sde.times import (
     LogNormal,
+    Shifted,
     TimeDistribution,
+    TimeShape,
     UniformLogSNR,
     UniformRung,
     UniformTime,
+    get_time_distribution,
     log_snr_rate,
     sample_times,
 )
 
 T_MIN = 1e-4
-SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "ddpm": DDPMLadder(ddpm_betas(50))}
+SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "ddpm": DDPMLadder(ddpm_betas(50)), "flow": RectifiedFlow()}
 LEVELS: dict[str, Callable[[SDE, float], TimeDistribution]] = {
     "uniform": UniformTime,
     "log_snr": UniformLogSNR,
     "edm": lambda sde, t_min: LogNormal(sde, t_min, -1.2, 1.2),
+    "logit_normal": lambda sde, t_min: LogitNormal(sde, t_min, -1.0, 2.0),
+    "mode": lambda sde, t_min: Mode(sde, t_min, 1.29),
+    "heavy ends": lambda sde, t_min: Mode(sde, t_min, -0.9),
+    "shifted": lambda sde, t_min: Shifted(lambda first: LogitNormal(sde, first, 0.0, 1.0), sde, t_min, 3.0),
 }
 
 
@@ -58,7 +67,24 @@ def test_density_is_that_of_the_quantiles(sde: SDE, name: str) -> None:
     (slope,) = torch.autograd.grad(t.sum(), u)
     torch.testing.assert_close(levels.density(t.detach()) * slope.abs(), torch.ones_like(u), rtol=1e-9, atol=0)
     ends = levels.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64)).sort().values
-    torch.testing.assert_close(ends, torch.tensor([T_MIN, 1.0], dtype=torch.float64), rtol=1e-7, atol=0)
+    last = sde.t_max if name in ("log_snr", "edm") else 1.0
+    torch.testing.assert_close(ends, torch.tensor([T_MIN, last], dtype=torch.float64), rtol=1e-7, atol=0)
+
+
+def test_logits_are_normal_and_the_mode_is_the_published_function() -> None:
+    u = torch.linspace(0.01, 0.99, 25, dtype=torch.float64)
+    t = LogitNormal(RectifiedFlow(), 0.0, 0.5, 0.8).quantile(u)
+    torch.testing.assert_close(torch.logit(t), 0.5 + 0.8 * torch.special.ndtri(u), rtol=1e-12, atol=1e-12)
+    v = 1 - u
+    published = 1 - v - 1.29 * (torch.cos(math.pi / 2 * v) ** 2 - 1 + v)
+    torch.testing.assert_close(Mode(RectifiedFlow(), 0.0, 1.29).quantile(u), published, rtol=1e-12, atol=1e-12)
+
+
+def test_a_shift_is_one_in_log_snr_under_rectified_flow() -> None:
+    sde, u = RectifiedFlow(), torch.linspace(0.01, 0.99, 25, dtype=torch.float64)
+    plain, moved = (get_time_distribution("mode", sde, 0.0, TimeShape(shift=a)).quantile(u) for a in (1.0, 3.0))
+    difference = sde.log_snr(moved) - sde.log_snr(plain)
+    torch.testing.assert_close(difference, torch.full_like(u, -2 * math.log(3)), rtol=1e-10, atol=0)
 
 
 def test_edm_levels_are_log_normal() -> None:

@@ -20,7 +20,18 @@ from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models import MLP, GaussianMixture, ScoreModel
-from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, SubVPSDE, cosine_betas, geometric_sigmas
+from score_sde.sde import (
+    SDE,
+    VESDE,
+    VPSDE,
+    DDPMLadder,
+    NCSNLadder,
+    RectifiedFlow,
+    SubVPSDE,
+    cosine_betas,
+    geometric_sigmas,
+)
+from score_sde.sde.times import TimeShape, sample_times
 from score_sde.training.objectives import get_discrete_objective, get_objective, noise_losses
 
 VARIANCES = (1.0, 0.09)
@@ -268,3 +279,18 @@ def test_mistakes_are_explained() -> None:
         get_objective(VPSDE(), times="logsnr")
     with pytest.raises(UserError, match="needs a ladder"):
         get_discrete_objective(VPSDE())
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit_normal", "mode"])
+def test_the_flow_weighting_is_flow_matching(times: str) -> None:
+    """The loss is the mean square error of a network that predicts the flow, at times as they are drawn."""
+    sde = RectifiedFlow()
+    model, x_0 = ScoreModel(Wave(), sde, "flow"), data(16)
+    objective = get_objective(sde, weighting="flow", times=times, shape=TimeShape(shift=2.0))
+    found = objective(model, Batch(x_0), seeded(16, 5))
+    source = seeded(16, 5)
+    t = sample_times(objective.times, source)
+    noise = source.normal(x_0)
+    x_t = (1 - t)[:, None] * x_0 + t[:, None] * noise
+    expected = (model.predict(x_t, t) - (noise - x_0)).square().flatten(1).mean(1)
+    torch.testing.assert_close(found.values, expected, rtol=1e-9, atol=0)
