@@ -460,7 +460,7 @@ SUBJECTS |= {
         SubVPSDE, process(SubVPSDE), {}, {"beta_min": "0 1 1.5 1e-30", "beta_max": "0 1 1.5 1e-30", "t_min": "0 1e-30"}
     ),
     "VESDE": Subject(
-        VESDE, process(VESDE), {}, {"sigma_min": "1 1.5 1e-30", "sigma_max": "1 1.5 10**9", "t_min": "0 1e-30"}
+        VESDE, process(VESDE), {}, {"sigma_min": "1 1.5 1e-30", "sigma_max": "1 1.5 1e30 10**9", "t_min": "0 1e-30"}
     ),
     "Truncated": Subject(Truncated, process(Truncated), {"sde": VP, "T": 0.7}, {"sde": "", "T": "1"}),
     "DDPMLadder": Subject(DDPMLadder, process(DDPMLadder), {}, {"betas": ""}),
@@ -481,7 +481,7 @@ SUBJECTS |= {
         geometric_sigmas,
         process(lambda **options: NCSNLadder(geometric_sigmas(**options))),
         {"num_rungs": 50},
-        {"num_rungs": "", "sigma_min": "1 1.5 1e-30", "sigma_max": "1 1.5 10**9"},
+        {"num_rungs": "", "sigma_min": "1 1.5 1e-30", "sigma_max": "1 1.5 1e30 10**9"},
     ),
     "GaussianMixture": Subject(
         GaussianMixture,

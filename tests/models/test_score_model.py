@@ -33,6 +33,7 @@ def combination(prediction: str, alpha: Tensor, sigma: Tensor, denoised: Tensor,
         "denoised": denoised,
         "velocity": (alpha * noise - sigma * denoised) / torch.sqrt(alpha**2 + sigma**2),
         "edm": (denoised - c_skip * (denoised + rho * noise)) / c_out,
+        "flow": noise - denoised,
     }[prediction]
 
 
