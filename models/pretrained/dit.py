@@ -29,7 +29,7 @@ from score_sde.common.weight_files import load_weights, read_safetensors, read_t
 from score_sde.models.layers.condition import VectorsOfNumbers
 from score_sde.models.networks.dit import DiT
 from score_sde.models.score_model import ScoreModel
-from score_sde.sde import DDPMLadder, ddpm_betas
+from score_sde.sde import DDPMLadder, RectifiedFlow, ddpm_betas
 
 # The published widths, and how many heads divide each.
 _HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
@@ -43,19 +43,20 @@ class Means(nn.Module):
 
     Args:
         network: called as `network(x, noise_label)`, or with a condition.
+        sign: what they are multiplied by.
 
     Attributes:
         image_shape: shape of an example, `(channels, *size)`.
     """
 
-    def __init__(self, network: DiT) -> None:
+    def __init__(self, network: DiT, sign: int = 1) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.sign = network, sign
         self.image_shape = (network.in_channels, *network.size)
 
     def forward(self, x: Tensor, noise_label: Tensor, *condition: Any) -> Tensor:
         """Return the predicted means, shape of `x`."""
-        return self.network(x, noise_label, *condition)[:, : x.shape[1]]
+        return self.sign * self.network(x, noise_label, *condition)[:, : x.shape[1]]
 
 
 class NeverHidden(VectorsOfNumbers):
@@ -136,6 +137,12 @@ def dit_model(network: DiT) -> ScoreModel:
     """Make the score model of a published DiT, of latents, in evaluation mode; `class` is its condition."""
     sde = DDPMLadder(ddpm_betas(1000, 0.1, 20.0))
     return ScoreModel(Means(network), sde, "noise", "rung", scale_input=False).eval()
+
+
+def sit_model(network: DiT) -> ScoreModel:
+    """Make the model of a published SiT, of latents, in evaluation mode; `class` is its condition."""
+    sde = RectifiedFlow()
+    return ScoreModel(Means(network, sign=-1), sde, "flow", lambda t: 1 - t, scale_input=False).eval()
 
 
 def reference_names(network: DiT) -> dict[str, str]:

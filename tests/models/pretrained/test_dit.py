@@ -18,7 +18,7 @@ from score_sde.control.guidance import Guided
 from score_sde.models import DiT, Given
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline, rungs
 from score_sde.models.pretrained.diffusers_dit import from_transformer
-from score_sde.models.pretrained.dit import dit_model, from_reference_dit, read_reference_dit
+from score_sde.models.pretrained.dit import dit_model, from_reference_dit, read_reference_dit, sit_model
 from score_sde.solvers import get_solver
 from tests.models.pretrained.published_dit import CASES, CLASSES, asked, published
 
@@ -81,6 +81,18 @@ def test_a_published_dit_is_a_score_model_of_latents() -> None:
     )
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     torch.testing.assert_close(model.sde.alpha(model.sde.time(torch.tensor(999))) ** 2, (1 - betas).prod())
+
+
+@torch.no_grad()
+def test_a_published_sit_is_sampled_as_its_code_does() -> None:
+    """Euler's method on `dx/dt = network(x, t)`, from noise at its time 0 to data at 1, is our DDIM."""
+    network = read(next(name for name in CASES if name.startswith("SiT")))
+    x, _, classes = asked(True)
+    told = Condition({"class": classes})
+    ours = get_solver("ddim", grid=[1.0, 0.8, 0.6, 0.4, 0.2])(Given(sit_model(network), told), x).x
+    for step in range(5):
+        x = x + 0.2 * network(x, torch.full((len(x),), 0.2 * step), told)[:, :4]
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-5 * float(x.abs().max()))
 
 
 def test_files_of_the_published_code(tmp_path: Path) -> None:
