@@ -39,7 +39,7 @@ COMPONENTS = (1, 10)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs=2, default=(6000, 1500), help="training steps of the two")
+    parser.add_argument("--steps", type=int, nargs=2, default=(10000, 1500), help="training steps of the two")
     parser.add_argument("--only", choices=("mixture", "digits"))
     arguments = parser.parse_args()
     if arguments.only != "digits":
