@@ -37,7 +37,8 @@ class NormalisedReverseSDE:
         self.model, self.shape, self.t_min, self.eta = model, shape, t_min, eta
         start, end = (0.5 * log_snr_range(model.sde, t_min)).unbind()
         self.start, self.rate = start, (end - start) / max(num_intervals, 1)
-        self.nfe, self.last_t = 0, model.sde.t_max
+        self.nfe, self.t_max = 0, model.sde.t_max
+        self.last_t = self.t_max
         # torchsde asks again at places it has just been to; two of them are remembered.
         self._recent: deque[tuple[float, Tensor, Tensor]] = deque(maxlen=2)
 
@@ -86,10 +87,8 @@ class NormalisedReverseSDE:
         return float(_power(self.model.sde, self.times(torch.tensor(step))))
 
     def times(self, step: Tensor) -> Tensor:
-        """Return the times in `[t_min, T]` after so many steps; float64, on the CPU."""
-        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(
-            self.t_min, self.model.sde.t_max
-        )
+        """Return the times in `[t_min, t_max]` after so many steps; float64, on the CPU."""
+        return self.model.sde.time_at_log_snr(2 * (self.start + self.rate * step)).clamp(self.t_min, self.t_max)
 
 
 class WatchedReverseSDE(NormalisedReverseSDE):
@@ -124,7 +123,7 @@ class WatchedReverseSDE(NormalisedReverseSDE):
         if float(step) == self._start > self._told:
             denoised = tweedie(self.model.sde, x, t, score)
             first = self._start == 0
-            self._learnt = (self.model.sde.t_max if first else t, self._first if first else x, denoised)
+            self._learnt = (self.t_max if first else t, self._first if first else x, denoised)
             if not self._adaptive:
                 self._tell()
         return score

@@ -16,6 +16,7 @@ from score_sde.models import DiT
 from score_sde.models.layers.condition import Picture, Tokens, Vector
 from score_sde.models.layers.patches import places, to_patches
 from score_sde.models.layers.transformer import ToTokens, TransformerBlock
+from tests.models.networks.derivatives import check_derivatives
 
 SIZES = {1: (7,), 2: (3, 6), 3: (3, 2, 5)}
 LABELS = torch.tensor([-100.0, 3.0, 70.0], dtype=torch.float64)
@@ -54,26 +55,7 @@ def told() -> Condition:
 )
 def test_derivatives_of_all_kinds(dims: int, options: dict[str, Any]) -> None:
     network, x = make(dims, **options).requires_grad_(False), states(dims)
-    v, w = torch.randn(2, *x.shape, dtype=torch.float64)
-
-    def function(y: Tensor) -> Tensor:
-        return network(y, LABELS)
-
-    forward, step = torch.func.jvp(function, (x,), (v,))[1], 1e-5
-    differences = (function(x + step * v) - function(x - step * v)) / (2 * step)
-    assert (forward - differences).norm() < 1e-7 * forward.norm()
-    y = x.clone().requires_grad_()
-    (backward,) = torch.autograd.grad(function(y), y, w, create_graph=True)
-    assert (backward * v).sum().item() == pytest.approx((forward * w).sum().item(), rel=1e-10)
-    (twice,) = torch.autograd.grad((backward * v).sum(), y)
-
-    def projection(z: Tensor) -> Tensor:
-        return (function(z) * w).sum()
-
-    over = torch.func.jvp(torch.func.grad(projection), (x,), (v,))[1]
-    torch.testing.assert_close(twice, over, rtol=1e-9, atol=1e-9 * over.abs().max().item())
-    many = torch.func.vmap(lambda u: torch.func.jvp(function, (x,), (u,))[1])(torch.stack([v, w]))
-    torch.testing.assert_close(many[0], forward)
+    check_derivatives(network, x, LABELS)
 
 
 def test_a_block_is_its_equations() -> None:

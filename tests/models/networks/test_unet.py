@@ -17,6 +17,7 @@ from score_sde.models.layers.condition import Picture, Tokens, Vector
 from score_sde.models.layers.resampling import Downsample, Upsample
 from score_sde.models.layers.residual import ResidualBlock
 from score_sde.models.layers.space import Space
+from tests.models.networks.derivatives import check_derivatives
 
 SIZES = {1: (13,), 2: (7, 13), 3: (3, 4, 5)}
 LABELS = torch.tensor([-100.0, 3.0, 70.0], dtype=torch.float64)
@@ -56,27 +57,7 @@ def test_derivatives_of_all_kinds(dims: int, options: dict[str, Any]) -> None:
         options = {"periodic": (True, *[False] * (dims - 1))}
     network = make(dims, **options).requires_grad_(False)
     x = states(dims)
-    v, w = torch.randn(2, *x.shape, dtype=torch.float64)
-
-    def function(y: Tensor) -> Tensor:
-        return network(y, LABELS)
-
-    forward = torch.func.jvp(function, (x,), (v,))[1]
-    step = 1e-5
-    differences = (function(x + step * v) - function(x - step * v)) / (2 * step)
-    assert (forward - differences).norm() < 1e-7 * forward.norm()
-    y = x.clone().requires_grad_()
-    (backward,) = torch.autograd.grad(function(y), y, w, create_graph=True)
-    assert (backward * v).sum().item() == pytest.approx((forward * w).sum().item(), rel=1e-10)
-    (twice,) = torch.autograd.grad((backward * v).sum(), y)
-
-    def projection(z: Tensor) -> Tensor:
-        return (function(z) * w).sum()
-
-    over = torch.func.jvp(torch.func.grad(projection), (x,), (v,))[1]
-    torch.testing.assert_close(twice, over, rtol=1e-9, atol=1e-9 * over.abs().max().item())
-    many = torch.func.vmap(lambda u: torch.func.jvp(function, (x,), (u,))[1])(torch.stack([v, w]))
-    torch.testing.assert_close(many[0], forward)
+    check_derivatives(network, x, LABELS)
 
 
 def test_a_plane_of_one_row_is_a_line() -> None:
