@@ -51,12 +51,16 @@ def get_config() -> ConfigDict:
     data.fold = 0  # decides which examples are set aside
 
     config.sde = sde = ConfigDict()
-    sde.name = "vp"  # vp, subvp, ve, rectified_flow; ladders: ddpm, cosine, ncsn
+    # vp, subvp, ve, rectified_flow; ladders: ddpm, cosine, ncsn; learned: with training.objective=variational
+    sde.name = "vp"
     sde.beta_min = 0.1  # vp, subvp, ddpm: beta(0)
     sde.beta_max = 20.0  # vp, subvp, ddpm: beta(1)
     sde.sigma_min = 0.01  # ve, ncsn: smallest noise
     sde.sigma_max = 50.0  # ve, ncsn: largest noise, about the largest distance between two examples
     sde.num_rungs = 1000  # ddpm, cosine, ncsn: rungs of the ladder
+    sde.log_snr_max = 13.3  # learned: log-SNR at time 0 …
+    sde.log_snr_min = -5.0  # … and at time 1 …
+    sde.learn_ends = False  # … which are those at the beginning, if they are learned as well
 
     config.model = model = ConfigDict()
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm: images; mlp: vectors, and all else as vectors;
@@ -113,7 +117,8 @@ def get_config() -> ConfigDict:
     training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
-    # continuous; discrete: DDPM's and SMLD's losses, for ladders; lagrangian: few-step models
+    # continuous; discrete: DDPM's and SMLD's losses, for ladders; lagrangian: few-step models; variational: the bound,
+    # uniform in t, for the learned process, of which weighting, times and t_min are no part
     training.objective = "continuous"
     training.teacher = placeholder(str)  # lagrangian: the run, or its checkpoint, whose flow is learnt; None: its own
     training.guidance = 1.0  # lagrangian, class_conditional: scale of the guidance of the teacher, which is learnt, too

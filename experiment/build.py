@@ -28,6 +28,7 @@ from score_sde.sde import (
     VESDE,
     VPSDE,
     DDPMLadder,
+    LearnedSDE,
     NCSNLadder,
     RectifiedFlow,
     SubVPSDE,
@@ -39,6 +40,7 @@ from score_sde.sde.times import TimeShape, get_time_distribution
 from score_sde.training.classification import Classification
 from score_sde.training.flow_map import LagrangianMatching, Teacher
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
+from score_sde.training.variational import VariationalBound
 
 # The name of data that were given from Python.
 ARRAYS = "arrays"
@@ -54,6 +56,7 @@ SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "ddpm": lambda c: DDPMLadder(ddpm_betas(c.num_rungs, c.beta_min, c.beta_max)),
     "cosine": lambda c: DDPMLadder(cosine_betas(c.num_rungs)),
     "ncsn": lambda c: NCSNLadder(geometric_sigmas(c.num_rungs, c.sigma_min, c.sigma_max)),
+    "learned": lambda c: LearnedSDE(c.log_snr_max, c.log_snr_min, c.learn_ends),
 }
 
 
@@ -283,7 +286,7 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
 
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
-) -> Objective | Classification | LagrangianMatching | own.OwnObjective:
+) -> Objective | Classification | LagrangianMatching | VariationalBound | own.OwnObjective:
     """Make the loss of the section `training`; the `teacher` is for flow maps."""
     training = config.training
     if own.is_own(training.objective):
@@ -334,8 +337,9 @@ def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None)
     return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
 
 
-OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], Objective | LagrangianMatching]] = {
+OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], Objective | LagrangianMatching | VariationalBound]] = {
     "discrete": _discrete_objective,
     "continuous": _continuous_objective,
     "lagrangian": _lagrangian_objective,
+    "variational": lambda config, sde, teacher: VariationalBound(config.training.stratified),
 }

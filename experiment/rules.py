@@ -62,6 +62,7 @@ _MANY = 10**9
 _LARGEST_SEED = 2**32 - 1  # the largest that all users of a seed can take
 _NUM_PIXELS = 2**14  # pixels of a picture's side
 _LARGEST_LOG_SNR = 80.0  # where noise is 4e-18; float32 cannot follow much less
+_LEAST_LOG_SNR = -30.0  # where the signal is 3e-7; less is no longer told from none
 _LONGEST_NAME = 255  # bytes that the name of a file may have
 _BATCH = 10**6
 _MOST_TUNED = 1000  # steps of a sampler that is learned
@@ -213,6 +214,8 @@ RULES: dict[str, Rule] = {
     "sde.sigma_min": positive(least=1e-9),
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
+    "sde.log_snr_max": number(_LEAST_LOG_SNR, _LARGEST_LOG_SNR),
+    "sde.log_snr_min": number(_LEAST_LOG_SNR, _LARGEST_LOG_SNR),
     "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", networks.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
@@ -417,6 +420,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     _check_flow_map(config)
+    _check_learned(config)
     build.make_objective(config, sde)
     if training.patience and not (config.data.validation and training.evaluate_every):
         raise UserError(
@@ -459,6 +463,18 @@ def _check_flow_map(config: ConfigDict) -> None:
             "training.guidance is that of a teacher which knows classes: --config.training.teacher=… and "
             "--config.model.class_conditional=True"
         )
+
+
+def _check_learned(config: ConfigDict) -> None:
+    """See that a process is learned by the objective that is for it, with a model that has use for it."""
+    learned = config.sde.name == "learned"
+    if learned != (config.training.objective == "variational"):
+        raise UserError(
+            "a process is learned by the variational bound, which is for no other: --config.sde.name=learned and "
+            "--config.training.objective=variational"
+        )
+    if learned and config.model.network == "classifier":
+        raise UserError("a classifier learns no process: take the --config.sde.name of the model that it guides")
 
 
 def _check_sampling(config: ConfigDict, sde: SDE) -> None:

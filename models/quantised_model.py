@@ -106,10 +106,21 @@ class QuantisedModel(Preconditioned):
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return `eps_hat - E[eps | x_t, level of x_0]` at `x_t = alpha x_0 + sigma noise`; shape of `x_0`."""
         estimate, given_level = self._noise_of_levels(self.sde.perturb(x_0, noise, t), t, condition)
+        level = self._level(x_0).to(given_level.device)
+        return (estimate - given_level.gather(1, level).squeeze(1)).to(x_0)
+
+    def reconstruction(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return `-log P(level of x_0 | x_t)` of each number from its own noisy value, levels equally likely, in nats a
+        dimension: the last term of the variational bound, to which the network says nothing; `(B,)`, float64."""
+        log_evidence, _ = self._evidence(self.sde.perturb(x_0, noise, t), t)
+        level = self._level(x_0).to(log_evidence.device)
+        return -torch.log_softmax(log_evidence, dim=1).gather(1, level).flatten(1).mean(1)
+
+    def _level(self, x_0: Tensor) -> Tensor:
+        """Return the level of each number of data, `(B, 1, C, *dims)`."""
         place = (x_0 - self.low) / (self.high - self.low)
         level = (place * self.levels).floor() if self.dequantised else (place * (self.levels - 1)).round()
-        level = level.long().clamp(0, self.levels - 1).to(given_level.device)
-        return (estimate - given_level.gather(1, level.unsqueeze(1)).squeeze(1)).to(x_0)
+        return level.long().clamp(0, self.levels - 1).unsqueeze(1)
 
     def _noise_of_levels(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         """Return `E[eps | x_t]`, shape of `x`, and `E[eps | x_t, k]`, `(B, levels, *dims)`; float64.
@@ -124,14 +135,19 @@ class QuantisedModel(Preconditioned):
                 f"{self.levels} levels have {expected}"
             )
         logits = in_float64(logits).unflatten(1, (self.levels, -1))
+        log_evidence, mean = self._evidence(x, t)
+        return -(torch.softmax(logits + log_evidence, dim=1) * mean).sum(1), -mean
+
+    def _evidence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what noisy values `x` say of their own levels, up to a constant, and the mean of `-eps` given each
+        level, `(B, levels, *dims)`; float64."""
         # The dimension of the bins comes after the batch's.
         x = in_float64(x).unsqueeze(1)
         alpha, sigma = self.sde.at(t).to(x)
         count = self.levels + 1 if self.dequantised else self.levels
         places = torch.linspace(self.low, self.high, count, dtype=x.dtype, device=x.device)
         z = (alpha * places.reshape(-1, *(1,) * (x.ndim - 2)) - x) / sigma
-        log_evidence, mean = truncated_normal(z) if self.dequantised else (-0.5 * z**2, z)
-        return -(torch.softmax(logits + log_evidence, dim=1) * mean).sum(1), -mean
+        return truncated_normal(z) if self.dequantised else (-0.5 * z**2, z)
 
 
 def truncated_normal(edges: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ prediction of noise or score says nothing of them, and the mean of the data stan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -146,6 +147,11 @@ class ScoreModel(Preconditioned):
         alpha, _, _, _, c = self._coefficients(t)
         error = self.predict(self.sde.perturb(x_0, noise, t), t, condition) - self.target(x_0, noise, t)
         return self.sde.expand(alpha / c, x_0) * error
+
+    def reconstruction(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the mean of `-log N(x_0; x_t / alpha, rho^2 I)`, in nats a dimension: the last term of the variational
+        bound, to which the network says nothing; `(B,)`, float64, on the CPU."""
+        return 0.5 * (1 + math.log(2 * math.pi) - self.sde.at(t).log_snr)
 
     def _where_gone(self, x: Tensor, t: Tensor, answer: Tensor, of_x: Tensor, of_mean: Tensor) -> Tensor:
         """Return the answer, but `of_x x + of_mean E[x_0]` where the prediction says nothing of the data."""

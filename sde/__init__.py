@@ -2,6 +2,7 @@
 
 from score_sde.sde.base import SDE
 from score_sde.sde.ladder import DDPMLadder, Ladder, NCSNLadder, cosine_betas, ddpm_betas, geometric_sigmas
+from score_sde.sde.learned import LearnedSDE
 from score_sde.sde.marginals import Marginals
 from score_sde.sde.rectified_flow import RectifiedFlow
 from score_sde.sde.subvp import SubVPSDE
@@ -14,6 +15,7 @@ __all__ = [
     "VPSDE",
     "DDPMLadder",
     "Ladder",
+    "LearnedSDE",
     "Marginals",
     "NCSNLadder",
     "RectifiedFlow",

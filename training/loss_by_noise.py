@@ -1,7 +1,8 @@
 """The loss by noise: where, between data and noise, a model still errs.
 
 The range of log-SNRs that are trained on is cut into equal intervals, and the losses that fall into each are averaged.
-They are added up on the CPU in float64, whatever a device can do.
+They are added up on the CPU in float64, whatever a device can do. Where the range is learned it is that of the
+beginning, and the outer intervals have what lies beyond.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class LossByNoise:
     def add(self, losses: Losses) -> None:
         """Add the losses of a batch, which must have times."""
         assert losses.times is not None
-        log_snr = self._sde.log_snr(losses.times.cpu().double())
+        log_snr = self._sde.log_snr(losses.times.cpu().double()) if losses.log_snr is None else losses.log_snr
         place = ((log_snr - self._low) / self._width).long().clamp(0, _NUM_INTERVALS - 1).numpy()
         values = losses.values.detach().cpu()
         # NumPy has no bfloat16, so losses are added in float32 at least.

@@ -63,10 +63,12 @@ class Losses(NamedTuple):
     Attributes:
         values: the losses `(B,)`.
         times: the times at which they were taken `(B,)`, float64; None where there are none.
+        log_snr: the log-SNRs there `(B,)`, float64, of a schedule that has moved on since; else None.
     """
 
     values: Tensor
     times: Tensor | None = None
+    log_snr: Tensor | None = None
 
 
 class Weighting(NamedTuple):

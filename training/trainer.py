@@ -199,11 +199,11 @@ class Trainer(Generic[_Model]):
         """Add up the gradients of a batch, part by part.
 
         Returns:
-            The mean loss `()`, and, where the loss by noise is told, losses and times of the examples, each `(B,)`.
+            The mean loss `()`, and, where the loss by noise is told, what there is of `Losses`, each `(B,)`.
         """
         seed, parts = self._whole_config.seed, self._config.accumulation
         seed_dropout(seed, self.step, distributed.rank())
-        loss, values, times = torch.zeros((), device=self._device), [], []
+        loss, told = torch.zeros((), device=self._device), []
         for part in range(parts):
             generator = noise_generator(seed, "training", self.step, self._device)
             noise = BatchNoise(self._config.batch_size, generator, distributed.rows(part, parts))
@@ -213,9 +213,8 @@ class Trainer(Generic[_Model]):
                     share = losses.values.mean() / parts
                 share.backward()
             loss += share.detach()
-            values.append(losses.values.detach())
-            times.append(losses.times)
-        return loss, [] if self._by_noise is None else [torch.cat(values), torch.cat(times)]
+            told.append([field.detach() for field in losses if field is not None])
+        return loss, [] if self._by_noise is None else [torch.cat(field) for field in zip(*told, strict=True)]
 
     def averaged_model(self) -> _Model:
         """Return the moving average, all of it, ready to sample from; every process must ask."""
