@@ -9,9 +9,10 @@ import torch
 from scipy import stats
 
 from score_sde.sde import VESDE, VPSDE, SubVPSDE
+from tests.schedules import random_schedule
 
 TIMES = torch.linspace(1e-3, 1.0, 41, dtype=torch.float64)
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), VPSDE(0.3, 12.0), VESDE(0.002, 80.0)]
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), VPSDE(0.3, 12.0), VESDE(0.002, 80.0), random_schedule()]
 
 
 def beta(t: torch.Tensor) -> torch.Tensor:

@@ -36,9 +36,17 @@ from score_sde.sde.times import (
     log_snr_rate,
     sample_times,
 )
+from tests.schedules import random_schedule
 
 T_MIN = 1e-4
-SDES = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "ddpm": DDPMLadder(ddpm_betas(50)), "flow": RectifiedFlow()}
+SDES = {
+    "vp": VPSDE(),
+    "subvp": SubVPSDE(),
+    "ve": VESDE(),
+    "ddpm": DDPMLadder(ddpm_betas(50)),
+    "flow": RectifiedFlow(),
+    "learned": random_schedule(),
+}
 LEVELS: dict[str, Callable[[SDE, float], TimeDistribution]] = {
     "uniform": UniformTime,
     "log_snr": UniformLogSNR,

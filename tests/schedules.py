@@ -1,0 +1,19 @@
+"""A process with a learned schedule whose weights are drawn at random: nothing of it is linear."""
+
+from __future__ import annotations
+
+import torch
+
+from score_sde.sde import LearnedSDE
+
+
+def random_schedule(seed: int = 0, log_snr_max: float = 13.3, log_snr_min: float = -9.0, **options: bool) -> LearnedSDE:
+    """Return a process between these ends whose log-SNR falls thirty times as fast here as there."""
+    sde = LearnedSDE(log_snr_max, log_snr_min, **options)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        sde.slope.fill_(-4.0)
+        sde.heights += 2 * torch.randn(sde.heights.shape, generator=generator)
+        sde.offsets += torch.randn(sde.offsets.shape, generator=generator)
+        sde.rates -= 40 * torch.rand(sde.rates.shape, generator=generator)
+    return sde
