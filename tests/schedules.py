@@ -12,8 +12,8 @@ def random_schedule(seed: int = 0, log_snr_max: float = 13.3, log_snr_min: float
     sde = LearnedSDE(log_snr_max, log_snr_min, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        sde.slope.fill_(-4.0)
-        sde.heights += 2 * torch.randn(sde.heights.shape, generator=generator)
-        sde.offsets += torch.randn(sde.offsets.shape, generator=generator)
-        sde.rates -= 40 * torch.rand(sde.rates.shape, generator=generator)
+        sde.log_slope.fill_(-1.0)
+        sde.log_heights += 0.4 * torch.randn(sde.centres.shape, generator=generator)
+        sde.log_rates -= 0.25 * torch.rand(sde.centres.shape, generator=generator)
+        sde.centres += 0.04 * torch.randn(sde.centres.shape, generator=generator)
     return sde

@@ -40,6 +40,8 @@ from score_sde.solvers.density.bounds import (
 )
 from score_sde.solvers.fast.default import recommended
 from score_sde.training.objectives import get_discrete_objective, get_objective
+from score_sde.training.variational import VariationalBound
+from tests.schedules import random_schedule
 
 FAR = torch.device("meta")
 SEEDS = range(3)
@@ -135,7 +137,8 @@ class Network(nn.Module):
 
 
 def model_on(device: str | torch.device, sde: SDE | None = None) -> ScoreModel:
-    return ScoreModel(Network(), sde or VPSDE(), prediction="velocity").to(device)
+    # Of its own: a process that is a module goes where its model goes.
+    return ScoreModel(Network(), copy.deepcopy(sde or VPSDE()), prediction="velocity").to(device)
 
 
 def both(run: Any, sde: SDE | None = None) -> None:
@@ -199,7 +202,9 @@ def test_jumps() -> None:
     both(jumped)
 
 
-@pytest.mark.parametrize("sde", [SubVPSDE(), VESDE(), DDPMLadder(ddpm_betas(50))], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize(
+    "sde", [SubVPSDE(), VESDE(), DDPMLadder(ddpm_betas(50)), random_schedule()], ids=lambda sde: type(sde).__name__
+)
 @pytest.mark.parametrize("name", ["default", "pc", "adaptive_sde"])
 def test_every_process(name: str, sde: SDE) -> None:
     both(lambda model, x: get_solver(name, **OPTIONS[name][0])(model, x, seeds=SEEDS), sde)
@@ -295,12 +300,16 @@ def test_control() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weighting", "times"), [("sigma2", "uniform"), ("likelihood", "log_snr"), ("edm", "edm"), ("discrete", "")]
+    ("weighting", "times"),
+    [("sigma2", "uniform"), ("likelihood", "log_snr"), ("edm", "edm"), ("discrete", ""), ("learned", "")],
 )
 def test_a_training_step(weighting: str, times: str) -> None:
-    sde = DDPMLadder(ddpm_betas(50))
+    sde: SDE = random_schedule(learn_ends=True) if weighting == "learned" else DDPMLadder(ddpm_betas(50))
+    objective: Any
     if weighting == "discrete":
         objective = get_discrete_objective(sde)
+    elif weighting == "learned":
+        objective = VariationalBound()
     else:
         objective = get_objective(sde, weighting=weighting, times=times, t_min=0.02)
 

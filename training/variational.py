@@ -75,18 +75,18 @@ class VariationalBound:
             # What the losses are is known by the time that gradients come by.
             way.register_hook(lambda gradient: gradient * 2 * on_host(losses.detach()))
         high, low = sde.ends
-        fall, unit = (high - low) * way[1], sde.first_ends[0] - sde.first_ends[1]
+        fall = (high - low) * way[1]
         told = _moving(t, high - (high - low) * way[0], fall)
         error = noise_losses(Given(model, batch.condition), batch.x_0, eps, told, batch.modelled)
-        losses = (fall / unit).to(error, non_blocking=True) * error
+        losses = (fall / _unit(sde)).to(error, non_blocking=True) * error
         if sde.learned_ends is None:
             return losses
         if batch.modelled is not None:
             raise UserError("ends of a schedule are learned from whole examples: take fixed ones")
-        return losses + self._of_ends(model, batch.x_0, eps) * (2 / unit)
+        return losses + self.terms_of_ends(model, batch.x_0, eps)
 
-    def _of_ends(self, model: Any, x_0: Tensor, eps: Tensor) -> Tensor:
-        """Return the prior's and the reconstruction's term of the bound, in nats a dimension `(B,)`.
+    def terms_of_ends(self, model: Any, x_0: Tensor, eps: Tensor) -> Tensor:
+        """Return the prior's and the reconstruction's term of the bound, in the units of the losses; `(B,)`.
 
         The first is `KL(N(alpha x_0, sigma^2 I) || N(0, I))`, at the end.
         """
@@ -96,7 +96,12 @@ class VariationalBound:
         first = _moving(zeros, high.expand(len(x_0)), (high - low) * sde.way(zeros)[1])
         size = on_host(x_0.square().flatten(1).mean(1))
         prior = 0.5 * (torch.sigmoid(low) * (size - 1) - logsigmoid(-low))
-        return prior.to(x_0) + model.reconstruction(x_0, eps, first).to(x_0)
+        return (prior.to(x_0) + model.reconstruction(x_0, eps, first).to(x_0)) * (2 / _unit(sde))
+
+
+def _unit(sde: LearnedSDE) -> float:
+    """Return the first fall of the log-SNR, in halves of which the bound is counted."""
+    return sde.first_ends[0] - sde.first_ends[1]
 
 
 def _moving(t: Tensor, log_snr: Tensor, fall: Tensor) -> Tensor:

@@ -59,10 +59,9 @@ def test_a_schedule_with_cliffs_and_plateaus_is_inverted_too() -> None:
     """Where Newton's steps leave the bracket they are bisections."""
     sde = random_schedule()
     with torch.no_grad():
-        sde.slope.fill_(-20.0)
-        sde.heights[::2] = -20.0
-        sde.rates += 400
-        sde.offsets *= 7
+        sde.log_slope.fill_(-5.0)
+        sde.log_heights[::2] = -5.0
+        sde.log_rates += 0.5
     log_snr = sde.log_snr(TIMES)
     t = sde.time_at_log_snr(log_snr)
     torch.testing.assert_close(sde.log_snr(t), log_snr, rtol=0, atol=1e-10)
@@ -116,6 +115,6 @@ def test_ends_that_do_not_fall_are_refused() -> None:
 
 
 def test_it_is_a_part_of_the_state_only_where_it_is_learned() -> None:
-    assert list(random_schedule().state_dict()) == ["slope", "heights", "rates", "offsets"]
+    assert list(random_schedule().state_dict()) == ["log_slope", "log_heights", "log_rates", "centres"]
     assert "learned_ends" in random_schedule(learn_ends=True).state_dict()
     assert not hasattr(VPSDE(), "state_dict")

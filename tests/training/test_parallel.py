@@ -11,6 +11,7 @@ from score_sde.training import checkpoint, late, parallel
 from score_sde.training.trainer import Trainer
 from tests.processes import as_one_of, run_together
 from tests.training.least_squares import Line, Points, settings, squared_error
+from tests.training.test_variational import trained
 
 # Arguments: the folder. The second of the processes is sent a signal in step 4 of the last run.
 SCRIPT = """
@@ -23,6 +24,7 @@ from score_sde.common import distributed
 from score_sde.common.errors import Stopped
 from score_sde.training.trainer import Trainer
 from tests.training.least_squares import Line, Points, settings, squared_error
+from tests.training.test_variational import trained
 
 def train(folder, objective=squared_error, **values):
     Trainer(Line(), objective, Points(16), None, settings(schedule="constant", **values), folder).train()
@@ -43,6 +45,9 @@ def main(folder):
         # In one piece: the two processes write into the same file.
         print(f"{distributed.rank()} {stopped}\\n", end="", flush=True)
     train(folder / "stopped")
+    trained(folder / "schedule_replicated", 20)
+    trained(folder / "schedule_sharded", 10, shard=True)
+    trained(folder / "schedule_sharded", 20, shard=True)
 
 with distributed.process_group():
     main(Path(sys.argv[1]))
@@ -58,6 +63,7 @@ def folder(tmp_path_factory):
     (folder / "said").write_text(ended.stdout)
     with as_one_of(2):
         Trainer(Line(), squared_error, Points(16), None, settings(schedule="constant"), folder / "one").train()
+        trained(folder / "schedule_one", 20)
     return folder
 
 
@@ -76,6 +82,18 @@ def test_all_of_the_module_is_that_of_one_process(folder, kind):
     for number, moments in one["optimizer"]["state"].items():
         for name, tensor in moments.items():
             torch.testing.assert_close(two["optimizer"]["state"][number][name], tensor, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_a_learned_schedule_is_that_of_one_process(folder, kind):
+    one, two = (
+        checkpoint.load(checkpoint.path_at(folder / f"schedule_{name}" / "checkpoints", 20)) for name in ("one", kind)
+    )
+    for part in ("model", "ema"):
+        assert list(two[part]) == list(one[part])
+        assert "sde.learned_ends" in one[part]
+        for name, tensor in one[part].items():
+            torch.testing.assert_close(two[part][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_a_signal_to_one_stops_all_at_the_same_step(folder):
