@@ -14,6 +14,7 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, density_
 from score_sde.evaluation.likelihood.measurement import Measurement
 from score_sde.evaluation.samples.distances import DataDistances
 from score_sde.evaluation.samples.draw import draw_samples
+from score_sde.sde import SDE
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 
@@ -23,7 +24,12 @@ _BATCH_SIZE = 50
 
 
 def progress_measure(
-    dataset: Dataset, dequantiser: Dequantiser, t_min: float | None, solver: Solver, count: int, seed: int
+    dataset: Dataset,
+    dequantiser: Callable[[SDE], Dequantiser],
+    t_min: float | None,
+    solver: Solver,
+    count: int,
+    seed: int,
 ) -> Callable[[Model], dict[str, float]]:
     """Return a function that measures a model: `test_bits_per_dim`, and `frechet`, `sliced_wasserstein` and `c2st`.
 
@@ -32,7 +38,7 @@ def progress_measure(
 
     Args:
         dataset: the data, with test examples.
-        dequantiser: what adds noise to levels.
+        dequantiser: makes what adds noise to levels, for a process, which may be learned on the way.
         t_min: where the density is taken, if the dequantiser does not say.
         solver: the solver that draws samples.
         count: number of examples and of samples, at most.
@@ -40,11 +46,12 @@ def progress_measure(
     """
     distances = DataDistances(dataset)
     examples = dataset.test[:count]
-    options = {**_LIKELIHOOD, "t_min": density_time(dequantiser, t_min)}
     batches = [range(first, min(first + _BATCH_SIZE, len(examples))) for first in range(0, len(examples), _BATCH_SIZE)]
 
     def measure(model: Model) -> dict[str, float]:
-        measurement = Measurement(model, dequantiser, options, device=distributed.device())
+        noise = dequantiser(model.sde)
+        options = {**_LIKELIHOOD, "t_min": density_time(noise, t_min)}
+        measurement = Measurement(model, noise, options, device=distributed.device())
         own = []
         for rows in distributed.share(batches):
             measured = measurement(examples[rows.start : rows.stop], [seed + row for row in rows])

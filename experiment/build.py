@@ -337,7 +337,9 @@ def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None)
     return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
 
 
-OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], Objective | LagrangianMatching | VariationalBound]] = {
+OBJECTIVES: dict[
+    str, Callable[[ConfigDict, SDE, Teacher | None], Objective | LagrangianMatching | VariationalBound]
+] = {
     "discrete": _discrete_objective,
     "continuous": _continuous_objective,
     "lagrangian": _lagrangian_objective,

@@ -20,7 +20,7 @@ from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import PARTS
-from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
+from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
@@ -227,9 +227,10 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"
         )
 
-    def uniform() -> UniformDequantiser:
-        return UniformDequantiser(dataset.quantised.bins)
+    def dequantiser(sde: SDE) -> Dequantiser:
+        return make_dequantiser(config, sde, dataset, learn=lambda: UniformDequantiser(dataset.quantised.bins))
 
-    dequantiser = make_dequantiser(config, sde, dataset, learn=uniform)
+    # What does not fit is refused before training.
+    dequantiser(sde)
     solver, count = make_solver(config), config.training.num_measured
     return progress_measure(dataset, dequantiser, config.likelihood.t_min, solver, count, config.seed)

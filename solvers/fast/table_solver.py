@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,22 @@ from score_sde.solvers.fast.table import Step, Table, alpha_at_end, first_answer
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.trajectory import Watch
 from score_sde.solvers.transitions import GIVE_IT_NOISE
+
+
+class _Made(NamedTuple):
+    """A table was made for a process and a Gaussian; the process may have been learned since, which `log_snr` tells."""
+
+    sde: SDE
+    gaussian: Gaussian | None
+    log_snr: Tensor
+    table: Table
+    steps: list[Step]
+
+    def serves(self, sde: SDE, gaussian: Gaussian | None) -> bool:
+        """Say whether the process is the same, and still what it was at the table's times, and so is the Gaussian."""
+        if self.sde is not sde or self.gaussian is not gaussian:
+            return False
+        return torch.equal(sde.log_snr(self.table.times), self.log_snr)
 
 
 class TableSolver(Solver):
@@ -37,29 +54,29 @@ class TableSolver(Solver):
         self._make_table = make_table
         self._threshold = threshold
         self._calls_a_step = calls_a_step
-        self._made: tuple[SDE, Gaussian | None, Table, list[Step]] | None = None
+        self._made: _Made | None = None
 
     def table(self, sde: SDE, gaussian: Gaussian | None = None) -> Table:
         """Return the table for this process, and for data that look like this Gaussian."""
-        return self._made_for(sde, gaussian)[0]
+        return self._made_for(sde, gaussian).table
 
-    def _made_for(self, sde: SDE, gaussian: Gaussian | None) -> tuple[Table, list[Step]]:
-        if self._made is None or self._made[0] is not sde or self._made[1] is not gaussian:
+    def _made_for(self, sde: SDE, gaussian: Gaussian | None) -> _Made:
+        if self._made is None or not self._made.serves(sde, gaussian):
             table = self._make_table(sde, gaussian)
             if not all(bool(values.isfinite().all()) for values in table[:4]):
                 raise UserError(
                     "this solver's coefficients are not finite: t_min must lie where there is some noise, and options "
                     "such as eta in the range of the method"
                 )
-            self._made = sde, gaussian, table, steps_of(table, sde)
-        return self._made[2:]
+            self._made = _Made(sde, gaussian, sde.log_snr(table.times), table, steps_of(table, sde))
+        return self._made
 
     def calls(self, sde: SDE) -> int:
         """Count the batched network calls under a process; see `Solver.calls`."""
         return self.table(sde).calls
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
-        table, steps = self._made_for(model.sde, gaussian_of_model(model))
+        *_, table, steps = self._made_for(model.sde, gaussian_of_model(model))
         noise = _noise(table, draw)
         there = model if table.gaussian is None else InAxes(model, table.gaussian, x_T)
 
@@ -89,7 +106,7 @@ class TableSolver(Solver):
 
     def no_step_density(self, model: Model) -> str:
         """Return why steps have no log-probabilities: the table has no noise; nothing if it has some."""
-        if bool(self._made_for(model.sde, gaussian_of_model(model))[0].noise.any()):
+        if bool(self._made_for(model.sde, gaussian_of_model(model)).table.noise.any()):
             return ""
         return f"the table of this solver has no noise: {GIVE_IT_NOISE}"
 
@@ -99,7 +116,7 @@ class TableSolver(Solver):
                 "this solver remembers earlier outputs, so that states cannot be changed between its steps: take one "
                 "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
             )
-        table, steps = self._made_for(model.sde, None)
+        *_, table, steps = self._made_for(model.sde, None)
         noise = _noise(table, draw)
         firsts = range(0, len(steps), self._calls_a_step)
         parts = [steps[first : first + self._calls_a_step] for first in firsts]

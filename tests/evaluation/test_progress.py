@@ -21,7 +21,7 @@ def test_bits_and_distances_of_a_known_mixture(on_cpu):
     dataset, sde = load_dataset("eight_gaussians"), VPSDE()
     model = GaussianMixture(sde, *ring_of_gaussians())
     solver = get_solver("default", num_steps=10)
-    measured = progress_measure(dataset, WithoutLevels(Standardised()), 1e-4, solver, 120, 3)(model)
+    measured = progress_measure(dataset, lambda _: WithoutLevels(Standardised()), 1e-4, solver, 120, 3)(model)
     x = dataset.test[:120].double()
     exact = -model.log_prob(x, torch.tensor(1e-4, dtype=torch.float64)).mean().item() / (2 * math.log(2))
     # 24 steps, and one probe for each of 120 points.
