@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before
     model.dropout = 0.1
+    model.input_frequencies = ()  # n: sin and cos of 2^n pi x lie beside the input x; dit, too. (VDM: 7, 8)
     # unet
     model.attention_depths = (-1,)  # resolutions with self-attention: 0 the highest, 1 the next …, or -1 the lowest
     model.periodic = ()  # axes that close on themselves, from 0, which is the height of images, the depth of volumes

@@ -286,7 +286,7 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
 
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
-) -> Objective | Classification | LagrangianMatching | VariationalBound | own.OwnObjective:
+) -> Objective | LagrangianMatching | VariationalBound | Classification | own.OwnObjective:
     """Make the loss of the section `training`; the `teacher` is for flow maps."""
     training = config.training
     if own.is_own(training.objective):
@@ -337,9 +337,8 @@ def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None)
     return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
 
 
-OBJECTIVES: dict[
-    str, Callable[[ConfigDict, SDE, Teacher | None], Objective | LagrangianMatching | VariationalBound]
-] = {
+_Made = Objective | LagrangianMatching | VariationalBound
+OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], _Made]] = {
     "discrete": _discrete_objective,
     "continuous": _continuous_objective,
     "lagrangian": _lagrangian_objective,

@@ -225,6 +225,7 @@ RULES: dict[str, Rule] = {
     "model.channel_multipliers": listed(whole(1, 1000), most=15),
     "model.dropout": _SHARE,
     "model.attention_depths": listed(whole(-15, 14), least=0),
+    "model.input_frequencies": listed(whole(0, 16), least=0),
     "model.periodic": listed(whole(0, 2), least=0, most=3),
     "model.attention_resolutions": listed(whole(1, _NUM_PIXELS), least=0),
     "model.embedding": one_of("embedding", get_args(Embedding)),

@@ -12,8 +12,9 @@ variance of its estimate (appendix I): as the mean does not change, the gradient
 
     ∇_u E[L_i^2] = E[2 L_i ∇_u L_i],
 
-the gradient by the way multiplied, example by example, by twice the loss: no second backward pass. At the
-least, log-SNRs have a density proportional to the root of the mean square of the error at each. Network and ends have the gradient of the bound itself.
+the gradient by the way multiplied, example by example, by twice the loss: no second backward pass. At the least,
+log-SNRs have a density proportional to the root of the mean square of the error at each. Network and ends have the
+gradient of the bound itself.
 
 All that a model makes of a time depends on its log-SNR, and the process has no gradient by its weights. So the gradient
 enters by the times, which are told how the schedule would move them,
@@ -105,5 +106,5 @@ def _unit(sde: LearnedSDE) -> float:
 
 
 def _moving(t: Tensor, log_snr: Tensor, fall: Tensor) -> Tensor:
-    """Return times equal to `t` `(B,)` whose log-SNR, falling at this rate, moves as `log_snr` does with the weights."""
+    """Return times equal to `t` `(B,)` whose log-SNR, which falls so fast, moves with the weights as `log_snr` does."""
     return t - (log_snr - log_snr.detach()) / fall.detach()

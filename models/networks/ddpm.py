@@ -33,6 +33,7 @@ class DDPM(NCSNpp):
         centered: bool = True,
         scale_by_sigma: bool = False,
         sigmas: Sequence[float] | Tensor | None = None,
+        input_frequencies: Sequence[int] = (),
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(
@@ -58,5 +59,6 @@ class DDPM(NCSNpp):
             scale_by_sigma=scale_by_sigma,
             sigmas=sigmas,
             channels_per_group=1,
+            input_frequencies=input_frequencies,
             activation_checkpointing=activation_checkpointing,
         )

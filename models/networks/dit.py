@@ -27,6 +27,7 @@ from score_sde.models.layers.condition import (
     said,
 )
 from score_sde.models.layers.embeddings import CosineFeatures, NoiseEmbedding
+from score_sde.models.layers.fourier import num_features, with_fourier_features
 from score_sde.models.layers.patches import from_patches, grid_of, places, to_patches
 from score_sde.models.layers.transformer import TransformerBlock, modulated, plain_norm, zero_linear
 
@@ -53,6 +54,7 @@ class DiT(nn.Module):
             library diffusers; otherwise there is one for all.
         conditions: what the network is told, by name: a whole number K for one of 0 … K - 1, a `Vector`, `Tokens`, or a
             `Picture`; see `models.layers.condition`.
+        input_frequencies: exponents of Fourier features of the input, laid beside it; see `models.layers.fourier`.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -72,6 +74,7 @@ class DiT(nn.Module):
         causal: bool = False,
         own_embeddings: bool = False,
         conditions: Mapping[str, Kind] | None = None,
+        input_frequencies: Sequence[int] = (),
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class DiT(nn.Module):
             raise UserError(f"{num_heads} heads do not divide a width of {width}: take num_heads that do")
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.in_channels, self.patch_size = in_channels, patch_size
+        self.input_frequencies = tuple(input_frequencies)
         self.conditions = dict(conditions or {})
         self.pictures = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Picture)}
         tokens = {name: kind.width for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
@@ -91,7 +95,7 @@ class DiT(nn.Module):
         )
         laid = sum(picture.channels + 1 for picture in self.pictures.values())
         numbers = patch_size ** len(self.size)
-        self.input = linear((in_channels + laid) * numbers, width)
+        self.input = linear((num_features(in_channels, input_frequencies) + laid) * numbers, width)
         self.places: Tensor
         self.register_buffer("places", places(grid_of(self.size, patch_size), width).float(), persistent=False)
         self.blocks = nn.ModuleList(
@@ -121,7 +125,11 @@ class DiT(nn.Module):
         told = [embedding(noise_label, heard) for embedding in self.embeddings]
         tokens = {name: ear(*said(condition, name), len(x)) for name, ear in self.tokens.items()}
         beside = laid_beside(x, condition, self.pictures)
-        h = self.input(to_patches(torch.cat([x, *beside], dim=1) if beside else x, self.patch_size)) + self.places
+        state = with_fourier_features(x, self.input_frequencies)
+        h = (
+            self.input(to_patches(torch.cat([state, *beside], dim=1) if beside else state, self.patch_size))
+            + self.places
+        )
         for index, block in enumerate(self.blocks):
             h = block(h, told[index % len(told)], tokens)
         shift, scale = self.modulation(told[0])[:, None].chunk(2, dim=-1)

@@ -22,6 +22,7 @@ from score_sde.models.layers.attention import SelfAttention
 from score_sde.models.layers.basic import conv
 from score_sde.models.layers.condition import Kind, Picture, check, laid_beside, part_of, scaling
 from score_sde.models.layers.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures
+from score_sde.models.layers.fourier import num_features, with_fourier_features
 from score_sde.models.layers.pyramids import (
     Head,
     InputResidual,
@@ -75,6 +76,7 @@ class NCSNpp(nn.Module):
         sigmas: standard deviations of the noise `(N,)` in the order of the labels, for `scale_by_sigma` with a
             positional embedding.
         channels_per_group: least number of channels in a GroupNorm group.
+        input_frequencies: exponents of Fourier features of the input, laid beside it; see `models.layers.fourier`.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -111,6 +113,7 @@ class NCSNpp(nn.Module):
         scale_by_sigma: bool = False,
         sigmas: Sequence[float] | Tensor | None = None,
         channels_per_group: int = 4,
+        input_frequencies: Sequence[int] = (),
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ class NCSNpp(nn.Module):
                 "scale_by_sigma with a positional embedding needs the table of sigmas that labels point into"
             )
 
-        self.in_channels = in_channels
+        self.in_channels, self.input_frequencies = in_channels, tuple(input_frequencies)
         self.out_channels = in_channels if out_channels is None else out_channels
         self.size_multiple = 2 ** (len(channel_multipliers) - 1)
         self.centered = centered
@@ -199,7 +202,7 @@ class NCSNpp(nn.Module):
 
         # On the encoder's way down, `skips` notes the widths of the feature maps the decoder will ask for.
         beside = sum(picture.channels + 1 for picture in self.pictures.values())
-        self.conv_in = conv(in_channels + beside, channels)
+        self.conv_in = conv(num_features(in_channels, input_frequencies) + beside, channels)
         here, skips, pyramid = channels, [channels], in_channels
         self.encoder = nn.ModuleList()
         for depth, multiplier in enumerate(channel_multipliers):
@@ -261,7 +264,8 @@ class NCSNpp(nn.Module):
         image = x if self.centered else 2 * x - 1
 
         beside = laid_beside(x, condition, self.pictures)
-        h, pyramid = self.conv_in(torch.cat([image, *beside], dim=1) if beside else image), image
+        told = with_fourier_features(image, self.input_frequencies)
+        h, pyramid = self.conv_in(torch.cat([told, *beside], dim=1) if beside else told), image
         skips = [h]
         for resolution in self.encoder:
             features, pyramid = resolution(h, pyramid, embedding)

@@ -34,6 +34,7 @@ from score_sde.models.layers.condition import (
     scaling,
 )
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
+from score_sde.models.layers.fourier import num_features, with_fourier_features
 from score_sde.models.layers.pyramids import Head
 from score_sde.models.layers.resampling import Downsample, Upsample
 from score_sde.models.layers.residual import ResidualBlock
@@ -89,6 +90,7 @@ class UNet(nn.Module):
             `size_multiple`, what is padded is the beginning again.)
         conditions: what the network is told, by name: a whole number K for one of 0 … K - 1, a `Vector`, `Tokens`
             (which need some attention), or a `Picture`; see `models.layers.condition`.
+        input_frequencies: exponents of Fourier features of the input, laid beside it; see `models.layers.fourier`.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
 
     Attributes:
@@ -111,6 +113,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         periodic: Sequence[bool] = (),
         conditions: Mapping[str, Kind] | None = None,
+        input_frequencies: Sequence[int] = (),
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -125,7 +128,7 @@ class UNet(nn.Module):
             raise UserError(f"periodic is True or False for each of the {dims} axes, not {tuple(periodic)}")
         if tokens and not any(attends):
             raise UserError(f"{', '.join(tokens)}: tokens are attended to, and attention_depths is empty")
-        self.in_channels = in_channels
+        self.in_channels, self.input_frequencies = in_channels, tuple(input_frequencies)
         self.size_multiple = 2 ** (depth - 1)
         self.space = space = Space(tuple(periodic) or (False,) * dims)
         self.pictures = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Picture)}
@@ -155,7 +158,7 @@ class UNet(nn.Module):
         # On the encoder's way down, `skips` notes the widths of the feature maps the decoder will ask for.
         widths = [channels * multiplier for multiplier in channel_multipliers]
         laid_beside = sum(picture.channels + 1 for picture in self.pictures.values())
-        self.conv_in = space.conv(in_channels + laid_beside, channels)
+        self.conv_in = space.conv(num_features(in_channels, input_frequencies) + laid_beside, channels)
         here, skips = channels, [channels]
         self.encoder = nn.ModuleList()
         for own, attend in zip(widths, attends, strict=True):
@@ -211,7 +214,8 @@ class UNet(nn.Module):
 
     def encode(self, x: Tensor, heard: Heard) -> Features:
         """Return the features of states `(B, in_channels, *size)`."""
-        maps = [self.conv_in(self._pad(torch.cat([x, *heard.pictures], dim=1)))]
+        told = with_fourier_features(x, self.input_frequencies)
+        maps = [self.conv_in(self._pad(torch.cat([told, *heard.pictures], dim=1)))]
         for block in self.encoder:
             maps.append(block(maps[-1], heard.embedding, heard.tokens))
         h = maps[-1]

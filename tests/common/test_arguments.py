@@ -29,6 +29,7 @@ from score_sde.sde import (
     VESDE,
     VPSDE,
     DDPMLadder,
+    LearnedSDE,
     NCSNLadder,
     SubVPSDE,
     cosine_betas,
@@ -461,6 +462,12 @@ SUBJECTS |= {
     ),
     "VESDE": Subject(
         VESDE, process(VESDE), {}, {"sigma_min": "1 1.5 1e-30", "sigma_max": "1 1.5 1e30 10**9", "t_min": "0 1e-30"}
+    ),
+    "LearnedSDE": Subject(
+        LearnedSDE,
+        process(LearnedSDE),
+        {},
+        {"log_snr_max": "-1 0 1 1.5 1e-30", "log_snr_min": "0 1 1.5 1e-30 -1", "learn_ends": "True False"},
     ),
     "Truncated": Subject(Truncated, process(Truncated), {"sde": VP, "T": 0.7}, {"sde": "", "T": "1"}),
     "DDPMLadder": Subject(DDPMLadder, process(DDPMLadder), {}, {"betas": ""}),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
-from score_sde.sde import SDE, LearnedSDE, VPSDE
+from score_sde.sde import SDE, VPSDE, LearnedSDE
 from score_sde.sde.times import get_time_distribution, log_snr_rate
 from score_sde.solvers.grids import GRIDS, time_grid
 from score_sde.solvers.quadrature import gauss_legendre

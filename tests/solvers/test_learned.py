@@ -70,7 +70,10 @@ def test_densities_are_exact() -> None:
 
 @pytest.mark.parametrize("name", ["default", "dpmpp_2m"])
 def test_a_solver_that_was_used_before_the_schedule_moved_solves_it_as_a_new_one(name: str) -> None:
-    """Its table is made anew: training looks at samples by one solver again and again. Between the same ends they stay."""
+    """Its table is made anew: training looks at samples by one solver again and again.
+
+    Between the same ends the samples stay what they were.
+    """
     sde = random_schedule(1)
     model, x_T = mixture(sde), sde.prior_sample((4, 3), seeds=range(4), dtype=DOUBLE)
     solver = get_solver(name, num_steps=6)

@@ -12,7 +12,7 @@ from score_sde.common import distributed
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models import MLP, GaussianMixture, QuantisedModel, ScoreModel
-from score_sde.sde import SDE, LearnedSDE, VPSDE
+from score_sde.sde import SDE, VPSDE, LearnedSDE
 from score_sde.solvers import get_solver
 from score_sde.solvers.quadrature import gauss_legendre
 from score_sde.training import checkpoint
@@ -199,9 +199,8 @@ def test_resumed_it_is_the_run_that_was_never_stopped(learn_ends: bool, tmp_path
         assert list(one[part]) == list(first)
         assert all(torch.equal(value, two[part][name]) for name, value in one[part].items())
         assert all(not torch.equal(value, first[name]) for name, value in one[part].items() if name.startswith("sde."))
-    weights, _, _ = checkpoint.load_weights_file(
-        checkpoint.path_at(tmp_path / "two/checkpoints", 20).with_suffix(".safetensors")
-    )
+    newest = checkpoint.path_at(tmp_path / "two" / "checkpoints", 20)
+    weights, _, _ = checkpoint.load_weights_file(newest.with_suffix(".safetensors"))
     assert all(torch.equal(weights[name], value) for name, value in one["ema"].items())
     # What was trained is what is solved.
     model = ScoreModel(MLP(2, width=16, num_blocks=1), LearnedSDE(8.0, -6.0, learn_ends=learn_ends))
