@@ -29,11 +29,15 @@ from score_sde.sde.times import TimeShape
 from score_sde.training.objectives import get_objective
 from score_sde.training.variational import VariationalBound
 
-BATCH, BATCHES = 64, 160
+BATCH = 64
+# Batches of the mixture, and of a network.
+BATCHES, FEW = 160, 60
 DIMENSION, STD = 32, 0.05
 STEPS = 1500
 # Times of configs/vp/digits.py, chosen by hand.
 BY_HAND = TimeShape(edm_mean=-2.0, edm_std=2.5)
+
+Draw = Callable[[torch.Generator], Tensor]
 
 
 class Exact:
@@ -72,17 +76,15 @@ def learned_for_the_mixture() -> Exact:
 
 
 @torch.no_grad()
-def variances(
-    model: Any, objective: Callable[..., Any], draw: Callable[[torch.Generator], Tensor]
-) -> tuple[float, ...]:
+def variances(model: Any, objective: Callable[..., Any], draw: Draw, count: int) -> tuple[float, ...]:
     """Return the mean of the losses, their variance, and that of a batch's mean times its size."""
     generator = torch.Generator().manual_seed(2)
-    batches = [Batch(draw(generator)) for _ in range(BATCHES)]
+    batches = [Batch(draw(generator)) for _ in range(count)]
     losses = torch.stack([objective(model, batch, BatchNoise(BATCH, generator)).values.double() for batch in batches])
     return float(losses.mean()), float(losses.var()), BATCH * float(losses.mean(1).var())
 
 
-def compare(learned: Any, linear: Any, draw: Callable[[torch.Generator], Tensor]) -> None:
+def compare(learned: Any, linear: Any, draw: Draw, count: int) -> None:
     """Print a row for each schedule."""
 
     def by_hand(stratified: bool) -> Callable[..., Any]:
@@ -97,15 +99,15 @@ def compare(learned: Any, linear: Any, draw: Callable[[torch.Generator], Tensor]
         ("times by hand", linear, by_hand),
         ("learned", learned, VariationalBound),
     ):
-        mean, independent, _ = variances(model, make(False), draw)
-        _, _, stratified = variances(model, make(True), draw)
+        mean, independent, _ = variances(model, make(False), draw, count)
+        _, _, stratified = variances(model, make(True), draw, count)
         first = first or [independent, stratified]
         print(
             f"| {name} | {mean:.4f} | {independent:.4f} | {independent / first[0]:.3f} "
             f"| {stratified:.4f} | {stratified / first[1]:.3f} |",
             flush=True,
         )
-    print(f"({BATCHES} batches of {BATCH}: the stratified are known to {100 * math.sqrt(2 / BATCHES):.0f} percent)")
+    print(f"({count} batches of {BATCH}: the stratified are known to {100 * math.sqrt(2 / count):.0f} percent)")
 
 
 def main() -> None:
@@ -114,13 +116,13 @@ def main() -> None:
     workdir = parser.parse_args().workdir
     if workdir is None:
         learned = learned_for_the_mixture()
-        compare(learned, Exact(LearnedSDE(*learned.sde.first_ends)), learned.examples)  # type: ignore[attr-defined]
+        compare(learned, Exact(LearnedSDE(*learned.sde.first_ends)), learned.examples, BATCHES)  # type: ignore[attr-defined]
         return
     model, dataset, config, _ = trained_network(workdir)
     linear = copy.deepcopy(model)
     linear.sde = LearnedSDE(*model.sde.ends.tolist())  # type: ignore[attr-defined]
     data = dataset.encode(dataset.test, config.seed)
-    compare(model, linear, lambda generator: data[torch.randint(len(data), (BATCH,), generator=generator)])
+    compare(model, linear, lambda generator: data[torch.randint(len(data), (BATCH,), generator=generator)], FEW)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from score_sde.experiment.python import fit, load
     from score_sde.experiment.run import Run
     from score_sde.models import DDPM, EMA, MLP, GaussianMixture, NCSNpp, ScoreModel
-    from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, NCSNLadder, RectifiedFlow, SubVPSDE
+    from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, LearnedSDE, NCSNLadder, RectifiedFlow, SubVPSDE
     from score_sde.solvers import (
         SOLVERS,
         decode,
@@ -58,6 +58,7 @@ _ROOM_OF = {
     "NCSNpp": "models",
     "ScoreModel": "models",
     "DDPMLadder": "sde",
+    "LearnedSDE": "sde",
     "NCSNLadder": "sde",
     "SDE": "sde",
     "RectifiedFlow": "sde",
@@ -90,6 +91,7 @@ __all__ = [
     "Dataset",
     "GaussianMixture",
     "Guided",
+    "LearnedSDE",
     "LinearOperator",
     "NCSNLadder",
     "NCSNpp",
