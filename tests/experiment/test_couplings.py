@@ -12,6 +12,10 @@ import score_sde
 from score_sde.common.errors import UserError
 from score_sde.data.sources.toys import two_moons
 from score_sde.solvers import encode, log_likelihood
+from tests.modes.test_main import run
+from tests.reading import ROOT
+
+TOY = ROOT / "configs" / "vp" / "eight_gaussians.py"
 
 FLOW = {
     "sde.name": "rectified_flow",
@@ -62,19 +66,34 @@ def test_pairs_under_a_condition_of_numbers_are_refused(moons):
         )
 
 
-def test_a_checkpoint_says_that_it_is_a_flow(transported, moons):
-    run = score_sde.load(transported)
-    assert "optimal transport paired" in run.model.no_score
+def test_a_checkpoint_says_that_it_is_a_flow(transported):
+    loaded = score_sde.load(transported)
+    assert "optimal transport paired" in loaded.model.no_score
     for solver in ("default", "heun", "ode"):
-        assert run.sample(4, solver=solver, seed=0).shape == (4, 2)
+        assert loaded.sample(4, solver=solver, seed=0).shape == (4, 2)
     for solver in ("pc", "sde", "ddim"):
         options = {"eta": 1.0} if solver == "ddim" else {}
         with pytest.raises(UserError, match="is a flow that has none"):
-            run.sample(4, solver=solver, seed=0, num_steps=5, **options)
-    # What it teaches is one, too.
-    with pytest.raises(UserError, match="so is what learns from it: --config.training.coupling=ot"):
-        settings = {"training.objective": "lagrangian", "model.flow_map": True, "training.teacher": str(transported)}
-        score_sde.fit(moons, config="vp/vectors", num_steps=1, settings={**FLOW, **settings})
+            loaded.sample(4, solver=solver, seed=0, num_steps=5, **options)
+
+
+def test_what_a_flow_teaches_is_one_too(transported, moons):
+    jumps = {"training.objective": "lagrangian", "model.flow_map": True, "training.teacher": str(transported)}
+    with pytest.raises(UserError, match=r"so is what learns from it: --config.training.coupling=ot"):
+        score_sde.fit(moons, config="vp/vectors", num_steps=1, settings={**FLOW, **jumps})
+
+
+def test_a_comparison_leaves_out_what_needs_a_score(tmp_path, capsys):
+    settings = {**FLOW, "training.coupling": "ot", "training.num_steps": 2, "data.dataset": "two_moons"}
+    compared = {"compare.solvers": "pc,heun,ode", "compare.budgets": "4", "compare.num_samples": 20}
+    flags = [f"--config.{key}={value}" for key, value in {**settings, **compared, "compare.repetitions": 1}.items()]
+    assert run("--mode=train", f"--config={TOY}", f"--workdir={tmp_path}", *flags) == 0
+    assert run("--mode=compare", f"--workdir={tmp_path}") == 0
+    assert "left out of the comparison: pc; solver 'pc' needs a score" in capsys.readouterr().out
+    table = (tmp_path / "compare" / "table.md").read_text(encoding="utf-8")
+    assert "`heun`" in table
+    assert "`pc`" not in table
+    assert "Straightness of the trajectories: " in table
 
 
 def test_the_density_is_that_of_its_own_change_of_variables(transported):
@@ -96,7 +115,7 @@ def test_the_density_is_that_of_its_own_change_of_variables(transported):
 def test_reflow_learns_from_a_run_whose_weights_it_begins_with(transported, moons, tmp_path):
     """One step at a rate of nothing leaves the teacher's weights."""
     settings = {**FLOW, "training.coupling": "reflow", "training.teacher": str(transported)}
-    run = score_sde.fit(
+    straightened = score_sde.fit(
         moons,
         config="vp/vectors",
         workdir=tmp_path / "reflow",
@@ -104,8 +123,8 @@ def test_reflow_learns_from_a_run_whose_weights_it_begins_with(transported, moon
         settings={**settings, "training.learning_rate": 1e-12},
     )
     teacher = score_sde.load(transported)
-    assert "another model's trajectories" in run.model.no_score
-    for (name, ours), theirs in zip(run.model.named_parameters(), teacher.model.parameters(), strict=True):
+    assert "another model's trajectories" in straightened.model.no_score
+    for (name, ours), theirs in zip(straightened.model.named_parameters(), teacher.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6, msg=name)
     # Straight lines keep their ends, so that the loss is that of the flow along the teacher's trajectories.
-    assert math.isfinite(float(run.sample(2, solver="heun", num_steps=4).sum()))
+    assert math.isfinite(float(straightened.sample(2, solver="heun", num_steps=4).sum()))
