@@ -15,6 +15,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, fit_gaussian
 from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
+from score_sde.data.captions import Words
 from score_sde.data.conditions import ConditionUnits
 from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
@@ -64,7 +65,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
-    condition_units: Mapping[str, ConditionUnits] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits | Words] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train_classes is not None and not self.class_names:
@@ -257,8 +258,11 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits]:
-    return {name: ConditionUnits.described(about) for name, about in description.get("conditions", {}).items()}
+def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words]:
+    return {
+        name: Words.described(about) if "words" in about else ConditionUnits.described(about)
+        for name, about in description.get("conditions", {}).items()
+    }
 
 
 def has_gaps(examples: Tensor) -> bool:
