@@ -93,7 +93,7 @@ class Words:
 
     def describe(self) -> dict[str, Any]:
         """Return what is known of the words, in plain values."""
-        return {"words": list(self.vocabulary), "length": self.length}
+        return {"words": list(self.vocabulary), "length": self.length, "shape": list(self.shape)}
 
     @staticmethod
     def described(description: Mapping[str, Any]) -> Words:

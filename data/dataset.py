@@ -186,7 +186,18 @@ class Dataset:
         """
         of_model = self.of_model(description)
         units = of_model.units if self.levels is not None else units_described(description.get("units"))
-        return replace(of_model, units=units, condition_units=_condition_units(description))
+        told = _condition_units(description)
+        return replace(of_model, units=units, condition_units=told, conditions=self._read_by(told))
+
+    def _read_by(self, told: Mapping[str, ConditionUnits | Words]) -> Mapping[Part, Mapping[str, Tensor]]:
+        """Return the conditions with captions in the words of other units."""
+        conditions = {part: dict(arrays) for part, arrays in self.conditions.items()}
+        for name, own in self.condition_units.items():
+            other = told.get(name)
+            if isinstance(own, Words) and isinstance(other, Words) and own != other:
+                for arrays in conditions.values():
+                    arrays[name] = other.read(own.text(arrays[name]))
+        return conditions
 
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
