@@ -19,6 +19,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from hashlib import blake2b
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,15 +158,21 @@ def held_out(glyphs: list[Glyph], answers: np.ndarray) -> np.ndarray:
 
     A glyph is tested on only if its style, its letter and its accent, where it has one, are trained on elsewhere.
     """
-    first = {}
-    for number, answer in enumerate(answers.tolist()):
-        first.setdefault(answer, number)
-    accented = np.array([_accent(glyph) is not None for glyph in glyphs])
-    plain_answers = {answer for answer, has in zip(answers.tolist(), accented.tolist(), strict=True) if not has}
-    keys = [_key(glyphs[first[answer]]) for answer in answers.tolist()]
+    first: dict[int, Glyph] = {}
+    plain = set()
+    for glyph, answer in zip(glyphs, answers.tolist(), strict=True):
+        first.setdefault(answer, glyph)
+        if is_plain(glyph.character):
+            plain.add(answer)
     return np.array(
-        [key % _ONE_OF == 0 and answer not in plain_answers for key, answer in zip(keys, answers.tolist(), strict=True)]
+        [answer not in plain and _digest(first[answer].caption) % _ONE_OF == 0 for answer in answers.tolist()]
     )
+
+
+def is_plain(character: str) -> bool:
+    """Return whether a character is one of the letters A to Z without accents."""
+    found = _COMPOSED.match(unicodedata.name(character))
+    return found is not None and found[3] is None
 
 
 def ceiling(answers: np.ndarray) -> str:
@@ -180,30 +188,17 @@ def ceiling(answers: np.ndarray) -> str:
 def coloured(pictures: Tensor, captions: list[str]) -> tuple[Tensor, list[str]]:
     """Return grey pictures `(N, 1, size, size)` in two colours, uint8 `(N, 3, size, size)`, and captions that name
     them, drawn by the caption."""
-    names, inks, grounds, told = list(COLOURS), [], [], []
-    for caption in captions:
-        ink, ground = divmod(_digest(caption) % (len(names) * (len(names) - 1)), len(names) - 1)
-        ground += ground >= ink
-        inks.append(COLOURS[names[ink]])
-        grounds.append(COLOURS[names[ground]])
-        told.append(f"{caption}, {names[ink]} on {names[ground]}")
-    ink, ground = (torch.tensor(colours, dtype=torch.float64)[:, :, None, None] for colours in (inks, grounds))
+    pairs = list(permutations(COLOURS, 2))
+    chosen = [pairs[_digest(caption) % len(pairs)] for caption in captions]
+    of_ink, of_ground = (
+        torch.tensor([COLOURS[pair[k]] for pair in chosen], dtype=torch.float64)[:, :, None, None] for k in range(2)
+    )
     paper = pictures.double() / 255
-    return (paper * ground + (1 - paper) * ink).round().to(torch.uint8), told
-
-
-def _accent(glyph: Glyph) -> str | None:
-    found = _COMPOSED.match(unicodedata.name(glyph.character))
-    return found[3] if found else unicodedata.name(glyph.character)
-
-
-def _key(glyph: Glyph) -> int:
-    return _digest(glyph.caption)
+    told = [f"{caption}, {ink} on {ground}" for caption, (ink, ground) in zip(captions, chosen, strict=True)]
+    return (paper * of_ground + (1 - paper) * of_ink).round().to(torch.uint8), told
 
 
 def _digest(text: str) -> int:
-    from hashlib import blake2b
-
     return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big")
 
 

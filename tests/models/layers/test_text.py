@@ -67,6 +67,7 @@ def test_hidden_texts_stay_hidden():
 def test_networks_hear_words_and_nothing_of_what_is_hidden(network):
     torch.manual_seed(0)
     kinds = {"caption": TEXT}
+    made: UNet | DiT
     if network == "unet":
         made = UNet(1, channels=8, channel_multipliers=(1, 2), num_blocks=1, conditions=kinds)
     else:
