@@ -121,8 +121,12 @@ def get_config() -> ConfigDict:
     # continuous; discrete: DDPM's and SMLD's losses, for ladders; lagrangian: few-step models; variational: the bound,
     # uniform in t, for the learned process, of which weighting, times and t_min are no part
     training.objective = "continuous"
-    training.teacher = placeholder(str)  # lagrangian: the run, or its checkpoint, whose flow is learnt; None: its own
+    # The run, or its checkpoint, whose flow is learnt: lagrangian (None: the model's own), and training.coupling=reflow
+    training.teacher = placeholder(str)
     training.guidance = 1.0  # lagrangian, class_conditional: scale of the guidance of the teacher, which is learnt, too
+    # Which noise goes with which data: independent; ot, by optimal transport within a batch; reflow, data are where the
+    training.coupling = "independent"  # … teacher's flow takes the noise. With the last two a model is a flow, no score
+    training.reflow_steps = 10  # reflow: network calls of the teacher for a batch
     training.label_dropout = 0.1  # probability that a condition (class, …) is hidden, so that p(x) is learnt too
     training.weighting = "likelihood"  # sigma2, likelihood, edm, flow: weight of each time in the loss
     training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode
@@ -170,6 +174,9 @@ def get_config() -> ConfigDict:
     sampling.batch_size = 64  # drawn at once
     # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
+    # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …
+    sampling.prompt = placeholder(str)
+    sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …

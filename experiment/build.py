@@ -14,15 +14,18 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.common.part import CHANNELS, PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
+from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
+from score_sde.experiment.couplings import make_coupling, why_no_score
 from score_sde.experiment.networks import PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Kind, Picture, Vector
+from score_sde.models.layers.text import Text
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -144,6 +147,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
         UserError: the network does not exist or cannot take examples of this shape.
     """
     made = _new_model(config, dataset)
+    trained = made.model if isinstance(made, FlowMap) else made
+    trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
     return made
 
@@ -253,8 +258,11 @@ def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
-    """Return what the network is told under the name of a condition of the data: a vector, or what lies beside."""
-    shape = dataset.condition_units[name].told_shape(dataset.shape)
+    """Return what the network is told under the name of a condition of the data: a text, a vector, or a picture."""
+    units = dataset.condition_units[name]
+    if isinstance(units, Words):
+        return Text(units.count, units.length)
+    shape = units.told_shape(dataset.shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
     return Picture(shape[0])
@@ -287,7 +295,7 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
 ) -> Objective | LagrangianMatching | VariationalBound | Classification | own.OwnObjective:
-    """Make the loss of the section `training`; the `teacher` is for flow maps."""
+    """Make the loss of the section `training`; the `teacher` is for flow maps and reflow."""
     training = config.training
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
@@ -297,16 +305,17 @@ def make_objective(
     return choose("objective", training.objective, OBJECTIVES)(config, sde, teacher)
 
 
-def _discrete_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None) -> Objective:
+def _discrete_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
     training = config.training
     return get_discrete_objective(
         sde,
         stratified=training.stratified,
         reduce_mean=training.reduce_mean,
+        coupling=make_coupling(config, teacher),
     )
 
 
-def _continuous_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None) -> Objective:
+def _continuous_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
     training = config.training
     return get_objective(
         sde,
@@ -317,6 +326,7 @@ def _continuous_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None
         reduce_mean=training.reduce_mean,
         shape=_time_shape(config),
         data_std=config.model.data_std,
+        coupling=make_coupling(config, teacher),
     )
 
 

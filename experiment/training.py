@@ -17,6 +17,7 @@ from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
+from score_sde.data.captions import Words
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import PARTS
@@ -24,6 +25,7 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformD
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
+from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
@@ -161,6 +163,8 @@ def notes_on_data(experiment: Experiment) -> list[str]:
     """Say how many classes there are, whether the network is told of them, and what is done to examples in training."""
     config, dataset = experiment.config, experiment.dataset
     lines = []
+    if why_no_score(config):
+        lines.append(f"the model will be a flow and no score: {why_no_score(config)}")
     if dataset.num_classes:
         called = ", ".join(dataset.class_names[:_NUM_NAMED]) + ", …" * (dataset.num_classes > _NUM_NAMED)
         told = "is told of" if build.knows_classes(config) else "is not told of (model.class_conditional)"
@@ -168,7 +172,11 @@ def notes_on_data(experiment: Experiment) -> list[str]:
             told = "learns"
         lines.append(f"{dataset.num_classes} classes, which the network {told}: {called}")
     for name in build.told_names(config, dataset):
-        shape = dataset.condition_units[name].shape
+        units = dataset.condition_units[name]
+        if isinstance(units, Words):
+            lines.append(f"the network is told {name}s of {len(units.vocabulary)} words, up to {units.length} each")
+            continue
+        shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:

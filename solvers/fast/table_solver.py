@@ -11,6 +11,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise
+from score_sde.common.score import check_score, no_score
 from score_sde.sde import SDE
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
@@ -21,17 +22,18 @@ from score_sde.solvers.transitions import GIVE_IT_NOISE
 
 
 class _Made(NamedTuple):
-    """A table was made for a process and a Gaussian; the process may have been learned since, which `log_snr` tells."""
+    """A table was made for a process, a Gaussian, and a flow or a score; what the process was then, `log_snr` tells."""
 
     sde: SDE
     gaussian: Gaussian | None
+    flow: bool
     log_snr: Tensor
     table: Table
     steps: list[Step]
 
-    def serves(self, sde: SDE, gaussian: Gaussian | None) -> bool:
-        """Say whether the process is the same, and still what it was at the table's times, and so is the Gaussian."""
-        if self.sde is not sde or self.gaussian is not gaussian:
+    def serves(self, sde: SDE, gaussian: Gaussian | None, flow: bool) -> bool:
+        """Say whether the process is the same, and still what it was at the table's times, and so are the others."""
+        if self.sde is not sde or self.gaussian is not gaussian or self.flow is not flow:
             return False
         return torch.equal(sde.log_snr(self.table.times), self.log_snr)
 
@@ -43,6 +45,8 @@ class TableSolver(Solver):
         make_table: the table for a process, and for the Gaussian that the data look like, or None.
         threshold: applied to the denoised data of each call.
         calls_a_step: of a method that remembers nothing from step to step.
+        make_flow_table: the table for a process and a model that is a flow and no score; the same as of others if left
+            out.
     """
 
     def __init__(
@@ -50,25 +54,31 @@ class TableSolver(Solver):
         make_table: Callable[[SDE, Gaussian | None], Table],
         threshold: Threshold | None = None,
         calls_a_step: int | None = None,
+        make_flow_table: Callable[[SDE], Table] | None = None,
     ) -> None:
         self._make_table = make_table
         self._threshold = threshold
         self._calls_a_step = calls_a_step
+        self._make_flow_table = make_flow_table
         self._made: _Made | None = None
 
     def table(self, sde: SDE, gaussian: Gaussian | None = None) -> Table:
         """Return the table for this process, and for data that look like this Gaussian."""
         return self._made_for(sde, gaussian).table
 
-    def _made_for(self, sde: SDE, gaussian: Gaussian | None) -> _Made:
-        if self._made is None or not self._made.serves(sde, gaussian):
-            table = self._make_table(sde, gaussian)
+    def _made_for_model(self, model: Model) -> _Made:
+        return self._made_for(model.sde, gaussian_of_model(model), bool(no_score(model)))
+
+    def _made_for(self, sde: SDE, gaussian: Gaussian | None, flow: bool = False) -> _Made:
+        if self._made is None or not self._made.serves(sde, gaussian, flow):
+            straight = self._make_flow_table if flow else None
+            table = self._make_table(sde, gaussian) if straight is None else straight(sde)
             if not all(bool(values.isfinite().all()) for values in table[:4]):
                 raise UserError(
                     "this solver's coefficients are not finite: t_min must lie where there is some noise, and options "
                     "such as eta in the range of the method"
                 )
-            self._made = _Made(sde, gaussian, sde.log_snr(table.times), table, steps_of(table, sde))
+            self._made = _Made(sde, gaussian, flow, sde.log_snr(table.times), table, steps_of(table, sde))
         return self._made
 
     def calls(self, sde: SDE) -> int:
@@ -76,8 +86,8 @@ class TableSolver(Solver):
         return self.table(sde).calls
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
-        *_, table, steps = self._made_for(model.sde, gaussian_of_model(model))
-        noise = _noise(table, draw)
+        *_, table, steps = self._made_for_model(model)
+        noise = _noise(table, model, draw)
         there = model if table.gaussian is None else InAxes(model, table.gaussian, x_T)
 
         x, given, which = x_T, None, None
@@ -106,7 +116,7 @@ class TableSolver(Solver):
 
     def no_step_density(self, model: Model) -> str:
         """Return why steps have no log-probabilities: the table has no noise; nothing if it has some."""
-        if bool(self._made_for(model.sde, gaussian_of_model(model)).table.noise.any()):
+        if bool(self._made_for_model(model).table.noise.any()):
             return ""
         return f"the table of this solver has no noise: {GIVE_IT_NOISE}"
 
@@ -116,8 +126,8 @@ class TableSolver(Solver):
                 "this solver remembers earlier outputs, so that states cannot be changed between its steps: take one "
                 "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
             )
-        *_, table, steps = self._made_for(model.sde, None)
-        noise = _noise(table, draw)
+        *_, table, steps = self._made_for(model.sde, None, bool(no_score(model)))
+        noise = _noise(table, model, draw)
         firsts = range(0, len(steps), self._calls_a_step)
         parts = [steps[first : first + self._calls_a_step] for first in firsts]
 
@@ -137,8 +147,12 @@ def _asked(model: Model) -> Model:
     return model.model if isinstance(model, Watch) else model
 
 
-def _noise(table: Table, draw: Draw) -> SampleNoise | None:
-    return draw("solver") if bool(table.noise.any()) else None
+def _noise(table: Table, model: Model, draw: Draw) -> SampleNoise | None:
+    """Return the source of a table's noise, if it has any."""
+    if not bool(table.noise.any()):
+        return None
+    check_score(model, "a solver with noise")
+    return draw("solver")
 
 
 def _taken_for_denoised(step: Step, model: InAxes, u: Tensor, given: Tensor) -> Tensor:
