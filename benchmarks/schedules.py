@@ -31,7 +31,7 @@ from score_sde.training.variational import VariationalBound
 
 BATCH = 64
 # Batches of the mixture, and of a network.
-BATCHES, FEW = 160, 60
+BATCHES, FEW = 160, 32
 DIMENSION, STD = 32, 0.05
 STEPS = 1500
 # Times of configs/vp/digits.py, chosen by hand.
