@@ -58,36 +58,39 @@ def written_as_table(folder: Path) -> None:
 @pytest.mark.parametrize("write", [written_beside, written_as_lines, written_as_table])
 def test_each_picture_has_its_own_caption(write, pictures):
     write(pictures)
-    dataset = load_dataset(path=pictures, num_channels=1)
+    dataset = load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
     assert (len(dataset.train), len(dataset.test)) == (18, 2)
     assert of(dataset) == WANTED
 
 
 def test_pictures_without_captions_have_none(pictures):
-    assert not load_dataset(path=pictures, num_channels=1).condition_units
+    assert not load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1).condition_units
 
 
 def test_what_is_missing_or_damaged_is_named(pictures):
     written_beside(pictures)
     (pictures / "a" / "7.txt").unlink()
     with pytest.raises(UserError, match=r"7.png has no caption, and other pictures have: write it into 7.txt"):
-        load_dataset(path=pictures, num_channels=1)
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
     (pictures / "metadata.jsonl").write_text('{"file_name": "a/7.png", "text": 3}', encoding="utf-8")
     with pytest.raises(UserError, match="row 1: it has to say file_name and text"):
-        load_dataset(path=pictures, num_channels=1)
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
     (pictures / "metadata.jsonl").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="line 1: it is no JSON"):
-        load_dataset(path=pictures, num_channels=1)
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
     (pictures / "metadata.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="captions are text in UTF-8"):
-        load_dataset(path=pictures, num_channels=1)
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
 
 
 def test_arrays_have_captions_under_that_name(tmp_path):
     x = np.repeat(np.arange(0, 200, 10, dtype=np.uint8), 64).reshape(20, 8, 8)
     captions = [text(number) for number in range(20)]
     np.savez(tmp_path / "data.npz", x=x, captions=np.array(captions))
-    for dataset in (load_dataset(path=tmp_path / "data.npz"), arrays_dataset(x, {"caption": captions})):
+    for dataset in (
+        load_dataset(path=tmp_path / "data.npz", folder=tmp_path),
+        arrays_dataset(x, {"caption": captions}, folder=tmp_path),
+    ):
         assert of(dataset) == WANTED
     with pytest.raises(UserError, match="has to hold captions, one text for each of 20 examples"):
         arrays_dataset(x, {"caption": np.arange(20.0)})
