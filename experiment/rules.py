@@ -186,7 +186,7 @@ _TIME = number(0, 1)
 RULES: dict[str, Rule] = {
     "seed": whole(0, _LARGEST_SEED),
     "average": _SHARE,
-    "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS]),
+    "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS, build.LATENTS]),
     "data.path": name,
     "data.condition": name,
     "data.folder": name,
