@@ -180,7 +180,8 @@ def get_config() -> ConfigDict:
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
-    sampling.grid = placeholder(str)  # a name from solvers/grids.py, as karras; gits, for the model; or times: 1.0,0.5
+    # A name from solvers/grids.py, as karras, or uniform_t:3, shifted by 3; gits, for the model; or times: 1.0,0.5
+    sampling.grid = placeholder(str)
     sampling.denoise = True  # end with the denoised mean
     sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
     sampling.order = placeholder(int)  # default, deis, ipndm, unipc
