@@ -85,7 +85,7 @@ def to_use(
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
         _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
-    if mode != "sample" and dataset.has_gaps:
+    if mode not in ("sample", "likelihood") and dataset.has_gaps:
         raise UserError(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
             "run.fill(x) and run.log_prob(x)"
