@@ -27,9 +27,10 @@ from score_sde.common.weight_files import load_fitting_weights, load_weights, te
 from score_sde.data import Dataset
 from score_sde.experiment import build, latents, own
 from score_sde.experiment.networks import PIPELINE
-from score_sde.models import FlowMap
+from score_sde.models import FlowMap, ScoreModel
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
+from score_sde.models.pretrained.dit import Means
 from score_sde.models.pretrained.dit_weights import MARKS, is_reference, read_reference_weights
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
@@ -228,6 +229,8 @@ def _of_latents(path: Path) -> Found:
 
 def _pipeline(path: Path) -> Found:
     model = load_pipeline(path)
+    if isinstance(model.network, Means):
+        return _pipeline_of_latents(path, model)
     shape, low, high = image_units(model)
     channels, height, width = shape
     if height != width:
@@ -236,6 +239,8 @@ def _pipeline(path: Path) -> Found:
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         if dataset.shape != shape:
             raise UserError(f"{path} is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
+        if config.model.class_conditional:
+            raise UserError(f"{path} knows no classes: leave out model.class_conditional")
         return model
 
     values = {
@@ -248,3 +253,20 @@ def _pipeline(path: Path) -> Found:
         "sampling.data_std": (1.0 - low) / 4,  # about that of most photographs
     }
     return Found(path, make_model, values=values)
+
+
+def _pipeline_of_latents(path: Path, model: ScoreModel) -> Found:
+    described = latents.describe_network(model.network.network)
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        latents.check_data(dataset, described, str(path))
+        return model
+
+    values = {
+        "data.dataset": build.LATENTS,
+        "sde.name": PIPELINE,
+        "model.network": PIPELINE,
+        "model.class_conditional": True,
+        "sampling.data_std": 1.0,
+    }
+    return Found(path, make_model, values=values, data=described)

@@ -51,8 +51,18 @@ _SAME: dict[str, Any] = {
 def describe(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     """Return the description of the latents that a published network is of, and of their classes."""
     sizes = sizes_of(weights, where)
-    names = [str(number) for number in range(sizes.num_vectors - 1)]
-    shape = [sizes.channels, sizes.size, sizes.size]
+    return _description([sizes.channels, sizes.size, sizes.size], sizes.num_vectors - 1)
+
+
+def describe_network(network: DiT) -> dict[str, Any]:
+    """Return the description of the latents that a network is of, and of their classes."""
+    count = network.conditions["class"]
+    assert isinstance(count, int)
+    return _description([network.in_channels, *network.size], count)
+
+
+def _description(shape: list[int], num_classes: int) -> dict[str, Any]:
+    names = [str(number) for number in range(num_classes)]
     return {"name": build.LATENTS, "shape": shape, "levels": None, "class_names": names, "units": None}
 
 
@@ -74,14 +84,23 @@ def make_model(weights: Mapping[str, Tensor], config: ConfigDict, dataset: Datas
         UserError: the configuration is of another network, or means its output otherwise, or these are other data.
     """
     _check(config, sizes_of(weights, where), where)
-    theirs = describe(weights, where)
-    dataset = dataset if dataset.num_classes else replace(dataset, class_names=tuple(theirs["class_names"]))
-    dataset.check_like(theirs, True, where)
+    dataset = check_data(dataset, describe(weights, where), where)
     model = build.make_model(config, dataset)
     assert isinstance(model, ScoreModel)
     assert isinstance(model.network, DiT)
     load_reference(model.network, weights, where, sign=-1 if config.sde.name == "rectified_flow" else 1)
     return model
+
+
+def check_data(dataset: Dataset, description: Mapping[str, Any], where: str) -> Dataset:
+    """Return these latents, with the classes of a network if they have none.
+
+    Raises:
+        UserError: the network is of latents of another shape, or of other classes.
+    """
+    dataset = dataset if dataset.num_classes else replace(dataset, class_names=tuple(description["class_names"]))
+    dataset.check_like(description, True, where)
+    return dataset
 
 
 def _check(config: ConfigDict, sizes: Sizes, where: str) -> None:

@@ -296,8 +296,7 @@ def image_units(model: ScoreModel) -> tuple[tuple[int, ...], float, float]:
     network = model.network
     if isinstance(network, Means):
         raise UserError(
-            f"a {_DIT_PIPELINE} makes latents, and its autoencoder, which makes images of them, is not read: sample it "
-            "from Python, by models.pretrained.diffusers.load_pipeline"
+            f"a {_DIT_PIPELINE} makes latents, and its autoencoder, which makes images of them, is not read"
         )
     assert isinstance(network, UNet)
     return network.image_shape, network.low, 1.0

@@ -16,11 +16,13 @@ from torch import Tensor
 import score_sde
 from score_sde.common.condition import Condition
 from score_sde.common.noise import SampleNoise
+from score_sde.control import Guided
 from score_sde.experiment import configuration
 from score_sde.experiment.networks import make_network
 from score_sde.models import Given
+from score_sde.models.pretrained.diffusers import load_pipeline
 from score_sde.models.pretrained.dit import dit_model, from_reference_dit
-from score_sde.solvers import log_likelihood
+from score_sde.solvers import get_solver, log_likelihood
 from tests.experiment.test_checkpoints import complaint, flags, run
 from tests.models.pretrained.published_dit import CASES, CHANNELS, CLASSES, SIZE, network, published
 from tests.reading import ROOT
@@ -81,6 +83,36 @@ def test_latents_are_those_of_the_original_network(name: str, files: Path, tmp_p
     loaded = score_sde.load(files / f"{name}.pt", config=CONFIGS[name], settings=sizes(name))
     again = loaded.sample(condition=[7, 0, 7, 0], seed=3, solver="ddim", grid=asked["sampling.grid"], batch_size=3)
     np.testing.assert_array_equal(again, drawn)
+
+
+def test_a_pipeline_of_latents_is_sampled_as_from_python(tmp_path: Path, capsys: Any) -> None:
+    """Guided, with its own 1000 classes; the hidden one is what samples are guided from."""
+    diffusers = pytest.importorskip("diffusers")
+    transformer = diffusers.DiTTransformer2DModel(2, 8, num_layers=1, sample_size=8, out_channels=8)
+    with torch.no_grad():
+        for weight in transformer.parameters():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4)
+    diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler()).save_pretrained(tmp_path / "dit")
+    asked = {"sampling.solver": "ddim", "sampling.num_steps": "4", "sampling.num_samples": "2", "seed": "5"}
+    asked |= {"sampling.labels": "207,360", "sampling.guidance": "4"}
+    place = f"--checkpoint={tmp_path / 'dit'}"
+    assert run("--mode=sample", place, f"--workdir={tmp_path / 'run'}", *flags(asked)) == 0
+    assert "note" not in capsys.readouterr().err
+    with np.load(tmp_path / "run" / "samples" / "ddim.npz") as file:
+        drawn = file["samples"]
+    model = load_pipeline(tmp_path / "dit")
+    given: Any = Given(model, Condition({"class": torch.tensor([207, 360])}))
+    x_T = model.sde.prior_sample((2, 4, 8, 8), seeds=[5, 6])
+    with torch.no_grad():
+        expected = get_solver("ddim", num_steps=4)(Guided(given, model, 4.0), x_T).x
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    options: Any = {"solver": "ddim", "num_steps": 4, "guidance": 4.0}
+    again = score_sde.load(tmp_path / "dit").sample(condition=[207, 360], seed=5, **options)
+    np.testing.assert_array_equal(again, drawn)
+    line = complaint(capsys, "--mode=sample", place, f"--workdir={tmp_path / 'run'}", "--config.sampling.labels=1000")
+    assert "1000" in line
+    assert "give a file of them" in complaint(capsys, "--mode=likelihood", place, f"--workdir={tmp_path / 'run'}")
 
 
 def test_densities_of_latents(files: Path, tmp_path: Path) -> None:
