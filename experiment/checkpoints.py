@@ -27,7 +27,7 @@ from score_sde.common.weight_files import load_fitting_weights, load_weights, te
 from score_sde.data import Dataset
 from score_sde.experiment import build, latents, own
 from score_sde.experiment.networks import PIPELINE
-from score_sde.models import FlowMap, ScoreModel
+from score_sde.models import DiT, FlowMap, ScoreModel
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
 from score_sde.models.pretrained.dit import Means
@@ -230,7 +230,7 @@ def _of_latents(path: Path) -> Found:
 def _pipeline(path: Path) -> Found:
     model = load_pipeline(path)
     if isinstance(model.network, Means):
-        return _pipeline_of_latents(path, model)
+        return _pipeline_of_latents(path, model, model.network.network)
     shape, low, high = image_units(model)
     channels, height, width = shape
     if height != width:
@@ -255,8 +255,8 @@ def _pipeline(path: Path) -> Found:
     return Found(path, make_model, values=values)
 
 
-def _pipeline_of_latents(path: Path, model: ScoreModel) -> Found:
-    described = latents.describe_network(model.network.network)
+def _pipeline_of_latents(path: Path, model: ScoreModel, network: DiT) -> Found:
+    described = latents.describe_network(network)
 
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         latents.check_data(dataset, described, str(path))

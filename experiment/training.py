@@ -19,7 +19,7 @@ from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
-from score_sde.data.words import HELD_OUT, PARTS
+from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
@@ -217,9 +217,9 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
 def _told_of_previews(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
     """Return the conditions of the first held-out examples, in turn, where the network is told of more than classes."""
     names = build.told_names(config, dataset)
-    part = next((part for part in HELD_OUT if len(getattr(dataset, part))), "train")
     if not names:
         return None
+    part: Part = next((held_out for held_out in HELD_OUT if len(getattr(dataset, held_out))), "train")
     rows = torch.arange(count) % len(getattr(dataset, part))
     return dataset.condition_of(part, rows, labelled=build.knows_classes(config), names=names)
 

@@ -73,8 +73,8 @@ def flow_times(settings: Mapping[str, Any], num_steps: int, num_patches: int | N
         times = 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
     first, last = times[[0, -1]].tolist()
     if settings.get("use_karras_sigmas"):
-        ends = (end ** (1 / _KARRAS_EXPONENT) for end in (first, last))
-        times = torch.linspace(*ends, num_steps, dtype=torch.float64) ** _KARRAS_EXPONENT
+        start, end = (time ** (1 / _KARRAS_EXPONENT) for time in (first, last))
+        times = torch.linspace(start, end, num_steps, dtype=torch.float64) ** _KARRAS_EXPONENT
     elif settings.get("use_exponential_sigmas"):
         times = torch.linspace(math.log(first), math.log(last), num_steps, dtype=torch.float64).exp()
     elif settings.get("use_beta_sigmas"):
