@@ -16,7 +16,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
-from score_sde.experiment import build, checkpoints, configuration, networks, other_run
+from score_sde.experiment import build, checkpoints, configuration, other_run
 from score_sde.models import GaussianMixture, Given, NoisyClassifier
 from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.sde import SDE
@@ -139,7 +139,7 @@ def make_guidance(
 
 def is_class_conditional(config: ConfigDict) -> bool:
     """Return whether the model knows `p(x | y)`."""
-    return config.model.class_conditional and config.model.network not in ("mixture", networks.PIPELINE)
+    return config.model.class_conditional and config.model.network != "mixture"
 
 
 def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:

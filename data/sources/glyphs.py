@@ -97,7 +97,7 @@ def load_glyphs(reading: Reading, everything: bool = False) -> Parts:
     """
     size = reading.image_size or SIZE
     if not _LEAST <= size <= _MOST or reading.image_width not in (None, size):
-        raise UserError(f"glyphs are drawn as squares of {_LEAST} to {_MOST} pixels: data.image_size=16")
+        raise UserError(f"glyphs are drawn as squares of {_LEAST} to {_MOST} pixels, not as {reading.size}")
     characters = shared_characters()
     chosen = characters if everything else compositions(characters)
     glyphs = [Glyph(character, style) for style in STYLES for character in chosen]
