@@ -13,7 +13,7 @@ def random_schedule(seed: int = 0, log_snr_max: float = 13.3, log_snr_min: float
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         sde.log_slope.fill_(-1.0)
-        sde.log_heights += 0.4 * torch.randn(sde.centres.shape, generator=generator)
-        sde.log_rates -= 0.25 * torch.rand(sde.centres.shape, generator=generator)
-        sde.centres += 0.04 * torch.randn(sde.centres.shape, generator=generator)
+        sde.log_heights.add_(0.4 * torch.randn(sde.centres.shape, generator=generator))
+        sde.log_rates.sub_(0.25 * torch.rand(sde.centres.shape, generator=generator))
+        sde.centres.add_(0.04 * torch.randn(sde.centres.shape, generator=generator))
     return sde

@@ -71,15 +71,16 @@ class VariationalBound:
     def losses_at(self, model: Any, batch: Batch, eps: Tensor, t: Tensor) -> Tensor:
         """Return the losses `(B,)` at given times `(B,)`, with noise `eps` of the shape of the examples."""
         sde: LearnedSDE = model.sde
-        way = torch.stack(sde.way(t))
+        way, known = torch.stack(sde.way(t)), list[Tensor]()
         if way.requires_grad:
             # What the losses are is known by the time that gradients come by.
-            way.register_hook(lambda gradient: gradient * 2 * on_host(losses.detach()))
+            way.register_hook(lambda gradient: gradient * 2 * on_host(known[0]))
         high, low = sde.ends
         fall = (high - low) * way[1]
         told = _moving(t, high - (high - low) * way[0], fall)
         error = noise_losses(Given(model, batch.condition), batch.x_0, eps, told, batch.modelled)
         losses = (fall / _unit(sde)).to(error, non_blocking=True) * error
+        known.append(losses.detach())
         if sde.learned_ends is None:
             return losses
         if batch.modelled is not None:

@@ -9,7 +9,7 @@ from score_sde.common.errors import UserError
 from score_sde.experiment import build, configuration, rules
 from score_sde.sde import LearnedSDE
 
-REFUSED = {
+REFUSED: dict[str, list[dict[str, object]]] = {
     "a process is learned by the variational bound, which is for no other": [
         {"sde.name": "learned"},
         {"training.objective": "variational"},

@@ -61,7 +61,7 @@ def test_a_schedule_with_cliffs_and_plateaus_is_inverted_too() -> None:
     with torch.no_grad():
         sde.log_slope.fill_(-5.0)
         sde.log_heights[::2] = -5.0
-        sde.log_rates += 0.5
+        sde.log_rates.add_(0.5)
     log_snr = sde.log_snr(TIMES)
     t = sde.time_at_log_snr(log_snr)
     torch.testing.assert_close(sde.log_snr(t), log_snr, rtol=0, atol=1e-10)
@@ -93,7 +93,7 @@ def test_nothing_is_remembered_while_the_schedule_moves() -> None:
     fresh.learned_ends.data -= 0.5  # type: ignore[union-attr]
     with torch.no_grad():
         for mine, other in zip(moving.parameters(), fresh.parameters(), strict=True):
-            mine += other - mine
+            mine.add_(other - mine)
             mine.copy_(other)
     after, expected = everything(moving), everything(fresh)
     assert all(torch.equal(a, b) for a, b in zip(after, expected, strict=True))

@@ -79,7 +79,7 @@ def test_a_solver_that_was_used_before_the_schedule_moved_solves_it_as_a_new_one
     solver = get_solver(name, num_steps=6)
     before = solver(model, x_T).x
     with torch.no_grad():
-        sde.centres += 0.1 * torch.linspace(0, 1, len(sde.centres))
+        sde.centres.add_(0.1 * torch.linspace(0, 1, len(sde.centres)))
     after = solver(model, x_T).x
     assert torch.equal(after, get_solver(name, num_steps=6)(model, x_T).x)
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)

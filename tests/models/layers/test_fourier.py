@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from score_sde.models import DDPM, DiT, NCSNpp, UNet
 from score_sde.models.layers.fourier import with_fourier_features
 
-SIZE = {"channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "dropout": 0.0}
+SIZE: dict[str, Any] = {"channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "dropout": 0.0}
 NETWORKS = {
     "unet": lambda **more: UNet(2, **SIZE, **more),
     "ncsnpp": lambda **more: NCSNpp(4, 2, **SIZE, attention_resolutions=(), **more),
