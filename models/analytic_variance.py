@@ -6,9 +6,9 @@ From the model's derivative (`JacobianVariance`), by Tweedie's second formula
 
     Var[x_0 | x_t] = (sigma^2 / alpha) diag(dD / dx_t),      on average  (sigma^2 / alpha) tr(dD / dx_t) / d
 
-with the diagonal taken exactly, by `d` products with the derivative, or estimated by few (Hutchinson): `v * (J^T v)` for
-random signs `v`, whose mean is the diagonal, and whose sum is the trace. The signs are the same for all states, so that
-an example's variance depends on nothing but its state. It is exact where the score is, and a model's own opinion
+with the diagonal taken exactly, by `d` products with the derivative, or estimated by few (Hutchinson): `v * (J^T v)`
+for random signs `v`, whose mean is the diagonal, and whose sum is the trace. The signs are the same for all states, so
+that an example's variance depends on nothing but its state. It is exact where the score is, and a model's own opinion
 elsewhere.
 
 From its errors on held-out data (`MeasuredVariance`), as a function of time alone
@@ -150,8 +150,8 @@ def measure_variance(
     """
     if len(x_0) == 0 or num_times < 2 or batch_size < 1:
         raise UserError(
-            f"a variance is measured on some data, at 2 times or more, not on {len(x_0)} examples at {num_times} times, "
-            f"{batch_size} at once"
+            f"a variance is measured on some data, at 2 times or more, not on {len(x_0)} examples at {num_times} "
+            f"times, {batch_size} at once"
         )
     sde = model.sde
     high, low = log_snr_range(sde, sde.t_min)

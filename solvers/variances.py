@@ -23,7 +23,7 @@ from torch import Tensor
 from score_sde.common.posterior import Posterior
 from score_sde.sde import SDE
 
-# Estimates of a variance may be negative, at the price of unbiasedness elsewhere; a step has at least this part of beta.
+# An estimated variance may be negative; a step has at least this part of the variance that it has with data known.
 LEAST_SHARE = 1e-3
 
 

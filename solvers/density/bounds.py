@@ -11,8 +11,8 @@ arXiv:2006.11239, equation 5). With times `t_min = t_1 < … < t_N = T`, prior `
     L_0      -E log p(x_0 | x_{t_1})                                                           "reconstruction"
 
 (the variance of `p(x_s | x_t)` is that of `q(x_s | x_t, x_0)`: DDPM's smaller choice.) A model that knows the variance
-`V` of `x_0 | x_t` has more to say (`solvers.variances`): with `w = exp(lambda_s - lambda_t) - 1` and `r = 1 + w snr_t V`
-the variance of `p` in units of that of `q`, each number its own,
+`V` of `x_0 | x_t` has more to say (`solvers.variances`): with `w = exp(lambda_s - lambda_t) - 1`, and `r = 1 + w V
+snr_t` the variance of `p` in units of that of `q`, each number its own,
 
     L_{i-1}  1/2 E sum [ log r + (1 + w (eps - eps_hat)^2) / r - 1 ]
 

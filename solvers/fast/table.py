@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
-from score_sde.common.posterior import Posterior
 from score_sde.common.noise import SampleNoise
+from score_sde.common.posterior import Posterior
 from score_sde.sde import SDE
 from score_sde.solvers.base import Model, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes

@@ -49,9 +49,7 @@ def test_with_exact_traces_it_is_that_of_bayes_rule(sde) -> None:
 def test_by_random_probes_it_is_unbiased(each: bool) -> None:
     model = mixture(VPSDE())
     x, t = states(model, 8)
-    estimates = torch.stack(
-        [JacobianVariance(model, 1, each, seed).posterior(x, t).variance for seed in range(600)]
-    )
+    estimates = torch.stack([JacobianVariance(model, 1, each, seed).posterior(x, t).variance for seed in range(600)])
     _, variance = model.posterior(x, t)
     expected = variance if each else variance.mean(1, keepdim=True).expand(8, 3)
     error = estimates.std(0) / math.sqrt(len(estimates))
@@ -93,7 +91,9 @@ def test_measured_from_errors_it_is_the_mean_of_the_posterior_variance(each: boo
 
 def test_times_of_examples_are_looked_up_each_by_itself() -> None:
     model = mixture(VPSDE())
-    measured = MeasuredVariance(model, torch.tensor([-4.0, 0.0, 6.0]), torch.tensor([[0.1, 0.2, 0.3]] * 2 + [[0.9] * 3]))
+    measured = MeasuredVariance(
+        model, torch.tensor([-4.0, 0.0, 6.0]), torch.tensor([[0.1, 0.2, 0.3]] * 2 + [[0.9] * 3])
+    )
     x, t = states(model, 5)
     together = measured.posterior(x, t).variance
     log_snr = model.sde.log_snr(t)
