@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from score_sde.common.arguments import checked
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
+from score_sde.common.score import check_score
 from score_sde.models.inputs import states_and_times
 from score_sde.models.preconditioning import Preconditioned
 from score_sde.sde import SDE
@@ -123,7 +124,12 @@ class ScoreModel(Preconditioned):
         return self._where_gone(x, t, noise, 1 / sigma, -alpha / sigma)
 
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """Return `∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
+        """Return `∇ log p_t(x) = -eps_hat / sigma`; shape of `x`.
+
+        Raises:
+            UserError: the model is a flow and has no score.
+        """
+        check_score(self, "this")
         x, t = states_and_times(self.sde, x, t)
         alpha, sigma, a, _, c = self._coefficients(t)
         score = self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, condition))
@@ -132,8 +138,12 @@ class ScoreModel(Preconditioned):
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return `D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
+        return self._denoised_of(x, t, self.predict(x, t, condition))
+
+    def _denoised_of(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Return `D` at a state for which `F` was predicted; shape of `x`."""
         _, sigma, _, b, c = self._coefficients(t)
-        denoised = self._combine(b / c, x, -sigma / c, self.predict(x, t, condition))
+        denoised = self._combine(b / c, x, -sigma / c, prediction)
         return self._where_gone(x, t, denoised, torch.zeros_like(sigma), torch.ones_like(sigma))
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
