@@ -77,14 +77,14 @@ class Losses(NamedTuple):
 class LearningObjective(Protocol):
     """An objective remembers what losses there were, and draws times by it; what it remembers is kept in checkpoints.
 
-    The losses of a step come a few steps later, and those of all processes to each of them.
+    It is told of the losses of a step before the next one begins.
     """
 
     def learn(self, losses: Losses) -> None:
         """Remember the losses of a step; of several processes, all must ask, each with its own."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return what was remembered; nothing if nothing is."""
+        """Return what is remembered; an empty dict if nothing ever is."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` returned."""

@@ -112,7 +112,7 @@ class Trainer(Generic[_Model]):
         self.step, self.best = 0, Best()
         self._whole_config, self._config = config, config.training
         self._objective, self._batches = objective, batches
-        self._learner = objective if isinstance(objective, LearningObjective) else None
+        self._learner = objective if isinstance(objective, LearningObjective) and objective.state() else None
         self._draw, self._measure = draw, measure
         self._data, self._check_data = data, check_data
         self._folder, self._checkpoints = folder, folder / "checkpoints"
@@ -163,7 +163,8 @@ class Trainer(Generic[_Model]):
             while not self.ended:
                 started = time.perf_counter()
                 self.train_step(signals)
-                stop = self._read(drain=self._is_told()) or (alone and bool(signals))
+                # What the next step's times are drawn by may not depend on when a number happens to be read.
+                stop = self._read(drain=self._is_told() or self._learner is not None) or (alone and bool(signals))
                 self._journal.seconds += time.perf_counter() - started
                 self._journal.advance()
                 if self._due(self._config.log_every):
@@ -299,7 +300,7 @@ class Trainer(Generic[_Model]):
             **snapshot(self.model, self.averages, self.optimizer),
             "unlogged": self._journal.unlogged(),
         }
-        if self._learner is not None and self._learner.state():
+        if self._learner is not None:
             state["objective"] = self._learner.state()
         if distributed.rank() == 0:
             self._journal.flush()
