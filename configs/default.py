@@ -182,7 +182,7 @@ def get_config() -> ConfigDict:
     sampling.guidance_largest = placeholder(float)  # the norm that the difference of the two denoised images may have
     sampling.reference = placeholder(str)  # guide away from this weaker model: its workdir or checkpoint; None: itself
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
-    # The variance of steps with noise (pc; ddim with eta): model: its own, fixed or learned; fixed, whatever it has;
+    # The variance of steps with noise (pc; ddim with eta): model: its own; fixed: DDPM's beta-tilde, fixed_large: beta;
     # errors, errors_each: measured on held-out examples, one for all numbers or one for each; jacobian, jacobian_each:
     sampling.variance = "model"  # from the model's derivative at each state, by a random probe
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is

@@ -10,15 +10,16 @@ from score_sde.common import distributed
 from score_sde.common.errors import UserError, choose
 from score_sde.evaluation.likelihood.bounds import ExampleBound
 from score_sde.experiment.experiment import Experiment
-from score_sde.models import ModelWrapper
-from score_sde.models.analytic_variance import JacobianVariance, MeasuredVariance, measure_variance
+from score_sde.models.analytic_variance import FixedVariance, JacobianVariance, MeasuredVariance, measure_variance
 
 # Held-out examples that errors are measured on.
 _NUM_EXAMPLES = 512
+# By name: the data's standard deviation, where steps would be right.
+_FIXED = {"fixed": 0.0, "fixed_large": 1.0}
 # By name: whether each number has a variance of its own.
 _MEASURED = {"errors": False, "errors_each": True}
 _OF_DERIVATIVES = {"jacobian": False, "jacobian_each": True}
-VARIANCES = ("model", "fixed", *_MEASURED, *_OF_DERIVATIVES)
+VARIANCES = ("model", *_FIXED, *_MEASURED, *_OF_DERIVATIVES)
 
 
 def is_measured(name: str) -> bool:
@@ -39,8 +40,8 @@ def variance_of(experiment: Experiment, name: str) -> Callable[[Any], Any]:
     seed = experiment.config.seed
     if name == "model":
         return lambda model: model
-    if name == "fixed":
-        return ModelWrapper
+    if name in _FIXED:
+        return partial(FixedVariance, data_std=_FIXED[name])
     if name in _OF_DERIVATIVES:
         return partial(JacobianVariance, each=_OF_DERIVATIVES[name], seed=seed)
     dataset = experiment.dataset

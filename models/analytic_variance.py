@@ -59,6 +59,30 @@ class KnownVariance(ModelWrapper):
         return self.model.posterior(x, t)
 
 
+class FixedVariance(KnownVariance):
+    """`model`, with the variance of `x_0 | x_t` that data `N(m, s^2 I)` have: `s^2 sigma^2 / (s^2 alpha^2 + sigma^2)`.
+
+    Those of DDPM are `s = 0`, with which a step from `t` to `s` has beta-tilde, and, where `alpha^2 + sigma^2 = 1`,
+    `s = 1`, with which it has beta.
+
+    Args:
+        model: any model.
+        data_std: `s`.
+    """
+
+    @checked
+    def __init__(self, model: Any, data_std: float = 0.0) -> None:
+        super().__init__(model)
+        self.data_std = data_std
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
+        x, t = states_and_times(self.sde, x, t)
+        here, size = self.sde.at(t), self.data_std**2
+        variance = size * here.sigma**2 / (size * here.alpha**2 + here.sigma**2)
+        return Posterior(self.model.denoise(x, t), self.sde.expand(variance, x).expand_as(x))
+
+
 class JacobianVariance(KnownVariance):
     """`model`, with the variance that its derivative says.
 

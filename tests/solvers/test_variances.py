@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from score_sde.common.noise import SampleNoise
-from score_sde.common.posterior import Posterior
 from score_sde.evaluation.samples.distances import sliced_wasserstein
 from score_sde.models import GaussianMixture, Given
-from score_sde.models.analytic_variance import JacobianVariance, KnownVariance, measure_variance
+from score_sde.models.analytic_variance import FixedVariance, JacobianVariance, KnownVariance, measure_variance
 from score_sde.sde import SDE, VESDE, VPSDE, DDPMLadder, RectifiedFlow, SubVPSDE, cosine_betas
 from score_sde.solvers import get_solver, sample_path, step_log_prob
 from score_sde.solvers.density.bounds import discrete_bound, gaussian_decoder
@@ -35,18 +34,6 @@ def normal_data(sde: SDE) -> GaussianMixture:
     return GaussianMixture(
         sde, torch.ones(1), torch.tensor([[0.3, -0.5, 0.1]]), torch.diag(torch.tensor([0.5, 0.04, 1e-4]))[None]
     )
-
-
-class WithVariance(KnownVariance):
-    """A model has a variance that we say: `sigma^2`, as if data were standard normal under VP, or none."""
-
-    def __init__(self, model: Any, share: float) -> None:
-        super().__init__(model)
-        self.share = share
-
-    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
-        variance = self.share * self.sde.expand(self.sde.at(t).sigma ** 2, x)
-        return Posterior(self.model.denoise(x, t), variance.expand_as(x))
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
@@ -110,10 +97,20 @@ def test_ancestral_sampling_and_ddim_with_all_noise_are_one(sde: SDE) -> None:
     assert torch.equal(flow(KnownVariance(model), x_T).x, flow(model, x_T).x)
 
 
+def test_the_larger_fixed_variance_is_the_forward_steps() -> None:
+    """Under VP, for any steps: that of standard normal data."""
+    s, t = torch.tensor([0.01, 0.3], dtype=FLOAT), torch.tensor([0.2, 1.0], dtype=FLOAT)
+    model = FixedVariance(normal_data(VPSDE()), 1.0)
+    scale, floor = model.sde.backward(s, t)
+    _, variance = model.posterior(torch.zeros(2, 3, dtype=FLOAT), t)
+    _, forward = model.sde.transition(s, t)
+    torch.testing.assert_close(floor + scale**2 * variance[:, 0], forward, rtol=1e-12, atol=0)
+
+
 def test_a_variance_of_nothing_is_the_fixed_one() -> None:
     """The steps with it are those without any, to rounding, one by one and in the bound; through `Given`, too."""
     model = mixture(VPSDE())
-    none = Given(WithVariance(model, 0.0), None)
+    none = Given(FixedVariance(model, 0.0), None)
     x_T, seeds = model.sde.prior_sample((5, 2), seeds=range(5), dtype=FLOAT), range(5)
     for name, options in STEPS.values():
         if options.get("predictor") != "reverse_diffusion":
@@ -149,7 +146,7 @@ def test_ancestral_samples_are_closer_to_the_mixture_than_with_either_fixed_vari
     x_T = torch.randn(count, 2, generator=one_generator, dtype=FLOAT)
     variances = {
         "small": model,
-        "large": WithVariance(model, 1.0),
+        "large": FixedVariance(model, 1.0),
         "exact": KnownVariance(model),
         "by its derivative": JacobianVariance(model),
         "by its errors": measure_variance(model, samples_of(model, 1000, 1)),
@@ -196,7 +193,7 @@ def test_bounds_with_it_lie_below_the_truth_and_nearer_than_without(one_generato
     # At time 0 there is no noise.
     truth = model.log_prob(x_0, torch.tensor(0.0, dtype=FLOAT))
     repeated = x_0.repeat_interleave(repeats, dim=0)
-    variances = {"fixed": model, "large": WithVariance(model, 1.0), "exact": KnownVariance(model)}
+    variances = {"fixed": model, "large": FixedVariance(model, 1.0), "exact": KnownVariance(model)}
     gaps: dict[str, list[float]] = {name: [] for name in variances}
     for num_steps in (20, 40):
         for name, known in variances.items():
