@@ -23,6 +23,7 @@ Each is a wrapper, whose steps solvers and bounds then give these variances (`st
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from score_sde.sde.times import log_snr_range
 
 # Directions of the exact diagonal that are followed at once.
 _CHUNK = 64
+_MOST_TIMES = 10_000
 # No variance of one number that was measured is smaller than this part of their mean at the same time.
 _SMALLEST_PART = 1e-3
 
@@ -68,11 +70,16 @@ class FixedVariance(KnownVariance):
     Args:
         model: any model.
         data_std: `s`.
+
+    Raises:
+        UserError: `s` is negative, or not finite.
     """
 
     @checked
     def __init__(self, model: Any, data_std: float = 0.0) -> None:
         super().__init__(model)
+        if not 0 <= data_std < math.inf:
+            raise UserError(f"data_std must be finite and not negative, not {data_std:g}")
         self.data_std = data_std
 
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
@@ -93,7 +100,7 @@ class JacobianVariance(KnownVariance):
         seed: seed of the probes.
 
     Raises:
-        UserError: `num_probes` is not above 0.
+        UserError: `num_probes` is not above 0, or the seed negative.
     """
 
     @checked
@@ -101,6 +108,7 @@ class JacobianVariance(KnownVariance):
         super().__init__(model)
         if num_probes is not None and num_probes < 1:
             raise UserError(f"num_probes must be at least 1, not {num_probes}")
+        (seed,) = SampleNoise([seed], "probe").seeds
         self.num_probes, self.each, self.seed = num_probes, each, seed
 
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
@@ -172,10 +180,10 @@ def measure_variance(
     Raises:
         UserError: there are no data, or a number is out of range.
     """
-    if len(x_0) == 0 or num_times < 2 or batch_size < 1:
+    if len(x_0) == 0 or not 2 <= num_times <= _MOST_TIMES or batch_size < 1:
         raise UserError(
-            f"a variance is measured on some data, at 2 times or more, not on {len(x_0)} examples at {num_times} "
-            f"times, {batch_size} at once"
+            f"a variance is measured on some data, at 2 to {_MOST_TIMES} times, not on {len(x_0)} examples at "
+            f"{num_times} times, {batch_size} at once"
         )
     sde = model.sde
     high, low = log_snr_range(sde, sde.t_min)
