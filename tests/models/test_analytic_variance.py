@@ -49,14 +49,14 @@ def test_with_exact_traces_it_is_that_of_bayes_rule(sde) -> None:
 def test_by_random_probes_it_is_unbiased(each: bool) -> None:
     model = mixture(VPSDE())
     x, t = states(model, 8)
-    estimates = torch.stack([JacobianVariance(model, 1, each, seed).posterior(x, t).variance for seed in range(600)])
+    estimates = torch.stack([JacobianVariance(model, 1, each, seed).posterior(x, t).variance for seed in range(300)])
     _, variance = model.posterior(x, t)
     expected = variance if each else variance.mean(1, keepdim=True).expand(8, 3)
     error = estimates.std(0) / math.sqrt(len(estimates))
     assert bool((error > 0).all())
     assert bool(((estimates.mean(0) - expected).abs() < 4 * error).all())
     # Of several probes it is their mean.
-    many = JacobianVariance(model, 600, each).posterior(x, t).variance
+    many = JacobianVariance(model, 300, each).posterior(x, t).variance
     torch.testing.assert_close(many, estimates.mean(0), rtol=1e-10, atol=1e-12)
 
 
@@ -69,24 +69,23 @@ def test_it_depends_on_the_state_alone() -> None:
         torch.testing.assert_close(alone.variance[0], together.variance[i], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("each", [False, True])
-def test_measured_from_errors_it_is_the_mean_of_the_posterior_variance(each: bool) -> None:
+def test_measured_from_errors_it_is_the_mean_of_the_posterior_variance() -> None:
     """At times where it was measured, and between them, of other data."""
-    model, count = mixture(VPSDE()), 20_000
+    model, count = mixture(VPSDE()), 8000
     generator = torch.Generator().manual_seed(2)
     share = torch.multinomial(model.log_weights.exp(), count, replacement=True, generator=generator)
     scaled = model.eigenvalues[share].sqrt() * torch.randn(count, 3, generator=generator, dtype=FLOAT)
     x_0 = model.means[share] + torch.einsum("bij,bj->bi", model.basis[share], scaled)
-    measured = measure_variance(model, x_0[:5000], num_times=24, each=each)
-    assert isinstance(measured, MeasuredVariance)
+    own, of_all = (measure_variance(model, x_0[:2000], num_times=16, each=each) for each in (True, False))
+    assert isinstance(own, MeasuredVariance)
     noise = torch.randn(count, 3, generator=generator, dtype=FLOAT)
     for t in torch.tensor([0.01, 0.1, 0.3, 0.55, 0.9], dtype=FLOAT):
         x = model.sde.perturb(x_0, noise, t)
-        of_errors = (x_0 - model.denoise(x, t)).square()
-        expected = of_errors.mean(0) if each else of_errors.mean().expand(3)
-        found = measured.posterior(x[:2], t).variance
-        torch.testing.assert_close(found, expected.expand(2, 3), rtol=0.06, atol=0)
-        torch.testing.assert_close(model.posterior(x, t).variance.mean(0), of_errors.mean(0), rtol=0.05, atol=0)
+        mean, variance = model.posterior(x, t)
+        errors = (x_0 - mean).square().mean(0)
+        torch.testing.assert_close(own.posterior(x[:2], t).variance, errors.expand(2, 3), rtol=0.1, atol=0)
+        torch.testing.assert_close(of_all.posterior(x[:2], t).variance, errors.mean().expand(2, 3), rtol=0.06, atol=0)
+        torch.testing.assert_close(variance.mean(0), errors, rtol=0.05, atol=0)
 
 
 def test_times_of_examples_are_looked_up_each_by_itself() -> None:

@@ -141,7 +141,7 @@ def test_ancestral_samples_are_closer_to_the_mixture_than_with_either_fixed_vari
     num_steps: int, one_generator: torch.Generator
 ) -> None:
     """In their moments, and in their distance from samples of the mixture."""
-    model, count = mixture(VPSDE(), width=0.4), 5000
+    model, count = mixture(VPSDE(), width=0.4), 4000
     data, covariance = samples_of(model, count, 0), covariance_of(model)
     x_T = torch.randn(count, 2, generator=one_generator, dtype=FLOAT)
     variances = {
@@ -188,7 +188,7 @@ def test_one_step_of_the_bound_is_the_divergence_of_its_two_gaussians() -> None:
 
 def test_bounds_with_it_lie_below_the_truth_and_nearer_than_without(one_generator: torch.Generator) -> None:
     """With exact scores, example by example."""
-    model, repeats = mixture(VPSDE()), 1000
+    model, repeats = mixture(VPSDE()), 600
     x_0 = samples_of(model, 4, 0)
     # At time 0 there is no noise.
     truth = model.log_prob(x_0, torch.tensor(0.0, dtype=FLOAT))
