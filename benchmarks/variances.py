@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.trained import Trained, trained_network
 from score_sde.evaluation.samples.distances import frechet_distance, sliced_wasserstein
+from score_sde.models import QuantisedModel, ScoreModel
 from score_sde.models.analytic_variance import FixedVariance, JacobianVariance, measure_variance
-from score_sde.models.learned_variance import LearnedVariance
 from score_sde.solvers import get_solver
 from score_sde.solvers.density.bounds import discrete_bound, discretised_gaussian_decoder
 
@@ -28,7 +28,7 @@ GRIDS = ("uniform_log_snr", "uniform_t")
 Variance = Callable[[Tensor], Any]
 
 
-def variances(model: LearnedVariance) -> dict[str, Variance]:
+def variances(model: ScoreModel | QuantisedModel) -> dict[str, Variance]:
     """Return models of one network, each with another variance."""
     return {
         "fixed: beta-tilde": lambda x: FixedVariance(model, 0.0),
@@ -44,7 +44,7 @@ def variances(model: LearnedVariance) -> dict[str, Variance]:
 def bits(trained: Trained, variance: Variance, grid: str, num_steps: int, repeats: int) -> Tensor:
     """Return the bound on each test image, in bits per dimension, `(N,)`."""
     dataset = trained.dataset
-    levels, units = dataset.test, dataset.units
+    levels, units = dataset.test, dataset.quantised
     x_0 = units.place + units.spacing * levels.float()
     halves = [slice(0, None, 2), slice(1, None, 2)]
     found = torch.zeros(len(levels), dtype=torch.float64)
@@ -82,7 +82,7 @@ def show_bounds(trained: Trained, num_steps: int, repeats: int) -> None:
 def show_samples(trained: Trained, counts: tuple[int, ...], num_samples: int) -> None:
     """Print how far ancestral samples are from the training images, in pixels' means and covariances, and sliced."""
     dataset, model = trained.dataset, trained.model
-    x_0 = dataset.units.place + dataset.units.spacing * dataset.train.float()
+    x_0 = dataset.quantised.place + dataset.quantised.spacing * dataset.train.float()
     data = x_0.flatten(1).numpy()
     x_T = model.sde.prior_sample((num_samples, *dataset.shape), seeds=range(num_samples))
     print(

@@ -114,7 +114,8 @@ class JacobianVariance(KnownVariance):
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return mean and variance of `x_0 | x_t = x`, by one call and the products; each of the shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        mean, pull_back = torch.func.vjp(lambda state: self.model.denoise(state, t), x)
+        found: Any = torch.func.vjp(lambda state: self.model.denoise(state, t), x)
+        mean, pull_back = found
 
         def products(probe: Tensor) -> Tensor:
             return pull_back(probe.expand_as(x))[0] * probe

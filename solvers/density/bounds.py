@@ -297,8 +297,7 @@ def _step_kl(
     """Return an unbiased estimate of the divergence of a step of this length in log-SNR from times `t` `(B,)`, with the
     model's own variance; `(B,)`, on the CPU. What is taken off for normal data is as in `_noise_error`."""
     eps = noise.normal(x_0)
-    mean, variance = posterior(sde.perturb(x_0, eps, t), t)
-    assert variance is not None
+    mean, variance = posterior(sde.perturb(x_0, eps, t), t).both
     x = in_float64(x_0)
     snr, w = sde.expand(sde.at(t).log_snr.exp(), x), sde.expand(torch.expm1(length), x)
     ratio = (1 + w * snr * in_float64(variance)).clamp(min=LEAST_SHARE)

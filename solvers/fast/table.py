@@ -266,8 +266,7 @@ def _output_and_variance(
     threshold: Threshold | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the model's output at a state, as `_output` does, and the variance of `x_0` there; each of its shape."""
-    data, variance = posterior(x, step.told)
-    assert variance is not None
+    data, variance = posterior(x, step.told).both
     data = data if threshold is None else threshold(data)
     if step.gone:
         return data * -(step.alpha_told / step.sigma_told), variance

@@ -119,8 +119,7 @@ class PredictorCorrector(Solver):
         def informed(i: int, x: Tensor, posterior: Callable[[Tensor, Tensor], Posterior]) -> Tensor:
             """Predict with the variance of a model that knows it."""
             assert coefficients is not None
-            data, variance = posterior(x, times[i])
-            assert variance is not None
+            data, variance = posterior(x, times[i]).both
             if i == 0 and sde.ends_in_noise:
                 mean = sde.at(times[1]).to(x)[0] * data
             else:

@@ -37,7 +37,7 @@ def states(model: GaussianMixture, count: int) -> tuple[torch.Tensor, torch.Tens
 def test_with_exact_traces_it_is_that_of_bayes_rule(sde) -> None:
     model = mixture(sde)
     x, t = states(model, 40)
-    mean, variance = model.posterior(x, t)
+    mean, variance = model.posterior(x, t).both
     found = JacobianVariance(model, num_probes=None, each=True).posterior(x, t)
     torch.testing.assert_close(found.mean, mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.variance, variance, rtol=1e-8, atol=1e-8)
@@ -49,24 +49,24 @@ def test_with_exact_traces_it_is_that_of_bayes_rule(sde) -> None:
 def test_by_random_probes_it_is_unbiased(each: bool) -> None:
     model = mixture(VPSDE())
     x, t = states(model, 8)
-    estimates = torch.stack([JacobianVariance(model, 1, each, seed).posterior(x, t).variance for seed in range(300)])
-    _, variance = model.posterior(x, t)
+    estimates = torch.stack([JacobianVariance(model, 1, each, seed).posterior(x, t).both[1] for seed in range(300)])
+    _, variance = model.posterior(x, t).both
     expected = variance if each else variance.mean(1, keepdim=True).expand(8, 3)
     error = estimates.std(0) / math.sqrt(len(estimates))
     assert bool((error > 0).all())
     assert bool(((estimates.mean(0) - expected).abs() < 4 * error).all())
     # Of several probes it is their mean.
-    many = JacobianVariance(model, 300, each).posterior(x, t).variance
+    many = JacobianVariance(model, 300, each).posterior(x, t).both[1]
     torch.testing.assert_close(many, estimates.mean(0), rtol=1e-10, atol=1e-12)
 
 
 def test_it_depends_on_the_state_alone() -> None:
     model = JacobianVariance(mixture(VPSDE()), each=True)
     x, t = states(model.model, 8)
-    together = model.posterior(x, t)
+    together = model.posterior(x, t).both[1]
     for i in range(8):
         alone = model.posterior(x[i : i + 1], t[i : i + 1])
-        torch.testing.assert_close(alone.variance[0], together.variance[i], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(alone.variance[0], together[i], rtol=1e-12, atol=1e-14)
 
 
 def test_measured_from_errors_it_is_the_mean_of_the_posterior_variance() -> None:
@@ -81,10 +81,10 @@ def test_measured_from_errors_it_is_the_mean_of_the_posterior_variance() -> None
     noise = torch.randn(count, 3, generator=generator, dtype=FLOAT)
     for t in torch.tensor([0.01, 0.1, 0.3, 0.55, 0.9], dtype=FLOAT):
         x = model.sde.perturb(x_0, noise, t)
-        mean, variance = model.posterior(x, t)
+        mean, variance = model.posterior(x, t).both
         errors = (x_0 - mean).square().mean(0)
-        torch.testing.assert_close(own.posterior(x[:2], t).variance, errors.expand(2, 3), rtol=0.1, atol=0)
-        torch.testing.assert_close(of_all.posterior(x[:2], t).variance, errors.mean().expand(2, 3), rtol=0.06, atol=0)
+        torch.testing.assert_close(own.posterior(x[:2], t).both[1], errors.expand(2, 3), rtol=0.1, atol=0)
+        torch.testing.assert_close(of_all.posterior(x[:2], t).both[1], errors.mean().expand(2, 3), rtol=0.06, atol=0)
         torch.testing.assert_close(variance.mean(0), errors, rtol=0.05, atol=0)
 
 
@@ -94,14 +94,14 @@ def test_times_of_examples_are_looked_up_each_by_itself() -> None:
         model, torch.tensor([-4.0, 0.0, 6.0]), torch.tensor([[0.1, 0.2, 0.3]] * 2 + [[0.9] * 3])
     )
     x, t = states(model, 5)
-    together = measured.posterior(x, t).variance
+    together = measured.posterior(x, t).both[1]
     log_snr = model.sde.log_snr(t)
     for i in range(5):
-        torch.testing.assert_close(together[i], measured.posterior(x[i : i + 1], t[i]).variance[0])
+        torch.testing.assert_close(together[i], measured.posterior(x[i : i + 1], t[i]).both[1][0])
     # Between two nodes the logarithm of the share is a line.
     between = model.sde.time_at_log_snr(torch.tensor(3.0, dtype=FLOAT))
     expected = torch.sqrt(torch.tensor([0.1, 0.2, 0.3]) * 0.9).double() * math.exp(-3)
-    torch.testing.assert_close(measured.posterior(x[:1], between).variance[0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(measured.posterior(x[:1], between).both[1][0], expected, rtol=1e-6, atol=0)
     assert bool((log_snr.diff() < 0).all())
 
 

@@ -102,7 +102,7 @@ def test_the_larger_fixed_variance_is_the_forward_steps() -> None:
     s, t = torch.tensor([0.01, 0.3], dtype=FLOAT), torch.tensor([0.2, 1.0], dtype=FLOAT)
     model = FixedVariance(normal_data(VPSDE()), 1.0)
     scale, floor = model.sde.backward(s, t)
-    _, variance = model.posterior(torch.zeros(2, 3, dtype=FLOAT), t)
+    _, variance = model.posterior(torch.zeros(2, 3, dtype=FLOAT), t).both
     _, forward = model.sde.transition(s, t)
     torch.testing.assert_close(floor + scale**2 * variance[:, 0], forward, rtol=1e-12, atol=0)
 
@@ -144,7 +144,7 @@ def test_ancestral_samples_are_closer_to_the_mixture_than_with_either_fixed_vari
     model, count = mixture(VPSDE(), width=0.4), 4000
     data, covariance = samples_of(model, count, 0), covariance_of(model)
     x_T = torch.randn(count, 2, generator=one_generator, dtype=FLOAT)
-    variances = {
+    variances: dict[str, Any] = {
         "small": model,
         "large": FixedVariance(model, 1.0),
         "exact": KnownVariance(model),
@@ -174,7 +174,7 @@ def test_one_step_of_the_bound_is_the_divergence_of_its_two_gaussians() -> None:
     noise = SampleNoise(range(4), "bound")
     noise.uniform(x_0[:, :1])
     eps = noise.normal(x_0)
-    mean, variance = model.posterior(sde.perturb(x_0, eps, t), t)
+    mean, variance = model.posterior(sde.perturb(x_0, eps, t), t).both
     scale, floor = sde.backward(s, t)
     q = Independent(Normal(scale * x_0, floor.sqrt()), 1)
     p = Independent(Normal(scale * mean, (floor + scale**2 * variance).sqrt()), 1)
@@ -193,7 +193,7 @@ def test_bounds_with_it_lie_below_the_truth_and_nearer_than_without(one_generato
     # At time 0 there is no noise.
     truth = model.log_prob(x_0, torch.tensor(0.0, dtype=FLOAT))
     repeated = x_0.repeat_interleave(repeats, dim=0)
-    variances = {"fixed": model, "large": FixedVariance(model, 1.0), "exact": KnownVariance(model)}
+    variances: dict[str, Any] = {"fixed": model, "large": FixedVariance(model, 1.0), "exact": KnownVariance(model)}
     gaps: dict[str, list[float]] = {name: [] for name in variances}
     for num_steps in (20, 40):
         for name, known in variances.items():

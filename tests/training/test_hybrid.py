@@ -85,6 +85,7 @@ def test_the_loss_is_that_of_the_paper_however_rungs_are_drawn(loss_aware: bool)
     assert abs(mean - (simple + 0.5 * vlb)) < 4 * error * math.sqrt(2)
     # What rungs are drawn by is the loss before it is divided by their probability.
     assert losses.unweighted is not None
+    assert losses.times is not None
     weight = 1 / (8 * objective.times.density(losses.times))
     torch.testing.assert_close(losses.unweighted * weight, losses.values, rtol=1e-12, atol=0)
 
