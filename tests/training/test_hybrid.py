@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_the_paper_however_rungs_are_drawn(loss_aware: bool)
     model, objective = LearnedVariance(Says(), LADDER, noise_label="rung"), HybridObjective(LADDER, loss_aware, 0.5)
     if loss_aware:
         objective.times = warmed_up(torch.tensor([8.0, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0, 6.0]))
-    count = 40_000
+    count = 20_000
     x_0 = torch.full((count, 1, 2), 0.7, dtype=FLOAT)
     losses = objective(model, Batch(x_0), BatchNoise(count, torch.Generator().manual_seed(0)))
     mean, error = float(losses.values.mean()), float(losses.values.std()) / math.sqrt(count)
@@ -111,7 +111,7 @@ def hybrid_trainer(folder, stop_at: int = 0, **values) -> Trainer:
     """A small network for random pictures, on a ladder of two rungs, so that losses are soon known."""
     plain, ladder = image_trainer(folder / "plain"), DDPMLadder(torch.tensor([0.3, 0.8]))
     torch.manual_seed(0)
-    network = NCSNpp(4, 1, channels=8, channel_multipliers=(1, 2), num_blocks=1, dropout=0.2, out_channels=2)
+    network = NCSNpp(4, 1, channels=4, channel_multipliers=(1,), num_blocks=1, dropout=0.2, out_channels=2)
 
     class Stopping(HybridObjective):
         def __call__(self, model, batch, noise=None):
@@ -126,15 +126,15 @@ def hybrid_trainer(folder, stop_at: int = 0, **values) -> Trainer:
 
 
 def test_a_killed_run_draws_the_same_rungs_when_it_goes_on(tmp_path) -> None:
-    whole = hybrid_trainer(tmp_path / "whole", num_steps=8)
+    whole = hybrid_trainer(tmp_path / "whole", num_steps=5)
     whole.train()
-    kept = checkpoint.load(checkpoint.path_at(tmp_path / "whole/checkpoints", 8))["objective"]
-    assert kept["counts"].sum() == 8 * 16
+    kept = checkpoint.load(checkpoint.path_at(tmp_path / "whole/checkpoints", 5))["objective"]
+    assert kept["counts"].sum() == 5 * 16
     with pytest.raises(KeyboardInterrupt):
-        hybrid_trainer(tmp_path / "killed", stop_at=5, num_steps=8, checkpoint_every=3).train()
-    resumed = hybrid_trainer(tmp_path / "killed", num_steps=8, checkpoint_every=3)
-    assert resumed.step == 3
+        hybrid_trainer(tmp_path / "killed", stop_at=3, num_steps=5, checkpoint_every=2).train()
+    resumed = hybrid_trainer(tmp_path / "killed", num_steps=5, checkpoint_every=2)
+    assert resumed.step == 2
     resumed.train()
-    assert_same_checkpoint(tmp_path / "whole", tmp_path / "killed", 8)
-    again = checkpoint.load(checkpoint.path_at(tmp_path / "killed/checkpoints", 8))["objective"]
+    assert_same_checkpoint(tmp_path / "whole", tmp_path / "killed", 5)
+    again = checkpoint.load(checkpoint.path_at(tmp_path / "killed/checkpoints", 5))["objective"]
     assert all(torch.equal(kept[name], again[name]) for name in kept)
