@@ -16,7 +16,9 @@ From its errors on held-out data (`MeasuredVariance`), as a function of time alo
     Var(t) = E (x_0 - D(x_t, t))^2
 
 which is the best there is of those that do not depend on the state, whatever the score's own errors: with an exact
-score it is the mean of the first over all states, so that the two agree on average.
+score it is the mean of the first over all states, so that the two agree on average. It is taken for no more than the
+variance of the data: where the model answers worse than their mean would, as by noise prediction where next to nothing
+of them is left, the answer is what has to be mended (clipped), and not the noise.
 
 Each is a wrapper, whose steps solvers and bounds then give these variances (`steps_by_posterior`).
 """
@@ -191,6 +193,7 @@ def measure_variance(
     log_snr = torch.linspace(low, high, num_times, dtype=torch.float64)
     times = sde.time_at_log_snr(log_snr).clamp(sde.t_min, sde.t_max)
     noise = SampleNoise(range(seed, seed + len(x_0)), "bound")
+    spread = in_float64(x_0).var(0, correction=0).cpu() if len(x_0) > 1 else torch.full(x_0.shape[1:], math.inf)
     shares = []
     for t, snr in zip(times, sde.at(times).log_snr.exp(), strict=True):
         eps = noise.normal(x_0)
@@ -199,6 +202,6 @@ def measure_variance(
             part = slice(first, first + batch_size)
             error = in_float64(model.denoise(sde.perturb(x_0[part], eps[part], t), t)) - in_float64(x_0[part])
             total += error.square().sum(0).cpu()
-        share = snr * total / len(x_0)
+        share = snr * torch.minimum(total / len(x_0), spread)
         shares.append(share.clamp(min=_SMALLEST_PART * float(share.mean())) if each else share.mean())
     return MeasuredVariance(model, sde.at(times).log_snr, torch.stack(shares).clamp(min=torch.finfo().tiny))

@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     config.data.update(uniform_dequantisation=False, distortion=0.0)
     config.model.update(prediction="noise", variance="learned", noise_label="rung")
     config.training.update(objective="hybrid", times="uniform", t_min=1e-3)
-    config.sampling.update(solver="pc", predictor="ancestral", corrector="none", num_steps=50)
+    # Ancestral sampling, with denoised images clipped.
+    config.sampling.update(solver="ddim", eta=1.0, grid="uniform_t", threshold="static", num_steps=50)
     config.likelihood.update(dequantisation="truncated_normal", bounds=("discrete", "continuous"))
     config.likelihood.update(t_min=1e-3, num_rungs=50, bound_calls=50)
     return config

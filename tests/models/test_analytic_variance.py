@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from score_sde.common.errors import UserError
-from score_sde.models import Given, rows_of
+from score_sde.models import Given, ModelWrapper, rows_of
 from score_sde.models.analytic_variance import JacobianVariance, KnownVariance, MeasuredVariance, measure_variance
 from score_sde.models.gaussian_mixture import GaussianMixture
 from score_sde.sde import VESDE, VPSDE, DDPMLadder, RectifiedFlow, SubVPSDE, cosine_betas
@@ -86,6 +86,20 @@ def test_measured_from_errors_it_is_the_mean_of_the_posterior_variance() -> None
         torch.testing.assert_close(own.posterior(x[:2], t).both[1], errors.expand(2, 3), rtol=0.1, atol=0)
         torch.testing.assert_close(of_all.posterior(x[:2], t).both[1], errors.mean().expand(2, 3), rtol=0.06, atol=0)
         torch.testing.assert_close(variance.mean(0), errors, rtol=0.05, atol=0)
+
+
+def test_no_more_is_measured_than_the_data_have() -> None:
+    """Of a model that answers with anything where next to nothing of the data is left."""
+
+    class Astray(ModelWrapper):
+        def denoise(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(x, 1000.0)
+
+    x_0 = torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 8.0]], dtype=FLOAT)
+    measured = measure_variance(Astray(mixture(VPSDE())), x_0, num_times=4, each=True)
+    found = measured.posterior(x_0, torch.tensor(1.0, dtype=FLOAT)).both[1]
+    # A number that never changes has a thousandth of the others' mean.
+    torch.testing.assert_close(found, torch.tensor([1.0, 10 / 3000, 9.0], dtype=FLOAT).expand(2, 3))
 
 
 def test_times_of_examples_are_looked_up_each_by_itself() -> None:
