@@ -25,3 +25,9 @@ class Posterior(NamedTuple):
 
     mean: Tensor
     variance: Tensor | None = None
+
+    @property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance, of a model that knows the variance."""
+        assert self.variance is not None
+        return self.mean, self.variance

@@ -26,6 +26,7 @@ from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Kind, Picture, Vector
 from score_sde.models.layers.text import Text
+from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -42,9 +43,14 @@ from score_sde.sde import (
 from score_sde.sde.times import TimeShape, get_time_distribution
 from score_sde.training.classification import Classification
 from score_sde.training.flow_map import LagrangianMatching, Teacher
+from score_sde.training.hybrid import HybridObjective
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
 from score_sde.training.variational import VariationalBound
 
+# How rungs are drawn for the hybrid objective.
+UNIFORM, LOSS_AWARE = HYBRID_TIMES = ("uniform", "loss_aware")
+# What a model's steps have for a variance.
+FIXED, LEARNED = VARIANCES = ("fixed", "learned")
 # The name of data that were given from Python.
 ARRAYS = "arrays"
 # The name of the latents of published networks, which lie nowhere unless there is a path.
@@ -182,6 +188,15 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
         **({UNTIL: KIND} if model.flow_map else {}),
     }
     told: dict[str, Any] = {"conditions": kinds} if kinds else {}
+    if model.variance == LEARNED and model.network != "classifier":
+        if of_levels or model.flow_map:
+            raise UserError(
+                "model.variance=learned is for predictions of noise and the like, and no flow map: "
+                "--config.model.prediction=noise --config.model.flow_map=False"
+            )
+        network = make_network(config, dataset.shape, out_channels=2 * dataset.shape[0], **told)
+        with naming("model.variance=learned"):
+            return LearnedVariance(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
     if not of_levels:
         network = make_network(config, dataset.shape, **told)
         plain = ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
@@ -303,7 +318,7 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
 
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
-) -> Objective | LagrangianMatching | VariationalBound | Classification | own.OwnObjective:
+) -> Objective | HybridObjective | LagrangianMatching | VariationalBound | Classification | own.OwnObjective:
     """Make the loss of the section `training`; the `teacher` is for flow maps and reflow."""
     training = config.training
     if own.is_own(training.objective):
@@ -322,6 +337,18 @@ def _discrete_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = 
         reduce_mean=training.reduce_mean,
         coupling=make_coupling(config, teacher),
     )
+
+
+def _hybrid_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> HybridObjective:
+    training = config.training
+    if sde.ladder is None:
+        raise UserError("training.objective=hybrid is for ladders: --config.sde.name=cosine, or ddpm")
+    if training.times not in HYBRID_TIMES:
+        raise UserError(f"training.objective=hybrid has training.times={' or '.join(HYBRID_TIMES)}")
+    if not training.reduce_mean:
+        raise UserError("training.objective=hybrid averages over dimensions: --config.training.reduce_mean=True")
+    loss_aware = training.times == LOSS_AWARE
+    return HybridObjective(sde.ladder, loss_aware, training.vlb_weight, training.stratified)
 
 
 def _continuous_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
@@ -356,9 +383,10 @@ def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None)
     return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
 
 
-_Made = Objective | LagrangianMatching | VariationalBound
+_Made = Objective | HybridObjective | LagrangianMatching | VariationalBound
 OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], _Made]] = {
     "discrete": _discrete_objective,
+    "hybrid": _hybrid_objective,
     "continuous": _continuous_objective,
     "lagrangian": _lagrangian_objective,
     "variational": lambda config, sde, teacher: VariationalBound(config.training.stratified),

@@ -17,6 +17,7 @@ from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, configuration, networks, other_run, rules, runs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
 from score_sde.training import checkpoint
 
@@ -157,7 +158,8 @@ def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict)
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
     """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
     known = None if found is None else found.data
-    drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies)
+    measured = is_measured(config.sampling.variance)
+    drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies or measured)
     if known is not None and (drawn or mode == "export") and build.lie_nowhere(config):
         return described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if mode == "export":

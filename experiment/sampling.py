@@ -24,6 +24,7 @@ from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.prompts import led_away_from, prompted
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
+from score_sde.experiment.variances import variance_of
 from score_sde.solvers.base import Model, Solver, State
 
 
@@ -121,7 +122,8 @@ def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     check_heard(config, experiment.dataset, condition)
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
-    return conditions.make_guidance(config, experiment.model, condition, guides, away)
+    guided = conditions.make_guidance(config, experiment.model, condition, guides, away)
+    return variance_of(experiment, config.sampling.variance)(guided)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:

@@ -1,9 +1,11 @@
 """Score models: networks, and distributions whose score is known."""
 
+from score_sde.models.analytic_variance import FixedVariance, JacobianVariance, measure_variance
 from score_sde.models.ema import EMA
 from score_sde.models.flow_map import FlowMap
 from score_sde.models.gaussian_mixture import GaussianMixture
 from score_sde.models.given import Given, GivenToAll
+from score_sde.models.learned_variance import LearnedVariance
 from score_sde.models.networks.ddpm import DDPM
 from score_sde.models.networks.dit import DiT
 from score_sde.models.networks.encoder import Encoder
@@ -22,10 +24,13 @@ __all__ = [
     "MLP",
     "DiT",
     "Encoder",
+    "FixedVariance",
     "FlowMap",
     "GaussianMixture",
     "Given",
     "GivenToAll",
+    "JacobianVariance",
+    "LearnedVariance",
     "ModelWrapper",
     "NCSNpp",
     "NoisyClassifier",
@@ -33,6 +38,7 @@ __all__ = [
     "QuantisedModel",
     "ScoreModel",
     "UNet",
+    "measure_variance",
     "part_of",
     "rows_of",
 ]

@@ -41,7 +41,7 @@ from score_sde.training.journal import Journal
 from score_sde.training.late import LateReader
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
-from score_sde.training.objectives import Losses
+from score_sde.training.objectives import LearningObjective, Losses
 from score_sde.training.optimization import clip, learning_rate, make_optimizer, step_if
 from score_sde.training.precision import training_precision
 from score_sde.training.randomness import noise_generator, seed_dropout
@@ -112,6 +112,7 @@ class Trainer(Generic[_Model]):
         self.step, self.best = 0, Best()
         self._whole_config, self._config = config, config.training
         self._objective, self._batches = objective, batches
+        self._learner = objective if isinstance(objective, LearningObjective) and objective.state() else None
         self._draw, self._measure = draw, measure
         self._data, self._check_data = data, check_data
         self._folder, self._checkpoints = folder, folder / "checkpoints"
@@ -120,6 +121,7 @@ class Trainer(Generic[_Model]):
         self._held_out = None if held_out is None or not len(held_out) else held_out.to(self._device)
         self._late = LateReader()
         self._by_noise = by_noise
+        self._told_of: tuple[str, ...] = ()
         self._journal = Journal(folder, self._config, unit, by_noise)
         # Where the average is divided, samples are drawn from a copy that is whole.
         self._plain = copy.deepcopy(model).eval().requires_grad_(False) if self._config.shard else None
@@ -162,7 +164,8 @@ class Trainer(Generic[_Model]):
             while not self.ended:
                 started = time.perf_counter()
                 self.train_step(signals)
-                stop = self._read(drain=self._is_told()) or (alone and bool(signals))
+                # What the next step's times are drawn by may not depend on when a number happens to be read.
+                stop = self._read(drain=self._is_told() or self._learner is not None) or (alone and bool(signals))
                 self._journal.seconds += time.perf_counter() - started
                 self._journal.advance()
                 if self._due(self._config.log_every):
@@ -193,17 +196,18 @@ class Trainer(Generic[_Model]):
         for average in self.averages:
             average.update(self.model)
         self.step += 1
-        self._late.put(self.step, [numbers, *losses])
+        self._told_of = tuple(losses)
+        self._late.put(self.step, [numbers, *losses.values()])
 
-    def forward_backward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    def forward_backward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Add up the gradients of a batch, part by part.
 
         Returns:
-            The mean loss `()`, and, where the loss by noise is told, what there is of `Losses`, each `(B,)`.
+            The mean loss `()`, and, where something is made of them, what there is of `Losses`, by name, each `(B,)`.
         """
         seed, parts = self._whole_config.seed, self._config.accumulation
         seed_dropout(seed, self.step, distributed.rank())
-        loss, told = torch.zeros((), device=self._device), []
+        loss, told = torch.zeros((), device=self._device), list[Losses]()
         for part in range(parts):
             generator = noise_generator(seed, "training", self.step, self._device)
             noise = BatchNoise(self._config.batch_size, generator, distributed.rows(part, parts))
@@ -213,8 +217,11 @@ class Trainer(Generic[_Model]):
                     share = losses.values.mean() / parts
                 share.backward()
             loss += share.detach()
-            told.append([field.detach() for field in losses if field is not None])
-        return loss, [] if self._by_noise is None else [torch.cat(field) for field in zip(*told, strict=True)]
+            told.append(losses)
+        if self._by_noise is None and self._learner is None:
+            return loss, {}
+        there = [name for name, field in told[0]._asdict().items() if field is not None]
+        return loss, {name: torch.cat([getattr(losses, name).detach() for losses in told]) for name in there}
 
     def averaged_model(self) -> _Model:
         """Return the moving average, all of it, ready to sample from; every process must ask."""
@@ -257,7 +264,10 @@ class Trainer(Generic[_Model]):
             for name, value in {"loss": loss, "gradient": norm}.items():
                 if not math.isfinite(value):
                     raise UserError(self._divergence(step, name, value))
-            self._journal.note(step, loss, Losses(*losses) if losses else None)
+            told = Losses(**dict(zip(self._told_of, losses, strict=True))) if losses else None
+            self._journal.note(step, loss, told if self._by_noise is not None else None)
+            if self._learner is not None and told is not None:
+                self._learner.learn(told)
             stop = stop or signalled > 0
         return stop
 
@@ -291,6 +301,8 @@ class Trainer(Generic[_Model]):
             **snapshot(self.model, self.averages, self.optimizer),
             "unlogged": self._journal.unlogged(),
         }
+        if self._learner is not None:
+            state["objective"] = self._learner.state()
         if distributed.rank() == 0:
             self._journal.flush()
             # The best one comes first: no checkpoint may tell of a best one that is not there.
@@ -310,6 +322,8 @@ class Trainer(Generic[_Model]):
         if self._check_data is not None and state["data"] is not None:
             self._check_data(state["data"], str(path))
         restore(state, str(path), self.model, self.averages, self.optimizer)
+        if self._learner is not None:
+            self._learner.restore(state.get("objective", {}))
         self._journal.restore(state["unlogged"])
         self.step, best = state["step"], Best(**state.get("best", {}))
         # A run that was killed may have replaced the best checkpoint after this one. Then it is found again, or a

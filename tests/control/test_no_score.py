@@ -24,6 +24,7 @@ from score_sde.control import (
 )
 from score_sde.control.latents import noised
 from score_sde.models import Given
+from score_sde.models.analytic_variance import JacobianVariance
 from score_sde.models.networks.mlp import MLP
 from score_sde.sde import SDE
 from score_sde.solvers.density.bounds import continuous_bound, discrete_bound, gaussian_decoder, score_flow_bound
@@ -81,6 +82,7 @@ def refusals(sde: SDE) -> dict:
         "mmps": lambda m: MMPS(m, seen),
         "tds": lambda m: TDS(num_steps=3, num_particles=2)(m, seen, (2,), seeds=[0, 1]),
         "repaint": lambda m: Controlled(get_solver("ddim", num_steps=3), RePaint(keep, x))(m, x, seeds=[0, 1]),
+        "variance": lambda m: JacobianVariance(m),
         "composed": lambda m: Composed([m], m),
         "sdedit": lambda m: noised(m, x, 0.5, seeds=[0, 1]),
     }
