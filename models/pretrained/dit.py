@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.common.weight_files import load_weights, read_safetensors, read_torch, unwrapped
-from score_sde.models.layers.condition import VectorsOfNumbers
+from score_sde.models.layers.condition import Always
 from score_sde.models.networks.dit import DiT
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder, RectifiedFlow, ddpm_betas
@@ -57,23 +57,6 @@ class Means(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, *condition: Any) -> Tensor:
         """Return the predicted means, shape of `x`."""
         return self.sign * self.network(x, noise_label, *condition)[:, : x.shape[1]]
-
-
-class NeverHidden(VectorsOfNumbers):
-    """Each of the numbers 0 … K - 1 has a vector of its own, and "hidden" has none: the number must be told.
-
-    Args:
-        count: K.
-        width: size of a vector.
-    """
-
-    def __init__(self, count: int, width: int) -> None:
-        nn.Embedding.__init__(self, count, width)
-
-    def forward(self, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:  # type: ignore[override]
-        if value is None or hidden is not None:
-            raise UserError("this network was trained with every class told, and knows no p(x): tell it the class")
-        return nn.Embedding.forward(self, value)
 
 
 def read_reference_dit(path: Path, num_heads: int | None = None, class_dropout: bool = True) -> DiT:
@@ -122,10 +105,8 @@ def from_reference_dit(
         num_blocks=len(blocks),
         num_heads=_HEADS[width] if num_heads is None else num_heads,
         patch_size=patch_size,
-        conditions={"class": rows - class_dropout},
+        conditions={"class": rows - 1 if class_dropout else Always(rows)},
     )
-    if not class_dropout:
-        set_ear(network.embeddings[0], NeverHidden(rows, width))
     given = {name: tensor for name, tensor in weights.items() if name != "pos_embed"}
     given["x_embedder.proj.weight"] = given["x_embedder.proj.weight"].flatten(1)
     load_weights(network, renamed(given, reference_names(network), where), where)
@@ -199,11 +180,6 @@ def set_places(network: DiT, table: Tensor, where: str) -> None:
     if table.shape != here.shape or not bool(((table - here).abs() <= _ROUNDING).all()):
         raise UserError(f"{where} has other places of patches than the published sines and cosines of a square")
     network.places.copy_(table[0])
-
-
-def set_ear(embedding: Any, ear: nn.Module) -> None:
-    """Let an embedding hear classes in another way."""
-    embedding.condition.vectors["class"] = ear
 
 
 def _sizes(weights: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
