@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
     data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
+    data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -59,34 +60,34 @@ def get_config() -> ConfigDict:
     sde.num_rungs = 1000  # ddpm, cosine, ncsn: rungs of the ladder
 
     config.model = model = ConfigDict()
-    # unet, dit: series, images, fields, volumes; ncsnpp, ddpm: images; mlp: vectors, and all else as vectors;
+    # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
     # mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
         "velocity"  # noise, score, denoised, velocity, edm, flow, levels: what the network's output means
     )
-    # How the network is told the time: log_snr, time, sigma, rho, edm, rung, rung_from_noisiest
+    # How the network is told the time: log_snr, time, sigma, rho, edm, rung, rung_of_1000, rung_from_noisiest
     model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     model.scale_input = True  # divide the network's input by its standard deviation
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
-    # unet, ncsnpp, ddpm and classifier
+    # unet, ncsnpp, ddpm, adm and classifier
     model.channels = 128  # at the highest resolution
-    model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before
+    model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before; adm: also 0.5
     model.dropout = 0.1
     # unet
     model.attention_depths = (-1,)  # resolutions with self-attention: 0 the highest, 1 the next …, or -1 the lowest
     model.periodic = ()  # axes that close on themselves, from 0, which is the height of images, the depth of volumes
-    # ncsnpp and ddpm
+    # ncsnpp, ddpm and adm
     model.attention_resolutions = (16,)  # heights of images with self-attention
     model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
     model.time_conditional = True  # tell the network the time at all
     model.scale_by_sigma = False  # divide the output by sigma
     model.centered = True  # images come in [-1, 1]; False: in [0, 1], and the network centres them
-    model.activation_checkpointing = False  # less memory, more time; unet and dit, too
+    model.activation_checkpointing = False  # less memory, more time; unet, dit and adm, too
     # ncsnpp
     model.embedding = "positional"  # positional, fourier
     model.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
@@ -103,8 +104,15 @@ def get_config() -> ConfigDict:
     model.width = 128  # features of a hidden layer; dit: of a patch
     # dit
     model.patch_size = 2  # positions of a patch along each axis
-    model.num_heads = 4  # of attention; they divide the width
+    model.num_heads = 4  # of attention; they divide the width; adm, too
     model.causal = False  # patches attend to none after them, row by row
+    # adm
+    model.head_width = placeholder(int)  # of attention; None: model.num_heads heads at every width
+    model.num_heads_up = placeholder(int)  # heads in the decoder, if they are others
+    model.heads_first = False  # order in which attention makes queries, keys, values: most published ones: head by head
+    model.scale_shift = True  # tell blocks the time by scale and shift of a norm; False: by what is added before it
+    model.resample_in_blocks = True  # change resolution within residual blocks; False: by convolutions between them
+    model.learn_sigma = False  # twice the channels, as published: the network returns variances beside the noise
     # mixture
     model.num_components = 10
 

@@ -19,10 +19,11 @@ from score_sde.data.dataset import has_gaps
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.networks import PIPELINE, make_network
-from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.models import ADM, FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
-from score_sde.models.layers.condition import Kind, Picture, Vector
+from score_sde.models.layers.condition import Always, Kind, Picture, Vector
+from score_sde.models.pretrained.dit import Means
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -69,9 +70,8 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         shape = (data.num_channels, *_configured_size(data))
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
-        return Dataset(
-            data.dataset, empty, empty, units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
-        )
+        units = units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
+        return Dataset(data.dataset, empty, empty, units, class_names=tuple(map(str, range(data.num_classes or 0))))
     if data.path is None and data.dataset == ARRAYS:
         raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
     if data.path is None and own.is_own(data.dataset):
@@ -159,14 +159,15 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
     in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
     kinds: dict[str, Kind] = {
-        **conditions,
+        **{name: Always(count) if _always_told(config, name) else count for name, count in conditions.items()},
         **{name: _kind(config, dataset, name) for name in told_names(config, dataset)},
         **in_parts,
         **({UNTIL: KIND} if model.flow_map else {}),
     }
     told: dict[str, Any] = {"conditions": kinds} if kinds else {}
     if not of_levels:
-        network = make_network(config, dataset.shape, **told)
+        network = make_network(config, dataset.shape, **told, **_more_channels(config, dataset))
+        network = Means(network) if isinstance(network, ADM) and model.learn_sigma else network
         plain = ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
         return FlowMap(plain) if model.flow_map else plain
     assert dataset.levels is not None
@@ -174,6 +175,17 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     levels = QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
     return FlowMap(levels) if model.flow_map else levels
+
+
+def _more_channels(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
+    """Return the channels of the output of a network that returns variances, too."""
+    learns = config.model.network == "adm" and config.model.learn_sigma
+    return {"out_channels": 2 * dataset.shape[0]} if learns else {}
+
+
+def _always_told(config: ConfigDict, name: str) -> bool:
+    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are."""
+    return config.model.network == "adm" and name != "distorted" and config.training.label_dropout == 0
 
 
 def _model_of_pipeline(config: ConfigDict, dataset: Dataset) -> ScoreModel:
@@ -254,7 +266,7 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
     shape = dataset.condition_units[name].told_shape(dataset.shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
-    return Picture(shape[0])
+    return Picture(shape[0], may_be_hidden=not _always_told(config, name))
 
 
 def knows_classes(config: ConfigDict) -> bool:

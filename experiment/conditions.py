@@ -143,16 +143,32 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
         return None
     with naming("sampling.classifier"):
         found = checkpoints.find(other_run.newest(config.sampling.classifier))
-    trained_with = configuration.from_dict(found.config or {}, str(found.path))
+    classifier = found.make_model(_configuration_of_classifier(found, config), dataset)
+    if not isinstance(classifier, NoisyClassifier):
+        raise _no_classifier(found)
+    return classifier.to(distributed.device()).eval().requires_grad_(False)
+
+
+def _configuration_of_classifier(found: checkpoints.Found, config: ConfigDict) -> ConfigDict:
+    """Return the configuration that a classifier was trained with; of a published one, that of the model it guides.
+
+    Raises:
+        UserError: it is for other data or another process, or is no classifier.
+    """
+    if found.config is None:
+        return config
+    trained_with = configuration.from_dict(found.config, str(found.path))
     if trained_with.model.network != "classifier":
-        raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
+        raise _no_classifier(found)
     decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size", "data.image_width")
     for key in configuration.differences(config, trained_with, ("data", "sde")):
         if key in decisive or key.startswith("sde."):
             raise UserError(f"the classifier {found.path} is for another {key}: train one for this model")
-    classifier = found.make_model(trained_with, dataset)
-    assert isinstance(classifier, NoisyClassifier)
-    return classifier.to(distributed.device()).eval().requires_grad_(False)
+    return trained_with
+
+
+def _no_classifier(found: checkpoints.Found) -> UserError:
+    return UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
 
 
 def find_reference(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Condition | None], Model] | None:

@@ -164,6 +164,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
         return _make_dataset(config)
     if known is None:
         classes_needed = build.knows_classes(config) or config.sampling.labels is not None
+        classes_needed = classes_needed and config.data.num_classes is None
         return _make_dataset(config, files_needed=found is None or classes_needed)
     without_examples = described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if without_examples.is_image:

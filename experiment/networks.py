@@ -13,12 +13,13 @@ from torch import nn
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset
 from score_sde.experiment import own
-from score_sde.models import DDPM, MLP, DiT, Encoder, NCSNpp, UNet
+from score_sde.models import ADM, DDPM, MLP, DiT, Encoder, NCSNpp, UNet
 from score_sde.sde import geometric_sigmas
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "ddpm": DDPM,
+    "adm": ADM,
     "unet": UNet,
     "dit": DiT,
     "mlp": MLP,
@@ -31,6 +32,7 @@ _ONE_TO_THREE = (1, 2, 3)
 AXES = {
     "ncsnpp": (2,),
     "ddpm": (2,),
+    "adm": (2,),
     "unet": _ONE_TO_THREE,
     "dit": _ONE_TO_THREE,
     "mlp": tuple(range(10)),

@@ -194,6 +194,7 @@ RULES: dict[str, Rule] = {
     "data.image_width": whole(1, _NUM_PIXELS),
     "data.resize": one_of("way of resizing", RESIZE),
     "data.num_channels": whole(1, 3),
+    "data.num_classes": whole(1, 10**6),
     "data.levels": whole(2, 256),
     "data.background": reads(background),
     "data.damaged": one_of("way with damaged images", DAMAGED),
@@ -219,7 +220,7 @@ RULES: dict[str, Rule] = {
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),
-    "model.channel_multipliers": listed(whole(1, 1000), most=15),
+    "model.channel_multipliers": listed(positive(1000, least=1e-3), most=15),
     "model.dropout": _SHARE,
     "model.attention_depths": listed(whole(-15, 14), least=0),
     "model.periodic": listed(whole(0, 2), least=0, most=3),
@@ -236,6 +237,8 @@ RULES: dict[str, Rule] = {
     "model.width": whole(1, 10**5),
     "model.patch_size": whole(1, 10**4),
     "model.num_heads": whole(1, 10**4),
+    "model.num_heads_up": whole(1, 10**4),
+    "model.head_width": whole(1, 10**4),
     "model.num_components": whole(1, 10**5),
     "training.start_from": name,
     "training.num_steps": whole(1),
@@ -378,6 +381,8 @@ def check_values(config: ConfigDict) -> None:
     for key, value in configuration.flatten(config):
         if value is not None and key in RULES:
             RULES[key](key, value)
+    if config.model.network != "adm":
+        listed(whole(1, 1000))("model.channel_multipliers", config.model.channel_multipliers)
     if config.data.image_width is not None and config.data.image_size is None:
         raise UserError(f"data.image_width={config.data.image_width} goes with a height: --config.data.image_size=…")
     if not config.data.low < config.data.high:

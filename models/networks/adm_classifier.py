@@ -63,7 +63,7 @@ class ADMClassifier(nn.Module):
     ) -> None:
         super().__init__()
         choose("pool", pool, dict.fromkeys(get_args(Pool)))
-        self.in_channels = in_channels
+        self.in_channels, self.num_outputs = in_channels, num_outputs
         self.size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         self.embedding = NoiseEmbedding(CosineFeatures(channels), 4 * channels)
         blocks = Blocks(

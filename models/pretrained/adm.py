@@ -32,6 +32,8 @@ from score_sde.models.networks.adm_classifier import ADMClassifier, Pool
 from score_sde.models.pretrained.adm_names import adm_names, classifier_names
 from score_sde.models.pretrained.dit import renamed
 
+# How much of a file is looked at to know what it is, in bytes; and what is looked for, and must not be there.
+_BEGINNING, _NAME, _OURS = 2**22, b"middle_block.0.in_layers.0.weight", b"ema_decay"
 _AFFINE = re.compile(r"(?:\.(?:qkv|proj_out|qkv_proj|c_proj)|^out\.3)\.weight$")
 
 
@@ -83,6 +85,18 @@ def adm_classifier(
     names = classifier_names(network)
     load_weights(network, renamed(_flat(weights), names, where), where)
     return network.eval()
+
+
+def holds_adm(path: Path) -> bool:
+    """Return whether a file has the names of weights of the published code at its beginning, and is none of ours.
+
+    Whatever wrote it, names come before numbers; ours have their configuration beside them.
+    """
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        beginning = file.read(_BEGINNING)
+    return _NAME in beginning and _OURS not in beginning
 
 
 def is_adm(names: Any) -> bool:
