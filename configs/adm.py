@@ -63,3 +63,11 @@ def knows_classes(config: ConfigDict, num_classes: int) -> None:
     config.data.num_classes = num_classes
     config.model.class_conditional = True
     config.likelihood.given = "own"
+
+
+def upsampler(image_size: int, small_size: int) -> ConfigDict:
+    """Return the values of guided-diffusion's upsamplers, to images of this height from smaller ones."""
+    config = guided(image_size, num_classes=1000)
+    config.data.update(low_resolution=small_size, augment="")
+    config.model.channels = 192
+    return config

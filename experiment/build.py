@@ -16,6 +16,7 @@ from score_sde.common.part import CHANNELS, PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
+from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.networks import PIPELINE, make_network
@@ -64,6 +65,15 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     Raises:
         UserError: the data do not exist, or do not have the configured shape.
     """
+    dataset, data = _dataset(config, files_needed), config.data
+    if data.low_resolution is None:
+        return dataset
+    with naming("data.low_resolution"):
+        return with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+
+
+def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
+    """Make the data as they come; arguments and errors as of `make_dataset`."""
     data = config.data
     shape = None
     if data.image_size is not None and data.num_channels is not None:

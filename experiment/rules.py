@@ -195,6 +195,7 @@ RULES: dict[str, Rule] = {
     "data.resize": one_of("way of resizing", RESIZE),
     "data.num_channels": whole(1, 3),
     "data.num_classes": whole(1, 10**6),
+    "data.low_resolution": whole(1, _NUM_PIXELS),
     "data.levels": whole(2, 256),
     "data.background": reads(background),
     "data.damaged": one_of("way with damaged images", DAMAGED),
