@@ -1,0 +1,145 @@
+"""Files of guided-diffusion and improved-diffusion from the command line: samples, guidance, enlarging, bits/dim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import score_sde
+from score_sde.common.condition import Condition
+from score_sde.models import ADM
+from score_sde.models.pretrained.adm import adm_classifier, load_adm
+from tests.experiment.test_checkpoints import flags, run
+from tests.models.pretrained.published_adm import CLASSES, SIZE, Published, published
+from tests.models.pretrained.test_adm import made
+
+CASE = Published(head_channels=16)
+CLASSIFIER = Published(head_channels=64, channels=64, pool="attention")
+SMALL = {
+    "data.image_size": str(SIZE),
+    "data.num_classes": str(CLASSES),
+    "model.channels": "32",
+    "model.channel_multipliers": "1,2",
+    "model.num_blocks": "1",
+    "model.attention_resolutions": "8",
+    "model.head_width": "16",
+}
+# Rungs 999, 499 and 99.
+GRID = {
+    "sampling.solver": "ddim",
+    "sampling.grid": "1.0,0.5,0.1",
+    "sampling.num_samples": "2",
+    "sampling.num_steps": "3",
+}
+RUNGS = (999, 499, 99)
+CONFIG = "--config=configs/vp/adm/imagenet256.py"
+
+
+def write(case: Published, path: Path, scale: float = 1.0) -> dict[str, Tensor]:
+    """Write a file of the published code, of a network whose output is multiplied by a number; return its weights."""
+    weights = published(case)
+    for kind in ("weight", "bias"):
+        weights[f"out.2.{kind}" if not case.pool else f"out.2.c_proj.{kind}"] *= scale
+    torch.save(weights, path)
+    return weights
+
+
+def ddim(noise: Any, seeds: range, alpha_bar: Tensor, rungs: tuple[int, ...] = RUNGS) -> np.ndarray:
+    """Return what DDIM of the published code makes of a prediction of noise at some rungs, as levels."""
+    x = score_sde.VPSDE().prior_sample((len(seeds), 3, SIZE, SIZE), seeds=seeds)
+    for index, rung in enumerate(rungs):
+        here = alpha_bar[rung].item()
+        after = alpha_bar[rungs[index + 1]].item() if index + 1 < len(rungs) else 1.0
+        eps = noise(x, rung)
+        denoised = (x - (1 - here) ** 0.5 * eps) / here**0.5
+        x = after**0.5 * denoised + (1 - after) ** 0.5 * eps
+    return ((x + 1) * 127.5).clamp(0, 255).movedim(1, -1).numpy()
+
+
+def linear(count: int = 1000) -> Tensor:
+    return (1 - torch.linspace(0.1 / count, 20 / count, count, dtype=torch.float64)).cumprod(0)
+
+
+def drawn(workdir: Path, solver: str = "ddim") -> np.ndarray:
+    return np.load(workdir / "samples" / f"{solver}.npz")["images"].astype(float)
+
+
+def network_of(case: Published, weights: dict[str, Tensor]) -> ADM:
+    network = made(case)
+    load_adm(network, weights)
+    return network.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", ["imagenet256", "imagenet64"])
+def test_a_model_of_classes_samples_as_its_code_does(name: str, tmp_path: Path) -> None:
+    """With linear and cosine betas, in both orders of attention, of classes 4 and 1, without any data."""
+    case = Published(head_channels=16, new_order=name == "imagenet64")
+    network = network_of(case, write(case, tmp_path / "a.pt", 0.1))
+    cosine = torch.cos((torch.linspace(0, 1, 1001, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2) ** 2
+    cosine_betas = (1 - cosine[1:] / cosine[:-1]).clamp(max=0.999)
+    alpha_bar = (1 - cosine_betas).cumprod(0) if name == "imagenet64" else linear()
+    told = Condition({"class": torch.tensor([4, 1])})
+    values = SMALL | GRID | {"sampling.labels": "4,1"}
+    arguments = ["--mode=sample", f"--config=configs/vp/adm/{name}.py", f"--checkpoint={tmp_path / 'a.pt'}"]
+    assert run(*arguments, f"--workdir={tmp_path / 'run'}", *flags(values)) == 0
+    expected = ddim(lambda x, rung: network(x, torch.full((2,), float(rung)), told)[:, :3], range(2), alpha_bar)
+    assert np.abs(drawn(tmp_path / "run") - expected).max() <= 1
+
+
+def test_a_classifier_guides_as_in_its_code(tmp_path: Path) -> None:
+    """The noise is changed by `-sqrt(1 - alpha_bar)` times the gradient; of a model that knows no classes itself."""
+    case = Published(head_channels=16, class_cond=False)
+    network = network_of(case, write(case, tmp_path / "uncond.pt", 0.1))
+    classifier = adm_classifier(write(CLASSIFIER, tmp_path / "classifier.pt", 20.0), SIZE).requires_grad_(False)
+    classes, alpha_bar = torch.tensor([3, 0]), linear()
+
+    def noise(x: Tensor, rung: int) -> Tensor:
+        labels = torch.full((2,), float(rung))
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            chosen = classifier(x, labels).log_softmax(1)[torch.arange(2), classes]
+            (gradient,) = torch.autograd.grad(chosen.sum(), x)
+        return network(x.detach(), labels)[:, :3] - (1 - alpha_bar[rung].item()) ** 0.5 * 2.0 * gradient
+
+    arguments = ["--mode=sample", "--config=configs/vp/adm/imagenet256_unconditional.py"]
+    arguments += [f"--checkpoint={tmp_path / 'uncond.pt'}", f"--workdir={tmp_path / 'run'}", *flags(SMALL | GRID)]
+    arguments += flags({"sampling.labels": "3,0", "sampling.guidance": "2"})
+    assert run(*arguments, f"--config.sampling.classifier={tmp_path / 'classifier.pt'}") == 0
+    guided = drawn(tmp_path / "run")
+    assert np.abs(guided - ddim(noise, range(2), alpha_bar)).max() <= 1
+    plain = ddim(lambda x, rung: network(x, torch.full((2,), float(rung)))[:, :3], range(2), alpha_bar)
+    assert np.abs(guided - plain).max() > 20
+
+
+def test_an_upsampler_enlarges_what_it_is_given(tmp_path: Path) -> None:
+    """Small pictures are uint8, brought to [-1, 1], and to size by linear interpolation."""
+    case = Published(small_size=4, head_channels=16)
+    network = network_of(case, write(case, tmp_path / "up.pt", 0.1))
+    small = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "low.npz", low_resolution=small, labels=[2, 0])
+    values = SMALL | GRID | {"data.low_resolution": "4", "sampling.condition": str(tmp_path / "low.npz")}
+    arguments = ["--mode=sample", "--config=configs/vp/adm/upsampler_64_256.py", f"--workdir={tmp_path / 'run'}"]
+    assert run(*arguments, f"--checkpoint={tmp_path / 'up.pt'}", *flags(values)) == 0
+    beside = torch.nn.functional.interpolate(torch.from_numpy(small).float() / 127.5 - 1, (SIZE, SIZE), mode="bilinear")
+    told = Condition({"class": torch.tensor([2, 0]), "low_resolution": beside})
+    expected = ddim(lambda x, rung: network(x, torch.full((2,), float(rung)), told)[:, :3], range(2), linear())
+    assert np.abs(drawn(tmp_path / "run") - expected).max() <= 1
+
+
+def test_improved_diffusion_counts_as_if_there_were_1000_rungs(tmp_path: Path) -> None:
+    case = Published(updown=False, improved=True, class_cond=False)
+    network = network_of(case, write(case, tmp_path / "improved.pt", 0.1))
+    cosine = torch.cos((torch.linspace(0, 1, 4001, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2) ** 2
+    alpha_bar = (1 - (1 - cosine[1:] / cosine[:-1]).clamp(max=0.999)).cumprod(0)
+    values = {key: value for key, value in SMALL.items() if key not in ("data.num_classes", "model.head_width")}
+    arguments = ["--mode=sample", "--config=configs/vp/adm/improved_imagenet64.py", f"--workdir={tmp_path / 'run'}"]
+    assert run(*arguments, f"--checkpoint={tmp_path / 'improved.pt'}", *flags(values | GRID)) == 0
+    expected = ddim(
+        lambda x, rung: network(x, torch.full((2,), rung / 4))[:, :3], range(2), alpha_bar, (3999, 1999, 399)
+    )
+    assert np.abs(drawn(tmp_path / "run") - expected).max() <= 1
