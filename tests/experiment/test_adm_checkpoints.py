@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import score_sde
 from score_sde.common.condition import Condition
 from score_sde.models import ADM
 from score_sde.models.pretrained.adm import adm_classifier, load_adm
-from tests.experiment.test_checkpoints import flags, run
+from tests.experiment.test_checkpoints import complaint, flags, run
 from tests.models.pretrained.published_adm import CLASSES, SIZE, Published, published
 from tests.models.pretrained.test_adm import made
 
@@ -143,3 +144,91 @@ def test_improved_diffusion_counts_as_if_there_were_1000_rungs(tmp_path: Path) -
         lambda x, rung: network(x, torch.full((2,), rung / 4))[:, :3], range(2), alpha_bar, (3999, 1999, 399)
     )
     assert np.abs(drawn(tmp_path / "run") - expected).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Write pictures with classes."""
+    path = tmp_path_factory.mktemp("pictures") / "pictures.npz"
+    images = np.random.default_rng(0).integers(0, 256, (20, SIZE, SIZE, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(20) % CLASSES)
+    return path
+
+
+FAST = {
+    "sampling.num_samples": "2",
+    "sampling.num_steps": "5",
+    "sampling.labels": "0,3",
+    "likelihood.num_examples": "2",
+    "likelihood.num_probes": "1",
+    "likelihood.method": "adams",
+    "likelihood.num_steps": "3",
+    "likelihood.bounds": "discrete",
+    "likelihood.num_rungs": "10",
+    "likelihood.bound_calls": "4",
+    "likelihood.num_checks": "0",
+}
+
+
+def test_bits_are_those_given_the_class_of_each_picture(pictures: Path, tmp_path: Path, capsys) -> None:
+    """From the command line and from Python; without its class a picture has no density here."""
+    write(CASE, tmp_path / "a.pt", 0.1)
+    values = SMALL | FAST | {"data.path": str(pictures), "data.test_share": "0.5"}
+    arguments = ["--mode=likelihood", CONFIG, f"--checkpoint={tmp_path / 'a.pt'}", f"--workdir={tmp_path / 'run'}"]
+    assert run(*arguments, *flags(values)) == 0
+    found = json.loads((tmp_path / "run" / "likelihood" / "test_given_class.json").read_text())
+    loaded = score_sde.load(tmp_path / "a.pt", config="configs/vp/adm/imagenet256.py", settings=values)
+    data = score_sde.load_dataset(path=pictures, test_share=0.5, uniform_dequantisation=False)
+    assert data.test_classes is not None
+    bits = loaded.bits_per_dim(data.test[:2].numpy(), condition=data.test_classes[:2])
+    assert found["bits_per_dim"] == pytest.approx(float(np.mean(bits)), rel=1e-6)
+    line = complaint(capsys, *arguments, *flags(values | {"likelihood.given": "none"}))
+    assert "knows no p(x): tell it the class" in line
+
+
+def test_training_goes_on_from_a_published_file(pictures: Path, tmp_path: Path) -> None:
+    """At a rate of nothing, its weights are what they were, the vectors of classes too."""
+    weights = write(CASE, tmp_path / "a.pt")
+    values: dict[str, Any] = SMALL | {"training.learning_rate": "1e-12", "training.num_steps": "1"}
+    values |= {"training.batch_size": "2", "training.sample_every": "0", "data.test_share": "0.5"}
+    run = score_sde.fit(str(pictures), start_from=tmp_path / "a.pt", config="vp/adm/imagenet256", settings=values)
+    expected = network_of(CASE, weights).state_dict()
+    for name, tensor in run.model.network.network.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-9)
+
+
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, capsys) -> None:
+    write(CASE, tmp_path / "a.pt")
+    write(CLASSIFIER, tmp_path / "classifier.pt")
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save(published(CASE) | {"other": print}, tmp_path / "hostile.pt")
+    workdir = f"--workdir={tmp_path / 'run'}"
+
+    def said(name: str, values: dict[str, str], config: str = CONFIG) -> str:
+        return complaint(capsys, "--mode=sample", config, f"--checkpoint={tmp_path / name}", workdir, *flags(values))
+
+    asked = SMALL | FAST
+    assert f"cannot read the checkpoint {tmp_path / 'half.pt'}: it is truncated" in said("half.pt", asked)
+    assert "it holds more than data, namely builtins.print" in said("hostile.pt", asked)
+    assert "is of a network with channels=32, and this one has channels=64" in said(
+        "a.pt", asked | {"model.channels": "64"}
+    )
+    assert "output channels=6, and this one has" in said("a.pt", asked | {"model.learn_sigma": "false"})
+    assert "scale_shift=True, and this one" in said("a.pt", asked | {"model.scale_shift": "false"})
+    assert "it has no input_blocks.1.1.norm.weight" in said("a.pt", asked | {"model.attention_resolutions": "8,16"})
+    assert "knows no p(x)" in said("a.pt", {**asked, "sampling.labels": "none"})
+    assert "holds an ADM, not model.network=ddpm" in said(
+        "a.pt", asked | {"model.network": "ddpm", "model.learn_sigma": "false"}
+    )
+    assert "is a classifier: give it to a model" in said("classifier.pt", asked)
+    line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'a.pt'}", workdir)
+    assert "does not say what it was trained with: give its --config FILE" in line
+    guiding = asked | {"sampling.classifier": str(tmp_path / "classifier.pt")}
+    write(Published(head_channels=16, class_cond=False), tmp_path / "uncond.pt")
+    unconditional = guiding | {"data.num_classes": "4", "model.class_conditional": "false"}
+    assert "knows 5 classes, and images has 4" in said("uncond.pt", unconditional)
+    assert "told the rung of DDPM's ladder" in said("a.pt", guiding | {"model.noise_label": "log_snr"})
+    assert "is no classifier" in said("a.pt", asked | {"sampling.classifier": str(tmp_path / "a.pt")})
+    (tmp_path / "a.pt").rename(tmp_path / "a.pth")
+    assert "knows no p(x)" in said("a.pth", {**asked, "sampling.labels": "none"})
