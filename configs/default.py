@@ -124,8 +124,12 @@ def get_config() -> ConfigDict:
     training.batch_size = 128  # of all processes together
     # continuous; discrete: DDPM's and SMLD's losses, for ladders; lagrangian: few-step models
     training.objective = "continuous"
-    training.teacher = placeholder(str)  # lagrangian: the run, or its checkpoint, whose flow is learnt; None: its own
+    # The run, or its checkpoint, whose flow is learnt: lagrangian (None: the model's own), and training.coupling=reflow
+    training.teacher = placeholder(str)
     training.guidance = 1.0  # lagrangian, class_conditional: scale of the guidance of the teacher, which is learnt, too
+    # Which noise goes with which data: independent; ot, by optimal transport within a batch; reflow, data are where the
+    training.coupling = "independent"  # … teacher's flow takes the noise. With the last two a model is a flow, no score
+    training.reflow_steps = 10  # reflow: network calls of the teacher for a batch
     training.label_dropout = 0.1  # probability that a condition (class, …) is hidden, so that p(x) is learnt too
     training.weighting = "likelihood"  # sigma2, likelihood, edm, flow: weight of each time in the loss
     training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
+from score_sde.common.score import check_score
 from score_sde.models.wrapper import ModelWrapper
 from score_sde.solvers import Model
 
@@ -61,6 +62,8 @@ class Composed(ModelWrapper):
             raise UserError("there is no posterior to be composed: give one for each observation")
         if (covariances is None) != (prior_covariance is None):
             raise UserError("covariances of the posteriors and that of the prior go together: give both, or none")
+        for model in (*posteriors, prior):
+            check_score(model, "a composition of posteriors")
         super().__init__(prior)
         self.posteriors = list(posteriors)
         self._precisions = None

@@ -40,6 +40,7 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.condition import Rows
 from score_sde.common.errors import UserError
+from score_sde.common.score import check_score, no_score
 from score_sde.control.base import dot, tweedie_factor
 from score_sde.models.wrapper import ModelWrapper, no_density, rows_of
 from score_sde.solvers import Model
@@ -64,6 +65,7 @@ class ClassifierGuidance(ModelWrapper):
 
     @checked
     def __init__(self, model: Model, log_prob: LogProbability, scale: float = 1.0) -> None:
+        check_score(model, "guidance by a classifier")
         super().__init__(model)
         self.log_prob = log_prob
         self.scale = scale
@@ -143,6 +145,11 @@ class Guided(ModelWrapper):
         if self.scale == 0 and self._straight and self.interval[0] <= 0 and math.isinf(self.interval[1]):
             return no_density(self.reference)
         return _NOT_DIFFUSED.format(scale=self.scale)
+
+    @property
+    def no_score(self) -> str:
+        """The reason why there is no score is the one model's or the other's; it is empty if both have one."""
+        return no_score(self.model) or no_score(self.reference)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `s_ref(x) + w [s(x) - s_ref(x)]`, or the score of what that is projected to; shape of `x`."""

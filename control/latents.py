@@ -16,6 +16,7 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked
 from score_sde.common.gaussian import Gaussian
+from score_sde.common.score import check_score
 from score_sde.models.wrapper import ModelWrapper
 from score_sde.sde import SDE
 from score_sde.sde.truncated import Truncated
@@ -95,6 +96,7 @@ def noised(
     Raises:
         UserError: the strength is out of range.
     """
+    check_score(model, "SDEdit")
     until = Until(model, strength * model.sde.T)
     noise = sample_noise(x_0, seeds, generator, stream="control").normal(x_0)
     return until, model.sde.perturb(x_0, noise, torch.tensor(until.sde.T, dtype=torch.float64))

@@ -34,6 +34,7 @@ from torch import Tensor
 from score_sde.common.arguments import checked, checked_class
 from score_sde.common.condition import Rows
 from score_sde.common.errors import UserError
+from score_sde.common.score import check_score
 from score_sde.control.base import tweedie_factor
 from score_sde.control.operators import LinearOperator, Operator, check_linear, conjugate_gradients, linearised
 from score_sde.models.wrapper import ModelWrapper, rows_of
@@ -88,6 +89,7 @@ class _PosteriorControl(ModelWrapper):
 
     @checked
     def __init__(self, model: Model, observation: Observation, scale: float = 1.0) -> None:
+        check_score(model, "posterior sampling")
         super().__init__(model)
         self.observation = observation
         self.scale = scale

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked
 from score_sde.common.noise import SampleNoise
+from score_sde.common.score import check_score
 from score_sde.control.operators import LinearOperator
 from score_sde.sde import SDE
 from score_sde.solvers.base import Draw, Model, Solution, Solver
@@ -140,6 +141,7 @@ class Controlled(Solver):
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         """Return the solution; arguments are those of `Solver.solve`, and the control has noise of its own."""
+        check_score(model, "a state control")
         noise = draw("control")
         steps = self.solver.steps(model, x_T, seeds=noise.seeds)
         alpha, sigma = steps.ends.alpha, steps.ends.sigma

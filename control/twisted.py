@@ -40,6 +40,7 @@ from torch import Tensor
 from score_sde.common.arguments import checked, checked_class
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
+from score_sde.common.score import check_score
 from score_sde.control.base import tweedie_factor
 from score_sde.control.operators import linearised
 from score_sde.control.posterior import Observation
@@ -148,6 +149,7 @@ class TDS:
         """
         if not observation.noise_std > 0:
             raise UserError("TDS weighs by the likelihood of the observation's noise: give some, or use ΠGDM or MMPS")
+        check_score(model, "TDS")
         y = observation.y if observation.y.is_floating_point() else observation.y.to(torch.get_default_dtype())
         if not shape:
             raise UserError("an example has a shape of at least one size, such as (2,) or (1, 8, 8), not ()")

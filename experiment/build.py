@@ -19,6 +19,7 @@ from score_sde.data.dataset import has_gaps
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
+from score_sde.experiment.couplings import make_coupling, why_no_score
 from score_sde.experiment.networks import PIPELINE, make_network
 from score_sde.models import ADM, FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
@@ -151,6 +152,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
         UserError: the network does not exist or cannot take examples of this shape.
     """
     made = _new_model(config, dataset)
+    trained = made.model if isinstance(made, FlowMap) else made
+    trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
     return made
 
@@ -306,7 +309,7 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
 ) -> Objective | Classification | LagrangianMatching | own.OwnObjective:
-    """Make the loss of the section `training`; the `teacher` is for flow maps."""
+    """Make the loss of the section `training`; the `teacher` is for flow maps and reflow."""
     training = config.training
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
@@ -316,16 +319,17 @@ def make_objective(
     return choose("objective", training.objective, OBJECTIVES)(config, sde, teacher)
 
 
-def _discrete_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None) -> Objective:
+def _discrete_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
     training = config.training
     return get_discrete_objective(
         sde,
         stratified=training.stratified,
         reduce_mean=training.reduce_mean,
+        coupling=make_coupling(config, teacher),
     )
 
 
-def _continuous_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None) -> Objective:
+def _continuous_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
     training = config.training
     return get_objective(
         sde,
@@ -336,6 +340,7 @@ def _continuous_objective(config: ConfigDict, sde: SDE, _: Teacher | None = None
         reduce_mean=training.reduce_mean,
         shape=_time_shape(config),
         data_std=config.model.data_std,
+        coupling=make_coupling(config, teacher),
     )
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from score_sde.common import distributed
+from score_sde.common.errors import UserError
 from score_sde.common.resumable import digest
+from score_sde.common.score import NoScoreError, no_score
 from score_sde.evaluation.comparison.compare import Comparison, compare
+from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.comparison.report import write_report
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.solver import shared_options
 from score_sde.experiment.tuning import tuned_tables
+from score_sde.solvers.standard_normal import StandardNormal
 
 
 def compare_solvers(experiment: Experiment) -> Comparison:
     """Draw samples by every solver and budget that the section `compare` names, and measure them; on one process."""
     config, settings = experiment.config, experiment.config.compare
-    contenders: dict[str, dict[str, Any]] = {name: {} for name in settings.solvers}
+    contenders: dict[str, dict[str, Any]] = {name: {} for name in _solvers_that_serve(experiment)}
     if "tuned" in contenders:
         contenders["tuned"]["path"] = tuned_tables(experiment, settings.budgets)
     return compare(
@@ -34,6 +40,28 @@ def compare_solvers(experiment: Experiment) -> Comparison:
         batch_size=settings.batch_size,
         device=distributed.device(),
     )
+
+
+def _solvers_that_serve(experiment: Experiment) -> list[str]:
+    """Return the names in the section `compare`, less those that need a score if the model has none, which is said."""
+    settings, model = experiment.config.compare, experiment.model
+    if not no_score(model):
+        return list(settings.solvers)
+    shared = shared_options(experiment.config.sampling)
+    serving = []
+    for name in settings.solvers:
+        # Tables that are learnt here have no noise, as those of `default`.
+        solver = runs_within("default" if name == "tuned" else name, {}, settings.budgets, model.sde, shared)[
+            0
+        ].solver()
+        try:
+            solver(StandardNormal(model.sde, no_score(model)), torch.zeros(1, 1, dtype=torch.float64), seeds=[0])
+            serving.append(name)
+        except NoScoreError as error:
+            distributed.say(f"left out of the comparison: {name}; {error}")
+    if not serving:
+        raise UserError("none of these solvers serves the model: compare.solvers=default,heun,ode")
+    return serving
 
 
 def write(experiment: Experiment, comparison: Comparison) -> list[Path]:

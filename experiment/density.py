@@ -18,6 +18,7 @@ from score_sde.evaluation.likelihood.dequantisation import (
     UniformDequantiser,
     WithoutLevels,
 )
+from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.texts import read_texts
 from score_sde.sde import SDE
 from score_sde.solvers.density.likelihood import log_likelihood, matched_prior
@@ -75,7 +76,7 @@ def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> di
     """Make the variational bounds that the section `likelihood` asks for, by name.
 
     They bound the density of levels with noise; or, where truncated normal noise stands for the process's own, the
-    probability of the levels themselves.
+    probability of the levels themselves. A model that is a flow and no score has none.
     """
     settings = config.likelihood
     calls, rungs = settings.bound_calls, settings.num_rungs
@@ -83,4 +84,5 @@ def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> di
         known = bounds_of_points(dataset.quantised, calls, rungs, t_min)
     else:
         known = bounds_with_noise(calls, rungs, t_min)
-    return {name: choose("bound", name, known) for name in settings.bounds}
+    chosen = {name: choose("bound", name, known) for name in settings.bounds}
+    return {} if why_no_score(config) else chosen

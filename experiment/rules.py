@@ -28,6 +28,7 @@ from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
 from score_sde.experiment import build, configuration, density, networks, own, texts
+from score_sde.experiment.couplings import COUPLINGS, REFLOW, check_coupling, why_no_score
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
@@ -43,6 +44,7 @@ from score_sde.solvers import SOLVERS, log_likelihood
 from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
 from score_sde.solvers.density.tuned import TUNED
 from score_sde.solvers.fast.methods import Variable, Variant
+from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE
 from score_sde.solvers.grids import GRIDS
 from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
 from score_sde.solvers.process import last_time
@@ -247,6 +249,8 @@ RULES: dict[str, Rule] = {
     "training.objective": one_of_or_own("objective", build.OBJECTIVES),
     "training.teacher": name,
     "training.guidance": number(-1e3, 1e3),
+    "training.coupling": one_of("coupling", COUPLINGS),
+    "training.reflow_steps": whole(1, MOST_STEPS_OF_TABLE),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
     "training.times": one_of("distribution of times", TIME_DISTRIBUTIONS),
@@ -423,6 +427,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     _check_flow_map(config)
+    check_coupling(config, sde)
     build.make_objective(config, sde)
     if training.patience and not (config.data.validation and training.evaluate_every):
         raise UserError(
@@ -454,11 +459,12 @@ def _check_flow_map(config: ConfigDict) -> None:
             "a few-step model has a network that is told two times, and an objective for it: "
             "--config.model.flow_map=True and --config.training.objective=lagrangian"
         )
-    if not jumps and (training.teacher is not None or training.guidance != 1):
+    taught = jumps or training.coupling == REFLOW
+    if not taught and (training.teacher is not None or training.guidance != 1):
         raise UserError(
             "training.teacher and training.guidance are for few-step models: take "
             "--config configs/vp/digits_fewstep.py, or --config.model.flow_map=True "
-            "--config.training.objective=lagrangian"
+            "--config.training.objective=lagrangian; or for training.coupling=reflow"
         )
     if training.guidance != 1 and not (training.teacher is not None and model.class_conditional):
         raise UserError(
@@ -526,5 +532,5 @@ def _rehearse_sampling(config: ConfigDict, sde: SDE) -> None:
         if (config.sampling.num_steps or 0) > _REHEARSED:
             return
         x_T = torch.full((1, 1), sde.prior_std, dtype=torch.float64)
-        if not bool(solver(StandardNormal(sde), x_T, seeds=[0]).x.isfinite().all()):
+        if not bool(solver(StandardNormal(sde, why_no_score(config)), x_T, seeds=[0]).x.isfinite().all()):
             raise UserError("with these options it gives numbers that are not finite")

@@ -8,10 +8,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_sde.common.condition import Condition
-from score_sde.common.errors import naming
+from score_sde.common.errors import UserError, naming
+from score_sde.common.score import no_score
 from score_sde.control import Guided
 from score_sde.data import Dataset
 from score_sde.experiment import other_run
+from score_sde.experiment.couplings import INDEPENDENT
 from score_sde.models import Given
 from score_sde.sde import SDE
 
@@ -50,5 +52,10 @@ def make_teacher(config: ConfigDict, dataset: Dataset, sde: SDE) -> RunAsTeacher
     if config.training.teacher is None:
         return None
     with naming("training.teacher"):
-        teacher, _ = other_run.load(config.training.teacher, "a teacher", config, dataset, sde)
+        teacher, trained_with = other_run.load(config.training.teacher, "a teacher", config, dataset, sde)
+    if no_score(teacher) and config.training.coupling == INDEPENDENT:
+        raise UserError(
+            f"training.teacher={config.training.teacher} is a flow and no score, and so is what learns from it: "
+            f"--config.training.coupling={trained_with.training.coupling}"
+        )
     return RunAsTeacher(teacher, config.training.guidance)

@@ -24,6 +24,7 @@ from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
+from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
@@ -161,6 +162,8 @@ def notes_on_data(experiment: Experiment) -> list[str]:
     """Say how many classes there are, whether the network is told of them, and what is done to examples in training."""
     config, dataset = experiment.config, experiment.dataset
     lines = []
+    if why_no_score(config):
+        lines.append(f"the model will be a flow and no score: {why_no_score(config)}")
     if dataset.num_classes:
         called = ", ".join(dataset.class_names[:_NUM_NAMED]) + ", …" * (dataset.num_classes > _NUM_NAMED)
         told = "is told of" if build.knows_classes(config) else "is not told of (model.class_conditional)"

@@ -78,6 +78,11 @@ class FlowMap(nn.Module):
         return self.model.sde
 
     @property
+    def no_score(self) -> str:
+        """The reason why there is no score is the score model's; it is empty if there is one."""
+        return self.model.no_score
+
+    @property
     def network(self) -> nn.Module:
         """The network is the score model's."""
         return self.model.network

@@ -47,7 +47,8 @@ class Preconditioned(nn.Module):
     """A network is made a function of the state and the time of a process: every model of a network begins so.
 
     Its attribute `gaussian` is the Gaussian that its data look like (`common.gaussian`), None where it is not known;
-    solvers that make use of it may be told by setting it.
+    solvers that make use of it may be told by setting it. Its attribute `no_score` says why the model is a flow and no
+    score, if it is one (`common.score`), and is empty otherwise.
 
     Args:
         network: called as `network(x, noise_label)`, with states `(B, *dims)` and labels `(B,)`, or with a condition as
@@ -77,6 +78,7 @@ class Preconditioned(nn.Module):
         self.data_std = data_std
         self.scale_input = scale_input
         self.gaussian: Gaussian | None = None
+        self.no_score = ""
         if isinstance(noise_label, str):
             choose("noise label", noise_label, NOISE_LABELS)(sde, sde.at(sde.T))
 

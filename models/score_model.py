@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from score_sde.common.arguments import checked
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose
+from score_sde.common.score import check_score
 from score_sde.models.inputs import states_and_times
 from score_sde.models.preconditioning import Preconditioned
 from score_sde.sde import SDE
@@ -123,7 +124,12 @@ class ScoreModel(Preconditioned):
         return self._where_gone(x, t, noise, 1 / sigma, -alpha / sigma)
 
     def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """Return `∇ log p_t(x) = -eps_hat / sigma`; shape of `x`."""
+        """Return `∇ log p_t(x) = -eps_hat / sigma`; shape of `x`.
+
+        Raises:
+            UserError: the model is a flow and has no score.
+        """
+        check_score(self, "this")
         x, t = states_and_times(self.sde, x, t)
         alpha, sigma, a, _, c = self._coefficients(t)
         score = self._combine(a / (c * sigma), x, -alpha / (c * sigma), self.predict(x, t, condition))

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from score_sde.common.condition import Rows
+from score_sde.common.score import no_score
 from score_sde.sde import SDE
 
 _Whole = TypeVar("_Whole")
@@ -36,6 +37,11 @@ class ModelWrapper:
     def no_density(self) -> str:
         """The reason why there is no log-likelihood is the asked model's; it is empty if there is one."""
         return no_density(self.model)
+
+    @property
+    def no_score(self) -> str:
+        """The reason why there is no score is the asked model's; it is empty if there is one."""
+        return no_score(self.model)
 
     @property
     def modelled(self) -> Tensor | None:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common.distributed import rank, say
 from score_sde.common.errors import UserError
+from score_sde.common.score import check_score
 from score_sde.experiment import configuration
 from score_sde.experiment.experiment import Experiment
 from score_sde.models import ScoreModel
@@ -43,6 +44,7 @@ def run(experiment: Experiment, folder: Path) -> None:
         raise UserError(f"pipelines are for square images, and {dataset.name} has {dataset.kind} of {dataset.shape}")
     if not isinstance(model, ScoreModel):
         raise UserError(f"a pipeline has no {type(model).__name__}; {_what_can(experiment.config)}")
+    check_score(model, "a pipeline's sampler")
     if rank() == 0:
         try:
             save_pipeline(model, folder, dataset.shape[-1])

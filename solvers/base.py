@@ -28,6 +28,7 @@ from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise, Stream, seeds_from_generator
+from score_sde.common.score import no_score
 from score_sde.sde import SDE, Marginals
 from score_sde.solvers.standard_normal import StandardNormal
 from score_sde.solvers.trajectory import State, Watch
@@ -264,6 +265,15 @@ def sample_noise(
 def gaussian_of_model(model: object) -> Gaussian | None:
     """Return the Gaussian that the data of a model look like, if it knows it: its attribute `gaussian`."""
     return getattr(model, "gaussian", None)
+
+
+def noise_of(model: Model, x: Tensor, here: Marginals) -> Tensor:
+    """Return `E[eps | x_t = x]`, shape of `x`, at marginals of shape `()`: by the score, or by the denoised mean of a
+    model that has none, which is a flow."""
+    alpha, sigma = here.to(x)
+    if no_score(model):
+        return (x - alpha * model.denoise(x, here.t)) / sigma
+    return model.score(x, here.t) * -sigma
 
 
 def check_density(model: object) -> None:

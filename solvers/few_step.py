@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.score import check_score
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MOST_STEPS, check_between
@@ -73,6 +74,8 @@ class FewStep(Solver):
         times = time_grid(sde, self.grid, self._count + named, self.t_min)[: self._count]
         ends = sde.at(times).and_data()
         noise = draw("solver") if self.renoise and self._count > 1 else None
+        if noise is not None:
+            check_score(model, "solver 'consistency' with noise between its jumps")
 
         def step(k: int, x: Tensor) -> Tensor:
             if noise is None:

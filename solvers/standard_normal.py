@@ -13,10 +13,12 @@ class StandardNormal:
 
     Args:
         sde: the forward process.
+        no_score: why it stands for a model that has no score; empty for one that has.
     """
 
-    def __init__(self, sde: SDE) -> None:
+    def __init__(self, sde: SDE, no_score: str = "") -> None:
         self.sde = sde
+        self.no_score = no_score
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `-x / (alpha^2 + sigma^2)`; shape of `x`."""

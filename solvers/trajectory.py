@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
+from score_sde.common.score import no_score
 from score_sde.sde import SDE
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class Watch:
     def gaussian(self) -> Gaussian | None:
         """The Gaussian that the data look like is the model's, if it knows one."""
         return getattr(self.model, "gaussian", None)
+
+    @property
+    def no_score(self) -> str:
+        """The reason why there is no score is the model's; it is empty if there is one."""
+        return no_score(self.model)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `∇ log p_t(x)`; shape of `x`."""

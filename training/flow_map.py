@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -41,18 +40,11 @@ from score_sde.models import FlowMap, Given
 from score_sde.models.flow_map import along
 from score_sde.sde import SDE
 from score_sde.sde.times import log_snr_range
+from score_sde.solvers import Model
 from score_sde.training.objectives import Losses, Objective
 
-
-class Denoiser(Protocol):
-    """A model of which the denoised mean is asked."""
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return `E[x_0 | x_t = x]`; shape of `x`."""
-
-
 # The model whose flow is learnt, given the condition of the examples.
-Teacher = Callable[[Condition | None], Denoiser]
+Teacher = Callable[[Condition | None], Model]
 
 # Of the batch, this share begins in pure noise …
 _FROM_NOISE = 0.4

@@ -37,6 +37,7 @@ from score_sde.data import Batch
 from score_sde.models import Given
 from score_sde.sde import SDE
 from score_sde.sde.times import TimeDistribution, TimeShape, UniformRung, get_time_distribution, sample_times
+from score_sde.training.couplings import Coupling
 
 
 class NoiseModel(Protocol):
@@ -89,15 +90,22 @@ class Objective:
         weighting: the weight `w`.
         stratified: whether the times of a batch are spread evenly.
         reduce_mean: average over dimensions; otherwise take half their sum, `d / 2` times as much.
+        coupling: which noise goes with which data; independent of them if left out.
     """
 
     def __init__(
-        self, times: TimeDistribution, weighting: Weighting, stratified: bool = True, reduce_mean: bool = True
+        self,
+        times: TimeDistribution,
+        weighting: Weighting,
+        stratified: bool = True,
+        reduce_mean: bool = True,
+        coupling: Coupling | None = None,
     ) -> None:
         self.times = times
         self.weighting = weighting
         self.stratified = stratified
         self.reduce_mean = reduce_mean
+        self.coupling = coupling
 
     def __call__(self, model: NoiseModel, batch: Batch, noise: BatchNoise | None = None) -> Losses:
         """Return the losses of a batch; their mean estimates the loss.
@@ -109,9 +117,12 @@ class Objective:
         """
         x_0, source = batch.x_0, noise or BatchNoise(len(batch))
         t = sample_times(self.times, source, self.stratified)
+        eps = source.normal(x_0)
+        if self.coupling is not None:
+            x_0, eps = self.coupling(batch, eps)
         given = Given(model, batch.condition)
         weight = self.weight(t).to(x_0.device, x_0.dtype, non_blocking=True)
-        losses = weight * noise_losses(given, x_0, source.normal(x_0), t, batch.modelled)
+        losses = weight * noise_losses(given, x_0, eps, t, batch.modelled)
         if self.reduce_mean:
             return Losses(losses, t)
         count = x_0[0].numel() if batch.modelled is None else batch.modelled.flatten(1).sum(1)
@@ -139,6 +150,7 @@ def get_objective(
     reduce_mean: bool = True,
     shape: TimeShape | None = None,
     data_std: float = 1.0,
+    coupling: Coupling | None = None,
 ) -> Objective:
     """Make the loss of continuous denoising score matching.
 
@@ -154,6 +166,7 @@ def get_objective(
         reduce_mean: average over dimensions; otherwise take half their sum.
         shape: the numbers of the distributions; the published ones if left out.
         data_std: standard deviation of the data, for the "edm" weighting.
+        coupling: which noise goes with which data; see `training.couplings`.
 
     Raises:
         UserError: there is no such weighting or distribution, or `t_min` is out of range.
@@ -170,10 +183,12 @@ def get_objective(
         "edm": lambda t: 1 + torch.exp(-sde.log_snr(t)) / data_std**2,
         "flow": lambda t: (1 + sde.at(t).rho) ** 2,
     }
-    return Objective(drawn, Weighting(measure, factors.get(weighting)), stratified, reduce_mean)
+    return Objective(drawn, Weighting(measure, factors.get(weighting)), stratified, reduce_mean, coupling)
 
 
-def get_discrete_objective(sde: SDE, *, stratified: bool = True, reduce_mean: bool = True) -> Objective:
+def get_discrete_objective(
+    sde: SDE, *, stratified: bool = True, reduce_mean: bool = True, coupling: Coupling | None = None
+) -> Objective:
     """Make DDPM's loss on a `DDPMLadder`, SMLD's on an `NCSNLadder`; arguments are as for `get_objective`.
 
     Raises:
@@ -182,4 +197,4 @@ def get_discrete_objective(sde: SDE, *, stratified: bool = True, reduce_mean: bo
     if sde.ladder is None:
         raise UserError(f"discrete training needs a ladder (DDPM's or NCSN's), not {type(sde).__name__}")
     rungs = UniformRung(sde.ladder)
-    return Objective(rungs, Weighting(rungs), stratified, reduce_mean)
+    return Objective(rungs, Weighting(rungs), stratified, reduce_mean, coupling)

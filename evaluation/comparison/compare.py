@@ -32,6 +32,7 @@ from score_sde.common.progress import Progress
 from score_sde.data import Dataset
 from score_sde.evaluation.comparison.contenders import Run, runs_within
 from score_sde.evaluation.samples.distances import DATA_DISTANCES, NUM_FOLDS, DataDistances
+from score_sde.evaluation.samples.straightness import straightness
 from score_sde.evaluation.watched import Watched
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
@@ -92,6 +93,8 @@ class Comparison:
         batch_size: number of samples drawn at once.
         tolerance: tolerance of the exact trajectories.
         device: name of the device that it ran on.
+        straightness: how far trajectories are from straight lines (`evaluation.samples.straightness`); None where there
+            are none.
     """
 
     rows: list[Row]
@@ -103,6 +106,7 @@ class Comparison:
     batch_size: int
     tolerance: float
     device: str
+    straightness: Estimate | None = None
 
 
 def compare(
@@ -151,6 +155,7 @@ def compare(
         watched = Watched(model, bar.call)
         draws = _Draws(watched, tuple(shape), num_samples, batch_size, dtype, torch.device(device), bar)
         endpoints = _exact_endpoints(draws, repetitions, num_trajectories, shared) if num_trajectories else {}
+        bends = [draws.straightness(number, num_trajectories) for number in repetitions if num_trajectories]
         rows = [_measure(draws, run, repetitions, endpoints, distances) for run in runs]
     floors = [distances.floor(num_samples, repetition) for repetition in repetitions] if distances else []
     return Comparison(
@@ -163,6 +168,7 @@ def compare(
         batch_size,
         _EXACT[dtype],
         _device_name(torch.device(device)),
+        Estimate.of(bends) if bends else None,
     )
 
 
@@ -212,6 +218,11 @@ class _Draws:
         x = solver(self.model, self._latents(seeds), seeds=[seed + _OTHER_NOISE for seed in seeds]).x.cpu()
         self.bar.update(0)
         return x
+
+    def straightness(self, number: int, count: int) -> float:
+        """Return how far trajectories of a repetition, of its first batch, are from straight lines."""
+        self.bar.what, self.bar.calls = "comparison, straightness", None
+        return straightness(self.model, self._latents(self._batches(number, self.num_samples)[0][:count]))
 
     def _batches(self, number: int, count: int) -> list[list[int]]:
         first = number * self.num_samples

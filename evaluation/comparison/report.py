@@ -137,6 +137,11 @@ def _method(comparison: Comparison) -> list[str]:
             f"the probability flow ODE from the same latent (rtol = atol = {comparison.tolerance:g}; at `t_min`, "
             f"denoised); the median over {comparison.num_trajectories} samples."
         )
+    if comparison.straightness is not None:
+        lines.append(
+            f"- Straightness of the trajectories: {number(comparison.straightness)}, where 0 is straight lines, which "
+            "one Euler step follows (`evaluation/samples/straightness.py`)."
+        )
     if comparison.floor:
         lines += [
             f"- Distances are to {comparison.num_held_out} held-out examples. On finite sets they are biased upwards: "

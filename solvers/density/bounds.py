@@ -42,6 +42,7 @@ from torch.special import log_ndtr
 from score_sde.common.arguments import checked
 from score_sde.common.float64 import in_float64
 from score_sde.common.noise import SampleNoise
+from score_sde.common.score import check_score
 from score_sde.sde import SDE
 from score_sde.sde.marginals import on_host
 from score_sde.solvers.base import Model, States, sample_noise
@@ -245,6 +246,7 @@ def _prepare(
     model: Model, x: Tensor, t_min: float | None, seeds: Iterable[int] | None, generator: torch.Generator | None
 ) -> tuple[SDE, SampleNoise, Tensor]:
     """Return the process, a source of noise, and the times `t_max, t_min`."""
+    check_score(model, "a bound")
     ends = torch.tensor([model.sde.t_max, last_time(model.sde, t_min)], dtype=torch.float64)
     log_snr_range(model.sde, float(ends[1]))
     return model.sde, sample_noise(x, seeds, generator, stream="bound"), ends

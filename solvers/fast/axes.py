@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
+from score_sde.common.score import no_score
 from score_sde.sde import SDE
 from score_sde.solvers.base import Model
 
@@ -37,6 +38,11 @@ class InAxes:
         """The forward process is the model's."""
         return self.model.sde
 
+    @property
+    def no_score(self) -> str:
+        """The reason why there is no score is the model's; it is empty if there is one."""
+        return no_score(self.model)
+
     def turned(self, x: Tensor, alpha: float) -> Tensor:
         """Return `u` of states `x`; shape of `x`."""
         u = self._gaussian.rotate(x - alpha * self._mean)
@@ -53,10 +59,12 @@ class InAxes:
         """Return `∇ log p_t(u)`; shape of `u`."""
         return self._gaussian.rotate(self.model.score(self.turned_back(u, float(self.sde.alpha(t))), t))
 
-    def score_at(self, u: Tensor, t: Tensor, alpha: Tensor) -> Tensor:
-        """Return `∇ log p_t(u)`, differentiable by `alpha` `()` as well, which is that of `t`; shape of `u`."""
+    def noise_at(self, u: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return `eps_hat` at `u`, differentiable by `alpha` and `sigma` `()` as well, those of `t`; shape of `u`."""
         x = self._gaussian.rotate_back(u) + alpha * self._mean
-        return self._gaussian.rotate(self.model.score(x, t))
+        if self.no_score:
+            return self._gaussian.rotate(x - alpha * self.model.denoise(x, t)) / sigma
+        return -sigma * self._gaussian.rotate(self.model.score(x, t))
 
     def denoise(self, u: Tensor, t: Tensor) -> Tensor:
         """Return `E[u_0 | u_t = u]`; shape of `u`."""

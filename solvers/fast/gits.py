@@ -27,7 +27,7 @@ from score_sde.common.arguments import checked
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.sde import SDE
-from score_sde.solvers.base import Model
+from score_sde.solvers.base import Model, noise_of
 from score_sde.solvers.fast.named import FAST_SOLVERS
 from score_sde.solvers.grids import time_grid
 from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between, check_positive
@@ -93,7 +93,7 @@ def euler_costs(model: Model, times: Tensor, x_T: Tensor) -> Tensor:
     rho = here.rho.to(x_T)
     costs = torch.full((len(times), len(times)), math.inf, dtype=torch.float64)
     for i in range(len(times) - 1):
-        eps = -here.sigma[i].to(x_T) * model.score(states[i].x, times[i])
+        eps = noise_of(model, states[i].x, model.sde.at(times[i]))
         length = (rho[i + 1 :] - rho[i]).reshape(-1, *(1,) * x_T.ndim)
         missed = (y[i] + length * eps - y[i + 1 :]).flatten(2).norm(dim=2)
         costs[i, i + 1 :] = missed.mean(1).double().cpu()

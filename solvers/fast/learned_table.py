@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from score_sde.common.gaussian import Gaussian
 from score_sde.sde import SDE
-from score_sde.solvers.base import Model
+from score_sde.solvers.base import Model, noise_of
 from score_sde.solvers.fast.axes import InAxes
 from score_sde.solvers.fast.default import Rule, recommended_table
 from score_sde.solvers.fast.table import Table, first_answer, steps_of, which_scale
@@ -132,7 +132,7 @@ class LearnedTable(nn.Module):
         x = there.turned(exact.latents, alpha[0])
         for k, step in enumerate(steps):
             given = first_answer(table, step, there, x) if k == 0 else None
-            output = there.score(x, step.told) * -step.sigma_told if given is None else given.expand(x.shape)
+            output = noise_of(there, x, self.sde.at(step.told)) if given is None else given.expand(x.shape)
             outputs.append(output if given is not None else output + table.blend[k].to(x)[which] * x)
             past = outputs[::-1][: self.memory]
             plain = x * table.state[k].to(x)[which]
@@ -215,8 +215,8 @@ def run(table: Table, model: Model, x: Tensor) -> Tensor:
             outputs.append(answer.expand(u.shape))
         else:
             scaled = u * (asked[k] / alpha[k]).to(u)
-            score = checkpoint(there.score_at, scaled, t, asked[k].to(u), use_reentrant=False)
-            outputs.append(-sigma[k].to(u) * score + table.blend[k].to(u)[which] * u)
+            eps = checkpoint(there.noise_at, scaled, t, asked[k].to(u), sigma[k].to(u), use_reentrant=False)
+            outputs.append(eps + table.blend[k].to(u)[which] * u)
         u = table.state[k].to(u)[which] * u
         for weight, output in zip(table.outputs[k].to(u), outputs[::-1], strict=False):
             u = u + weight[which] * output

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise
+from score_sde.common.score import no_score
 from score_sde.sde import SDE
 from score_sde.solvers.base import Model, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
@@ -257,7 +258,7 @@ def _output(model: Model | InAxes, x: Tensor, step: Step, prediction: str, thres
     """Return the model's output at a state; where nothing of the data is left, of noise with the blend added."""
     if step.told is not step.t:
         x = x * (step.alpha_told / step.alpha)
-    if prediction == "noise" and threshold is None and not step.gone:
+    if prediction == "noise" and threshold is None and not step.gone and not no_score(model):
         return model.score(x, step.told) * -step.sigma_told
     if threshold is None:
         data = model.denoise(x, step.told)

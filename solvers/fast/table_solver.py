@@ -10,6 +10,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise
+from score_sde.common.score import check_score
 from score_sde.sde import SDE
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
@@ -60,7 +61,7 @@ class TableSolver(Solver):
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
         table, steps = self._made_for(model.sde, gaussian_of_model(model))
-        noise = _noise(table, draw)
+        noise = _noise(table, model, draw)
         there = model if table.gaussian is None else InAxes(model, table.gaussian, x_T)
 
         x, given, which = x_T, None, None
@@ -100,7 +101,7 @@ class TableSolver(Solver):
                 "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
             )
         table, steps = self._made_for(model.sde, None)
-        noise = _noise(table, draw)
+        noise = _noise(table, model, draw)
         firsts = range(0, len(steps), self._calls_a_step)
         parts = [steps[first : first + self._calls_a_step] for first in firsts]
 
@@ -120,8 +121,12 @@ def _asked(model: Model) -> Model:
     return model.model if isinstance(model, Watch) else model
 
 
-def _noise(table: Table, draw: Draw) -> SampleNoise | None:
-    return draw("solver") if bool(table.noise.any()) else None
+def _noise(table: Table, model: Model, draw: Draw) -> SampleNoise | None:
+    """Return the source of a table's noise, if it has any."""
+    if not bool(table.noise.any()):
+        return None
+    check_score(model, "a solver with noise")
+    return draw("solver")
 
 
 def _taken_for_denoised(step: Step, model: InAxes, u: Tensor, given: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ What is left of the equation is the velocity (Salimans & Ho 2022, arXiv:2202.005
 
     dz/dtheta = v = (eps - sin(theta) z) / cos(theta) = cos(theta) eps - sin(theta) D
 
-(a process that ends in nothing but noise, where `cos(theta) = 0`, needs it as `v = (cos(theta) z - D) / sin(theta)`.)
+(a process that ends in nothing but noise, where `cos(theta) = 0`, needs it as `v = (cos(theta) z - D) / sin(theta)`,
+and so does a model that is a flow and no score.)
 `f` and `g` are gone; VP, sub-VP and VE differ only in the range of theta. `z` is of order 1 throughout, so tolerances
 mean the same for all of them, and for standard normal data `v = 0`: the linear part, whose divergence is `-d
 tan(theta)`, cancels that of the noise.
@@ -28,6 +29,7 @@ import math
 import torch
 from torch import Tensor
 
+from score_sde.common.score import no_score
 from score_sde.sde import SDE
 from score_sde.sde.marginals import on_host
 from score_sde.solvers.base import Model
@@ -54,7 +56,7 @@ class ProbabilityFlow:
     def __init__(self, model: Model, shape: torch.Size, t_min: float, resolution: float = RESOLUTION) -> None:
         self.model, self.shape, self.t_min, self.resolution = model, shape, t_min, resolution
         self.nfe = 0
-        self._of_data = model.sde.ends_in_noise
+        self._of_data = model.sde.ends_in_noise or bool(no_score(model))
 
     @property
     def sde(self) -> SDE:

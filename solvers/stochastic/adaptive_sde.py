@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.common.score import check_score
 from score_sde.sde.marginals import on_host
 from score_sde.solvers.base import Draw, Model, Solution, Solver, arrive, leave_noise
 from score_sde.solvers.options import check_at_least, check_positive, check_tolerance
@@ -72,6 +73,7 @@ class AdaptiveSDE(Solver):
 
         Times, steps and errors are numbers on the CPU, one an example.
         """
+        check_score(model, "solver 'adaptive_sde'")
         end, t_min = model.sde.t_max, last_time(model.sde, self.t_min)
         log_snr_range(model.sde, t_min)
         path = BrownianPath(x_T, draw("brownian"))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import choose
+from score_sde.common.score import check_score
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
 from score_sde.solvers.options import MOST_STEPS, check_between, check_positive
@@ -94,6 +95,7 @@ class PredictorCorrector(Solver):
 
     def split(self, model: Model, x_T: Tensor, draw: Draw) -> Steps:
         """Return predictions, corrections and the denoising, as steps of their own; arguments as of `solve`."""
+        check_score(model, "solver 'pc'")
         sde, noise = model.sde, draw("solver")
         times = time_grid(sde, self.grid, self.number_of_times, self.t_min)
         predict, step_size = PREDICTORS[self.predictor], corrector_step_size(self.corrector, self.step_size)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError, choose
 from score_sde.common.noise import SampleNoise
+from score_sde.common.score import check_score
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, arrive, leave_noise
 from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between, check_tolerance
 from score_sde.solvers.process import last_time
@@ -138,6 +139,7 @@ class ReverseSDE(Solver):
     def _problem(
         self, model: Model, x: Tensor, draw: Draw, watch: Watch | None = None
     ) -> tuple[NormalisedReverseSDE, Brownian | WatchedBrownian]:
+        check_score(model, "solver 'sde'")
         t_min = last_time(model.sde, self.t_min)
         if self.num_steps == 1:
             # The only time is the first.
