@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
-    # mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
+    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
@@ -75,14 +75,14 @@ def get_config() -> ConfigDict:
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
-    # unet, ncsnpp, ddpm, adm and classifier
+    # unet, ncsnpp, ddpm, adm and classifiers
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before; adm: also 0.5
     model.dropout = 0.1
     # unet
     model.attention_depths = (-1,)  # resolutions with self-attention: 0 the highest, 1 the next …, or -1 the lowest
     model.periodic = ()  # axes that close on themselves, from 0, which is the height of images, the depth of volumes
-    # ncsnpp, ddpm and adm
+    # ncsnpp, ddpm, adm and adm_classifier
     model.attention_resolutions = (16,)  # heights of images with self-attention
     model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
     model.time_conditional = True  # tell the network the time at all
@@ -107,12 +107,13 @@ def get_config() -> ConfigDict:
     model.patch_size = 2  # positions of a patch along each axis
     model.num_heads = 4  # of attention; they divide the width; adm, too
     model.causal = False  # patches attend to none after them, row by row
-    # adm
+    # adm and adm_classifier
     model.head_width = placeholder(int)  # of attention; None: model.num_heads heads at every width
-    model.num_heads_up = placeholder(int)  # heads in the decoder, if they are others
     model.heads_first = False  # order in which attention makes queries, keys, values: most published ones: head by head
     model.scale_shift = True  # tell blocks the time by scale and shift of a norm; False: by what is added before it
     model.resample_in_blocks = True  # change resolution within residual blocks; False: by convolutions between them
+    model.pool = "attention"  # of adm_classifier: adaptive, attention, spatial, spatial_v2
+    model.num_heads_up = placeholder(int)  # of adm: heads in the decoder, if they are others
     model.learn_sigma = False  # twice the channels, as published: the network returns variances beside the noise
     # mixture
     model.num_components = 10

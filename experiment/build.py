@@ -20,7 +20,7 @@ from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.couplings import make_coupling, why_no_score
-from score_sde.experiment.networks import PIPELINE, make_network
+from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
 from score_sde.models import ADM, FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
@@ -162,12 +162,12 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if config.model.network == PIPELINE:
         return _model_of_pipeline(config, dataset)
     sde, model = make_sde(config), config.model
-    of_levels = model.prediction == "levels" and model.network != "classifier"
+    of_levels = model.prediction == "levels" and model.network not in CLASSIFIERS
     if of_levels and not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
     conditions = make_conditions(config, dataset)
     torch.manual_seed(config.seed)
-    if model.network == "classifier":
+    if model.network in CLASSIFIERS:
         classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
     in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
@@ -257,7 +257,7 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
         raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
     if not knows_classes(config):
         return conditions_of(0, config.data.distortion > 0)
-    if config.model.network == "classifier" and (config.data.distortion > 0 or config.model.class_conditional):
+    if config.model.network in CLASSIFIERS and (config.data.distortion > 0 or config.model.class_conditional):
         raise UserError(
             "a classifier is told nothing: --config.data.distortion=0 (--config.data.augment=distort distorts all the "
             "same) and --config.model.class_conditional=False"
@@ -271,7 +271,7 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
-    return () if config.model.network in ("mixture", "classifier", PIPELINE) else tuple(dataset.condition_units)
+    return () if config.model.network in ("mixture", *CLASSIFIERS, PIPELINE) else tuple(dataset.condition_units)
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
@@ -284,7 +284,7 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
 
 def knows_classes(config: ConfigDict) -> bool:
     """Return whether the model has to do with classes."""
-    return config.model.class_conditional or config.model.network == "classifier"
+    return config.model.class_conditional or config.model.network in CLASSIFIERS
 
 
 def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
@@ -313,7 +313,7 @@ def make_objective(
     training = config.training
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
-    if config.model.network == "classifier":
+    if config.model.network in CLASSIFIERS:
         times = get_time_distribution(training.times, sde, training.t_min, _time_shape(config))
         return Classification(times, training.stratified)
     return choose("objective", training.objective, OBJECTIVES)(config, sde, teacher)

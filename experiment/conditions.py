@@ -158,7 +158,7 @@ def _configuration_of_classifier(found: checkpoints.Found, config: ConfigDict) -
     if found.config is None:
         return config
     trained_with = configuration.from_dict(found.config, str(found.path))
-    if trained_with.model.network != "classifier":
+    if trained_with.model.network not in networks.CLASSIFIERS:
         raise _no_classifier(found)
     decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size", "data.image_width")
     for key in configuration.differences(config, trained_with, ("data", "sde")):

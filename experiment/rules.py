@@ -34,6 +34,7 @@ from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
 from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
 from score_sde.experiment.solver import GITS, THRESHOLDS, make_solver, shared_options
+from score_sde.models.networks.adm_classifier import Pool
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
 from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.score_model import PARAMETRISATIONS
@@ -241,6 +242,7 @@ RULES: dict[str, Rule] = {
     "model.patch_size": whole(1, 10**4),
     "model.num_heads": whole(1, 10**4),
     "model.num_heads_up": whole(1, 10**4),
+    "model.pool": one_of("pool", get_args(Pool)),
     "model.head_width": whole(1, 10**4),
     "model.num_components": whole(1, 10**5),
     "training.start_from": name,
@@ -386,7 +388,7 @@ def check_values(config: ConfigDict) -> None:
     for key, value in configuration.flatten(config):
         if value is not None and key in RULES:
             RULES[key](key, value)
-    if config.model.network != "adm":
+    if config.model.network not in ("adm", "adm_classifier"):
         listed(whole(1, 1000))("model.channel_multipliers", config.model.channel_multipliers)
     if config.data.image_width is not None and config.data.image_size is None:
         raise UserError(f"data.image_width={config.data.image_width} goes with a height: --config.data.image_size=…")
@@ -434,7 +436,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
             "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "
             "of how many examples, and how often"
         )
-    if not training.measure_every or config.model.network == "classifier":
+    if not training.measure_every or config.model.network in networks.CLASSIFIERS:
         return
     if training.num_measured < NUM_FOLDS:
         raise UserError(
@@ -452,7 +454,7 @@ def _check_flow_map(config: ConfigDict) -> None:
     """See that what is for few-step models stands together."""
     training, model = config.training, config.model
     jumps = training.objective == "lagrangian"
-    if model.flow_map and model.network == "classifier":
+    if model.flow_map and model.network in networks.CLASSIFIERS:
         raise UserError("a classifier has no flow: --config.model.flow_map=False")
     if jumps != model.flow_map and not own.is_own(training.objective):
         raise UserError(

@@ -5,6 +5,7 @@ from score_sde.models.flow_map import FlowMap
 from score_sde.models.gaussian_mixture import GaussianMixture
 from score_sde.models.given import Given, GivenToAll
 from score_sde.models.networks.adm import ADM
+from score_sde.models.networks.adm_classifier import ADMClassifier
 from score_sde.models.networks.ddpm import DDPM
 from score_sde.models.networks.dit import DiT
 from score_sde.models.networks.encoder import Encoder
@@ -22,6 +23,7 @@ __all__ = [
     "DDPM",
     "EMA",
     "MLP",
+    "ADMClassifier",
     "DiT",
     "Encoder",
     "FlowMap",

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from score_sde.common.errors import UserError
 from score_sde.models.layers.attention import attention
 from score_sde.models.layers.basic import linear
 from score_sde.models.layers.scale_shift import norm
@@ -46,17 +45,12 @@ class AttentionPool(nn.Module):
         channels: channels of the map.
         num_outputs: numbers for each image.
         num_positions: H W.
-        head_width: width of a head, which divides the channels.
-
-    Raises:
-        UserError: it does not divide them.
+        num_heads: number of heads, which divide the channels.
     """
 
-    def __init__(self, channels: int, num_outputs: int, num_positions: int, head_width: int) -> None:
+    def __init__(self, channels: int, num_outputs: int, num_positions: int, num_heads: int) -> None:
         super().__init__()
-        if channels % head_width:
-            raise UserError(f"heads of width {head_width} do not divide a width of {channels}: take another head_width")
-        self.num_heads = channels // head_width
+        self.num_heads = num_heads
         self.norm = norm(channels)
         self.places = nn.Parameter(torch.randn(channels, num_positions + 1) / channels**0.5)
         self.query_key_value = linear(channels, 3 * channels)

@@ -33,7 +33,8 @@ class ADMClassifier(nn.Module):
         num_blocks: residual blocks per resolution.
         attention_resolutions: heights at which blocks are followed by self-attention.
         dropout: probability of dropping an activation.
-        head_width: width of a head of attention.
+        num_heads: heads of attention, where `head_width` does not decide; they divide the widths.
+        head_width: width of a head; None for `num_heads` at every width.
         heads_first: the order in which attention makes queries, keys and values; see `layers.attention.SelfAttention`.
         scale_shift: whether blocks are told the time by scale and shift of a norm, or by what is added before it.
         resample_in_blocks: change resolution within residual blocks, or by convolutions between them.
@@ -55,7 +56,8 @@ class ADMClassifier(nn.Module):
         num_blocks: int = 2,
         attention_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.0,
-        head_width: int = 64,
+        num_heads: int = 4,
+        head_width: int | None = None,
         heads_first: bool = False,
         scale_shift: bool = True,
         resample_in_blocks: bool = True,
@@ -71,7 +73,7 @@ class ADMClassifier(nn.Module):
             dropout,
             scale_shift,
             resample_in_blocks,
-            1,
+            num_heads,
             head_width,
             heads_first,
             activation_checkpointing,
@@ -84,7 +86,8 @@ class ADMClassifier(nn.Module):
         if pool == "adaptive":
             self.pool = MeanPool(widths[-1], num_outputs)
         elif pool == "attention":
-            self.pool = AttentionPool(widths[-1], num_outputs, smallest[0] * smallest[1], head_width)
+            heads = num_heads if head_width is None else widths[-1] // head_width
+            self.pool = AttentionPool(widths[-1], num_outputs, smallest[0] * smallest[1], heads)
         else:
             self.pool = SpatialPool(sum(self.encoder.widths) + widths[-1], num_outputs, pool == "spatial_v2")
 
