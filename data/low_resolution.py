@@ -44,13 +44,13 @@ def with_low_resolution(dataset: Dataset, height: int, low: float = -1.0, high: 
     small = (height, size[1] * height // size[0])
     std = torch.full((channels, 1, 1), (dataset.levels - 1) / (high - low), dtype=torch.float64)
     units = ConditionUnits((channels, *small), Standardised(-low * std, std))
-    made = {part: {LOW_RESOLUTION: _smaller(getattr(dataset, part), small)} for part in PARTS}
+    made = {part: {LOW_RESOLUTION: _smaller(getattr(dataset, part), units.shape)} for part in PARTS}
     conditions = {part: {**dataset.conditions.get(part, {}), **arrays} for part, arrays in made.items()}
     return replace(dataset, conditions=conditions, condition_units={**dataset.condition_units, LOW_RESOLUTION: units})
 
 
-def _smaller(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures `(N, C, H, W)` of levels at a smaller size, by means over areas, as real numbers."""
+def _smaller(pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return pictures `(N, C, H, W)` of levels with a smaller shape, by means over areas, as real numbers."""
     if not len(pictures):
-        return torch.empty(0)
-    return torch.cat([F.interpolate(part.float(), size, mode="area") for part in pictures.split(_AT_ONCE)])
+        return torch.empty(0, *shape)
+    return torch.cat([F.interpolate(part.float(), shape[1:], mode="area") for part in pictures.split(_AT_ONCE)])
