@@ -110,7 +110,10 @@ def make_guidance(config: ConfigDict, model: build.AnyModel, condition: Conditio
         for name, value in remedies.items():
             if value:
                 raise UserError(f"sampling.{name} is for guidance without a classifier")
-        return ClassifierGuidance(model, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
+        # A model that knows no p(x) is led to the class that it is told already (Dhariwal & Nichol 2021, table 4).
+        knows_all = config.training.label_dropout > 0 or not is_class_conditional(config)
+        led: Model = model if knows_all else Given(model, condition)
+        return ClassifierGuidance(led, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
     interval = sampling.guidance_interval or (0.0, math.inf)
     if len(interval) != 2:
         raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
