@@ -28,6 +28,8 @@ others. The fewer the steps, the less a parabola says of the next one: below six
 blended with the line's. `A` and `B` are multiples of the Gaussian's largest standard deviation, chosen on Gaussian
 mixtures of several shapes and processes and a network (`docs/solvers.md`).
 
+A model that is a flow and no score is another matter: `solvers.fast.straight`.
+
 With `eta > 0` the ODE is left for noise while pictures take shape, `0.3 c <= rho <= 3 c`, `c` the data's standard
 deviation: a step that ends there goes further down, and noise brings it back, as in DDIM (Song et al. 2021,
 arXiv:2010.02502, equation 16). The ODE keeps the errors that a trained score makes; noise forgets some of them.
@@ -47,6 +49,7 @@ from score_sde.common.gaussian import Gaussian, isotropic
 from score_sde.sde import SDE, Marginals
 from score_sde.sde.marginals import GONE
 from score_sde.solvers.fast.methods import ancestral_split
+from score_sde.solvers.fast.straight import straight_table, straight_times
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE, Table
 from score_sde.solvers.fast.table_solver import TableSolver
 from score_sde.solvers.fast.thresholding import Threshold
@@ -172,7 +175,16 @@ def recommended(
         table = recommended_table(sde, times, end, gaussian, rule, eta)
         return table if known is not None or is_free else in_own_axes(table)
 
-    return TableSolver(make_table, threshold)
+    def make_flow_table(sde: SDE) -> Table:
+        smallest = last_time(sde, t_min)
+        if grid is None:
+            times = straight_times(sde, number, smallest, denoise)
+        else:
+            times = time_grid(sde, grid, number, smallest)
+        return straight_table(sde, times, None if denoise else sde.at(smallest))
+
+    # Noise is refused by the table that has it.
+    return TableSolver(make_table, threshold, make_flow_table=None if eta else make_flow_table)
 
 
 def rule_for(num_steps: int, known: bool, eta: float = 0.0) -> Rule:

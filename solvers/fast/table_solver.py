@@ -10,7 +10,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise
-from score_sde.common.score import check_score
+from score_sde.common.score import check_score, no_score
 from score_sde.sde import SDE
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
@@ -27,6 +27,8 @@ class TableSolver(Solver):
         make_table: the table for a process, and for the Gaussian that the data look like, or None.
         threshold: applied to the denoised data of each call.
         calls_a_step: of a method that remembers nothing from step to step.
+        make_flow_table: the table for a process and a model that is a flow and no score; the same as of others if left
+            out.
     """
 
     def __init__(
@@ -34,33 +36,40 @@ class TableSolver(Solver):
         make_table: Callable[[SDE, Gaussian | None], Table],
         threshold: Threshold | None = None,
         calls_a_step: int | None = None,
+        make_flow_table: Callable[[SDE], Table] | None = None,
     ) -> None:
         self._make_table = make_table
         self._threshold = threshold
         self._calls_a_step = calls_a_step
-        self._made: tuple[SDE, Gaussian | None, Table, list[Step]] | None = None
+        self._make_flow_table = make_flow_table
+        self._made: tuple[SDE, Gaussian | None, bool, Table, list[Step]] | None = None
 
     def table(self, sde: SDE, gaussian: Gaussian | None = None) -> Table:
         """Return the table for this process, and for data that look like this Gaussian."""
         return self._made_for(sde, gaussian)[0]
 
-    def _made_for(self, sde: SDE, gaussian: Gaussian | None) -> tuple[Table, list[Step]]:
-        if self._made is None or self._made[0] is not sde or self._made[1] is not gaussian:
-            table = self._make_table(sde, gaussian)
+    def _made_for_model(self, model: Model) -> tuple[Table, list[Step]]:
+        return self._made_for(model.sde, gaussian_of_model(model), bool(no_score(model)))
+
+    def _made_for(self, sde: SDE, gaussian: Gaussian | None, flow: bool = False) -> tuple[Table, list[Step]]:
+        made = self._made
+        if made is None or made[0] is not sde or made[1] is not gaussian or made[2] is not flow:
+            straight = self._make_flow_table if flow else None
+            table = self._make_table(sde, gaussian) if straight is None else straight(sde)
             if not all(bool(values.isfinite().all()) for values in table[:4]):
                 raise UserError(
                     "this solver's coefficients are not finite: t_min must lie where there is some noise, and options "
                     "such as eta in the range of the method"
                 )
-            self._made = sde, gaussian, table, steps_of(table, sde)
-        return self._made[2:]
+            made = self._made = sde, gaussian, flow, table, steps_of(table, sde)
+        return made[3:]
 
     def calls(self, sde: SDE) -> int:
         """Count the batched network calls under a process; see `Solver.calls`."""
         return self.table(sde).calls
 
     def solve(self, model: Model, x_T: Tensor, draw: Draw, watch: Watch | None = None) -> Solution:
-        table, steps = self._made_for(model.sde, gaussian_of_model(model))
+        table, steps = self._made_for_model(model)
         noise = _noise(table, model, draw)
         there = model if table.gaussian is None else InAxes(model, table.gaussian, x_T)
 
@@ -90,7 +99,7 @@ class TableSolver(Solver):
 
     def no_step_density(self, model: Model) -> str:
         """Return why steps have no log-probabilities: the table has no noise; nothing if it has some."""
-        if bool(self._made_for(model.sde, gaussian_of_model(model))[0].noise.any()):
+        if bool(self._made_for_model(model)[0].noise.any()):
             return ""
         return f"the table of this solver has no noise: {GIVE_IT_NOISE}"
 
@@ -100,7 +109,7 @@ class TableSolver(Solver):
                 "this solver remembers earlier outputs, so that states cannot be changed between its steps: take one "
                 "of single steps, as ddim, heun, dpmpp_2s, pc or sde"
             )
-        table, steps = self._made_for(model.sde, None)
+        table, steps = self._made_for(model.sde, None, bool(no_score(model)))
         noise = _noise(table, model, draw)
         firsts = range(0, len(steps), self._calls_a_step)
         parts = [steps[first : first + self._calls_a_step] for first in firsts]

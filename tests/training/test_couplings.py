@@ -50,6 +50,7 @@ def test_what_cannot_be_paired_is_refused():
 def test_what_is_learnt_from_transported_pairs_is_the_closed_form_and_no_score():
     s, t = 0.5, 0.5
     x_0, eps = drawn(512, 1, std=s), drawn(512, 1, seed=1)
+    x_0, eps = s * (x_0 - x_0.mean()) / x_0.std(), (eps - eps.mean()) / eps.std()
     slopes = []
     for data, noise in ((x_0, eps), optimal_transport(Batch(x_0), eps)):
         x_t = (1 - t) * data + t * noise
@@ -58,14 +59,14 @@ def test_what_is_learnt_from_transported_pairs_is_the_closed_form_and_no_score()
     # The score of independent pairs, whose p_t is N(0, (1 - t)^2 s^2 + t^2) …
     assert independent == pytest.approx(-1 / ((1 - t) ** 2 * s**2 + t**2), abs=0.07)
     # … and of transported ones, whose p_t is N(0, ((1 - t) s + t)^2), the flow and not the score, which is -1.78.
-    assert transported == pytest.approx(-1 / (t * ((1 - t) * s + t)), abs=0.03)
+    assert transported == pytest.approx(-1 / (t * ((1 - t) * s + t)), abs=0.01)
 
 
 def test_reflow_pairs_noise_with_where_the_teacher_takes_it():
-    sde = RectifiedFlow(t_min=1e-6)
+    sde = RectifiedFlow()
     teacher = GaussianMixture(sde, torch.ones(1), torch.zeros(1, 2), 0.25 * torch.eye(2)[None]).double()
     noise = drawn(16, 2)
-    data, kept = Reflow(lambda condition: teacher, get_solver("heun", num_steps=50))(Batch(drawn(16, 2)), noise)
+    data, kept = Reflow(lambda condition: teacher, get_solver("unipc", num_steps=60))(Batch(drawn(16, 2)), noise)
     assert torch.equal(kept, noise)
     # The flow of N(0, s^2) from N(0, 1) multiplies by s.
     torch.testing.assert_close(data, 0.5 * noise, rtol=1e-4, atol=0)
