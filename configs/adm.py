@@ -27,9 +27,9 @@ def get_config() -> ConfigDict:
     config.data.update(augment="flip", uniform_dequantisation=False, num_channels=3)
     config.sde.update(name="ddpm", num_rungs=1000)
     config.model.update(network="adm", prediction="noise", noise_label="rung", scale_input=False, dropout=0.0)
-    config.model.update(heads_first=True, learn_sigma=True)
+    config.model.update(heads_first=True, variance="learned")
     training = config.training
-    training.update(objective="discrete", weighting="sigma2", stratified=False, label_dropout=0.0)
+    training.update(objective="hybrid", times="uniform", stratified=False, label_dropout=0.0)
     training.update(batch_size=256, learning_rate=1e-4, schedule="constant", warmup_steps=0, max_grad_norm=0.0)
     training.precision = "auto"
     config.sampling.update(solver="pc", predictor="ancestral", corrector="none", num_steps=250, grid="uniform_t")

@@ -71,6 +71,8 @@ def get_config() -> ConfigDict:
     # How the network is told the time: log_snr, time, sigma, rho, edm, rung, rung_of_1000, rung_from_noisiest
     model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
+    # Of steps with noise, and of the discrete bound: fixed; learned: the network says it with twice the channels, for
+    model.variance = "fixed"  # the ladders ddpm and cosine, with training.objective=hybrid
     model.scale_input = True  # divide the network's input by its standard deviation
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
@@ -114,7 +116,6 @@ def get_config() -> ConfigDict:
     model.resample_in_blocks = True  # change resolution within residual blocks; False: by convolutions between them
     model.pool = "attention"  # of adm_classifier: adaptive, attention, spatial, spatial_v2
     model.num_heads_up = placeholder(int)  # of adm: heads in the decoder, if they are others
-    model.learn_sigma = False  # twice the channels, as published: the network returns variances beside the noise
     # mixture
     model.num_components = 10
 
@@ -123,7 +124,8 @@ def get_config() -> ConfigDict:
     training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
-    # continuous; discrete: DDPM's and SMLD's losses, for ladders; lagrangian: few-step models
+    # continuous; discrete: DDPM's and SMLD's losses, for ladders; hybrid: IDDPM's, for model.variance=learned;
+    # lagrangian: few-step models
     training.objective = "continuous"
     # The run, or its checkpoint, whose flow is learnt: lagrangian (None: the model's own), and training.coupling=reflow
     training.teacher = placeholder(str)
@@ -133,7 +135,9 @@ def get_config() -> ConfigDict:
     training.reflow_steps = 10  # reflow: network calls of the teacher for a batch
     training.label_dropout = 0.1  # probability that a condition (class, …) is hidden, so that p(x) is learnt too
     training.weighting = "likelihood"  # sigma2, likelihood, edm, flow: weight of each time in the loss
-    training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode
+    training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode;
+    # hybrid: uniform, or loss_aware: each rung as often as its losses were large
+    training.vlb_weight = 0.001  # hybrid: weight of the variational bound, which trains the variance
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the times evenly over a batch
@@ -187,6 +191,9 @@ def get_config() -> ConfigDict:
     sampling.guidance_largest = placeholder(float)  # the norm that the difference of the two denoised images may have
     sampling.reference = placeholder(str)  # guide away from this weaker model: its workdir or checkpoint; None: itself
     sampling.classifier = placeholder(str)  # guide p(x) by this classifier of noisy images: its workdir or checkpoint
+    # The variance of steps with noise (pc; ddim with eta): model: its own; fixed: DDPM's beta-tilde, fixed_large: beta;
+    # errors, errors_each: measured on held-out examples, one for all numbers or one for each; jacobian, jacobian_each:
+    sampling.variance = "model"  # from the model's derivative at each state, by a random probe
     sampling.metrics = ""  # of images, against training images, comma-separated: fid, kid, is
     sampling.copies = False  # see whether samples are copies: how far they are from training examples
     sampling.inception = placeholder(str)  # file of Inception's weights for them; None: downloaded
@@ -233,6 +240,7 @@ def get_config() -> ConfigDict:
     likelihood.bounds = ("discrete", "continuous", "scoreflow")  # variational bounds to report beside
     likelihood.bound_calls = 32  # network calls of each bound
     likelihood.num_rungs = 1000  # rungs of the discrete bound's ladder
+    likelihood.variance = "model"  # of the discrete bound's steps: as in the section sampling
     likelihood.num_checks = 16  # examples measured again: tightly, with other probes, with other noise
     likelihood.save_latents = False  # write down where trajectories end
     likelihood.prior = "standard"  # standard; data: with the training data's mean and variance carried to T

@@ -40,6 +40,7 @@ from torch import Tensor
 from score_sde.common.arguments import checked
 from score_sde.common.condition import Rows
 from score_sde.common.errors import UserError
+from score_sde.common.posterior import Posterior
 from score_sde.common.score import check_score, no_score
 from score_sde.control.base import dot, tweedie_factor
 from score_sde.models.wrapper import ModelWrapper, no_density, rows_of
@@ -83,6 +84,16 @@ class ClassifierGuidance(ModelWrapper):
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the denoised mean that goes with this score; shape of `x`."""
         return self.model.denoise(x, t) + tweedie_factor(self.sde, t, x) * self.scale * self._gradient(x, t)
+
+    @property
+    def steps_by_posterior(self) -> bool:
+        """Whether steps have the variance of the posterior is for the model to say."""
+        return getattr(self.model, "steps_by_posterior", False)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return the guided denoised mean, and the variance that the model has; each of the shape of `x`."""
+        mean, variance = self.model.posterior(x, t)
+        return Posterior(mean + tweedie_factor(self.sde, t, x) * self.scale * self._gradient(x, t), variance)
 
     def rows(self, rows: Rows) -> ClassifierGuidance:
         """Return the guided model of these examples."""
@@ -163,6 +174,17 @@ class Guided(ModelWrapper):
         return self._blend("denoise", x, t) if self._straight else self._projected(x, t)
 
     @property
+    def steps_by_posterior(self) -> bool:
+        """Whether steps have the variance of the posterior is for the model to say, not for the reference."""
+        return getattr(self.model, "steps_by_posterior", False)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return the guided denoised mean, and the variance that the model has; each of the shape of `x`."""
+        mean, variance = self.model.posterior(x, t)
+        guided = self._blend("denoise", x, t, mean) if self._straight else self._projected(x, t, mean)
+        return Posterior(guided, variance)
+
+    @property
     def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The jumps along the flow are those of the model, where nothing is guided.
 
@@ -192,9 +214,9 @@ class Guided(ModelWrapper):
         inside = (rho >= self.interval[0]) & (rho <= self.interval[1])
         return torch.where(inside, self.scale, 1.0)
 
-    def _projected(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the guided denoised mean, by APG and rescaled."""
-        scale, mean = self._scale(t), self.model.denoise(x, t)
+    def _projected(self, x: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return the guided denoised mean, by APG and rescaled; `own` is the model's, where it is known."""
+        scale, mean = self._scale(t), self.model.denoise(x, t) if own is None else own
         if bool((scale == 1).all()):
             return mean
         change = mean - self.reference.denoise(x, t)
@@ -212,14 +234,16 @@ class Guided(ModelWrapper):
             guided = guided * torch.where(ratio.isfinite(), 1 + self.rescale * (ratio - 1), 1.0)
         return guided
 
-    def _blend(self, output: Literal["score", "denoise"], x: Tensor, t: Tensor) -> Tensor:
+    def _blend(self, output: Literal["score", "denoise"], x: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return the guided output; `own` is the model's, where it is known."""
         scale = self._scale(t)
         if bool((scale == 1).all()):
-            return getattr(self.model, output)(x, t)
+            return getattr(self.model, output)(x, t) if own is None else own
         reference = getattr(self.reference, output)(x, t)
         if bool((scale == 0).all()):
             return reference
-        return reference + self.sde.expand(scale, x) * (getattr(self.model, output)(x, t) - reference)
+        own = getattr(self.model, output)(x, t) if own is None else own
+        return reference + self.sde.expand(scale, x) * (own - reference)
 
 
 def _std(x: Tensor) -> Tensor:

@@ -21,11 +21,11 @@ from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.couplings import make_coupling, why_no_score
 from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
-from score_sde.models import ADM, FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
-from score_sde.models.pretrained.dit import Means
+from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -41,8 +41,13 @@ from score_sde.sde import (
 from score_sde.sde.times import TimeShape, get_time_distribution
 from score_sde.training.classification import Classification
 from score_sde.training.flow_map import LagrangianMatching, Teacher
+from score_sde.training.hybrid import HybridObjective
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
 
+# How rungs are drawn for the hybrid objective.
+UNIFORM, LOSS_AWARE = HYBRID_TIMES = ("uniform", "loss_aware")
+# What a model's steps have for a variance.
+FIXED, LEARNED = VARIANCES = ("fixed", "learned")
 # The name of data that were given from Python.
 ARRAYS = "arrays"
 
@@ -178,9 +183,17 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
         **({UNTIL: KIND} if model.flow_map else {}),
     }
     told: dict[str, Any] = {"conditions": kinds} if kinds else {}
+    if model.variance == LEARNED and model.network not in CLASSIFIERS:
+        if of_levels or model.flow_map:
+            raise UserError(
+                "model.variance=learned is for predictions of noise and the like, and no flow map: "
+                "--config.model.prediction=noise --config.model.flow_map=False"
+            )
+        network = make_network(config, dataset.shape, out_channels=2 * dataset.shape[0], **told)
+        with naming("model.variance=learned"):
+            return LearnedVariance(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
     if not of_levels:
-        network = make_network(config, dataset.shape, **told, **_more_channels(config, dataset))
-        network = Means(network) if isinstance(network, ADM) and model.learn_sigma else network
+        network = make_network(config, dataset.shape, **told)
         plain = ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
         return FlowMap(plain) if model.flow_map else plain
     assert dataset.levels is not None
@@ -188,12 +201,6 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     levels = QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
     return FlowMap(levels) if model.flow_map else levels
-
-
-def _more_channels(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
-    """Return the channels of the output of a network that returns variances, too."""
-    learns = config.model.network == "adm" and config.model.learn_sigma
-    return {"out_channels": 2 * dataset.shape[0]} if learns else {}
 
 
 def _always_told(config: ConfigDict, name: str) -> bool:
@@ -308,7 +315,7 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
 
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
-) -> Objective | Classification | LagrangianMatching | own.OwnObjective:
+) -> Objective | HybridObjective | Classification | LagrangianMatching | own.OwnObjective:
     """Make the loss of the section `training`; the `teacher` is for flow maps and reflow."""
     training = config.training
     if own.is_own(training.objective):
@@ -327,6 +334,18 @@ def _discrete_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = 
         reduce_mean=training.reduce_mean,
         coupling=make_coupling(config, teacher),
     )
+
+
+def _hybrid_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> HybridObjective:
+    training = config.training
+    if sde.ladder is None:
+        raise UserError("training.objective=hybrid is for ladders: --config.sde.name=cosine, or ddpm")
+    if training.times not in HYBRID_TIMES:
+        raise UserError(f"training.objective=hybrid has training.times={' or '.join(HYBRID_TIMES)}")
+    if not training.reduce_mean:
+        raise UserError("training.objective=hybrid averages over dimensions: --config.training.reduce_mean=True")
+    loss_aware = training.times == LOSS_AWARE
+    return HybridObjective(sde.ladder, loss_aware, training.vlb_weight, training.stratified)
 
 
 def _continuous_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
@@ -361,8 +380,9 @@ def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None)
     return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
 
 
-OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], Objective | LagrangianMatching]] = {
+OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], Objective | HybridObjective | LagrangianMatching]] = {
     "discrete": _discrete_objective,
+    "hybrid": _hybrid_objective,
     "continuous": _continuous_objective,
     "lagrangian": _lagrangian_objective,
 }

@@ -32,7 +32,6 @@ from score_sde.models import ADM, FlowMap, NoisyClassifier
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.adm import adm_classifier, holds_adm, is_adm_classifier, load_adm, read_adm_weights
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
-from score_sde.models.pretrained.dit import Means
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
 from score_sde.training import checkpoint
@@ -190,10 +189,9 @@ def _adm(path: Path) -> Found:
         if is_adm_classifier(weights):
             return _adm_classifier(config, dataset, weights, path)
         model = build.make_model(config, dataset)
-        network: Any = model.network.network if isinstance(model.network, Means) else model.network
-        if not isinstance(network, ADM):
+        if not isinstance(model.network, ADM):
             raise UserError(f"{path} holds an ADM, not model.network={config.model.network}: see configs/vp/adm")
-        load_adm(network, weights, str(path))
+        load_adm(model.network, weights, str(path))
         return model
 
     return Found(path, make_model, self_sufficient=False)

@@ -28,6 +28,7 @@ from score_sde.experiment.dequantisation import learned_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood_tuning import likelihood_table
 from score_sde.experiment.settings import settings_of
+from score_sde.experiment.variances import bound_with, variance_of
 from score_sde.models import Given
 from score_sde.solvers.density.tuned import TUNED
 
@@ -173,6 +174,8 @@ def make_measurement(experiment: Experiment) -> Measurement:
     dequantiser = density.make_dequantiser(config, model.sde, dataset, lambda: learned_dequantiser(experiment))
     options["t_min"] = density_time(dequantiser, settings.t_min)
     bounds = density.make_bounds(config, dataset, options["t_min"])
+    if "discrete" in bounds:
+        bounds["discrete"] = bound_with(variance_of(experiment, settings.variance), bounds["discrete"])
     if settings.method == TUNED:
         options.pop("num_steps", None)
         options["table"] = likelihood_table(experiment, dequantiser, options)

@@ -17,6 +17,7 @@ from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, configuration, networks, other_run, rules, runs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
 from score_sde.training import checkpoint
 
@@ -159,7 +160,8 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if mode == "export":
         return build.make_dataset(config, files_needed=False)
     known = None if found is None else found.data
-    drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies)
+    measured = is_measured(config.sampling.variance)
+    drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies or measured)
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:

@@ -27,7 +27,7 @@ from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, configuration, density, networks, own, texts
+from score_sde.experiment import build, configuration, density, networks, own, texts, variances
 from score_sde.experiment.couplings import COUPLINGS, REFLOW, check_coupling, why_no_score
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
@@ -221,6 +221,7 @@ RULES: dict[str, Rule] = {
     "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", networks.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
+    "model.variance": one_of("variance", build.VARIANCES),
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),
@@ -255,7 +256,8 @@ RULES: dict[str, Rule] = {
     "training.reflow_steps": whole(1, MOST_STEPS_OF_TABLE),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
-    "training.times": one_of("distribution of times", TIME_DISTRIBUTIONS),
+    "training.times": one_of("distribution of times", [*TIME_DISTRIBUTIONS, build.LOSS_AWARE]),
+    "training.vlb_weight": number(0, _LARGE),
     "training.t_min": number(0, 1),
     "training.edm_mean": number(-20, 20),
     "training.edm_std": positive(least=1e-3, high=100),
@@ -297,6 +299,7 @@ RULES: dict[str, Rule] = {
     "sampling.guidance_largest": positive(high=_LARGE),
     "sampling.reference": name,
     "sampling.classifier": name,
+    "sampling.variance": one_of("variance", variances.VARIANCES),
     "sampling.metrics": words(one_of("metric", METRICS)),
     "sampling.inception": name,
     "sampling.num_steps": whole(1, _TABLE),
@@ -332,6 +335,7 @@ RULES: dict[str, Rule] = {
     "likelihood.bounds": listed(one_of("bound", BOUNDS), least=0),
     "likelihood.bound_calls": whole(1, 10**6),
     "likelihood.num_rungs": whole(2, 10**6),
+    "likelihood.variance": one_of("variance", variances.VARIANCES),
     "likelihood.num_checks": whole(0),
     "likelihood.prior": one_of("prior", density.PRIORS),
     "likelihood.divergence": one_of("divergence", DIVERGENCES),
@@ -429,6 +433,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     _check_flow_map(config)
+    _check_variance(config)
     check_coupling(config, sde)
     build.make_objective(config, sde)
     if training.patience and not (config.data.validation and training.evaluate_every):
@@ -472,6 +477,17 @@ def _check_flow_map(config: ConfigDict) -> None:
         raise UserError(
             "training.guidance is that of a teacher which knows classes: --config.training.teacher=… and "
             "--config.model.class_conditional=True"
+        )
+
+
+def _check_variance(config: ConfigDict) -> None:
+    """See that a variance is learned where there is an objective that trains it, and the other way round."""
+    objective = config.training.objective
+    learned = config.model.variance == build.LEARNED
+    if learned != (objective == "hybrid") and not own.is_own(objective):
+        raise UserError(
+            "a variance is learned by an objective of its own: --config.model.variance=learned and "
+            "--config.training.objective=hybrid, as in --config configs/vp/digits_iddpm.py"
         )
 
 

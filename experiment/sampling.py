@@ -23,6 +23,7 @@ from score_sde.experiment.condition_values import check_heard, condition_of_file
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
+from score_sde.experiment.variances import variance_of
 from score_sde.solvers.base import Model, Solver, State
 
 
@@ -119,7 +120,8 @@ def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     config = experiment.config
     check_heard(config, experiment.dataset, condition)
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
-    return conditions.make_guidance(config, experiment.model, condition, guides)
+    guided = conditions.make_guidance(config, experiment.model, condition, guides)
+    return variance_of(experiment, config.sampling.variance)(guided)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:

@@ -42,6 +42,7 @@ _NOT_OPTIONS = (
     "inception",
     "copies",
     "learned_noise",
+    "variance",
 )
 # The number of steps of solvers that have no default of their own.
 NUM_STEPS = 20

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.condition import Condition, Rows
+from score_sde.common.posterior import Posterior
 from score_sde.models.wrapper import ModelWrapper, rows_of
 
 
@@ -40,6 +41,15 @@ class Given(ModelWrapper):
     def noise_error(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the error of the noise at `x_t = alpha x_0 + sigma noise`, which is trained; shape of `x_0`."""
         return self.model.noise_error(x_0, noise, t, *self._given)
+
+    @property
+    def steps_by_posterior(self) -> bool:
+        """Whether steps have the variance of the posterior is for the model to say."""
+        return getattr(self.model, "steps_by_posterior", False)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x, condition`, if the model has them; each of the shape of `x`."""
+        return self.model.posterior(x, t, *self._given)
 
     @property
     def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

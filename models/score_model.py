@@ -138,8 +138,12 @@ class ScoreModel(Preconditioned):
     def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return `D = E[x_0 | x_t = x]`; shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
+        return self._denoised_of(x, t, self.predict(x, t, condition))
+
+    def _denoised_of(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Return `D` at a state for which `F` was predicted; shape of `x`."""
         _, sigma, _, b, c = self._coefficients(t)
-        denoised = self._combine(b / c, x, -sigma / c, self.predict(x, t, condition))
+        denoised = self._combine(b / c, x, -sigma / c, prediction)
         return self._where_gone(x, t, denoised, torch.zeros_like(sigma), torch.ones_like(sigma))
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ _CHANGES = {
     "model.prediction": "velocity",
     "model.noise_label": "rung",
     "model.data_std": "1.0",
+    "model.variance": "fixed",
     "training.objective": "discrete",
     "data.distortion": "0.0",
     "model.class_conditional": "False",

@@ -180,6 +180,16 @@ class SDE(ABC):
         variance = -(self.sigma(t) ** 2) * torch.expm1(self.log_snr(t) - self.log_snr(s))
         return self.alpha(t) / self.alpha(s), variance
 
+    def backward(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scale of `x_0` and the variance of `x_s | x_t, x_0`, `s <= t`; float64, shape of `t`.
+
+        It is `N(c_0 x_0 + c_t x_t, variance I)`, with `v` the variance of `x_t | x_s`: `c_0 = alpha_s v / sigma_t^2`,
+        `c_t = alpha_ts sigma_s^2 / sigma_t^2` and `variance = v sigma_s^2 / sigma_t^2`, DDPM's beta-tilde.
+        """
+        s, t = on_host(s), on_host(t)
+        share = -torch.expm1(self.log_snr(t) - self.log_snr(s))
+        return self.alpha(s) * share, self.sigma(s) ** 2 * share
+
     expand = staticmethod(expand)
 
     @checked

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
+from score_sde.common.posterior import Posterior
 from score_sde.common.score import no_score
 from score_sde.sde import SDE
 
@@ -84,6 +85,18 @@ class Watch:
         if self._waits_for(x, t):
             self.reached(t, x, denoised)
         return denoised
+
+    @property
+    def steps_by_posterior(self) -> bool:
+        """Whether steps have the variance of the posterior is for the model to say."""
+        return getattr(self.model, "steps_by_posterior", False)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
+        posterior = self.model.posterior(x, t)  # type: ignore[attr-defined]
+        if self._waits_for(x, t):
+            self.reached(t, x, posterior.mean)
+        return posterior
 
     @property
     def jump(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -3,7 +3,8 @@ r"""Steps with Gaussian noise, in one place: every solver takes them by `take`, 
     x_{k+1} ~ N(mean, std^2 I)
     log p(x_{k+1} | what came before) = -|x_{k+1} - mean|^2 / (2 std^2) - d log(sqrt(2 pi) std)
 
-with a mean that depends on the states before, by way of the model, and a standard deviation that depends on the times.
+with a mean that depends on the states before, by way of the model, and a standard deviation that depends on the times,
+or, of models that know it (`solvers.variances`), on the state too, each number having its own.
 Where a solver computes along the axes of a Gaussian (`solvers.fast.axes`), which are orthogonal, the density is the
 same in both coordinates. A step without noise (`std = 0`) has no density; it is part of the next mean that has some.
 """
@@ -39,14 +40,14 @@ class Transition(NamedTuple):
         t: time of the state after it, `()`, float64.
         x: the state after it, `(B, *dims)`.
         mean: its mean, shape of `x`.
-        std: its standard deviation.
+        std: its standard deviation, a number or one for each number of the state, shape of `x`.
         log_prob: its log-density in nats, `(B,)`, float64.
     """
 
     t: Tensor
     x: Tensor
     mean: Tensor
-    std: float
+    std: Tensor | float
     log_prob: Tensor
 
 
@@ -64,7 +65,7 @@ def take(noise: SampleNoise, mean: Tensor, std: Tensor | float, t: Tensor, axes:
         t: time after the step.
         axes: those along which the mean is, if not the state's own.
     """
-    if isinstance(noise, TransitionNoise) and float(std) > 0:
+    if isinstance(noise, TransitionNoise) and bool(torch.as_tensor(std).gt(0).all()):
         return noise.taken(mean, std, t, axes)
     return _drawn(noise, mean, std)
 
@@ -111,7 +112,8 @@ class TransitionNoise(SampleNoise):
         else:
             x = self._known(t)
             after = x if axes is None else axes.turned(x, alpha)
-        self.transitions.append(Transition(t, x, mean_x, float(std), log_density(after, mean, float(std))))
+        known = std if isinstance(std, Tensor) and std.ndim else float(std)
+        self.transitions.append(Transition(t, x, mean_x, known, log_density(after, mean, known)))
         if self._states is not None and len(self.transitions) == len(self._states):
             raise Arrived
         return after
@@ -128,7 +130,11 @@ class TransitionNoise(SampleNoise):
         return self._states[k]
 
 
-def log_density(x: Tensor, mean: Tensor, std: float) -> Tensor:
-    """Return `log N(x; mean, std^2 I)` of each example, in nats, `(B,)`, float64."""
+def log_density(x: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
+    """Return `log N(x; mean, std^2)` of each example, in nats, `(B,)`, float64; `std` is a number, or shaped as `x`."""
+    if isinstance(std, Tensor):
+        std = in_float64(std)
+        z = ((in_float64(x) - in_float64(mean)) / std).flatten(1)
+        return -(0.5 * z.square() + torch.log(std).expand(x.shape).flatten(1) + 0.5 * math.log(2 * math.pi)).sum(1)
     z = ((in_float64(x) - in_float64(mean)) / std).flatten(1)
     return -0.5 * z.square().sum(1) - z.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))

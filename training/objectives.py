@@ -25,8 +25,8 @@ DDPM's `L_simple` (Ho et al. 2020, arXiv:2006.11239, equation 14) and SMLD's los
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -64,10 +64,30 @@ class Losses(NamedTuple):
     Attributes:
         values: the losses `(B,)`.
         times: the times at which they were taken `(B,)`, float64; None where there are none.
+        unweighted: the losses before they were divided by the probability of their times, `(B,)`, for an objective that
+            draws times by what losses were; None for others.
     """
 
     values: Tensor
     times: Tensor | None = None
+    unweighted: Tensor | None = None
+
+
+@runtime_checkable
+class LearningObjective(Protocol):
+    """An objective remembers what losses there were, and draws times by it; what it remembers is kept in checkpoints.
+
+    It is told of the losses of a step before the next one begins.
+    """
+
+    def learn(self, losses: Losses) -> None:
+        """Remember the losses of a step; of several processes, all must ask, each with its own."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is remembered; an empty dict if nothing ever is."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
 
 
 class Weighting(NamedTuple):

@@ -41,7 +41,7 @@ from score_sde.training.journal import Journal
 from score_sde.training.late import LateReader
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
-from score_sde.training.objectives import Losses
+from score_sde.training.objectives import LearningObjective, Losses
 from score_sde.training.optimization import clip, learning_rate, make_optimizer, step_if
 from score_sde.training.precision import training_precision
 from score_sde.training.randomness import noise_generator, seed_dropout
@@ -112,6 +112,7 @@ class Trainer(Generic[_Model]):
         self.step, self.best = 0, Best()
         self._whole_config, self._config = config, config.training
         self._objective, self._batches = objective, batches
+        self._learner = objective if isinstance(objective, LearningObjective) and objective.state() else None
         self._draw, self._measure = draw, measure
         self._data, self._check_data = data, check_data
         self._folder, self._checkpoints = folder, folder / "checkpoints"
@@ -162,7 +163,8 @@ class Trainer(Generic[_Model]):
             while not self.ended:
                 started = time.perf_counter()
                 self.train_step(signals)
-                stop = self._read(drain=self._is_told()) or (alone and bool(signals))
+                # What the next step's times are drawn by may not depend on when a number happens to be read.
+                stop = self._read(drain=self._is_told() or self._learner is not None) or (alone and bool(signals))
                 self._journal.seconds += time.perf_counter() - started
                 self._journal.advance()
                 if self._due(self._config.log_every):
@@ -199,11 +201,12 @@ class Trainer(Generic[_Model]):
         """Add up the gradients of a batch, part by part.
 
         Returns:
-            The mean loss `()`, and, where the loss by noise is told, losses and times of the examples, each `(B,)`.
+            The mean loss `()`, and, where something is made of them, losses and times of the examples, each `(B,)`, and
+            the losses unweighted, if the objective has them.
         """
         seed, parts = self._whole_config.seed, self._config.accumulation
         seed_dropout(seed, self.step, distributed.rank())
-        loss, values, times = torch.zeros((), device=self._device), [], []
+        loss, values, times, unweighted = torch.zeros((), device=self._device), [], [], []
         for part in range(parts):
             generator = noise_generator(seed, "training", self.step, self._device)
             noise = BatchNoise(self._config.batch_size, generator, distributed.rows(part, parts))
@@ -215,7 +218,10 @@ class Trainer(Generic[_Model]):
             loss += share.detach()
             values.append(losses.values.detach())
             times.append(losses.times)
-        return loss, [] if self._by_noise is None else [torch.cat(values), torch.cat(times)]
+            unweighted.append(losses.unweighted)
+        if self._by_noise is None and self._learner is None:
+            return loss, []
+        return loss, [torch.cat(column) for column in (values, times, unweighted) if column and column[0] is not None]
 
     def averaged_model(self) -> _Model:
         """Return the moving average, all of it, ready to sample from; every process must ask."""
@@ -258,7 +264,9 @@ class Trainer(Generic[_Model]):
             for name, value in {"loss": loss, "gradient": norm}.items():
                 if not math.isfinite(value):
                     raise UserError(self._divergence(step, name, value))
-            self._journal.note(step, loss, Losses(*losses) if losses else None)
+            self._journal.note(step, loss, Losses(*losses) if losses and self._by_noise is not None else None)
+            if self._learner is not None:
+                self._learner.learn(Losses(*losses))
             stop = stop or signalled > 0
         return stop
 
@@ -292,6 +300,8 @@ class Trainer(Generic[_Model]):
             **snapshot(self.model, self.averages, self.optimizer),
             "unlogged": self._journal.unlogged(),
         }
+        if self._learner is not None:
+            state["objective"] = self._learner.state()
         if distributed.rank() == 0:
             self._journal.flush()
             # The best one comes first: no checkpoint may tell of a best one that is not there.
@@ -311,6 +321,8 @@ class Trainer(Generic[_Model]):
         if self._check_data is not None and state["data"] is not None:
             self._check_data(state["data"], str(path))
         restore(state, str(path), self.model, self.averages, self.optimizer)
+        if self._learner is not None:
+            self._learner.restore(state.get("objective", {}))
         self._journal.restore(state["unlogged"])
         self.step, best = state["step"], Best(**state.get("best", {}))
         # A run that was killed may have replaced the best checkpoint after this one. Then it is found again, or a

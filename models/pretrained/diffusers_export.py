@@ -31,6 +31,7 @@ from score_sde.models.layers.pyramids import Head, InputSkip, OutputSkip
 from score_sde.models.layers.resampling import DownsampleConv, UpsampleConv
 from score_sde.models.layers.residual import ResidualBlock
 from score_sde.models.layers.resolutions import DecoderResolution, EncoderResolution, Stage
+from score_sde.models.learned_variance import LearnedVariance
 from score_sde.models.networks.ncsnpp import NCSNpp
 from score_sde.models.pretrained.diffusers import library
 from score_sde.models.score_model import ScoreModel
@@ -178,6 +179,8 @@ def _check_ncsnpp(network: NCSNpp, resolutions: list[EncoderResolution]) -> None
 def _scheduler(model: ScoreModel, diffusers: Any) -> Any:
     if not isinstance(model, ScoreModel):
         raise UserError("only models of noise, score, velocity or denoised image can be pipelines")
+    if isinstance(model, LearnedVariance):
+        raise UserError("the steps of a pipeline have a fixed variance, and this model learned it")
     sde = model.sde
     if model.scale_input and not (isinstance(sde, DDPMLadder) and model.data_std == 1):
         raise UserError("a pipeline does not divide its network's input: train with scale_input=False")

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from score_sde.common.errors import UserError
 from score_sde.common.weight_files import load_weights, read_safetensors, read_torch, unwrapped
 from score_sde.models.layers.condition import Always
-from score_sde.models.networks.adm import ADM
 from score_sde.models.networks.dit import DiT
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder, RectifiedFlow, ddpm_betas
@@ -50,7 +49,7 @@ class Means(nn.Module):
         image_shape: shape of an example, `(channels, *size)`.
     """
 
-    def __init__(self, network: DiT | ADM, sign: int = 1) -> None:
+    def __init__(self, network: DiT, sign: int = 1) -> None:
         super().__init__()
         self.network, self.sign = network, sign
         self.image_shape = (network.in_channels, *network.size)

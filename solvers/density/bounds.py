@@ -10,7 +10,13 @@ arXiv:2006.11239, equation 5). With times `t_min = t_1 < … < t_N = T`, prior `
              = (exp(lambda_s - lambda_t) - 1) / 2 E||eps - eps_hat||^2
     L_0      -E log p(x_0 | x_{t_1})                                                           "reconstruction"
 
-(the variance of `p(x_s | x_t)` is that of `q(x_s | x_t, x_0)`: DDPM's smaller choice.) As N grows the sum becomes an
+(the variance of `p(x_s | x_t)` is that of `q(x_s | x_t, x_0)`: DDPM's smaller choice.) A model that knows the variance
+`V` of `x_0 | x_t` has more to say (`solvers.variances`): with `w = exp(lambda_s - lambda_t) - 1`, and `r = 1 + w V
+snr_t` the variance of `p` in units of that of `q`, each number its own,
+
+    L_{i-1}  1/2 E sum [ log r + (1 + w (eps - eps_hat)^2) / r - 1 ]
+
+which is less by `O(w^2)` where `V` is right, and the same in the limit. As N grows the sum becomes an
 integral (Kingma et al. 2021, arXiv:2107.00630, equation 15)
 
     1/2 ∫ E||eps - eps_hat||^2 dlambda        from lambda_T to lambda_{t_min}
@@ -42,6 +48,7 @@ from torch.special import log_ndtr
 from score_sde.common.arguments import checked
 from score_sde.common.float64 import in_float64
 from score_sde.common.noise import SampleNoise
+from score_sde.common.posterior import Posterior
 from score_sde.common.score import check_score
 from score_sde.sde import SDE
 from score_sde.sde.marginals import on_host
@@ -50,6 +57,7 @@ from score_sde.solvers.density.divergence import hutchinson_divergence
 from score_sde.solvers.grids import Grid, time_grid
 from score_sde.solvers.options import MOST_STEPS, check_at_least, check_between
 from score_sde.solvers.process import last_time, log_snr_range
+from score_sde.solvers.variances import LEAST_SHARE, posterior_of
 
 # Called with `x_t` and `D(x_t)`, `(B, *dims)`, and `alpha` and `sigma` there; returns nats, `(B,)`.
 Decoder = Callable[[Tensor, Tensor, float, float], Tensor]
@@ -168,6 +176,7 @@ def discrete_bound(
     check_at_least("num_calls", calls, 1)
     everything = calls == len(lengths)
     probabilities = lengths / lengths.sum()
+    posterior = posterior_of(model)
     total = torch.zeros(len(x_0), dtype=torch.float64)
     place = noise.uniform(torch.empty(len(x_0), 1, dtype=torch.float64))[:, 0]
     for call in range(calls):
@@ -175,6 +184,10 @@ def discrete_bound(
             steps = torch.full((len(x_0),), call)
         else:
             steps = torch.searchsorted(probabilities.cumsum(0), (call + place) / calls).clamp(max=len(lengths) - 1)
+        if posterior is not None:
+            divergence = _step_kl(posterior, sde, x_0, times[steps], lengths[steps], noise)
+            total += divergence if everything else divergence / (calls * probabilities[steps])
+            continue
         error = _noise_error(model, x_0, times[steps], noise)
         weight = torch.expm1(lengths[steps]) / 2
         total += (weight if everything else weight / (calls * probabilities[steps])) * error
@@ -271,6 +284,29 @@ def _noise_error(model: Model, x_0: Tensor, t: Tensor, noise: SampleNoise) -> Te
     score = model.score(sde.perturb(x_0, eps, t), t)
     square = in_float64(eps + sde.expand(sde.at(t).sigma, x_0) * score).flatten(1).square().sum(1).cpu()
     return square - _share_of_noise(sde, x_0, t) ** 2 * _excess(eps)
+
+
+def _step_kl(
+    posterior: Callable[[Tensor, Tensor], Posterior],
+    sde: SDE,
+    x_0: Tensor,
+    t: Tensor,
+    length: Tensor,
+    noise: SampleNoise,
+) -> Tensor:
+    """Return an unbiased estimate of the divergence of a step of this length in log-SNR from times `t` `(B,)`, with the
+    model's own variance; `(B,)`, on the CPU. What is taken off for normal data is as in `_noise_error`."""
+    eps = noise.normal(x_0)
+    mean, variance = posterior(sde.perturb(x_0, eps, t), t)
+    assert variance is not None
+    x = in_float64(x_0)
+    snr, w = sde.expand(sde.at(t).log_snr.exp(), x), sde.expand(torch.expm1(length), x)
+    ratio = (1 + w * snr * in_float64(variance)).clamp(min=LEAST_SHARE)
+    square = snr * (x - in_float64(mean)) ** 2
+    each = torch.log(ratio) - (ratio - 1) / ratio + w * square / ratio
+    k = sde.expand(_share_of_noise(sde, x_0, t), x)
+    known = w * k**2 / (1 + w * k) * (in_float64(eps) ** 2 - 1)
+    return 0.5 * (each - known).flatten(1).sum(1).cpu()
 
 
 def _share_of_noise(sde: SDE, x: Tensor, t: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ def ddim(recorder: Recorder, nodes: Marginals, *, eta: float = 0.0) -> Tensor:
         down, up = ancestral_split(nodes.rho[k], nodes.rho[k + 1], eta)
         y = output.data + down * output.eps
         if eta:
-            y = y + up * recorder.noise()
+            y = y + up * recorder.noise(data_known=True)
     return y
 
 

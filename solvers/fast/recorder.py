@@ -81,6 +81,7 @@ class Recorder:
         self._states: list[Tensor] = []
         self._nodes: list[Marginals] = []
         self._noises = 0
+        self._data_known: list[int] = []
         self.start = self._unit(0)
 
     def _unit(self, index: int) -> Tensor:
@@ -101,8 +102,14 @@ class Recorder:
             return Output(output, (y - output) / node.rho, output)
         return Output(output, output, y - node.rho * output)
 
-    def noise(self) -> Tensor:
-        """Draw fresh standard normal noise; at most one between two calls of the model."""
+    def noise(self, data_known: bool = False) -> Tensor:
+        """Draw fresh standard normal noise; at most one between two calls of the model.
+
+        Args:
+            data_known: whether it is that of `x_s | x_t, x_0`, to which what is not known of `x_0` is to be added.
+        """
+        if data_known:
+            self._data_known.append(len(self._states) - 1)
         self._noises += 1
         return self._unit(self._capacity + self._noises)
 
@@ -120,15 +127,26 @@ class Recorder:
         rest = states[1:] - carried
         rest = rest * (rest.detach().abs() > _ROUNDING * (states[1:].abs() + carried.abs()).detach())
         outputs, noise = _latest_first(rest[:, 1 : 1 + count]), rest[:, 1 + self._capacity :]
+        outputs = outputs * next_alpha[:, None]
         return Table(
             times,
             state * next_alpha / alpha,
-            outputs * next_alpha[:, None],
+            outputs,
             torch.linalg.vector_norm(noise.detach(), dim=1) * next_alpha.detach(),
             self.prediction,
             blend_of(here, self.prediction),
             None if end is None else end.t,
+            of_data=self._weights_of_data(outputs.detach(), here.rho),
         )
+
+    def _weights_of_data(self, outputs: Tensor, rho: Tensor) -> Tensor | None:
+        """Return the weight of `D`, `(n,)`, in steps whose noise is drawn as if the data were known; elsewhere 0."""
+        if not self._data_known:
+            return None
+        latest = outputs[:, 0] if self.prediction == "data" else -outputs[:, 0] / rho
+        known = torch.zeros(len(latest), dtype=torch.bool)
+        known[self._data_known] = True
+        return torch.where(known, latest, 0.0)
 
 
 def blend_of(nodes: Marginals, prediction: Prediction) -> Tensor:

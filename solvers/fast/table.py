@@ -13,6 +13,9 @@ forms linear combinations, nothing else. After `N` grid times `T = t_0 > … > t
 `t_min` to `sigma = 0`, where the answer is the denoised mean; so a method that asks the model once a step makes `N`
 calls.
 
+Where a method draws its noise as if the data were known (`ddim`), a model that knows their variance adds it: `c_k^2`
+becomes `c_k^2 + d_k^2 Var[x_0 | x_t]`, with `d_k` the weight of `D` in the step (`solvers.variances`).
+
 Along the axes of the Gaussian that the data look like (`common.gaussian`), a table may have weights for each axis, and
 `x` stands for the state there, `u = V^T (x - alpha m)`. Its first output may then be free: at `T` hardly anything of
 the data is left in the state, and the Gaussian's answer, which is in the weights already, is the model's but for what
@@ -29,12 +32,14 @@ from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.noise import SampleNoise
+from score_sde.common.posterior import Posterior
 from score_sde.common.score import no_score
 from score_sde.sde import SDE
 from score_sde.solvers.base import Model, gaussian_of_model
 from score_sde.solvers.fast.axes import InAxes
 from score_sde.solvers.fast.thresholding import Threshold
 from score_sde.solvers.transitions import take
+from score_sde.solvers.variances import posterior_of, total_std
 
 # A table takes memory with the square of its steps, 11 GB for these. (The longest ladder published has as many.)
 MOST_STEPS_OF_TABLE = 4000
@@ -55,6 +60,8 @@ class Table(NamedTuple):
         gaussian: in whose axes the states are; None if in their own.
         free: whether the first output is that at `u = 0`, for all examples.
         told: times that the model is told, shape `(n,)`; None for those of the states.
+        of_data: the weight of `D` in steps whose noise is drawn as if the data were known, shape `(n,)`, elsewhere 0;
+            None if there are none.
     """
 
     times: Tensor
@@ -67,6 +74,7 @@ class Table(NamedTuple):
     gaussian: Gaussian | None = None
     free: bool = False
     told: Tensor | None = None
+    of_data: Tensor | None = None
 
     @property
     def calls(self) -> int:
@@ -94,6 +102,7 @@ class Step(NamedTuple):
         done: outputs that no later step uses.
         end: time of the state after it, likewise; 0 at `sigma = 0`.
         gone: whether nothing of the data is left, so that the output is known from `D` alone.
+        of_data: weight of `D`, if noise is drawn as if the data were known; else 0.
     """
 
     t: Tensor
@@ -108,6 +117,7 @@ class Step(NamedTuple):
     done: list[int]
     end: Tensor
     gone: bool = False
+    of_data: float = 0.0
 
 
 def steps_of(table: Table, sde: SDE) -> list[Step]:
@@ -139,6 +149,7 @@ def steps_of(table: Table, sde: SDE) -> list[Step]:
         done,
         ends,
         (here.gone & (table.prediction == "noise")).tolist(),
+        [0.0] * len(table.times) if table.of_data is None else table.of_data.tolist(),
     )
     return [Step(*row) for row in zip(*columns, strict=True)]
 
@@ -224,10 +235,15 @@ def run_steps(
         given: the first output, where it is free.
     """
     outputs: dict[int, Tensor] = {}
+    posterior = posterior_of(model)
     for k, step in enumerate(steps, first):
         if reached is not None:
             reached(k, x)
-        if k == 0 and given is not None:
+        std: Tensor | float = step.noise
+        if step.of_data and posterior is not None:
+            outputs[k], variance = _output_and_variance(posterior, x, step, prediction, threshold)
+            std = total_std(variance, step.of_data, step.noise**2)
+        elif k == 0 and given is not None:
             outputs[k] = given.expand(x.shape)
         else:
             output = _output(model, x, step, prediction, threshold)
@@ -236,10 +252,26 @@ def run_steps(
         for j, weight in step.outputs:
             x = plus(x, outputs[j], weight, which)
         if step.noise and noise is not None:
-            x = take(noise, x, step.noise, step.end, model if isinstance(model, InAxes) else None)
+            x = take(noise, x, std, step.end, model if isinstance(model, InAxes) else None)
         for j in step.done:
             del outputs[j]
     return x
+
+
+def _output_and_variance(
+    posterior: Callable[[Tensor, Tensor], Posterior],
+    x: Tensor,
+    step: Step,
+    prediction: str,
+    threshold: Threshold | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the model's output at a state, as `_output` does, and the variance of `x_0` there; each of its shape."""
+    data, variance = posterior(x, step.told)
+    assert variance is not None
+    data = data if threshold is None else threshold(data)
+    if step.gone:
+        return data * -(step.alpha_told / step.sigma_told), variance
+    return data if prediction == "data" else (x - step.alpha_told * data) / step.sigma_told, variance
 
 
 def plus(x: Tensor, y: Tensor, weight: Weight, which: Tensor | None) -> Tensor:

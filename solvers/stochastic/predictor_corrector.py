@@ -12,12 +12,14 @@ Without a corrector N steps cost N network calls, the denoising among them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from score_sde.common.errors import choose
+from score_sde.common.posterior import Posterior
 from score_sde.common.score import check_score
 from score_sde.solvers.base import Draw, Model, Solution, Solver, Steps
 from score_sde.solvers.grids import Grid, number_of_times, time_grid
@@ -26,6 +28,7 @@ from score_sde.solvers.stochastic.correctors import corrector_step_size, langevi
 from score_sde.solvers.stochastic.predictors import PREDICTORS
 from score_sde.solvers.trajectory import Watch
 from score_sde.solvers.transitions import GIVE_IT_NOISE, take
+from score_sde.solvers.variances import posterior_of, score_of, step_std
 
 # The length of a grid that is only named.
 _NUM_STEPS = 1000
@@ -99,16 +102,31 @@ class PredictorCorrector(Solver):
         sde, noise = model.sde, draw("solver")
         times = time_grid(sde, self.grid, self.number_of_times, self.t_min)
         predict, step_size = PREDICTORS[self.predictor], corrector_step_size(self.corrector, self.step_size)
+        posterior = posterior_of(model)
         coefficients = predict(sde, times[:-1], times[1:]) if predict is not None else None
 
         def prediction(i: int, x: Tensor) -> Tensor:
             assert coefficients is not None
+            if posterior is not None:
+                return informed(i, x, posterior)
             if i == 0 and sde.ends_in_noise:
                 # All else of the state is new noise.
                 alpha, sigma = sde.at(times[1]).to(x)
                 return take(noise, alpha * model.denoise(x, times[0]), sigma, times[1])
             a, b, c = (sde.expand(coefficient[i], x) for coefficient in coefficients)
             return take(noise, a * x + b * model.score(x, times[i]), c, times[i + 1])
+
+        def informed(i: int, x: Tensor, posterior: Callable[[Tensor, Tensor], Posterior]) -> Tensor:
+            """Predict with the variance of a model that knows it."""
+            assert coefficients is not None
+            data, variance = posterior(x, times[i])
+            assert variance is not None
+            if i == 0 and sde.ends_in_noise:
+                mean = sde.at(times[1]).to(x)[0] * data
+            else:
+                mean = sde.expand(coefficients.a[i], x) * x
+                mean = mean + sde.expand(coefficients.b[i], x) * score_of(sde, x, times[i], data)
+            return take(noise, mean, step_std(sde, times[i + 1], times[i], variance), times[i + 1])
 
         def correction(i: int, x: Tensor) -> Tensor:
             assert step_size is not None

@@ -12,6 +12,8 @@ With the forward transition `x_t | x_s ~ N(alpha_ts x_s, v I)`, where `alpha_ts 
     reverse_diffusion    2 - alpha_ts      v               v
     ancestral            1 / alpha_ts      v / alpha_ts    v sigma_s^2 / sigma_t^2
 
+A model that knows the variance of `x_0 | x_t` gives the noise of any of them its own, for `c^2` (`solvers.variances`).
+
 All have weak order 1 and cost one score. Times have any shape, and the coefficients that shape, in float64, on the CPU.
 """
 

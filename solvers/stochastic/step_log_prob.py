@@ -57,7 +57,8 @@ class StepLogProb(NamedTuple):
     Attributes:
         log_prob: `log p(x_{k+1} | …)` in nats, `(B, K)`, float64.
         mean: means of the steps, `(K, B, *dims)`.
-        std: their standard deviations `c_k`, `(K,)`, float64, on the CPU.
+        std: their standard deviations `c_k`, `(K,)`, float64, on the CPU; of a model that knows the variances of
+            steps (`solvers.variances`) those of each number, `(K, B, *dims)`, in the dtype and on the device of `mean`.
     """
 
     log_prob: Tensor
@@ -143,10 +144,11 @@ def step_log_prob(solver: Solver, model: Model, states: Tensor, times: Tensor) -
 
 
 def _together(steps: list[Transition]) -> StepLogProb:
-    std = torch.tensor([step.std for step in steps], dtype=torch.float64)
-    return StepLogProb(
-        torch.stack([step.log_prob for step in steps], dim=1), torch.stack([step.mean for step in steps]), std
-    )
+    log_prob, mean = torch.stack([step.log_prob for step in steps], dim=1), torch.stack([step.mean for step in steps])
+    if any(isinstance(step.std, Tensor) for step in steps):
+        own = torch.stack([torch.as_tensor(step.std).to(step.mean).expand_as(step.mean) for step in steps])
+        return StepLogProb(log_prob, mean, own)
+    return StepLogProb(log_prob, mean, torch.tensor([step.std for step in steps], dtype=torch.float64))
 
 
 def _check(solver: Solver, model: Model) -> None:

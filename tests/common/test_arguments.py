@@ -24,6 +24,8 @@ from score_sde.control import Controlled, Masked, Observation, Projection
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.evaluation.samples.ensembles import crps, spread_skill
 from score_sde.models import GaussianMixture, QuantisedModel, ScoreModel
+from score_sde.models.analytic_variance import FixedVariance, JacobianVariance, measure_variance
+from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
     SDE,
     VESDE,
@@ -500,6 +502,34 @@ SUBJECTS |= {
         made(QuantisedModel, used_model),
         {"network": Function(logits), "sde": VP, "levels": 3},
         {"levels": "", "low": "-1 0 1e-30", "high": NOT_NEGATIVE},
+    ),
+    "LearnedVariance": Subject(
+        LearnedVariance,
+        made(LearnedVariance, used_model),
+        {"network": Function(lambda x, noise_label: torch.cat([x, x], 1)), "sde": DDPMLadder(cosine_betas(10))},
+        {"noise_label": ""},
+    ),
+    "FixedVariance": Subject(
+        FixedVariance, made(FixedVariance), {"model": mixture()}, {"data_std": NOT_NEGATIVE}, fixed=("model",)
+    ),
+    "JacobianVariance": Subject(
+        JacobianVariance,
+        made(JacobianVariance),
+        {"model": mixture()},
+        {"num_probes": "None 1 10**9 10**400", "each": "True False", "seed": "0 1 10**9 10**400"},
+        fixed=("model",),
+    ),
+    "measure_variance": Subject(
+        measure_variance,
+        lambda model, /, **options: measure_variance(model, X_0, **options),
+        {"num_times": 3},
+        {
+            "num_times": "",
+            "each": "True False",
+            "batch_size": "1 10**9 10**400",
+            "seed": "0 1 10**9 10**400",
+        },
+        fixed=("model", "x_0"),
     ),
     "ClassifierGuidance": Subject(
         control.ClassifierGuidance,

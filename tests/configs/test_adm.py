@@ -58,7 +58,7 @@ def test_every_published_value_and_the_number_of_weights(name: str) -> None:
         "resample": model.resample_in_blocks,
         "dropout": model.dropout,
         "classes": model.class_conditional,
-        "variances": model.learn_sigma,
+        "variances": model.variance == "learned",
         "label": model.noise_label,
     } == {
         "image_size": image_size,

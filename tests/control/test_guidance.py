@@ -15,6 +15,7 @@ from score_sde.common.errors import UserError
 from score_sde.control import ClassifierGuidance, Guided
 from score_sde.evaluation.samples.distances import classifier_two_sample_test
 from score_sde.models import GaussianMixture, Given, rows_of
+from score_sde.models.analytic_variance import KnownVariance
 from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.sde import VPSDE
 from score_sde.solvers import get_solver, log_likelihood
@@ -246,3 +247,18 @@ def test_likelihoods_are_refused_where_the_score_is_of_no_diffused_density():
         Guided(model, refused, 1.0),
     ):
         torch.testing.assert_close(log_likelihood(unguided, x, divergence="exact").log_prob, exact)
+
+
+@pytest.mark.parametrize("options", [{}, {"rescale": 0.5}, {"parallel": 0.3, "largest": 1.0}, {"interval": (0.1, 1.0)}])
+def test_steps_of_a_guided_model_have_the_variance_of_the_model_and_the_guided_mean(options) -> None:
+    model, reference = KnownVariance(MIXTURE.component(VP, COMPONENT)), MIXTURE.model(VP)
+    x, t = VP.prior_sample((5, 2), seeds=range(5), dtype=FLOAT), torch.linspace(0.1, 0.9, 5, dtype=FLOAT)
+    guided = Guided(model, reference, 2.0, **options)
+    assert guided.steps_by_posterior
+    assert not Guided(reference, model, 2.0).steps_by_posterior
+    torch.testing.assert_close(guided.posterior(x, t).mean, guided.denoise(x, t), rtol=0, atol=0)
+    assert torch.equal(guided.posterior(x, t).variance, model.posterior(x, t).variance)
+    by_classifier = ClassifierGuidance(KnownVariance(reference), log_responsibility, 2.0)
+    assert by_classifier.steps_by_posterior
+    torch.testing.assert_close(by_classifier.posterior(x, t).mean, by_classifier.denoise(x, t), rtol=1e-12, atol=1e-12)
+    assert torch.equal(by_classifier.posterior(x, t).variance, reference.posterior(x, t).variance)

@@ -199,7 +199,7 @@ def test_training_goes_on_from_a_published_file(pictures: Path, tmp_path: Path) 
     values |= {"training.batch_size": "2", "training.sample_every": "0", "data.test_share": "0.5"}
     run = score_sde.fit(str(pictures), start_from=tmp_path / "a.pt", config="vp/adm/imagenet256", settings=values)
     expected = network_of(CASE, weights).state_dict()
-    for name, tensor in run.model.network.network.state_dict().items():
+    for name, tensor in run.model.network.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-9)
 
 
@@ -220,13 +220,11 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, capsys) -> None:
     assert "is of a network with channels=32, and this one has channels=64" in said(
         "a.pt", asked | {"model.channels": "64"}
     )
-    assert "output channels=6, and this one has" in said("a.pt", asked | {"model.learn_sigma": "false"})
+    assert "output channels=6, and this one has" in said("a.pt", asked | {"model.variance": "fixed"})
     assert "scale_shift=True, and this one" in said("a.pt", asked | {"model.scale_shift": "false"})
     assert "it has no input_blocks.1.1.norm.weight" in said("a.pt", asked | {"model.attention_resolutions": "8,16"})
     assert "knows no p(x)" in said("a.pt", {**asked, "sampling.labels": "none"})
-    assert "holds an ADM, not model.network=ddpm" in said(
-        "a.pt", asked | {"model.network": "ddpm", "model.learn_sigma": "false"}
-    )
+    assert "holds an ADM, not model.network=ddpm" in said("a.pt", asked | {"model.network": "ddpm"})
     assert "is a classifier: give it to a model" in said("classifier.pt", asked)
     line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'a.pt'}", workdir)
     assert "does not say what it was trained with: give its --config FILE" in line
@@ -238,3 +236,23 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, capsys) -> None:
     assert "is no classifier" in said("a.pt", asked | {"sampling.classifier": str(tmp_path / "a.pt")})
     (tmp_path / "a.pt").rename(tmp_path / "a.pth")
     assert "knows no p(x)" in said("a.pth", {**asked, "sampling.labels": "none"})
+
+
+@torch.no_grad()
+def test_the_variance_of_a_step_is_the_published_one(tmp_path: Path) -> None:
+    """From rung 499 to 498: `nu log beta + (1 - nu) log beta-tilde`, of what the second half of the channels says."""
+    weights = write(CASE, tmp_path / "a.pt")
+    settings = SMALL | {"data.low": "-1"}
+    model: Any = score_sde.load(tmp_path / "a.pt", config="configs/vp/adm/imagenet256.py", settings=settings).model
+    x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    told, rung = Condition({"class": torch.tensor([4, 1])}), torch.tensor([499.0, 499.0])
+    eps, v = network_of(CASE, weights)(x, rung, told).double().chunk(2, dim=1)
+    alpha_bar, beta, nu = linear(), 0.1 / 1000 + 499 / 999 * 19.9 / 1000, (v + 1) / 2
+    below, here = alpha_bar[498].item(), alpha_bar[499].item()
+    smaller = beta * (1 - below) / (1 - here)
+    expected = torch.exp(nu * np.log(beta) + (1 - nu) * np.log(smaller))
+    found = model.posterior(x, model.sde.time(rung), told)
+    weight_of_denoised = below**0.5 * beta / (1 - here)
+    torch.testing.assert_close(smaller + weight_of_denoised**2 * found.variance.double(), expected, rtol=1e-4, atol=0)
+    denoised = (x - (1 - here) ** 0.5 * eps) / here**0.5
+    torch.testing.assert_close(found.mean.double(), denoised, rtol=1e-4, atol=1e-4)
