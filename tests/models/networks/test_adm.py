@@ -19,7 +19,7 @@ from score_sde.models.networks.adm_classifier import ADMClassifier
 from tests.models.networks.derivatives import check_derivatives
 
 LABELS = torch.tensor([0.0, 3.5, 999.0], dtype=torch.float64)
-SMALL = {
+SMALL: dict[str, Any] = {
     "channels": 8,
     "channel_multipliers": (0.5, 1),
     "num_blocks": 1,
@@ -137,12 +137,12 @@ def test_bfloat16_is_near_and_stages_are_units() -> None:
     # Two resolutions of one block and a step down; the bottleneck; twice two blocks and a step up.
     assert len(network.shard_units()) == 3 + 2 + 5
     assert all(isinstance(unit, Stage) for unit in network.shard_units())
-    assert ADM(4, 2, **SMALL)(x[..., :4], LABELS).abs().max() < 1e-3  # type: ignore[arg-type]
+    assert ADM(4, 2, **SMALL)(x[..., :4], LABELS).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("pool", ["adaptive", "attention", "spatial", "spatial_v2"])
 def test_a_classifiers_gradient_is_that_of_differences(pool: Any) -> None:
-    network: Any = random(ADMClassifier((4, 6), 2, 3, pool=pool, **SMALL))  # type: ignore[arg-type]
+    network: Any = random(ADMClassifier((4, 6), 2, 3, pool=pool, **SMALL))
     x = states().requires_grad_()
     (gradient,) = torch.autograd.grad(network(x, LABELS)[:, 1].sum(), x)
     v, step = torch.randn_like(x), 1e-5
@@ -164,6 +164,6 @@ def test_mistakes() -> None:
         make()(states()[:, :1], LABELS)
     with pytest.raises(UserError, match="built without conditions"):
         make()(states(), LABELS, told())
-    classifier = ADMClassifier((4, 6), 2, 3, **SMALL)  # type: ignore[arg-type]
+    classifier = ADMClassifier((4, 6), 2, 3, **SMALL)
     with pytest.raises(UserError, match=r"takes images of shape \(2, 4, 6\), not \(2, 4, 4\)"):
         classifier(states()[..., :4], LABELS)
