@@ -227,7 +227,9 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, capsys) -> None:
     assert "holds an ADM, not model.network=ddpm" in said(
         "a.pt", asked | {"model.network": "ddpm", "model.learn_sigma": "false"}
     )
-    assert "is a classifier: give it to a model" in said("classifier.pt", asked)
+    assert f"this is a classifier: give it to a model of images, --config.sampling.classifier={tmp_path}/c" in said(
+        "classifier.pt", asked
+    )
     line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'a.pt'}", workdir)
     assert "does not say what it was trained with: give its --config FILE" in line
     guiding = asked | {"sampling.classifier": str(tmp_path / "classifier.pt")}
