@@ -113,8 +113,9 @@ def ready(
         dataset = dataset.in_units_of(found.data)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
+        place = folder if found is None or found.config is not None else found.path
         raise UserError(
-            f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={folder}"
+            f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
     return Experiment(config, dataset, model, folder, found, overrides)

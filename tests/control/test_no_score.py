@@ -64,7 +64,8 @@ def test_the_likelihood_is_that_of_the_map_to_the_noise(model):
 def refusals(sde: SDE) -> dict:
     """Return what needs a score, as functions of a model."""
     x = torch.zeros(2, 2, dtype=torch.float64)
-    seen = Observation(Masked(torch.tensor([True, False])), x, 0.1)
+    keep = Masked(torch.tensor([True, False]))
+    seen = Observation(keep, x, 0.1)
     return {
         "pc": lambda m: get_solver("pc", num_steps=3)(m, x, seeds=[0, 1]),
         "sde": lambda m: get_solver("sde", num_steps=3)(m, x, seeds=[0, 1]),
@@ -79,9 +80,7 @@ def refusals(sde: SDE) -> dict:
         "pigdm": lambda m: PiGDM(m, seen),
         "mmps": lambda m: MMPS(m, seen),
         "tds": lambda m: TDS(num_steps=3, num_particles=2)(m, seen, (2,), seeds=[0, 1]),
-        "repaint": lambda m: Controlled(get_solver("ddim", num_steps=3), RePaint(seen.operator, seen.y))(
-            m, x, seeds=[0, 1]
-        ),
+        "repaint": lambda m: Controlled(get_solver("ddim", num_steps=3), RePaint(keep, x))(m, x, seeds=[0, 1]),
         "composed": lambda m: Composed([m], m),
         "sdedit": lambda m: noised(m, x, 0.5, seeds=[0, 1]),
     }

@@ -225,7 +225,9 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, capsys) -> None:
     assert "it has no input_blocks.1.1.norm.weight" in said("a.pt", asked | {"model.attention_resolutions": "8,16"})
     assert "knows no p(x)" in said("a.pt", {**asked, "sampling.labels": "none"})
     assert "holds an ADM, not model.network=ddpm" in said("a.pt", asked | {"model.network": "ddpm"})
-    assert "is a classifier: give it to a model" in said("classifier.pt", asked)
+    assert f"this is a classifier: give it to a model of images, --config.sampling.classifier={tmp_path}/c" in said(
+        "classifier.pt", asked
+    )
     line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'a.pt'}", workdir)
     assert "does not say what it was trained with: give its --config FILE" in line
     guiding = asked | {"sampling.classifier": str(tmp_path / "classifier.pt")}
