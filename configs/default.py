@@ -178,6 +178,9 @@ def get_config() -> ConfigDict:
     sampling.batch_size = 64  # drawn at once
     # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
+    # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …
+    sampling.prompt = placeholder(str)
+    sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …

@@ -14,6 +14,7 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.common.part import CHANNELS, PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
+from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
 from score_sde.data.low_resolution import with_low_resolution
@@ -25,6 +26,7 @@ from score_sde.models import ADM, FlowMap, GaussianMixture, NoisyClassifier, Qua
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
+from score_sde.models.layers.text import Text
 from score_sde.models.pretrained.dit import Means
 from score_sde.sde import (
     SDE,
@@ -275,8 +277,11 @@ def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
-    """Return what the network is told under the name of a condition of the data: a vector, or what lies beside."""
-    shape = dataset.condition_units[name].told_shape(dataset.shape)
+    """Return what the network is told under the name of a condition of the data: a text, a vector, or a picture."""
+    units = dataset.condition_units[name]
+    if isinstance(units, Words):
+        return Text(units.count, units.length)
+    shape = units.told_shape(dataset.shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
     return Picture(shape[0], may_be_hidden=not _always_told(config, name))

@@ -290,6 +290,8 @@ RULES: dict[str, Rule] = {
     "sampling.batch_size": whole(1, _BATCH),
     "sampling.condition": name,
     "sampling.labels": name,
+    "sampling.prompt": name,
+    "sampling.negative_prompt": name,
     "sampling.guidance": number(-1e3, 1e3),
     "sampling.guidance_interval": listed(number(0, math.inf), least=0, most=2),
     "sampling.guidance_rescale": _SHARE,

@@ -17,6 +17,7 @@ from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
+from score_sde.data.captions import Words
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import PARTS
@@ -172,7 +173,11 @@ def notes_on_data(experiment: Experiment) -> list[str]:
             told = "learns"
         lines.append(f"{dataset.num_classes} classes, which the network {told}: {called}")
     for name in build.told_names(config, dataset):
-        shape = dataset.condition_units[name].shape
+        units = dataset.condition_units[name]
+        if isinstance(units, Words):
+            lines.append(f"the network is told {name}s of {len(units.vocabulary)} words, up to {units.length} each")
+            continue
+        shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:
