@@ -47,6 +47,8 @@ from score_sde.training.objectives import Objective, get_discrete_objective, get
 
 # The name of data that were given from Python.
 ARRAYS = "arrays"
+# The name of the latents of published networks, which lie nowhere unless there is a path.
+LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
 Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
@@ -87,6 +89,8 @@ def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
         return Dataset(data.dataset, empty, empty, units, class_names=tuple(map(str, range(data.num_classes or 0))))
     if data.path is None and data.dataset == ARRAYS:
         raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
+    if lie_nowhere(config):
+        raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
     if data.path is None and own.is_own(data.dataset):
         return dataset_of_arrays(*_made_data(data.dataset), config)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
@@ -107,6 +111,11 @@ def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
     if shape is not None and dataset.levels != data.levels:
         raise UserError(f"{dataset.name} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
     return dataset
+
+
+def lie_nowhere(config: ConfigDict) -> bool:
+    """Return whether the data are latents of which no file is named."""
+    return config.data.path is None and config.data.dataset == LATENTS
 
 
 def dataset_of_arrays(x: Any, labels: Any, config: ConfigDict) -> Dataset:

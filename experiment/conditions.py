@@ -142,7 +142,7 @@ def make_guidance(
 
 def is_class_conditional(config: ConfigDict) -> bool:
     """Return whether the model knows `p(x | y)`."""
-    return config.model.class_conditional and config.model.network not in ("mixture", networks.PIPELINE)
+    return config.model.class_conditional and config.model.network != "mixture"
 
 
 def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:
