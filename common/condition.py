@@ -65,3 +65,13 @@ class Condition:
             {name: value.to(device) for name, value in self.values.items()},
             {name: hidden.to(device) for name, hidden in self.hidden_rows.items()},
         )
+
+
+def joined(*told: Condition | None) -> Condition | None:
+    """Return the condition that says what each of these says of the same examples, in order; None for nothing."""
+    said = [condition for condition in told if condition is not None]
+    if not said:
+        return None
+    values = {name: value for condition in said for name, value in condition.values.items()}
+    hidden = {name: rows for condition in said for name, rows in condition.hidden_rows.items()}
+    return Condition(values, hidden)

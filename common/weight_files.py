@@ -95,6 +95,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Return the names of the tensors of a `.safetensors` file, without reading them.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    with _reading(path), safetensors.safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what goes wrong in reading a file into one line of our own, and keep the libraries' notices off stderr."""

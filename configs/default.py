@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     # Images: digits, photos, cifar10; vectors: eight_gaussians, two_moons, checkerboard, swiss_roll; series: eeg;
-    # fields: elevation; toy_volumes; folders of images: images, celeba, lsun_bedroom, lsun_church, ffhq, celebahq
+    # fields: elevation; latents, of a published network's autoencoder, by their path alone; toy_volumes;
+    # folders of images: images, celeba, lsun_bedroom, lsun_church, ffhq, celebahq
     data.dataset = "digits"
     # Your own, instead: a folder or zip of images; .npy, .npz, .h5; .csv, .parquet; IDX; CIFAR-10's batches; hf:NAME
     data.path = placeholder(str)
@@ -68,7 +69,7 @@ def get_config() -> ConfigDict:
     model.prediction = (
         "velocity"  # noise, score, denoised, velocity, edm, flow, levels: what the network's output means
     )
-    # How the network is told the time: log_snr, time, sigma, rho, edm, rung, rung_of_1000, rung_from_noisiest
+    # How the network is told the time: log_snr, time, sigma, rho, alpha, edm, rung, rung_of_1000, rung_from_noisiest
     model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     # Of steps with noise, and of the discrete bound: fixed; learned: the network says it with twice the channels, for
@@ -182,6 +183,9 @@ def get_config() -> ConfigDict:
     sampling.batch_size = 64  # drawn at once
     # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
+    # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …
+    sampling.prompt = placeholder(str)
+    sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
@@ -200,7 +204,8 @@ def get_config() -> ConfigDict:
     # Options of the solver; None: its own default. Those that a solver does not have are ignored.
     sampling.num_steps = placeholder(int)  # None: 20, if the solver has no default
     sampling.t_min = placeholder(float)  # last time before sigma = 0; None: the process's own
-    sampling.grid = placeholder(str)  # a name from solvers/grids.py, as karras; gits, for the model; or times: 1.0,0.5
+    # A name from solvers/grids.py, as karras, or uniform_t:3, shifted by 3; gits, for the model; or times: 1.0,0.5
+    sampling.grid = placeholder(str)
     sampling.denoise = True  # end with the denoised mean
     sampling.data_std = placeholder(float)  # default: the data's standard deviation per dimension
     sampling.order = placeholder(int)  # default, deis, ipndm, unipc

@@ -15,6 +15,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, fit_gaussian
 from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
+from score_sde.data.captions import Words
 from score_sde.data.conditions import ConditionUnits
 from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
@@ -64,7 +65,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
-    condition_units: Mapping[str, ConditionUnits] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits | Words] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train_classes is not None and not self.class_names:
@@ -185,7 +186,18 @@ class Dataset:
         """
         of_model = self.of_model(description)
         units = of_model.units if self.levels is not None else units_described(description.get("units"))
-        return replace(of_model, units=units, condition_units=_condition_units(description))
+        told = _condition_units(description)
+        return replace(of_model, units=units, condition_units=told, conditions=self._read_by(told))
+
+    def _read_by(self, told: Mapping[str, ConditionUnits | Words]) -> Mapping[Part, Mapping[str, Tensor]]:
+        """Return the conditions with captions in the words of other units."""
+        conditions = {part: dict(arrays) for part, arrays in self.conditions.items()}
+        for name, own in self.condition_units.items():
+            other = told.get(name)
+            if isinstance(own, Words) and isinstance(other, Words) and own != other:
+                for arrays in conditions.values():
+                    arrays[name] = other.read(own.text(arrays[name]))
+        return conditions
 
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
@@ -257,8 +269,11 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits]:
-    return {name: ConditionUnits.described(about) for name, about in description.get("conditions", {}).items()}
+def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words]:
+    return {
+        name: Words.described(about) if "words" in about else ConditionUnits.described(about)
+        for name, about in description.get("conditions", {}).items()
+    }
 
 
 def has_gaps(examples: Tensor) -> bool:

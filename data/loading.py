@@ -11,7 +11,8 @@ from torch import Tensor
 from score_sde.common.errors import UserError, choose, naming, one_line
 from score_sde.common.files import at_home
 from score_sde.data.box import Box, box_of
-from score_sde.data.conditions import condition_units
+from score_sde.data.captions import CAPTION, Words
+from score_sde.data.conditions import ConditionUnits, condition_units
 from score_sde.data.dataset import Dataset
 from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.picture_format import RESIZES, Resize
@@ -99,6 +100,16 @@ def dataset_of(
     if box is not None:
         _check_inside(box, name, {"train": parts.train, "test": parts.test, "validation": parts.validation})
     of_train = parts.conditions.get("train", {})
+    units: dict[str, ConditionUnits | Words] = {
+        name: condition_units(name, values, shape) for name, values in of_train.items()
+    }
+    conditions = parts.conditions
+    if parts.captions:
+        words = units[CAPTION] = Words.of(parts.captions["train"])
+        conditions = {
+            part: {**conditions.get(part, {}), CAPTION: words.read(captions)}
+            for part, captions in parts.captions.items()
+        }
     return Dataset(
         name,
         parts.train,
@@ -110,8 +121,8 @@ def dataset_of(
         parts.validation_classes,
         parts.class_names,
         tuple(map(one_line, parts.notes)),
-        conditions=parts.conditions,
-        condition_units={name: condition_units(name, values, shape) for name, values in of_train.items()},
+        conditions=conditions,
+        condition_units=units,
     )
 
 

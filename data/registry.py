@@ -15,6 +15,7 @@ from score_sde.data.loading import dataset_of, reading_of
 from score_sde.data.sources.cifar10 import load_cifar10
 from score_sde.data.sources.digits import load_digits
 from score_sde.data.sources.given import found_in_parts, load_given
+from score_sde.data.sources.glyphs import load_glyphs
 from score_sde.data.sources.image_folder import SOURCES, load_image_folder
 from score_sde.data.sources.matplotlib_samples import load_eeg, load_elevation
 from score_sde.data.sources.path import load_path
@@ -32,6 +33,8 @@ DATASETS: dict[str, Callable[[Path, Reading], Parts]] = {
     "cifar10": lambda folder, reading: load_cifar10(folder),
     "eeg": lambda folder, reading: load_eeg(),
     "elevation": lambda folder, reading: load_elevation(),
+    "glyphs": lambda folder, reading: load_glyphs(reading),
+    "glyphs_all": lambda folder, reading: load_glyphs(reading, everything=True),
     "toy_volumes": lambda folder, reading: load_toy_volumes(),
     **{name: partial(lambda sample, folder, reading: load_toy(sample), sample) for name, sample in TOYS.items()},
     **{name: partial(load_image_folder, name) for name in SOURCES},
@@ -198,9 +201,14 @@ def _with_validation(parts: Parts, size: float, fold: int) -> Parts:
     def classes(rows: torch.Tensor) -> torch.Tensor | None:
         return None if parts.classes is None else parts.classes[rows]
 
+    captions: dict[Part, Sequence[str]] = dict(parts.captions)
+    if captions:
+        captions["validation"] = [parts.captions["train"][row] for row in taken.tolist()]
+        captions["train"] = [parts.captions["train"][row] for row in rest.tolist()]
     return parts._replace(
         train=parts.train[rest] if size else parts.train,
         classes=classes(rest),
         validation=parts.train[taken],
         validation_classes=classes(taken),
+        captions=captions,
     )

@@ -41,6 +41,7 @@ class Parts(NamedTuple):
         validation_classes: class of each validation example `(N,)`, int64, or None.
         notes: what the user should know of the reading, a line each.
         conditions: for each part, by name, what else its examples are conditioned on, `(N, k)` or `(N, C, *size)`.
+        captions: for each part, the caption of each example; none for none.
     """
 
     train: Tensor
@@ -53,6 +54,7 @@ class Parts(NamedTuple):
     validation_classes: Tensor | None = None
     notes: tuple[str, ...] = ()
     conditions: Mapping[Part, Mapping[str, Tensor]] = {}
+    captions: Mapping[Part, Sequence[str]] = {}
 
 
 class Split(NamedTuple):

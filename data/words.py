@@ -18,6 +18,7 @@ from score_sde.common.errors import UserError
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
+HELD_OUT: tuple[Part, ...] = ("validation", "test")
 
 _T = TypeVar("_T")
 

@@ -14,6 +14,7 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.common.part import CHANNELS, PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
+from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
 from score_sde.data.low_resolution import with_low_resolution
@@ -25,6 +26,7 @@ from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, Quantise
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
+from score_sde.models.layers.text import Text
 from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
     SDE,
@@ -50,6 +52,8 @@ UNIFORM, LOSS_AWARE = HYBRID_TIMES = ("uniform", "loss_aware")
 FIXED, LEARNED = VARIANCES = ("fixed", "learned")
 # The name of data that were given from Python.
 ARRAYS = "arrays"
+# The name of the latents of published networks, which lie nowhere unless there is a path.
+LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
 Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
@@ -90,6 +94,8 @@ def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
         return Dataset(data.dataset, empty, empty, units, class_names=tuple(map(str, range(data.num_classes or 0))))
     if data.path is None and data.dataset == ARRAYS:
         raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
+    if lie_nowhere(config):
+        raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
     if data.path is None and own.is_own(data.dataset):
         return dataset_of_arrays(*_made_data(data.dataset), config)
     keys = set(inspect.signature(load_dataset).parameters) - {"name"}
@@ -110,6 +116,11 @@ def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
     if shape is not None and dataset.levels != data.levels:
         raise UserError(f"{dataset.name} has {dataset.levels} levels: --config.data.levels={dataset.levels}")
     return dataset
+
+
+def lie_nowhere(config: ConfigDict) -> bool:
+    """Return whether the data are latents of which no file is named."""
+    return config.data.path is None and config.data.dataset == LATENTS
 
 
 def dataset_of_arrays(x: Any, labels: Any, config: ConfigDict) -> Dataset:
@@ -282,8 +293,11 @@ def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
-    """Return what the network is told under the name of a condition of the data: a vector, or what lies beside."""
-    shape = dataset.condition_units[name].told_shape(dataset.shape)
+    """Return what the network is told under the name of a condition of the data: a text, a vector, or a picture."""
+    units = dataset.condition_units[name]
+    if isinstance(units, Words):
+        return Text(units.count, units.length)
+    shape = units.told_shape(dataset.shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
     return Picture(shape[0], may_be_hidden=not _always_told(config, name))

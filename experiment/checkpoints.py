@@ -1,13 +1,13 @@
-"""What `--checkpoint` takes: our own checkpoints, those of published code, and pipelines of diffusers.
+"""What `--checkpoint` takes: our own checkpoints, published ones, and pipelines of diffusers.
 
     runs/digits/checkpoints/step_0002000.pt     our own; knows its configuration; also as .safetensors
-    checkpoint_8.pth                            of Score-SDE; fits the configuration of the same name
+    checkpoint_8.pth                            of the published Score-SDE code; fits the configuration of the same name
     256x256_diffusion.pt                        of guided-diffusion or improved-diffusion; fits one of configs/vp/adm
+    DiT-XL-2-256x256.pt, SiT-XL-2-256.pt        of the published DiT and SiT code; fit configurations of latents
     exported/, google/ddpm-cifar10-32           a folder with model_index.json, or a name on the hub: knows its network,
                                                 process and image size
 
-All are read without running any code in them. Of the first two the moving average of the weights is used; the third is
-known by its names of weights.
+All are read without running any code in them. Where there are averages, the moving average of the weights is used.
 """
 
 from __future__ import annotations
@@ -24,17 +24,22 @@ from torch import nn
 
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
-from score_sde.common.weight_files import load_fitting_weights, load_weights
+from score_sde.common.weight_files import load_fitting_weights, load_weights, tensor_names
 from score_sde.data import Dataset
-from score_sde.experiment import build, own
+from score_sde.experiment import build, latents, own
 from score_sde.experiment.networks import PIPELINE
-from score_sde.models import ADM, FlowMap, NoisyClassifier
+from score_sde.models import ADM, DiT, FlowMap, NoisyClassifier, ScoreModel
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.adm import adm_classifier, holds_adm, is_adm_classifier, load_adm, read_adm_weights
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
+from score_sde.models.pretrained.dit import Means
+from score_sde.models.pretrained.dit_weights import MARKS, is_reference, read_reference_weights
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
 from score_sde.training import checkpoint
+
+# Bytes of an old file in which its structure is looked for.
+_MOST_STRUCTURE = 2**22
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def find(path: Path) -> Found:
         return _pipeline(path)
     if holds_adm(path):
         return _adm(path)
+    if _is_of_latents(path):
+        return _of_latents(path)
     if path.suffix.lower() == ".safetensors":
         weights, config, data = checkpoint.load_weights_file(path)
         return _own(path, {None: weights}, config, data)
@@ -100,7 +107,8 @@ def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Datase
     """
     found = find(at_home(place))
     with naming("training.start_from"):
-        weights = found.weights or found.make_model(config, dataset).state_dict()
+        theirs = dataset if found.data is None else latents.without_examples(found.data)
+        weights = found.weights or found.make_model(config, theirs).state_dict()
         # A flow map begins with the weights of a score model, as of another flow map.
         part = model.model if isinstance(model, FlowMap) else model
         begun_anew = load_fitting_weights(part, weights, str(found.path), lambda name: ".vectors." in name)
@@ -154,12 +162,30 @@ def _own(
 def _is_published(path: Path) -> bool:
     """Tell a published checkpoint by its suffix, or else by the name that published code gives averages of weights."""
     named_so = path.suffix.lower() == ".pth"
-    if named_so or not zipfile.is_zipfile(path):
-        return named_so
+    return named_so or (zipfile.is_zipfile(path) and b"shadow_params" in _structure(path))
+
+
+def _is_of_latents(path: Path) -> bool:
+    """Tell a published DiT or SiT by the names of its weights."""
+    if path.suffix.lower() == ".safetensors":
+        return is_reference(dict.fromkeys(tensor_names(path)))
+    structure = _structure(path) if path.is_file() else b""
+    return all(mark.encode() in structure for mark in MARKS)
+
+
+def _structure(path: Path) -> bytes:
+    """Return the pickles of a file that `torch.save` wrote, which have the names of weights.
+
+    Raises:
+        UserError: it is a damaged archive.
+    """
+    if not zipfile.is_zipfile(path):
+        # In older files, as in archives without their end, they come first.
+        with open(path, "rb") as file:
+            return file.read(_MOST_STRUCTURE)
     try:
         with zipfile.ZipFile(path) as archive:
-            structure = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            return any(b"shadow_params" in archive.read(name) for name in structure)
+            return b"".join(archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
     except Exception as error:  # a damaged archive may fail in any way
         raise UserError(f"cannot read the checkpoint {path}: it is damaged") from error
 
@@ -231,8 +257,19 @@ def _check_levels(config: ConfigDict, sigmas: torch.Tensor | None, path: Path) -
         )
 
 
+def _of_latents(path: Path) -> Found:
+    weights = read_reference_weights(path)
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        return latents.make_model(weights, config, dataset, str(path))
+
+    return Found(path, make_model, self_sufficient=False, data=latents.describe(weights, str(path)))
+
+
 def _pipeline(path: Path) -> Found:
     model = load_pipeline(path)
+    if isinstance(model.network, Means):
+        return _pipeline_of_latents(path, model, model.network.network)
     shape, low, high = image_units(model)
     channels, height, width = shape
     if height != width:
@@ -241,6 +278,8 @@ def _pipeline(path: Path) -> Found:
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         if dataset.shape != shape:
             raise UserError(f"{path} is for images of shape {shape}, not {dataset.shape} like {dataset.name}")
+        if config.model.class_conditional:
+            raise UserError(f"{path} knows no classes: leave out model.class_conditional")
         return model
 
     values = {
@@ -253,3 +292,20 @@ def _pipeline(path: Path) -> Found:
         "sampling.data_std": (1.0 - low) / 4,  # about that of most photographs
     }
     return Found(path, make_model, values=values)
+
+
+def _pipeline_of_latents(path: Path, model: ScoreModel, network: DiT) -> Found:
+    described = latents.describe_network(network)
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        latents.check_data(dataset, described, str(path))
+        return model
+
+    values = {
+        "data.dataset": build.LATENTS,
+        "sde.name": PIPELINE,
+        "model.network": PIPELINE,
+        "model.class_conditional": True,
+        "sampling.data_std": 1.0,
+    }
+    return Found(path, make_model, values=values, data=described)

@@ -11,10 +11,12 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.files import open_npz
 from score_sde.data import Dataset
+from score_sde.data.captions import Words, words_of
 from score_sde.data.sources.arrays import meaning
 from score_sde.data.sources.condition_arrays import CLASSES, name_of, unknown
 from score_sde.data.sources.examples import as_array
@@ -133,7 +135,11 @@ def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
         items = [value] if alone else value
         plain = [item.item() if isinstance(item, Tensor | np.generic | np.ndarray) else item for item in items]
         return class_numbers(dataset, plain), alone
-    array, shape = as_array(value), dataset.condition_units[name].shape
+    units = dataset.condition_units[name]
+    if isinstance(units, Words):
+        alone = isinstance(value, str)
+        return units.read(_captions(name, units, [value] if alone else value)), alone
+    array, shape = as_array(value), units.shape
     if array.dtype.kind not in "fiub":
         raise UserError(f"the condition {name!r} is made of real numbers, not {array.dtype}")
     alone = array.shape == shape or (shape == (1,) and array.ndim == 0)
@@ -149,8 +155,29 @@ def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
     return dataset.told({name: torch.from_numpy(np.ascontiguousarray(array))})[name], alone
 
 
+def _captions(name: str, words: Words, given: Any) -> list[str]:
+    """Return captions as they are given, and say what of them is not told.
+
+    Raises:
+        UserError: they are no texts, or none of their words is known.
+    """
+    captions = [item.item() if isinstance(item, np.ndarray | np.generic) else item for item in given]
+    if not captions or not all(isinstance(caption, str) for caption in captions):
+        raise UserError(f"the condition {name!r} is a text, or one for each example")
+    for caption in dict.fromkeys(captions):
+        if not any(word in words.numbers for word in words_of(caption) if word.isalnum()):
+            raise UserError(
+                f"no caption of the training data has any word of {caption!r}; they have words such as "
+                f"{', '.join([word for word in words.vocabulary if word.isalnum()][:8])}"
+            )
+        for line in words.complaints(caption):
+            distributed.say(f"{caption!r}: {line}")
+    return captions
+
+
 def _has_rows(dataset: Dataset, given: Any) -> bool:
     """Return whether any array of a file has rows."""
     shapes = {name: units.shape for name, units in dataset.condition_units.items()}
     arrays = given if isinstance(given, dict) else {next(iter(shapes), "class"): given}
-    return any(array.ndim > len(shapes.get(name, ())) for name, array in arrays.items())
+    texts = {name for name, units in dataset.condition_units.items() if isinstance(units, Words)}
+    return any(np.ndim(array) > (0 if name in texts else len(shapes.get(name, ()))) for name, array in arrays.items())

@@ -80,14 +80,21 @@ def find_guides(config: ConfigDict, dataset: Dataset, sde: SDE) -> Guides:
     return guides
 
 
-def make_guidance(config: ConfigDict, model: build.AnyModel, condition: Condition | None, guides: Guides) -> Model:
+def make_guidance(
+    config: ConfigDict,
+    model: build.AnyModel,
+    condition: Condition | None,
+    guides: Guides,
+    away: Condition | None = None,
+) -> Model:
     """Make the model of all samples, guided as the section `sampling` has it; `models.rows_of` gives that of a batch.
 
     Args:
         config: the configuration.
         model: the score model.
         condition: what samples are asked to be; None if they may be anything.
-        guides: what guides; without them the model itself does, by what it is without the condition.
+        guides: what guides; without them the model itself does, by what it is without the condition …
+        away: … or with another one, of as many samples, which samples are led away from.
 
     Raises:
         UserError: there is nothing to guide to, or nothing to guide with.
@@ -125,7 +132,9 @@ def make_guidance(config: ConfigDict, model: build.AnyModel, condition: Conditio
                 "--config.sampling.classifier"
             )
         given = Given(model, condition)
-    away_from = model if reference is None else reference(condition)
+    away_from: Model = model if away is None else Given(model, away.to(distributed.device()))
+    if reference is not None:
+        away_from = reference(condition)
     largest = math.inf if sampling.guidance_largest is None else sampling.guidance_largest
     remedy = {"rescale": sampling.guidance_rescale, "parallel": sampling.guidance_parallel, "largest": largest}
     return Guided(given, away_from, sampling.guidance, interval, **remedy)
@@ -133,7 +142,7 @@ def make_guidance(config: ConfigDict, model: build.AnyModel, condition: Conditio
 
 def is_class_conditional(config: ConfigDict) -> bool:
     """Return whether the model knows `p(x | y)`."""
-    return config.model.class_conditional and config.model.network not in ("mixture", networks.PIPELINE)
+    return config.model.class_conditional and config.model.network != "mixture"
 
 
 def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | None:

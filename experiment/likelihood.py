@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -16,11 +17,17 @@ from score_sde.common.errors import UserError, choose
 from score_sde.common.interruption import keeping
 from score_sde.common.resumable import digest, remove_parts
 from score_sde.data import Dataset
+from score_sde.data.dataset import has_gaps
 from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
 from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, summarise
 from score_sde.evaluation.likelihood.dequantisation import density_time
 from score_sde.evaluation.likelihood.measurement import Measurement
-from score_sde.evaluation.likelihood.report import check_likelihoods, measure_likelihoods, write_likelihoods
+from score_sde.evaluation.likelihood.report import (
+    check_likelihoods,
+    measure_likelihoods,
+    numbers_of,
+    write_likelihoods,
+)
 from score_sde.experiment import build, density
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.conditions import is_class_conditional
@@ -126,9 +133,14 @@ def likelihood(experiment: Experiment) -> Measured | None:
         condition = dataset.condition_of(settings.split, slice(len(examples)), classes_told, names)
     check_heard(config, dataset, condition)
 
+    gaps = has_gaps(examples)
+    if gaps:
+        _check_gaps(config, examples)
+    elif settings.method == TUNED and dataset.has_gaps:
+        raise UserError("likelihood.method=tuned is learned from whole training examples, and some lack numbers")
     measurement = make_measurement(experiment)
-    if settings.given != "none":
-        # The bounds are on p(x), not on p(x | y).
+    if settings.given != "none" or gaps:
+        # The bounds are on p(x) of whole examples, not on p(x | y).
         measurement = replace(measurement, bounds={})
     t_min = measurement.options["t_min"]
     told = settings.to_dict()
@@ -161,6 +173,21 @@ def likelihood(experiment: Experiment) -> Measured | None:
     measured = _classify(job, dataset) if settings.given == "all" else _measure(job, dataset)
     remove_parts(job.unfinished)
     return measured
+
+
+def _check_gaps(config: ConfigDict, examples: Tensor) -> None:
+    """See that the density of what is observed of examples is one that can be measured.
+
+    Raises:
+        UserError: nothing is observed of an example, or the section `likelihood` asks for whole ones.
+    """
+    settings = config.likelihood
+    for key, value in {"given": "all", "method": TUNED, "prior": "data"}.items():
+        if settings[key] == value:
+            raise UserError(f"likelihood.{key}={value} is for whole examples, and some of these lack numbers")
+    nothing = numbers_of(examples) == 0
+    if bool(nothing.any()):
+        raise UserError(f"nothing is observed of {settings.split} example {int(nothing.nonzero()[0])}: leave it out")
 
 
 def make_measurement(experiment: Experiment) -> Measurement:

@@ -86,7 +86,7 @@ def to_use(
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
         _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
-    if mode != "sample" and dataset.has_gaps:
+    if mode not in ("sample", "likelihood") and dataset.has_gaps:
         raise UserError(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
             "run.fill(x) and run.log_prob(x)"
@@ -158,11 +158,13 @@ def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict)
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
     """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
-    if mode == "export":
-        return build.make_dataset(config, files_needed=False)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)
     drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies or measured)
+    if known is not None and (drawn or mode == "export") and build.lie_nowhere(config):
+        return described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
+    if mode == "export":
+        return build.make_dataset(config, files_needed=False)
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:

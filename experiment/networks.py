@@ -67,7 +67,7 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     _check_axes(model.network, shape)
     if network is MLP:
         return MLP(torch.Size(shape).numel(), **options)
-    if options.get("embedding") == "fourier" and model.noise_label in ("log_snr", "edm"):
+    if options.get("embedding") == "fourier" and model.noise_label in ("log_snr", "edm", "alpha"):
         raise UserError(
             f"a Fourier embedding takes a label's logarithm, not model.noise_label={model.noise_label}: use rho"
         )

@@ -143,7 +143,7 @@ def load(
 
     Args:
         path: the folder of a run, of which the newest checkpoint is taken; a checkpoint by itself, `.pt` or
-            `.safetensors`; a published one with its configuration; or a pipeline of diffusers.
+            `.safetensors`; a published one, with its configuration; or a pipeline of diffusers.
         config: the configuration, where the checkpoint does not say it.
         network: the network, where it is one of your own that cannot be made by its name.
         sde: the process, likewise.

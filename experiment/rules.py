@@ -46,7 +46,7 @@ from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
 from score_sde.solvers.density.tuned import TUNED
 from score_sde.solvers.fast.methods import Variable, Variant
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE
-from score_sde.solvers.grids import GRIDS
+from score_sde.solvers.grids import GRIDS, named_grid
 from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
 from score_sde.solvers.process import last_time
 from score_sde.solvers.standard_normal import StandardNormal
@@ -174,7 +174,9 @@ def names(key: str, text: str) -> None:
 
 
 def _grid(key: str, text: str) -> None:
-    if text[:1].isalpha():
+    if ":" in text:
+        reads(named_grid)(key, text)
+    elif text[:1].isalpha():
         one_of("grid", [*GRIDS, GITS] if key.startswith("sampling.") else GRIDS)(key, text)
     else:
         reads(texts.read_grid)(key, text)
@@ -189,7 +191,7 @@ _TIME = number(0, 1)
 RULES: dict[str, Rule] = {
     "seed": whole(0, _LARGEST_SEED),
     "average": _SHARE,
-    "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS]),
+    "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS, build.LATENTS]),
     "data.path": name,
     "data.condition": name,
     "data.folder": name,
@@ -292,6 +294,8 @@ RULES: dict[str, Rule] = {
     "sampling.batch_size": whole(1, _BATCH),
     "sampling.condition": name,
     "sampling.labels": name,
+    "sampling.prompt": name,
+    "sampling.negative_prompt": name,
     "sampling.guidance": number(-1e3, 1e3),
     "sampling.guidance_interval": listed(number(0, math.inf), least=0, most=2),
     "sampling.guidance_rescale": _SHARE,

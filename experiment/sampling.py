@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.condition import Condition
+from score_sde.common.condition import Condition, joined
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
@@ -21,6 +21,7 @@ from score_sde.evaluation.samples.inception import Extractors, inception, measur
 from score_sde.experiment import conditions
 from score_sde.experiment.condition_values import check_heard, condition_of_file
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.prompts import led_away_from, prompted
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.variances import variance_of
@@ -98,13 +99,13 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
 def _condition(experiment: Experiment) -> Condition | None:
     """Return what the section `sampling` asks samples to be."""
     config, dataset = experiment.config, experiment.dataset
-    asked = of_classes(conditions.sample_labels(config, dataset, config.sampling.num_samples))
+    count = config.sampling.num_samples
+    asked = joined(of_classes(conditions.sample_labels(config, dataset, count)), prompted(config, dataset, count))
     if config.sampling.condition is None:
         return asked
     with naming("sampling.condition"):
         path = at_home(config.sampling.condition)
-        told = condition_of_file(config, dataset, path, config.sampling.num_samples)
-    return told if asked is None else Condition({**told.values, **asked.values})
+        return joined(condition_of_file(config, dataset, path, count), asked)
 
 
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
@@ -120,7 +121,8 @@ def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     config = experiment.config
     check_heard(config, experiment.dataset, condition)
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
-    guided = conditions.make_guidance(config, experiment.model, condition, guides)
+    away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
+    guided = conditions.make_guidance(config, experiment.model, condition, guides, away)
     return variance_of(experiment, config.sampling.variance)(guided)
 
 

@@ -17,9 +17,10 @@ from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
+from score_sde.data.captions import Words
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
-from score_sde.data.words import PARTS
+from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
@@ -31,7 +32,7 @@ from score_sde.experiment.load import MEMORY, note
 from score_sde.experiment.networks import CLASSIFIERS
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
-from score_sde.models import NoisyClassifier
+from score_sde.models import Given, NoisyClassifier
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
@@ -172,7 +173,11 @@ def notes_on_data(experiment: Experiment) -> list[str]:
             told = "learns"
         lines.append(f"{dataset.num_classes} classes, which the network {told}: {called}")
     for name in build.told_names(config, dataset):
-        shape = dataset.condition_units[name].shape
+        units = dataset.condition_units[name]
+        if isinstance(units, Words):
+            lines.append(f"the network is told {name}s of {len(units.vocabulary)} words, up to {units.length} each")
+            continue
+        shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:
@@ -205,12 +210,24 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
         solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
     seeds = list(range(config.seed, config.seed + count))
+    told = _told_of_previews(config, dataset, count)
 
     def draw(model: Any) -> Preview:
-        samples = draw_samples(model, solver, dataset.shape, seeds, count, progress=False)
+        asked = model if told is None else Given(model, told.to(distributed.device()))
+        samples = draw_samples(asked, solver, dataset.shape, seeds, count, progress=False)
         return Preview(dataset.kind, as_array(samples.x.nan_to_num(), dataset), shown_examples(dataset))
 
     return draw
+
+
+def _told_of_previews(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
+    """Return the conditions of the first held-out examples, in turn, where the network is told of more than classes."""
+    names = build.told_names(config, dataset)
+    if not names:
+        return None
+    part: Part = next((held_out for held_out in HELD_OUT if len(getattr(dataset, held_out))), "train")
+    rows = torch.arange(count) % len(getattr(dataset, part))
+    return dataset.condition_of(part, rows, labelled=build.knows_classes(config), names=names)
 
 
 def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], dict[str, float]] | None:

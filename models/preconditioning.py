@@ -32,6 +32,8 @@ NOISE_LABELS: dict[str, Callable[[SDE, Marginals], Tensor]] = {
     "sigma": lambda sde, here: here.sigma,
     # Fourier embeddings take this under any process; `rho` is `sigma` for VE.
     "rho": lambda sde, here: here.rho,
+    # SiT counts its time `1 - t` from noise to data.
+    "alpha": lambda sde, here: sde.alpha(here.t),
     # EDM calls this c_noise.
     "edm": lambda sde, here: -here.log_snr / 8,
     # DDPM and NCSN count the position on their ladder from 0.

@@ -52,9 +52,9 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "checkpoint",
     None,
-    "What to sample from or to evaluate: a checkpoint of ours (.pt, .safetensors) or of the published Score-SDE code "
-    "(.pth, with its --config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). Left "
-    "out: the newest of the workdir.",
+    "What to sample from or to evaluate: a checkpoint of ours (.pt, .safetensors) or of the published Score-SDE, DiT "
+    "or SiT code (with its --config), or a pipeline of diffusers (a folder, or a name such as google/ddpm-cifar10-32). "
+    "Left out: the newest of the workdir.",
 )
 flags.DEFINE_string(
     "device",

@@ -10,6 +10,12 @@ log-SNR:
     karras             rho^(1/7) linear in the index              (Karras et al. 2022, arXiv:2206.00364, equation 5)
     optimised          minimises a bound on the global error      (Xue et al. 2024, arXiv:2402.17376)
 
+A name may have a number `a` after a colon, `uniform_t:3`: its times are moved, as fractions of `T`, by
+
+    u -> a u / (1 + (a - 1) u)         (Esser et al. 2024, arXiv:2403.03206, equation 23; more noise for a > 1)
+
+between `T` and `t_min` all the same.
+
 Of a process that ends in nothing but noise, those that are functions of `lambda` begin at `SDE.t_max`, but for their
 first time, which is `T`.
 
@@ -20,6 +26,7 @@ hardly any times where there is nothing but noise; of these grids it needs the f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -29,6 +36,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.sde import SDE
+from score_sde.sde.fractions import shifted
 from score_sde.solvers.process import last_time, log_snr_range
 from score_sde.solvers.quadrature import adams_weights
 
@@ -38,6 +46,7 @@ _KARRAS_EXPONENT = 7.0
 _HIGH_NOISE = 2.0
 _HIGH_ANGLE = 0.3
 _FINE = 10_000
+_MOST_SHIFT = 1000.0
 
 
 class NoStepsError(UserError):
@@ -68,7 +77,8 @@ def time_grid(sde: SDE, grid: Grid, num_steps: int, t_min: float | None = None) 
 
     Args:
         sde: the forward process.
-        grid: a name from `GRIDS`, or `num_steps` times that decrease from `T` and stay inside `[t_min, T]`.
+        grid: a name from `GRIDS`, maybe with a shift, or `num_steps` times that decrease from `T` and stay inside
+            `[t_min, T]`.
         num_steps: number of times. A single one is `T`.
         t_min: last time of a named grid, and the least of one given; the process's own `t_min` if left out.
 
@@ -78,15 +88,36 @@ def time_grid(sde: SDE, grid: Grid, num_steps: int, t_min: float | None = None) 
     t_min = last_time(sde, t_min)
     if not isinstance(grid, str):
         return _given_times(sde, grid, num_steps, t_min)
-    if grid not in GRIDS:
-        raise UserError(f"no grid is called {grid!r}; there are: {', '.join(GRIDS)}; or give the times as a list")
+    name, shift = named_grid(grid)
     if num_steps < 1:
         raise UserError(f"a grid needs at least 1 step, not {num_steps}")
     if num_steps == 1:
         return torch.tensor([sde.T], dtype=torch.float64)
-    times = GRIDS[grid](sde, num_steps, t_min).clone()
+    if shift == 1:
+        times = GRIDS[name](sde, num_steps, t_min).clone()
+    else:
+        last = sde.T * float(shifted(torch.tensor(t_min / sde.T, dtype=torch.float64), 1 / shift))
+        times = sde.T * shifted(GRIDS[name](sde, num_steps, last) / sde.T, shift)
     times[0], times[-1] = sde.T, t_min
     return times
+
+
+def named_grid(text: str) -> tuple[str, float]:
+    """Return the name of a grid and its shift, 1 if it has none.
+
+    Raises:
+        UserError: there is no grid of this name, or the shift is not a number above 0.
+    """
+    name, colon, number = text.partition(":")
+    if name not in GRIDS:
+        raise UserError(f"no grid is called {name!r}; there are: {', '.join(GRIDS)}; or give the times as a list")
+    try:
+        shift = float(number) if colon else 1.0
+    except ValueError:
+        shift = math.nan
+    if not 1 / _MOST_SHIFT <= shift <= _MOST_SHIFT:
+        raise UserError(f"the times of a grid are shifted by a number such as 3, {name}:3, not by {number!r}")
+    return name, shift
 
 
 def _given_times(sde: SDE, grid: Sequence[float] | Tensor, num_steps: int, t_min: float) -> Tensor:

@@ -1,6 +1,7 @@
 """What examples are conditioned on, beside classes: arrays with one row an example, by name.
 
     vectors     `(N, k)`, or `(N,)`, any real numbers
+    captions    `(N,)`, texts, called `caption` or `captions`
     with place  series `(N, C, L)`, fields `(N, C, H, W)`, volumes `(N, C, D, H, W)`; pictures, uint8, also
                 `(N, H, W)` and `(N, H, W, C)`
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from score_sde.common.errors import UserError, nearest
+from score_sde.data.captions import CAPTION
 from score_sde.data.sources.floats import held
 from score_sde.data.sources.layout import examples
 from score_sde.data.words import parts_in
@@ -38,6 +40,8 @@ def name_of(key: str, wanted: Sequence[str] = ()) -> str | None:
     """
     words = [word for word in key.split("_") if not parts_in(word)]
     name = "_".join(words)
+    if words in ([CAPTION], [f"{CAPTION}s"]):
+        return CAPTION
     if key in wanted or name in wanted or words[:1] == [ONLY] or words[:1] == ["conditions"]:
         return "_".join(words[1:] if words[:1] in ([ONLY], ["conditions"]) else words) or ONLY
     return None
@@ -57,6 +61,8 @@ def checked(name: str, array: np.ndarray, count: int, where: str) -> np.ndarray:
     """
     if not _NAME.fullmatch(name) or name in _TAKEN:
         raise UserError(f"{where}: a condition is called by letters, digits and _, unlike {name!r}: rename it")
+    if name == CAPTION:
+        return _texts(array, count, where)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{where} has {array.dtype} values: a condition is made of real numbers, or called class")
     if not array.ndim or len(array) != count:
@@ -74,6 +80,23 @@ def checked(name: str, array: np.ndarray, count: int, where: str) -> np.ndarray:
     if array.ndim < 3:
         return array.reshape(count, -1)
     return examples(array, where)
+
+
+def _texts(array: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Return captions, `(N,)`, one text for each of `count` examples.
+
+    Raises:
+        UserError: they are no texts, or not as many.
+    """
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8")
+    texts = array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(text, str) for text in array.flat))
+    if not texts or array.shape != (count,):
+        raise UserError(
+            f"{where} has to hold captions, one text for each of {count} examples, not {array.shape} values "
+            f"of {array.dtype}"
+        )
+    return array.astype(np.str_)
 
 
 def unknown(key: str, known: Sequence[str], where: str) -> UserError:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
+from score_sde.data.captions import CAPTION
 from score_sde.data.sources.classes import number_classes
 from score_sde.data.sources.found import Found
 from score_sde.data.sources.reading import Reading
@@ -75,6 +76,11 @@ def assembled(
         classes["validation"],
         tuple(notes),
         _conditions_of(found, rows, place),
+        captions={
+            part: found.parts[source].conditions[CAPTION][kept.numpy()].tolist()
+            for part, (source, kept) in rows.items()
+            if CAPTION in found.parts["train"].conditions
+        },
     )
 
 
@@ -97,6 +103,7 @@ def _conditions_of(found: Found, rows: Rows, place: str) -> dict[Part, dict[str,
         part: {
             name: torch.from_numpy(np.ascontiguousarray(array[kept.numpy()]))
             for name, array in found.parts[source].conditions.items()
+            if name != CAPTION
         }
         for part, (source, kept) in rows.items()
         if of_train

@@ -9,6 +9,7 @@ from pathlib import Path
 from score_sde.common.errors import UserError
 from score_sde.data.sources.array_parts import load_arrays
 from score_sde.data.sources.arrays import read_numpy
+from score_sde.data.sources.caption_files import with_captions
 from score_sde.data.sources.cifar10 import is_cifar10, read_cifar10
 from score_sde.data.sources.found import Arrays, Found
 from score_sde.data.sources.hdf5 import read_hdf5
@@ -74,6 +75,7 @@ def _read(path: Path, condition: tuple[str, ...]) -> Found:
         found = read_hugging_face(str(path))
     elif path.is_dir() or suffix == ".zip":
         found = find_image_files(path)
+        found = with_captions(found, path) if path.is_dir() else found
         return with_pairs(found, ",".join(condition)) if condition else found
     else:
         raise UserError(

@@ -6,7 +6,8 @@ Levels have probabilities, of which the density of dequantised levels gives a bo
     -log2 P(k) / d <= E[log q(x | k) - log p(x)] / (d log 2)
 
 Numbers without levels have densities of their own, in the units of the data: `log q` is the logarithm of their scale,
-and bits/dim may be negative. They are quoted in nats per dimension, too.
+and bits/dim may be negative. They are quoted in nats per dimension, too. Where not all were observed, `d` counts those
+that were, example by example.
 
 The standard error is that of the mean over examples. Its sources, as standard deviations of one number:
 
@@ -39,6 +40,7 @@ class Likelihoods(NamedTuple):
         latents: where first draws end at `T`, `(N, *dims)`; float32.
         nfe: network calls of a solution; a mean over batches.
         seconds: time of all batches together, those of an earlier run that were found included.
+        numbers: how many numbers of each example were observed, `(N,)`; None for all.
     """
 
     log_prob: Tensor
@@ -47,11 +49,7 @@ class Likelihoods(NamedTuple):
     latents: Tensor
     nfe: float
     seconds: float
-
-    @property
-    def dimension(self) -> int:
-        """The dimension is the number of numbers in an example."""
-        return self.latents[0].numel()
+    numbers: Tensor | None = None
 
     @property
     def bits_per_dim(self) -> Tensor:
@@ -59,8 +57,9 @@ class Likelihoods(NamedTuple):
         return self.to_bits((self.log_prob - self.log_q).mean(1))
 
     def to_bits(self, log_prob: Tensor) -> Tensor:
-        """Return bits per dimension, from nats."""
-        return -log_prob / (self.dimension * math.log(2))
+        """Return bits per dimension, of those that were observed, from nats of the first examples, `(n,)`."""
+        dimension = self.latents[0].numel() if self.numbers is None else self.numbers[: len(log_prob)]
+        return -log_prob / (dimension * math.log(2))
 
 
 class Unit(NamedTuple):

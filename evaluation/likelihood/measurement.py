@@ -16,9 +16,10 @@ from torch import Tensor
 
 from score_sde.common.condition import Rows
 from score_sde.common.noise import SampleNoise
-from score_sde.common.part import observed
+from score_sde.common.part import Part, observed
 from score_sde.evaluation.likelihood.bounds import ExampleBound
 from score_sde.evaluation.likelihood.dequantisation import Dequantised, Dequantiser
+from score_sde.evaluation.watched import Watched
 from score_sde.models import part_of, rows_of
 from score_sde.solvers import Model, log_likelihood
 
@@ -132,10 +133,17 @@ class Measurement:
     def _solve(self, x: Tensor, seeds: list[int], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
         x, model = x.to(self.device), self.model
         if self.given is not None or bool(x.isnan().any()):
-            model, x = part_of(model, observed(x, self.given)), x.nan_to_num()
+            model, x = _of_part(model, observed(x, self.given)), x.nan_to_num()
         result = log_likelihood(model, x, seeds=seeds, **options)
         return result.log_prob.cpu().double(), result.latents.float().cpu(), result.nfe
 
     def _terms(self, bound: ExampleBound, examples: Tensor, draw: Dequantised, seeds: list[int]) -> Tensor:
         result = bound(self.model, examples.to(self.device), Dequantised(draw.x.to(self.device), draw.log_q), seeds)
         return torch.stack([result.prior, result.diffusion, result.reconstruction], dim=1).cpu().double()
+
+
+def _of_part(model: Any, part: Part) -> Model:
+    """Return the model of these parts of examples, whose calls are counted if those of the model are."""
+    if isinstance(model, Watched):
+        return Watched(part_of(model.model, part), model.tell)
+    return part_of(model, part)

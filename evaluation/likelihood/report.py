@@ -5,7 +5,7 @@ likelihood/<split>.csv            example, bits_per_dim, log_prob (in nats and d
                                   log-probability), each bound, class; one row an example
 likelihood/<split>.png            their histogram
 likelihood/<split>_extremes.png   the most likely examples, and below or beside them the least likely; of vectors, the
-                                  least likely tenth
+                                  least likely tenth; none where examples lack numbers
 likelihood/<split>_latents.npz    where the trajectories end, if asked for
 """
 
@@ -29,6 +29,7 @@ from score_sde.common.plots import save_examples
 from score_sde.common.progress import Progress
 from score_sde.common.resumable import Part, batches_of, in_parts, rows_done
 from score_sde.data import Dataset
+from score_sde.data.dataset import has_gaps
 from score_sde.evaluation.likelihood.bits_per_dim import BITS, NATS, Likelihoods, Unit, unit_of
 from score_sde.evaluation.likelihood.measurement import Checked, Measurement
 from score_sde.evaluation.provenance import as_text, remove_stale, replacing
@@ -64,14 +65,17 @@ def measure_likelihoods(
     def work(rows: range) -> Part:
         part = slice(rows.start, rows.stop)
         measured = rows_of(watched, part)(examples[part], seeds[part])
-        bounds = {f"bound {name}": terms.numpy() for name, terms in measured.bounds.items()}
-        arrays = measured._asdict() | bounds
+        beside = {f"bound {name}": terms for name, terms in measured.bounds.items()}
+        if gaps:
+            beside["numbers"] = numbers_of(examples[part])
+        arrays = measured._asdict() | beside
         del arrays["bounds"]
         return {name: np.asarray(value) for name, value in arrays.items()}
 
     def report(part: Part, found: bool) -> None:
         log_weights = part["log_prob"] - part["log_q"]
-        values.extend((-log_weights.mean(1) / (examples[0].numel() * math.log(2)) * unit.per_bit).tolist())
+        dimension = part.get("numbers", examples[0].numel())
+        values.extend((-log_weights.mean(1) / (dimension * math.log(2)) * unit.per_bit).tolist())
         error = f" ± {np.std(values, ddof=1) / math.sqrt(len(values)):.4f}" if len(values) > 1 else ""
         bar.update(len(log_weights), f"{np.mean(values):.4f}{error} {unit.name}", found)
 
@@ -82,6 +86,7 @@ def measure_likelihoods(
         )
 
     values: list[float] = []
+    gaps = has_gaps(examples)
     unit = unit_of(about["levels"])
     share = sum(map(len, distributed.share(batches_of(len(examples), batch_size))))
     with keeping(kept), Progress("likelihood", share, "example") as bar:
@@ -96,7 +101,13 @@ def measure_likelihoods(
         joined["latents"],
         float(np.average([part["nfe"] for part in parts], weights=sizes)),
         float(sum(part["seconds"] for part in parts)),
+        joined.get("numbers"),
     )
+
+
+def numbers_of(examples: Tensor) -> Tensor:
+    """Return how many numbers of each example `(N, *shape)` were observed, `(N,)`."""
+    return (~examples.isnan()).flatten(1).sum(1)
 
 
 def check_likelihoods(
@@ -155,9 +166,14 @@ def write_likelihoods(
         writer.writerows(zip(*table.values(), strict=True))
     with write_atomically(paths[2]) as temporary:
         histogram(likelihoods, f"{dataset.name}, {name}", unit_of(dataset.levels)).savefig(temporary, format="png")
-    paths.append(folder / f"{name}_extremes.png")
-    save_extremes(paths[-1], dataset, examples, bits.argsort())
-    ends, settings = folder / f"{name}_latents.npz", summary.get("settings", {})
+    settings, extremes = summary.get("settings", {}), folder / f"{name}_extremes.png"
+    if likelihoods.numbers is None:
+        paths.append(extremes)
+        save_extremes(extremes, dataset, examples, bits.argsort())
+    else:
+        # Examples that lack numbers are not shown.
+        remove_stale(extremes, settings)
+    ends = folder / f"{name}_latents.npz"
     if not latents:
         remove_stale(ends, settings)
     else:

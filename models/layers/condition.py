@@ -6,7 +6,7 @@ r"""How a network hears a condition (`common.condition`), in one of three ways.
 
                 where v_name is one of K vectors (one for each class, say), or made of a vector of real numbers
 
-    tokens      that positions attend to (`layers.attention`)
+    tokens      that positions attend to (`layers.attention`); a text is heard by tokens and a vector (`layers.text`)
     a picture   laid beside x, as further channels, and one that is 1 where there is a picture
 
 What is hidden is heard as something of its own: a further vector, a further token, a picture of zeros. A network that
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.basic import linear, transforms_active
+from score_sde.models.layers.text import WIDTH, Text, Texts, whole
 
 # Standard deviation of vectors at first: about twice the size of the embedding of time that they are added to. Smaller
 # ones are heard later, larger ones drown the time.
@@ -77,7 +78,23 @@ class Picture:
 
 
 # What a network is told under a name; a whole number K stands for one of 0 … K - 1.
-Kind = int | Always | Vector | Tokens | Picture
+Kind = int | Always | Vector | Tokens | Picture | Text
+
+
+def heard_kinds(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Return the kinds of what networks hear: those of texts are tokens, and a vector beside (`models.layers.text`)."""
+    heard: dict[str, Kind] = {}
+    for name, kind in kinds.items():
+        if isinstance(kind, Text):
+            heard |= {name: Tokens(WIDTH), whole(name): Vector(WIDTH, scales=True)}
+        else:
+            heard[name] = kind
+    return heard
+
+
+def texts_of(kinds: Mapping[str, Kind]) -> Texts:
+    """Return the ear of those conditions that are texts."""
+    return Texts({name: kind for name, kind in kinds.items() if isinstance(kind, Text)})
 
 
 class ConditionVectors(nn.Module):
@@ -323,6 +340,10 @@ def _check_value(name: str, kind: Kind, value: Tensor, hidden: Tensor | None, si
             raise UserError(f"{name!r} must be one whole number from 0 to {count - 1} for each example")
         return
     here = tuple(value.shape[1:])
+    if isinstance(kind, Text):
+        if here != (kind.length,) or value.is_floating_point():
+            raise UserError(f"{name!r} must be ({kind.length},) words, by their numbers, for each example, not {here}")
+        return
     if isinstance(kind, Vector):
         what, fits = f"({kind.size},)", here == (kind.size,)
     elif isinstance(kind, Tokens):

@@ -22,9 +22,11 @@ from score_sde.models.layers.condition import (
     Tokens,
     TokensOrNone,
     check,
+    heard_kinds,
     laid_beside,
     part_of,
     said,
+    texts_of,
 )
 from score_sde.models.layers.embeddings import CosineFeatures, NoiseEmbedding
 from score_sde.models.layers.patches import from_patches, grid_of, places, to_patches
@@ -81,8 +83,10 @@ class DiT(nn.Module):
         self.in_channels, self.patch_size = in_channels, patch_size
         self.conditions = dict(conditions or {})
         self.pictures = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Picture)}
-        tokens = {name: kind.width for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
-        vectors = {name: kind for name, kind in self.conditions.items() if name not in {*self.pictures, *tokens}}
+        heard = heard_kinds(self.conditions)
+        tokens = {name: kind.width for name, kind in heard.items() if isinstance(kind, Tokens)}
+        vectors = {name: kind for name, kind in heard.items() if name not in {*self.pictures, *tokens}}
+        self.texts = texts_of(self.conditions)
         self.modulating = list(vectors)
         self.tokens = nn.ModuleDict({name: TokensOrNone(token_width) for name, token_width in tokens.items()})
         self.embeddings = nn.ModuleList(
@@ -117,6 +121,7 @@ class DiT(nn.Module):
             UserError: `x` has another shape; the network is not told of such a condition.
         """
         self._check(x, condition)
+        condition = self.texts(condition)
         heard = part_of(condition, self.modulating)
         told = [embedding(noise_label, heard) for embedding in self.embeddings]
         tokens = {name: ear(*said(condition, name), len(x)) for name, ear in self.tokens.items()}

@@ -28,10 +28,12 @@ from score_sde.models.layers.condition import (
     Tokens,
     TokensOrNone,
     check,
+    heard_kinds,
     laid_beside,
     part_of,
     said,
     scaling,
+    texts_of,
 )
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
 from score_sde.models.layers.pyramids import Head
@@ -115,8 +117,9 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         depth, self.conditions = len(channel_multipliers), dict(conditions or {})
+        heard = heard_kinds(self.conditions)
         attends = _attends(attention_depths, depth)
-        tokens = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
+        tokens = {name: kind for name, kind in heard.items() if isinstance(kind, Tokens)}
         if dims not in _DIMS:
             raise UserError(f"a UNet takes examples of 1, 2 or 3 axes, not {dims}")
         if num_blocks < 1 or depth < 1:
@@ -129,9 +132,10 @@ class UNet(nn.Module):
         self.size_multiple = 2 ** (depth - 1)
         self.space = space = Space(tuple(periodic) or (False,) * dims)
         self.pictures = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Picture)}
-        self.modulating = [name for name in self.conditions if name not in {*tokens, *self.pictures}]
+        self.modulating = [name for name in heard if name not in {*tokens, *self.pictures}]
+        self.texts = texts_of(self.conditions)
         self.tokens = nn.ModuleDict({name: TokensOrNone(kind.width) for name, kind in tokens.items()})
-        width, vectors = 4 * channels, {name: self.conditions[name] for name in self.modulating}
+        width, vectors = 4 * channels, {name: heard[name] for name in self.modulating}
         self.embedding = NoiseEmbedding(PositionalFeatures(channels), width, vectors)
 
         def stage(
@@ -145,7 +149,7 @@ class UNet(nn.Module):
                 dropout=dropout,
                 skip_rescale=True,
                 space=space,
-                scaled=bool(scaling(self.conditions)),
+                scaled=bool(scaling(heard)),
             )
             if not attend:
                 return Stage(residual, None, activation_checkpointing)
@@ -205,6 +209,7 @@ class UNet(nn.Module):
         if condition is not None and not self.conditions:
             raise UserError("this network was built without conditions; give it some, or leave the condition out")
         check(self.conditions, condition, len(x), x.shape[2:])
+        condition = self.texts(condition)
         tokens = {name: ear(*said(condition, name), len(x)) for name, ear in self.tokens.items()}
         embedding = self.embedding(noise_label, part_of(condition, self.modulating))
         return Heard(embedding, tokens, laid_beside(x, condition, self.pictures))

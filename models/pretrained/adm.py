@@ -30,7 +30,7 @@ from score_sde.models.layers.condition import Always
 from score_sde.models.networks.adm import ADM
 from score_sde.models.networks.adm_classifier import ADMClassifier, Pool
 from score_sde.models.pretrained.adm_names import adm_names, classifier_names
-from score_sde.models.pretrained.dit import renamed
+from score_sde.models.pretrained.dit_weights import renamed
 
 # How much of a file is looked at to know what it is, in bytes; and what is looked for, and must not be there.
 _BEGINNING, _NAME, _OURS = 2**22, b"middle_block.0.in_layers.0.weight", b"ema_decay"

@@ -29,7 +29,7 @@ from score_sde.models.pretrained.diffusers_files import choose_weights, local_fo
 from score_sde.models.pretrained.diffusers_schedulers import VE, check_class, meaning
 from score_sde.models.pretrained.dit import Means
 from score_sde.models.score_model import ScoreModel
-from score_sde.sde import DDPMLadder
+from score_sde.sde import VESDE, DDPMLadder
 
 _NEEDED = "UNet2DModel"
 # The library's own moving average of the weights writes these into the network's settings.
@@ -257,7 +257,7 @@ def score_model(unet: Any, scheduler: Any) -> ScoreModel:
             something that is not in the table of `models.pretrained.diffusers_schedulers`.
     """
     sde, prediction, noise_label, low = meaning(scheduler)
-    if isinstance(sde, DDPMLadder) and unet.config.time_embedding_type == "fourier":
+    if not isinstance(sde, VESDE) and unet.config.time_embedding_type == "fourier":
         raise UserError(
             f"this {_NEEDED} has a Fourier embedding, so it divides by its label, which is sigma with a {VE}, and not "
             f"with a {type(scheduler).__name__}"
@@ -296,8 +296,7 @@ def image_units(model: ScoreModel) -> tuple[tuple[int, ...], float, float]:
     network = model.network
     if isinstance(network, Means):
         raise UserError(
-            f"a {_DIT_PIPELINE} makes latents, and its autoencoder, which makes images of them, is not read: sample it "
-            "from Python, by models.pretrained.diffusers.load_pipeline"
+            f"a {_DIT_PIPELINE} makes latents, and its autoencoder, which makes images of them, is not read"
         )
     assert isinstance(network, UNet)
     return network.image_shape, network.low, 1.0

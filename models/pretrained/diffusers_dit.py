@@ -24,7 +24,7 @@ from score_sde.common.weight_files import check_finite, load_weights
 from score_sde.models.layers.embeddings import CosineFeatures
 from score_sde.models.networks.dit import NUM_TIME_FEATURES, DiT
 from score_sde.models.pretrained.diffusers_files import choose_weights, read_json, read_weights
-from score_sde.models.pretrained.dit import renamed, set_places
+from score_sde.models.pretrained.dit_weights import renamed, set_places
 
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
 _READ: dict[str, Any] = {

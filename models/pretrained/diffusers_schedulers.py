@@ -6,6 +6,7 @@ r"""What a scheduler of the library diffusers says of the process, the label and
 |   … `timestep_type=continuous`, |   (`alphas_cumprod`; its `betas`,   | `log(sigma/alpha)   | noise, velocity,      |
 |   `prediction_type=v_prediction`|   where these are the same thing)   |   / 4`              | denoised image        |
 | `ScoreSdeVeScheduler`           | VE, its sigma_min and sigma_max     | sigma               | the score             |
+| `FLOWS`                         | `x = (1 - t) x_0 + t eps`           | `N t`               | the flow, `eps - x_0` |
 
 A scheduler is a process and a way of sampling in one, so that its settings are of three kinds: those that only choose
 steps or a rule for them (`SAMPLING`), those that are read here (`_READ`), and those that make the process, the label or
@@ -16,12 +17,14 @@ a setting of a newer version, say, is refused by its name.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError, nearest
+from score_sde.models.pretrained.diffusers_flow import FLOWS, TIMES, flow_process
 from score_sde.sde import SDE, VESDE, DDPMLadder
 
 VE = "ScoreSdeVeScheduler"
@@ -52,17 +55,15 @@ LADDERS = (
 )
 
 _EDM = "scales its network's input and output by sigma_data (EDM), which the network's own files do not say"
-_FLOW = "is for flows, with alpha(T) = 0, which is not supported yet"
+_FLOW_MAP = "is for flow maps, whose network is told two times"
 _CONSISTENCY = "is for consistency models, whose output is the end of a trajectory, so that they have no score"
 _REFUSED = {
     "EDMEulerScheduler": _EDM,
     "EDMDPMSolverMultistepScheduler": _EDM,
     "CosineDPMSolverMultistepScheduler": _EDM,
     "KarrasVeScheduler": "tells its network half of sigma, of images in other units than it draws",
-    "FlowMatchEulerDiscreteScheduler": _FLOW,
-    "FlowMatchHeunDiscreteScheduler": _FLOW,
-    "FlowMatchLCMScheduler": _FLOW,
-    "FlowMapEulerDiscreteScheduler": _FLOW,
+    "FlowMapEulerDiscreteScheduler": _FLOW_MAP,
+    "FlowMatchLCMScheduler": _CONSISTENCY,
     "LCMScheduler": _CONSISTENCY,
     "TCDScheduler": _CONSISTENCY,
     "CMStochasticIterativeScheduler": _CONSISTENCY,
@@ -137,7 +138,7 @@ _READ: dict[str, Any] = {
     "sampling_eps": None,
 }
 
-_FLOW_SIGMAS = "its noise levels are those of a flow then, not of its betas, with alpha(T) = 0, not supported yet"
+_FLOW_SIGMAS = "its noise levels are those of a flow then, not of its betas, which is not supported yet"
 _NEUTRAL: dict[str, tuple[Any, str]] = {
     "use_flow_sigmas": (False, _FLOW_SIGMAS),
     "use_dynamic_shifting": (False, _FLOW_SIGMAS),
@@ -158,13 +159,14 @@ class Meaning(NamedTuple):
     Attributes:
         sde: the forward process.
         prediction: what the network returns, a key of `models.score_model.PARAMETRISATIONS`.
-        noise_label: what the network is told of the time, a key of `models.preconditioning.NOISE_LABELS`.
+        noise_label: what the network is told of the time, a key of `models.preconditioning.NOISE_LABELS`, or a
+            function of it.
         low: what stands for black; white is 1.
     """
 
     sde: SDE
     prediction: str
-    noise_label: str
+    noise_label: str | Callable[[Tensor], Tensor]
     low: float
 
 
@@ -174,9 +176,9 @@ def check_class(name: str) -> None:
     Raises:
         UserError: the class is not in the table.
     """
-    if name == VE or name in LADDERS:
+    if name == VE or name in LADDERS or name in FLOWS:
         return
-    why = _REFUSED.get(name, f"is not a scheduler whose process is known here{nearest(name, (*LADDERS, VE))}")
+    why = _REFUSED.get(name, f"is not a scheduler whose process is known here{nearest(name, (*LADDERS, *FLOWS, VE))}")
     raise UserError(f"{name} {why}: {_WAY_OUT}, if that was one with betas, such as {LADDERS[0]}, or {VE}")
 
 
@@ -188,6 +190,8 @@ def meaning(scheduler: Any) -> Meaning:
     """
     name, settings = type(scheduler).__name__, scheduler.config
     check_class(name)
+    if name in FLOWS:
+        return _meaning_of_flow(name, settings)
     taken = inspect.signature(type(scheduler).__init__).parameters
     for key, value in settings.items():
         _check_setting(name, key, value, ignored=key not in taken)
@@ -199,6 +203,17 @@ def meaning(scheduler: Any) -> Meaning:
         raise UserError(f"{name} has prediction_type={prediction!r}, which is not one of {', '.join(_PREDICTIONS)}")
     noise_label = _ladder_label(name, settings)
     return Meaning(DDPMLadder(_betas(name, scheduler)), _PREDICTIONS[prediction], noise_label, low=-1.0)
+
+
+def _meaning_of_flow(name: str, settings: Any) -> Meaning:
+    """Return what a scheduler of flows says; all that it has besides chooses times."""
+    for key, value in settings.items():
+        if key == "invert_sigmas" and value:
+            raise UserError(f"{name} has invert_sigmas=True: its network counts time from noise to data, not read here")
+        if not (key.startswith("_") or key in TIMES or key in SAMPLING or key == "num_train_timesteps"):
+            _check_known(name, key, value)
+    process, count = flow_process(settings), settings.get("num_train_timesteps", 1000)
+    return Meaning(process, "flow", lambda t: count * t, low=-1.0)
 
 
 def _check_setting(name: str, key: str, value: Any, ignored: bool) -> None:
@@ -225,7 +240,13 @@ def _check_setting(name: str, key: str, value: Any, ignored: bool) -> None:
                 f"{name} has {key}={value!r}, which it ignores: remove it from scheduler_config.json if the network "
                 "was trained without, or name the scheduler that it was trained with"
             )
-    elif value is not None and value is not False:
+    else:
+        _check_known(name, key, value)
+
+
+def _check_known(name: str, key: str, value: Any) -> None:
+    """Raise UserError for a setting that is not known, unless it says no."""
+    if value is not None and value is not False:
         raise UserError(
             f"{name} has {key}={value!r}, which is not known here: if it has to do with sampling only, not with what "
             "the network was trained on, remove it from scheduler_config.json"

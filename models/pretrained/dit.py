@@ -10,14 +10,11 @@ Both work on latents, those of Stable Diffusion's autoencoder times 0.18215, and
 | DiT | DDPM's ladder, betas from 1e-4 to 0.02    | rung, from 0  | the noise, and beside it variances |
 | SiT | `x = (1 - t) x_0 + t eps`                 | `1 - t`       | `x_0 - eps`, and as much unused    |
 
-A state dict tells all of a network's sizes but the number of heads, which follows from the published widths, and
-whether classes may be hidden, as those of all published ones may.
+What their files hold is in `models.pretrained.dit_weights`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,16 +22,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
-from score_sde.common.weight_files import load_weights, read_safetensors, read_torch, unwrapped
+from score_sde.common.weight_files import unwrapped
 from score_sde.models.layers.condition import Always
 from score_sde.models.networks.dit import DiT
+from score_sde.models.pretrained.dit_weights import load_reference, read_reference_weights, sizes_of
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder, RectifiedFlow, ddpm_betas
 
 # The published widths, and how many heads divide each.
-_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
-# float32's rounding of numbers up to 1.
-_ROUNDING = 1e-6
+HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 _WHERE = "the state dict"
 
 
@@ -70,10 +66,7 @@ def read_reference_dit(path: Path, num_heads: int | None = None, class_dropout: 
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
-    found = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch(path)
-    if isinstance(found, Mapping) and isinstance(found.get("ema"), Mapping):
-        found = found["ema"]
-    return from_reference_dit(unwrapped(found, str(path)), num_heads, class_dropout, str(path))
+    return from_reference_dit(read_reference_weights(path), num_heads, class_dropout, str(path))
 
 
 def from_reference_dit(
@@ -91,26 +84,20 @@ def from_reference_dit(
         UserError: the weights are of another network, or not finite, or their places are not the published sines.
     """
     weights = unwrapped(weights, where)
-    width, channels, patch_size = _sizes(weights, where)
-    rows, side = len(weights["y_embedder.embedding_table.weight"]), math.isqrt(weights["pos_embed"].shape[1])
-    out_channels = len(weights["final_layer.linear.weight"]) // patch_size**2
-    if num_heads is None and width not in _HEADS:
-        raise UserError(f"{where} is of width {width}, which is not published: say num_heads")
-    blocks = {int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))}
+    sizes = sizes_of(weights, where)
+    if num_heads is None and sizes.width not in HEADS:
+        raise UserError(f"{where} is of width {sizes.width}, which is not published: say num_heads")
     network = DiT(
-        side * patch_size,
-        channels,
-        out_channels,
-        width=width,
-        num_blocks=len(blocks),
-        num_heads=_HEADS[width] if num_heads is None else num_heads,
-        patch_size=patch_size,
-        conditions={"class": rows - 1 if class_dropout else Always(rows)},
+        sizes.size,
+        sizes.channels,
+        sizes.out_channels,
+        width=sizes.width,
+        num_blocks=sizes.num_blocks,
+        num_heads=HEADS[sizes.width] if num_heads is None else num_heads,
+        patch_size=sizes.patch_size,
+        conditions={"class": sizes.num_vectors - 1 if class_dropout else Always(sizes.num_vectors)},
     )
-    given = {name: tensor for name, tensor in weights.items() if name != "pos_embed"}
-    given["x_embedder.proj.weight"] = given["x_embedder.proj.weight"].flatten(1)
-    load_weights(network, renamed(given, reference_names(network), where), where)
-    set_places(network, weights["pos_embed"], where)
+    load_reference(network, weights, where)
     return network.eval()
 
 
@@ -123,81 +110,4 @@ def dit_model(network: DiT) -> ScoreModel:
 def sit_model(network: DiT) -> ScoreModel:
     """Make the model of a published SiT, of latents, in evaluation mode; `class` is its condition."""
     sde = RectifiedFlow()
-    return ScoreModel(Means(network, sign=-1), sde, "flow", lambda t: 1 - t, scale_input=False).eval()
-
-
-def reference_names(network: DiT) -> dict[str, str]:
-    """Return the name here of each weight, by its published name."""
-    of_all = {
-        "x_embedder.proj": "input",
-        "t_embedder.mlp.0": "embeddings.0.hidden",
-        "t_embedder.mlp.2": "embeddings.0.output",
-        "final_layer.linear": "output",
-        "final_layer.adaLN_modulation.1": "modulation",
-    }
-    of_block = {
-        "attn.qkv": "query_key_value",
-        "attn.proj": "output",
-        "mlp.fc1": "expand",
-        "mlp.fc2": "contract",
-        "adaLN_modulation.1": "modulation",
-    }
-    for index in range(len(network.blocks)):
-        of_all |= {f"blocks.{index}.{theirs}": f"blocks.{index}.{ours}" for theirs, ours in of_block.items()}
-    names = {f"{theirs}.{k}": f"{ours}.{k}" for theirs, ours in of_all.items() for k in ("weight", "bias")}
-    return names | {"y_embedder.embedding_table.weight": "embeddings.0.condition.vectors.class.weight"}
-
-
-def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """Return weights under other names; those that have none keep theirs.
-
-    Args:
-        weights: a state dict.
-        names: the name here, by the published name; all must be there.
-        where: the origin of the weights, for the error.
-
-    Raises:
-        UserError: a weight is missing.
-    """
-    for name in names:
-        if name not in weights:
-            raise UserError(f"{where} does not fit this network: it has no {name}")
-    return {names.get(name, name): tensor for name, tensor in weights.items()}
-
-
-def set_places(network: DiT, table: Tensor, where: str) -> None:
-    """Give a network the table of places that was saved with it, which must be the published one.
-
-    Args:
-        network: the network, of square examples, which is changed in place.
-        table: what was saved, `(1, N, width)`.
-        where: the origin of the table, for the error.
-
-    Raises:
-        UserError: it is another table.
-    """
-    here = network.places[None]
-    if table.shape != here.shape or not bool(((table - here).abs() <= _ROUNDING).all()):
-        raise UserError(f"{where} has other places of patches than the published sines and cosines of a square")
-    network.places.copy_(table[0])
-
-
-def _sizes(weights: Mapping[str, Tensor], where: str) -> tuple[int, int, int]:
-    """Return the width, the channels and the size of a patch, after a look at the shapes that tell the sizes.
-
-    Raises:
-        UserError: a tensor that tells them is not there, or has another number of axes.
-    """
-    axes = {
-        "x_embedder.proj.weight": 4,
-        "pos_embed": 3,
-        "y_embedder.embedding_table.weight": 2,
-        "final_layer.linear.weight": 2,
-    }
-    for name, count in axes.items():
-        if name not in weights:
-            raise UserError(f"{where} is not of the published DiT or SiT: it has no {name}")
-        if weights[name].ndim != count or not weights[name].numel():
-            raise UserError(f"{where} is not of the published DiT or SiT: {name} is {tuple(weights[name].shape)}")
-    width, channels, patch_size, _ = weights["x_embedder.proj.weight"].shape
-    return width, channels, patch_size
+    return ScoreModel(Means(network, sign=-1), sde, "flow", "alpha", scale_input=False).eval()

@@ -65,6 +65,7 @@ FAST_SOLVERS: dict[str, Callable[..., TableSolver]] = {
     "ddim": solver(methods.ddim, "noise", calls_a_step=1),
     "euler": solver(singlestep.heun, "noise", "karras", calls_a_step=1, second_order=False),
     "heun": solver(singlestep.heun, "noise", "karras", calls_a_step=2, second_order=True),
+    "flow_heun": solver(singlestep.flow_heun, "data", "uniform_t", calls_a_step=2),
     # Noise prediction.
     "dpm_1": solver(methods.adams, "noise", calls_a_step=1, order=1, variable="log_snr", eta=0.0),
     "dpm_2": solver(singlestep.dpm_2, "noise", calls_a_step=2),

@@ -240,6 +240,7 @@ SINGLE_STEPS: dict[str, tuple[dict[str, Any], float]] = {
     "ddim noisy": ({"eta": 1.0}, 1.0),
     "euler": ({}, 0.0),
     "heun": ({}, 0.0),
+    "flow_heun": ({}, 0.0),
     "dpm_1": ({}, 0.0),
     "dpm_2": ({}, 0.0),
     "dpm_3": ({}, 0.0),

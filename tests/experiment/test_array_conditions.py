@@ -18,6 +18,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
+from score_sde.experiment.training import _preview
 from score_sde.models import Given, ScoreModel
 from score_sde.sde import VPSDE
 from score_sde.training.objectives import get_objective
@@ -119,6 +120,17 @@ def test_density_given_numbers_is_the_closed_form_in_data_units(exact) -> None:
     np.testing.assert_allclose(one, flow_density(x[:3], c[[3, 3, 3]]), rtol=1e-4, atol=5e-4)
     by_name = exact.log_prob(x, condition={"condition": torch.tensor(c)}, **options)
     np.testing.assert_array_equal(by_name, given)
+
+
+def test_previews_are_drawn_given_the_conditions_of_held_out_examples() -> None:
+    """Of the exact network what is left, once the mean given each condition is taken away, is the noise around it."""
+    x, c = pairs()
+    run = score_sde.fit(x, condition=c, network=Exact(x, c), settings={**EXACT, "data.test_share": 0.1})
+    drawn = _preview(run.config, run.dataset)(run.model).samples
+    known = run.dataset.conditions["test"]["condition"].numpy()[np.arange(len(drawn)) % len(run.dataset.test)]
+    residual = (drawn - known @ A - B) / DEVIATION
+    np.testing.assert_allclose(residual.mean(0), 0, atol=4 / math.sqrt(len(drawn)))
+    np.testing.assert_allclose(residual.std(0), 1, rtol=0.15)
 
 
 def test_samples_given_numbers_have_their_mean_and_deviation(exact) -> None:

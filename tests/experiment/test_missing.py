@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from score_sde.models.layers.condition import Picture
 from score_sde.sde import VPSDE
 from score_sde.solvers import log_likelihood
 from score_sde.training.objectives import get_objective, noise_losses
+from tests.experiment.test_checkpoints import flags
+from tests.experiment.test_checkpoints import run as run_main
 
 SMALL = {"data.missing": True, "training.batch_size": 64, "model.width": 16, "training.sample_every": 0}
 
@@ -35,7 +38,9 @@ def with_gaps(count: int = 300) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return score_sde.fit(with_gaps(), num_steps=30, workdir=tmp_path_factory.mktemp("run") / "gaps", settings=SMALL)
+    folder = tmp_path_factory.mktemp("run")
+    np.save(folder / "gaps.npy", with_gaps())
+    return score_sde.fit(folder / "gaps.npy", num_steps=30, workdir=folder / "gaps", settings=SMALL)
 
 
 def test_what_is_missing_is_filled_and_the_rest_stays(run: Run) -> None:
@@ -70,6 +75,40 @@ def test_densities_of_what_is_observed_are_the_models_in_data_units(run: Run) ->
     expected = log_likelihood(part_of(run.model, observed(encoded, given)), encoded, **options).log_prob.double()
     conditional = run.log_prob(whole, given=given, **options)
     np.testing.assert_allclose(conditional, expected - units.std[1:].log().sum(), atol=2e-4)
+
+
+def test_mode_likelihood_measures_what_is_observed(run: Run) -> None:
+    """As `run.bits_per_dim`, but for float32 in other batches; the mean is over examples, whatever they lack."""
+    assert run.folder is not None
+    exact = {"likelihood.divergence": "exact", "likelihood.batch_size": "4", "likelihood.num_examples": "10"}
+    assert run_main("--mode=likelihood", f"--workdir={run.folder}", *flags(exact)) == 0
+    found = json.loads((run.folder / "likelihood" / "test.json").read_text(encoding="utf-8"))
+    test = run.dataset.test[:10]
+    assert bool(test.isnan().any())
+    bits = run.bits_per_dim(test.numpy(), divergence="exact", batch_size=4)
+    assert found["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-6)
+    assert found["standard_error"] == pytest.approx(bits.std(ddof=1) / 10**0.5, rel=1e-6)
+    assert found["bounds"] == {}
+    assert found["log_prob"] == pytest.approx(run.log_prob(test.numpy(), divergence="exact", batch_size=4).mean())
+    assert abs(found["solver_error"]["mean"]) < 1e-3
+    rows = (run.folder / "likelihood" / "test.csv").read_text(encoding="utf-8").split()[1:]
+    np.testing.assert_allclose([float(row.split(",")[1]) for row in rows], bits, rtol=1e-5)
+    assert not (run.folder / "likelihood" / "test_extremes.png").exists()
+
+
+def test_modes_that_need_whole_examples(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for mode, values, said in [
+        ("likelihood", {"likelihood.method": "tuned"}, "likelihood.method=tuned is for whole examples"),
+        ("likelihood", {"likelihood.prior": "data"}, "likelihood.prior=data is for whole examples"),
+        ("compare", {}, "lacks numbers, and mode compare is for whole examples"),
+        ("tune", {}, "lacks numbers, and mode tune is for whole examples"),
+        ("edit", {"edit.input": "test:0"}, "lacks numbers, and mode edit is for whole examples"),
+    ]:
+        capsys.readouterr()
+        assert run_main(f"--mode={mode}", f"--workdir={run.folder}", *flags(values)) == 1
+        share, line = capsys.readouterr().err.splitlines()
+        assert "of the numbers of training examples are missing" in share
+        assert said in line
 
 
 def test_a_run_with_gaps_is_loaded_with_its_units_and_sampled(run: Run) -> None:

@@ -44,6 +44,27 @@ def test_definitions(sde: SDE) -> None:
     assert torch.allclose(steps, steps[0].expand(8), rtol=1e-9)
 
 
+@pytest.mark.parametrize("sde", PROCESSES)
+def test_shifted_times_are_moved_in_log_odds(sde: SDE) -> None:
+    """The logit of `t / T` moves by `log a`, so that the first and the last time of a grid stay."""
+    for name in ("uniform_t", "uniform_log_snr"):
+        times = time_grid(sde, f"{name}:3", 9)
+        assert (float(times[0]), float(times[-1])) == (sde.T, pytest.approx(sde.t_min, rel=1e-9))
+        before = torch.logit(times[1:] / sde.T) - math.log(3)
+        last = sde.T * float(torch.sigmoid(before[-1]))
+        expected = torch.logit(time_grid(sde, name, 9, last)[1:] / sde.T)
+        torch.testing.assert_close(before, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(time_grid(sde, "karras:1", 9), time_grid(sde, "karras", 9), rtol=0, atol=0)
+    for wrong, said in {
+        "karras:": "not by ''",
+        "karras:0": "not by '0'",
+        "karras:nan": "nan",
+        "odd:3": "'odd'",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            time_grid(sde, wrong, 9)
+
+
 def test_karras_noise_levels() -> None:
     """EDM's published levels for `sigma` from 80 to 0.002 (its equation 5), which VE reads as they are."""
     sde = VESDE(0.002, 80.0, t_min=0.0)

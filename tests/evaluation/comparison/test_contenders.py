@@ -24,6 +24,7 @@ CALLS = [
     ("dpm_2", {}, lambda n: 2 * n - 1),
     ("dpm_3", {}, lambda n: 3 * n - 2),
     ("heun", {}, lambda n: 2 * n - 1),
+    ("flow_heun", {}, lambda n: 2 * n - 1),
     ("pc", {}, lambda n: 2 * n - 1),
     ("pc", {"corrector": "none"}, lambda n: n),
     ("pc", {"corrector_steps": 3, "denoise": False}, lambda n: 4 * (n - 1)),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from score_sde.models.layers.patches import places
@@ -48,3 +51,32 @@ def asked(sit: bool) -> tuple[Tensor, Tensor, Tensor]:
     x = torch.randn(3, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0.0, 1 / 3, 0.975]) if sit else torch.tensor([0.0, 333.25, 999.0])
     return x, labels, torch.tensor([0, 7, 9])
+
+
+def network(weights: dict[str, Tensor], heads: int, x: Tensor, label: Tensor, classes: Tensor) -> Tensor:
+    """Return what the published network makes of states, labels and classes, written as one function of its weights."""
+
+    def affine(name: str, h: Tensor) -> Tensor:
+        return F.linear(h, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def normed(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+    patches = weights["x_embedder.proj.weight"]
+    h = F.conv2d(x, patches, weights["x_embedder.proj.bias"], stride=patches.shape[-1]).flatten(2).mT
+    h = h + weights["pos_embed"]
+    angles = label[:, None] * torch.exp(-math.log(10000) * torch.arange(128, dtype=x.dtype) / 128)
+    told = affine("t_embedder.mlp.2", F.silu(affine("t_embedder.mlp.0", torch.cat([angles.cos(), angles.sin()], 1))))
+    told = F.silu(told + weights["y_embedder.embedding_table.weight"][classes])
+    for index in range(sum(name.endswith("attn.qkv.weight") for name in weights)):
+        block = f"blocks.{index}"
+        shift, scale, gate, shift_2, scale_2, gate_2 = affine(f"{block}.adaLN_modulation.1", told).chunk(6, 1)
+        queries = affine(f"{block}.attn.qkv", normed(h, shift, scale)).unflatten(-1, (3, heads, -1))
+        heard = F.scaled_dot_product_attention(*queries.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2)
+        h = h + gate[:, None] * affine(f"{block}.attn.proj", heard)
+        hidden = F.gelu(affine(f"{block}.mlp.fc1", normed(h, shift_2, scale_2)), approximate="tanh")
+        h = h + gate_2[:, None] * affine(f"{block}.mlp.fc2", hidden)
+    h = affine("final_layer.linear", normed(h, *affine("final_layer.adaLN_modulation.1", told).chunk(2, 1)))
+    side, patch = x.shape[-1] // patches.shape[-1], patches.shape[-1]
+    h = h.reshape(len(x), side, side, patch, patch, -1)
+    return torch.einsum("nhwpqc->nchpwq", h).reshape(len(x), -1, side * patch, side * patch)

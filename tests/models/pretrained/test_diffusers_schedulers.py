@@ -18,6 +18,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.models.preconditioning import NOISE_LABELS
+from score_sde.models.pretrained.diffusers_flow import FLOWS
 from score_sde.models.pretrained.diffusers_schedulers import LADDERS, VE, Meaning, meaning
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
@@ -173,11 +174,11 @@ def variations(scheduler_class: Any) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_scheduler_of_the_library_is_here():
-    assert {*LADDERS, VE} <= CLASSES.keys()
+    assert {*LADDERS, *FLOWS, VE} <= CLASSES.keys()
     assert len(CLASSES) > 50
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES if name not in (*LADDERS, VE)])
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in (*LADDERS, *FLOWS, VE)])
 def test_other_schedulers_are_refused_by_name(name):
     with pytest.raises(UserError, match=rf"^{name} (is|has|scales|tells) .*: give scheduler_config\.json"):
         meaning(CLASSES[name](**NEEDED.get(name, {})))
@@ -213,8 +214,8 @@ def test_noise_levels_of_a_flow_are_refused():
         with pytest.raises(UserError) as error:
             meaning(CLASSES[scheduler](use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0))
         assert str(error.value) == (
-            f"{scheduler} has use_flow_sigmas=True: its noise levels are those of a flow then, not of its betas, with "
-            "alpha(T) = 0, not supported yet; if the network was trained otherwise, set it to False in "
+            f"{scheduler} has use_flow_sigmas=True: its noise levels are those of a flow then, not of its betas, which "
+            "is not supported yet; if the network was trained otherwise, set it to False in "
             "scheduler_config.json"
         )
 

@@ -55,6 +55,7 @@ def problem(request: pytest.FixtureRequest) -> tuple[GaussianMixture, Tensor, Te
         ("ddim", {}, 1),
         ("euler", {"grid": "uniform_log_snr"}, 1),
         ("heun", {"grid": "uniform_log_snr"}, 2),
+        ("flow_heun", {}, 2),
         ("dpm_1", {}, 1),
         ("dpm_2", {}, 2),
         ("dpm_3", {}, 3),

@@ -19,7 +19,7 @@ from score_sde.solvers.fast.thresholding import dynamic_threshold, static_thresh
 
 DOUBLE = torch.float64
 NAMES = sorted(set(FAST_SOLVERS) - {"tuned"})
-CALLS_A_STEP = {"heun": 2, "dpm_2": 2, "dpm_3": 3, "dpmpp_2s": 2, "dpmpp_2s_sde": 2}
+CALLS_A_STEP = {"heun": 2, "flow_heun": 2, "dpm_2": 2, "dpm_3": 3, "dpmpp_2s": 2, "dpmpp_2s_sde": 2}
 OPTIONS: dict[str, dict[str, float]] = {"heun": {"s_churn": 5.0}, "euler": {"s_churn": 5.0}, "ddim": {"eta": 0.7}}
 
 

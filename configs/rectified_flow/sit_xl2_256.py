@@ -1,0 +1,14 @@
+"""ImageNet at 256 x 256, latents of 32 x 32: SiT-XL/2 (SiT-XL-2-256.pt)."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from score_sde.configs import latents
+
+
+def get_config() -> ConfigDict:
+    config = latents.get_config()
+    latents.sit(config)
+    latents.xl_2(config)
+    return config

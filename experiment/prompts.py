@@ -1,0 +1,62 @@
+"""Prompts: what samples are asked to be in words, of models that are told captions."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from score_sde.common.condition import Condition
+from score_sde.common.errors import UserError, naming
+from score_sde.common.files import at_home
+from score_sde.data import Dataset
+from score_sde.data.captions import CAPTION
+from score_sde.experiment.condition_values import condition_of
+
+_OF_A_FILE = ".txt"
+
+
+def prompted(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
+    """Return the condition of `count` samples that the section `sampling` asks for in words; None if it does not.
+
+    Prompts of a file, a line each, are taken in turn.
+
+    Raises:
+        UserError: the model is told no captions, the file cannot be read, or prompts do not divide `count`.
+    """
+    prompt = config.sampling.prompt
+    if prompt is None:
+        return None
+    with naming("sampling.prompt"):
+        prompts = _lines(prompt) if prompt.endswith(_OF_A_FILE) else [prompt]
+        if count % len(prompts):
+            raise UserError(f"{len(prompts)} prompts cannot be shared evenly by {count} samples")
+        return _told(config, dataset, prompts * (count // len(prompts)))
+
+
+def led_away_from(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
+    """Return the condition, in words, that `count` samples are led away from; None for nothing.
+
+    Raises:
+        UserError: the model is told no captions.
+    """
+    negative = config.sampling.negative_prompt
+    if negative is None:
+        return None
+    with naming("sampling.negative_prompt"):
+        return _told(config, dataset, [negative] * count)
+
+
+def _told(config: ConfigDict, dataset: Dataset, prompts: list[str]) -> Condition:
+    if CAPTION not in dataset.condition_units:
+        raise UserError(f"this model is told no captions, as one of configs/vp/glyphs.py is; {dataset.name} has none")
+    return condition_of(config, dataset, {CAPTION: prompts}, len(prompts))[0]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        text = at_home(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: prompts are a text, or a file of them, a line each ({error})") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{path} has no prompts: write a line for each")
+    return lines

@@ -1,0 +1,96 @@
+"""Captions beside one's own pictures are read, whatever way they are kept, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from score_sde.common.errors import UserError
+from score_sde.data import arrays_dataset, load_dataset
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of twenty pictures, of which the brightness is the number."""
+    (tmp_path / "a").mkdir()
+    for number in range(20):
+        Image.new("L", (8, 8), 10 * number).save(tmp_path / "a" / f"{number}.png")
+    return tmp_path
+
+
+def text(number: int) -> str:
+    """Return a caption of words that other captions have, too."""
+    return f"grey of {number // 10} and {number % 10}"
+
+
+def of(dataset) -> dict[str, int]:
+    """Return the brightness of each picture by its caption."""
+    found: dict[str, int] = {}
+    for part in ("train", "test"):
+        captions = dataset.condition_units["caption"].text(dataset.conditions[part]["caption"])
+        pictures = getattr(dataset, part)
+        found |= {caption: int(picture.flatten()[0]) for caption, picture in zip(captions, pictures, strict=True)}
+    return found
+
+
+WANTED = {text(number): 10 * number for number in range(20)}
+
+
+def written_beside(folder: Path) -> None:
+    for number in range(20):
+        (folder / "a" / f"{number}.txt").write_text(f"{text(number)}\n", encoding="utf-8")
+
+
+def written_as_lines(folder: Path) -> None:
+    rows = [{"file_name": f"a/{number}.png", "text": text(number)} for number in range(20)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def written_as_table(folder: Path) -> None:
+    rows = [f'{number}.png,"{text(number)}"' for number in range(20)]
+    (folder / "a" / "metadata.csv").write_text("\n".join(["file_name,caption", *rows]), encoding="utf-8")
+
+
+@pytest.mark.parametrize("write", [written_beside, written_as_lines, written_as_table])
+def test_each_picture_has_its_own_caption(write, pictures):
+    write(pictures)
+    dataset = load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
+    assert (len(dataset.train), len(dataset.test)) == (18, 2)
+    assert of(dataset) == WANTED
+
+
+def test_pictures_without_captions_have_none(pictures):
+    assert not load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1).condition_units
+
+
+def test_what_is_missing_or_damaged_is_named(pictures):
+    written_beside(pictures)
+    (pictures / "a" / "7.txt").unlink()
+    with pytest.raises(UserError, match=r"7.png has no caption, and other pictures have: write it into 7.txt"):
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
+    (pictures / "metadata.jsonl").write_text('{"file_name": "a/7.png", "text": 3}', encoding="utf-8")
+    with pytest.raises(UserError, match="row 1: it has to say file_name and text"):
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
+    (pictures / "metadata.jsonl").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="line 1: it is no JSON"):
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
+    (pictures / "metadata.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="captions are text in UTF-8"):
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
+
+
+def test_arrays_have_captions_under_that_name(tmp_path):
+    x = np.repeat(np.arange(0, 200, 10, dtype=np.uint8), 64).reshape(20, 8, 8)
+    captions = [text(number) for number in range(20)]
+    np.savez(tmp_path / "data.npz", x=x, captions=np.array(captions))
+    for dataset in (
+        load_dataset(path=tmp_path / "data.npz", folder=tmp_path),
+        arrays_dataset(x, {"caption": captions}, folder=tmp_path),
+    ):
+        assert of(dataset) == WANTED
+    with pytest.raises(UserError, match="has to hold captions, one text for each of 20 examples"):
+        arrays_dataset(x, {"caption": np.arange(20.0)})

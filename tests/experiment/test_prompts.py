@@ -1,0 +1,92 @@
+"""Samples that are asked for in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import score_sde
+from score_sde.common.errors import UserError
+
+TINY = {
+    "model.channels": 8,
+    "model.channel_multipliers": (1, 1),
+    "model.attention_depths": (1,),
+    "training.batch_size": 8,
+    "training.sample_every": 0,
+    "training.evaluate_every": 0,
+    "data.image_size": 8,
+    "sampling.num_steps": 3,
+}
+PROMPT = "bold sans, latin small letter e with acute"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "glyphs"
+    score_sde.fit("glyphs", config="vp/glyphs", workdir=folder, num_steps=3, settings=TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return score_sde.load(folder)
+
+
+def test_a_prompt_is_the_condition_of_its_words(run):
+    words = run.dataset.condition_units["caption"]
+    asked = run.sample(2, prompt=PROMPT, seed=3)
+    assert np.array_equal(asked, run.sample(2, condition=PROMPT, seed=3))
+    assert np.array_equal(asked, run.sample(2, condition={"caption": [PROMPT, PROMPT]}, seed=3))
+    assert words.text(words.read([PROMPT])) == [PROMPT]
+
+
+def test_guidance_leads_away_from_nothing_or_from_a_negative_prompt(run):
+    """At `w = 1` it does not matter what from; and what leads away from the prompt itself changes nothing."""
+    plain = run.sample(2, prompt=PROMPT, seed=3, guidance=1.0)
+    assert np.array_equal(plain, run.sample(2, prompt=PROMPT, negative_prompt="mono", seed=3, guidance=1.0))
+    same = run.sample(2, prompt=PROMPT, negative_prompt=PROMPT, seed=3, guidance=5.0)
+    assert np.abs(same.astype(int) - plain.astype(int)).max() <= 1
+    guided = {
+        negative: run.sample(2, prompt=PROMPT, negative_prompt=negative, seed=3, guidance=5.0)
+        for negative in ("mono", "serif")
+    }
+    assert not np.array_equal(*guided.values())
+
+
+def test_prompts_of_a_file_are_taken_in_turn(run, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("bold sans\n\nserif, latin small letter e\n", encoding="utf-8")
+    drawn = run.sample(4, prompt=str(path), seed=0)
+    captions = ["bold sans", "serif, latin small letter e"] * 2
+    assert np.array_equal(drawn, run.sample(4, condition=captions, seed=0))
+    with pytest.raises(UserError, match="2 prompts cannot be shared evenly by 3 samples"):
+        run.sample(3, prompt=str(path))
+    with pytest.raises(UserError, match="cannot read"):
+        run.sample(2, prompt=str(tmp_path / "none.txt"))
+
+
+def test_what_is_not_heard_of_a_prompt_is_said(run, capsys):
+    run.sample(1, prompt="heavenly bold sans")
+    assert "no caption of the training data has heavenly" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no caption of the training data has any word of 'quux'"):
+        run.sample(1, prompt="quux")
+
+
+def test_a_model_without_captions_has_no_prompts(tmp_path):
+    other = score_sde.fit(
+        torch.randn(50, 2), config="vp/vectors", num_steps=1, settings={"model.width": 8, "model.num_blocks": 1}
+    )
+    with pytest.raises(UserError, match="this model is told no captions"):
+        other.sample(1, prompt=PROMPT)
+
+
+def test_likelihood_is_given_a_caption(run):
+    """Of the same pictures under two captions there are two densities, and the same under one twice."""
+    x = run.dataset.test[:2].numpy()
+    first = run.log_prob(x, condition=PROMPT)
+    assert np.array_equal(first, run.log_prob(x, condition=[PROMPT, PROMPT]))
+    assert not np.array_equal(first, run.log_prob(x, condition="mono, latin capital letter z"))
