@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
     data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
     data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
+    data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
+    data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -64,14 +66,14 @@ def get_config() -> ConfigDict:
     sde.learn_ends = False  # … which are those at the beginning, if they are learned as well
 
     config.model = model = ConfigDict()
-    # unet, dit: series, images, fields, volumes; ncsnpp, ddpm: images; mlp: vectors, and all else as vectors;
-    # mixture: of Gaussians, fitted, needs no training; classifier: of noisy images
+    # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
+    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
         "velocity"  # noise, score, denoised, velocity, edm, flow, levels: what the network's output means
     )
-    # How the network is told the time: log_snr, time, sigma, rho, alpha, edm, rung, rung_from_noisiest
+    # How the network is told the time: log_snr, time, sigma, rho, alpha, edm, rung, rung_of_1000, rung_from_noisiest
     model.noise_label = "log_snr"
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     # Of steps with noise, and of the discrete bound: fixed; learned: the network says it with twice the channels, for
@@ -80,21 +82,21 @@ def get_config() -> ConfigDict:
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
-    # unet, ncsnpp, ddpm and classifier
+    # unet, ncsnpp, ddpm, adm and classifiers
     model.channels = 128  # at the highest resolution
-    model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before
+    model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before; adm: also 0.5
     model.dropout = 0.1
     model.input_frequencies = ()  # n: sin and cos of 2^n pi x lie beside the input x; dit, too. (VDM: 7, 8)
     # unet
     model.attention_depths = (-1,)  # resolutions with self-attention: 0 the highest, 1 the next …, or -1 the lowest
     model.periodic = ()  # axes that close on themselves, from 0, which is the height of images, the depth of volumes
-    # ncsnpp and ddpm
+    # ncsnpp, ddpm, adm and adm_classifier
     model.attention_resolutions = (16,)  # heights of images with self-attention
     model.resample_with_conv = True  # ddpm blocks: convolve when changing resolution
     model.time_conditional = True  # tell the network the time at all
     model.scale_by_sigma = False  # divide the output by sigma
     model.centered = True  # images come in [-1, 1]; False: in [0, 1], and the network centres them
-    model.activation_checkpointing = False  # less memory, more time; unet and dit, too
+    model.activation_checkpointing = False  # less memory, more time; unet, dit and adm, too
     # ncsnpp
     model.embedding = "positional"  # positional, fourier
     model.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
@@ -111,8 +113,15 @@ def get_config() -> ConfigDict:
     model.width = 128  # features of a hidden layer; dit: of a patch
     # dit
     model.patch_size = 2  # positions of a patch along each axis
-    model.num_heads = 4  # of attention; they divide the width
+    model.num_heads = 4  # of attention; they divide the width; adm, too
     model.causal = False  # patches attend to none after them, row by row
+    # adm and adm_classifier
+    model.head_width = placeholder(int)  # of attention; None: model.num_heads heads at every width
+    model.heads_first = False  # order in which attention makes queries, keys, values: most published ones: head by head
+    model.scale_shift = True  # tell blocks the time by scale and shift of a norm; False: by what is added before it
+    model.resample_in_blocks = True  # change resolution within residual blocks; False: by convolutions between them
+    model.pool = "attention"  # of adm_classifier: adaptive, attention, spatial, spatial_v2
+    model.num_heads_up = placeholder(int)  # of adm: heads in the decoder, if they are others
     # mixture
     model.num_components = 10
 

@@ -17,14 +17,15 @@ from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
+from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.couplings import make_coupling, why_no_score
-from score_sde.experiment.networks import PIPELINE, make_network
+from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
-from score_sde.models.layers.condition import Kind, Picture, Vector
+from score_sde.models.layers.condition import Always, Kind, Picture, Vector
 from score_sde.models.layers.text import Text
 from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
@@ -77,15 +78,23 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     Raises:
         UserError: the data do not exist, or do not have the configured shape.
     """
+    dataset, data = _dataset(config, files_needed), config.data
+    if data.low_resolution is None:
+        return dataset
+    with naming("data.low_resolution"):
+        return with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+
+
+def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
+    """Make the data as they come; arguments and errors as of `make_dataset`."""
     data = config.data
     shape = None
     if data.image_size is not None and data.num_channels is not None:
         shape = (data.num_channels, *_configured_size(data))
     if shape is not None and not files_needed:
         empty = torch.empty(0, *shape, dtype=torch.uint8)
-        return Dataset(
-            data.dataset, empty, empty, units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
-        )
+        units = units_of(empty, data.levels, data.low, data.high, data.uniform_dequantisation)
+        return Dataset(data.dataset, empty, empty, units, class_names=tuple(map(str, range(data.num_classes or 0))))
     if data.path is None and data.dataset == ARRAYS:
         raise UserError("these data were given from Python: give them again, or their file, --config.data.path=FILE")
     if lie_nowhere(config):
@@ -172,23 +181,23 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if config.model.network == PIPELINE:
         return _model_of_pipeline(config, dataset)
     sde, model = make_sde(config), config.model
-    of_levels = model.prediction == "levels" and model.network != "classifier"
+    of_levels = model.prediction == "levels" and model.network not in CLASSIFIERS
     if of_levels and not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
     conditions = make_conditions(config, dataset)
     torch.manual_seed(config.seed)
-    if model.network == "classifier":
+    if model.network in CLASSIFIERS:
         classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
     in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
     kinds: dict[str, Kind] = {
-        **conditions,
+        **{name: Always(count) if _always_told(config, name) else count for name, count in conditions.items()},
         **{name: _kind(config, dataset, name) for name in told_names(config, dataset)},
         **in_parts,
         **({UNTIL: KIND} if model.flow_map else {}),
     }
     told: dict[str, Any] = {"conditions": kinds} if kinds else {}
-    if model.variance == LEARNED and model.network != "classifier":
+    if model.variance == LEARNED and model.network not in CLASSIFIERS:
         if of_levels or model.flow_map:
             raise UserError(
                 "model.variance=learned is for predictions of noise and the like, and no flow map: "
@@ -206,6 +215,11 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     levels = QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
     return FlowMap(levels) if model.flow_map else levels
+
+
+def _always_told(config: ConfigDict, name: str) -> bool:
+    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are."""
+    return config.model.network == "adm" and name != "distorted" and config.training.label_dropout == 0
 
 
 def _model_of_pipeline(config: ConfigDict, dataset: Dataset) -> ScoreModel:
@@ -264,7 +278,7 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
         raise UserError("data.distortion is for images; for vectors: --config.data.distortion=0")
     if not knows_classes(config):
         return conditions_of(0, config.data.distortion > 0)
-    if config.model.network == "classifier" and (config.data.distortion > 0 or config.model.class_conditional):
+    if config.model.network in CLASSIFIERS and (config.data.distortion > 0 or config.model.class_conditional):
         raise UserError(
             "a classifier is told nothing: --config.data.distortion=0 (--config.data.augment=distort distorts all the "
             "same) and --config.model.class_conditional=False"
@@ -278,7 +292,7 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
-    return () if config.model.network in ("mixture", "classifier", PIPELINE) else tuple(dataset.condition_units)
+    return () if config.model.network in ("mixture", *CLASSIFIERS, PIPELINE) else tuple(dataset.condition_units)
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
@@ -289,12 +303,12 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
     shape = units.told_shape(dataset.shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
-    return Picture(shape[0])
+    return Picture(shape[0], may_be_hidden=not _always_told(config, name))
 
 
 def knows_classes(config: ConfigDict) -> bool:
     """Return whether the model has to do with classes."""
-    return config.model.class_conditional or config.model.network == "classifier"
+    return config.model.class_conditional or config.model.network in CLASSIFIERS
 
 
 def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
@@ -323,7 +337,7 @@ def make_objective(
     training = config.training
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
-    if config.model.network == "classifier":
+    if config.model.network in CLASSIFIERS:
         times = get_time_distribution(training.times, sde, training.t_min, _time_shape(config))
         return Classification(times, training.stratified)
     return choose("objective", training.objective, OBJECTIVES)(config, sde, teacher)

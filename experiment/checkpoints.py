@@ -2,6 +2,7 @@
 
     runs/digits/checkpoints/step_0002000.pt     our own; knows its configuration; also as .safetensors
     checkpoint_8.pth                            of the published Score-SDE code; fits the configuration of the same name
+    256x256_diffusion.pt                        of guided-diffusion or improved-diffusion; fits one of configs/vp/adm
     DiT-XL-2-256x256.pt, SiT-XL-2-256.pt        of the published DiT and SiT code; fit configurations of latents
     exported/, google/ddpm-cifar10-32           a folder with model_index.json, or a name on the hub: knows its network,
                                                 process and image size
@@ -27,8 +28,9 @@ from score_sde.common.weight_files import load_fitting_weights, load_weights, te
 from score_sde.data import Dataset
 from score_sde.experiment import build, latents, own
 from score_sde.experiment.networks import PIPELINE
-from score_sde.models import DiT, FlowMap, ScoreModel
+from score_sde.models import ADM, DiT, FlowMap, NoisyClassifier, ScoreModel
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
+from score_sde.models.pretrained.adm import adm_classifier, holds_adm, is_adm_classifier, load_adm, read_adm_weights
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
 from score_sde.models.pretrained.dit import Means
 from score_sde.models.pretrained.dit_weights import MARKS, is_reference, read_reference_weights
@@ -71,6 +73,8 @@ def find(path: Path) -> Found:
     """
     if is_pipeline(path):
         return _pipeline(path)
+    if holds_adm(path):
+        return _adm(path)
     if _is_of_latents(path):
         return _of_latents(path)
     if path.suffix.lower() == ".safetensors":
@@ -202,6 +206,41 @@ def _published(path: Path) -> Found:
         return model
 
     return Found(path, make_model, self_sufficient=False)
+
+
+def _adm(path: Path) -> Found:
+    weights = read_adm_weights(path)
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        if is_adm_classifier(weights):
+            return _adm_classifier(config, dataset, weights, path)
+        model = build.make_model(config, dataset)
+        if not isinstance(model.network, ADM):
+            raise UserError(f"{path} holds an ADM, not model.network={config.model.network}: see configs/vp/adm")
+        load_adm(model.network, weights, str(path))
+        return model
+
+    return Found(path, make_model, self_sufficient=False)
+
+
+def _adm_classifier(
+    config: ConfigDict, dataset: Dataset, weights: dict[str, torch.Tensor], path: Path
+) -> NoisyClassifier:
+    """Make the classifier of a published file, for the process of the model that it is to guide."""
+    if config.model.noise_label not in ("rung", "rung_of_1000"):
+        raise UserError(
+            f"the classifier {path} is told the rung of DDPM's ladder, so that it guides models which are, too, not "
+            f"those of model.noise_label={config.model.noise_label}"
+        )
+    channels, height, width = dataset.shape
+    network = adm_classifier(weights, height, str(path))
+    if (network.in_channels, *network.size) != (channels, height, width):
+        raise UserError(f"the classifier {path} is of square images of {network.in_channels} channels")
+    if network.num_outputs != dataset.num_classes:
+        raise UserError(
+            f"the classifier {path} knows {network.num_outputs} classes, and {dataset.name} has {dataset.num_classes}"
+        )
+    return NoisyClassifier(network, build.make_sde(config), config.model.noise_label, scale_input=False)
 
 
 def _check_levels(config: ConfigDict, sigmas: torch.Tensor | None, path: Path) -> None:

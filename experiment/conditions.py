@@ -16,7 +16,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.control import ClassifierGuidance, Guided
 from score_sde.data import Dataset
-from score_sde.experiment import build, checkpoints, configuration, other_run
+from score_sde.experiment import build, checkpoints, configuration, networks, other_run
 from score_sde.models import GaussianMixture, Given, NoisyClassifier
 from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.sde import SDE
@@ -117,7 +117,10 @@ def make_guidance(
         for name, value in remedies.items():
             if value:
                 raise UserError(f"sampling.{name} is for guidance without a classifier")
-        return ClassifierGuidance(model, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
+        # A model that knows no p(x) is led to the class that it is told already (Dhariwal & Nichol 2021, table 4).
+        knows_all = config.training.label_dropout > 0 or not is_class_conditional(config)
+        led: Model = model if knows_all else Given(model, condition)
+        return ClassifierGuidance(led, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
     interval = sampling.guidance_interval or (0.0, math.inf)
     if len(interval) != 2:
         raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
@@ -152,16 +155,32 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
         return None
     with naming("sampling.classifier"):
         found = checkpoints.find(other_run.newest(config.sampling.classifier))
-    trained_with = configuration.from_dict(found.config or {}, str(found.path))
-    if trained_with.model.network != "classifier":
-        raise UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
+    classifier = found.make_model(_configuration_of_classifier(found, config), dataset)
+    if not isinstance(classifier, NoisyClassifier):
+        raise _no_classifier(found)
+    return classifier.to(distributed.device()).eval().requires_grad_(False)
+
+
+def _configuration_of_classifier(found: checkpoints.Found, config: ConfigDict) -> ConfigDict:
+    """Return the configuration that a classifier was trained with; of a published one, that of the model it guides.
+
+    Raises:
+        UserError: it is for other data or another process, or is no classifier.
+    """
+    if found.config is None:
+        return config
+    trained_with = configuration.from_dict(found.config, str(found.path))
+    if trained_with.model.network not in networks.CLASSIFIERS:
+        raise _no_classifier(found)
     decisive = ("data.dataset", "data.path", "data.low", "data.high", "data.image_size", "data.image_width")
     for key in configuration.differences(config, trained_with, ("data", "sde")):
         if key in decisive or key.startswith("sde."):
             raise UserError(f"the classifier {found.path} is for another {key}: train one for this model")
-    classifier = found.make_model(trained_with, dataset)
-    assert isinstance(classifier, NoisyClassifier)
-    return classifier.to(distributed.device()).eval().requires_grad_(False)
+    return trained_with
+
+
+def _no_classifier(found: checkpoints.Found) -> UserError:
+    return UserError(f"{found.path} is no classifier; train one as with configs/vp/digits_classifier.py")
 
 
 def find_reference(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Condition | None], Model] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
+from score_sde.experiment.networks import CLASSIFIERS
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training.couplings import Coupling, Reflow, optimal_transport
@@ -45,7 +46,7 @@ def check_coupling(config: ConfigDict, sde: SDE) -> None:
     if training.coupling == INDEPENDENT:
         return
     where = f"training.coupling={training.coupling}"
-    if model.network == "classifier" or training.objective not in ("continuous", "discrete", "lagrangian"):
+    if model.network in CLASSIFIERS or training.objective not in ("continuous", "discrete", "lagrangian"):
         raise UserError(f"{where} is for score matching: take training.coupling={INDEPENDENT}")
     if model.prediction == "levels":
         raise UserError(

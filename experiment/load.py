@@ -113,8 +113,9 @@ def ready(
         dataset = dataset.in_units_of(found.data)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
+        place = folder if found is None or found.config is not None else found.path
         raise UserError(
-            f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={folder}"
+            f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
     return Experiment(config, dataset, model, folder, found, overrides)
@@ -168,6 +169,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
         return _make_dataset(config)
     if known is None:
         classes_needed = build.knows_classes(config) or config.sampling.labels is not None
+        classes_needed = classes_needed and config.data.num_classes is None
         return _make_dataset(config, files_needed=found is None or classes_needed)
     without_examples = described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if without_examples.is_image:

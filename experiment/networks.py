@@ -13,17 +13,21 @@ from torch import nn
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset
 from score_sde.experiment import own
-from score_sde.models import DDPM, MLP, DiT, Encoder, NCSNpp, UNet
+from score_sde.models import ADM, DDPM, MLP, ADMClassifier, DiT, Encoder, NCSNpp, UNet
 from score_sde.sde import geometric_sigmas
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "ddpm": DDPM,
+    "adm": ADM,
     "unet": UNet,
     "dit": DiT,
     "mlp": MLP,
     "classifier": Encoder,
+    "adm_classifier": ADMClassifier,
 }
+# Networks that tell classes from each other.
+CLASSIFIERS = ("classifier", "adm_classifier")
 # The name of a configuration's network and process where a pipeline of diffusers decides them.
 PIPELINE = "pipeline"
 # Over how many axes the examples extend that each network takes: vectors over none.
@@ -31,10 +35,12 @@ _ONE_TO_THREE = (1, 2, 3)
 AXES = {
     "ncsnpp": (2,),
     "ddpm": (2,),
+    "adm": (2,),
     "unet": _ONE_TO_THREE,
     "dit": _ONE_TO_THREE,
     "mlp": tuple(range(10)),
     "classifier": (2,),
+    "adm_classifier": (2,),
 }
 
 

@@ -34,6 +34,7 @@ from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
 from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
 from score_sde.experiment.solver import GITS, THRESHOLDS, make_solver, shared_options
+from score_sde.models.networks.adm_classifier import Pool
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
 from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.score_model import PARAMETRISATIONS
@@ -199,6 +200,8 @@ RULES: dict[str, Rule] = {
     "data.image_width": whole(1, _NUM_PIXELS),
     "data.resize": one_of("way of resizing", RESIZE),
     "data.num_channels": whole(1, 3),
+    "data.num_classes": whole(1, 10**6),
+    "data.low_resolution": whole(1, _NUM_PIXELS),
     "data.levels": whole(2, 256),
     "data.background": reads(background),
     "data.damaged": one_of("way with damaged images", DAMAGED),
@@ -227,7 +230,7 @@ RULES: dict[str, Rule] = {
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),
-    "model.channel_multipliers": listed(whole(1, 1000), most=15),
+    "model.channel_multipliers": listed(positive(1000, least=1e-3), most=15),
     "model.dropout": _SHARE,
     "model.attention_depths": listed(whole(-15, 14), least=0),
     "model.input_frequencies": listed(whole(0, 16), least=0),
@@ -245,6 +248,9 @@ RULES: dict[str, Rule] = {
     "model.width": whole(1, 10**5),
     "model.patch_size": whole(1, 10**4),
     "model.num_heads": whole(1, 10**4),
+    "model.num_heads_up": whole(1, 10**4),
+    "model.pool": one_of("pool", get_args(Pool)),
+    "model.head_width": whole(1, 10**4),
     "model.num_components": whole(1, 10**5),
     "training.start_from": name,
     "training.num_steps": whole(1),
@@ -394,6 +400,8 @@ def check_values(config: ConfigDict) -> None:
     for key, value in configuration.flatten(config):
         if value is not None and key in RULES:
             RULES[key](key, value)
+    if config.model.network not in ("adm", "adm_classifier"):
+        listed(whole(1, 1000))("model.channel_multipliers", config.model.channel_multipliers)
     if config.data.image_width is not None and config.data.image_size is None:
         raise UserError(f"data.image_width={config.data.image_width} goes with a height: --config.data.image_size=…")
     if not config.data.low < config.data.high:
@@ -442,7 +450,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
             "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "
             "of how many examples, and how often"
         )
-    if not training.measure_every or config.model.network == "classifier":
+    if not training.measure_every or config.model.network in networks.CLASSIFIERS:
         return
     if training.num_measured < NUM_FOLDS:
         raise UserError(
@@ -460,7 +468,7 @@ def _check_flow_map(config: ConfigDict) -> None:
     """See that what is for few-step models stands together."""
     training, model = config.training, config.model
     jumps = training.objective == "lagrangian"
-    if model.flow_map and model.network == "classifier":
+    if model.flow_map and model.network in networks.CLASSIFIERS:
         raise UserError("a classifier has no flow: --config.model.flow_map=False")
     if jumps != model.flow_map and not own.is_own(training.objective):
         raise UserError(

@@ -29,6 +29,7 @@ from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
+from score_sde.experiment.networks import CLASSIFIERS
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
 from score_sde.models import Given, NoisyClassifier
@@ -112,7 +113,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         distributed.rows(),
         distributed.device(),
         labelled=build.knows_classes(config),
-        label_dropout=0.0 if config.model.network == "classifier" else config.training.label_dropout,
+        label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
     )
@@ -168,7 +169,7 @@ def notes_on_data(experiment: Experiment) -> list[str]:
     if dataset.num_classes:
         called = ", ".join(dataset.class_names[:_NUM_NAMED]) + ", …" * (dataset.num_classes > _NUM_NAMED)
         told = "is told of" if build.knows_classes(config) else "is not told of (model.class_conditional)"
-        if config.model.network == "classifier":
+        if config.model.network in CLASSIFIERS:
             told = "learns"
         lines.append(f"{dataset.num_classes} classes, which the network {told}: {called}")
     for name in build.told_names(config, dataset):
@@ -233,7 +234,7 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
     """Return a function that measures a model in training now and then; None if it is not to be measured."""
     if not config.training.measure_every:
         return None
-    if config.model.network == "classifier":
+    if config.model.network in CLASSIFIERS:
         if dataset.test_classes is None or not len(dataset.test):
             return None
         count = config.training.num_measured

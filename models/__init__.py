@@ -6,6 +6,8 @@ from score_sde.models.flow_map import FlowMap
 from score_sde.models.gaussian_mixture import GaussianMixture
 from score_sde.models.given import Given, GivenToAll
 from score_sde.models.learned_variance import LearnedVariance
+from score_sde.models.networks.adm import ADM
+from score_sde.models.networks.adm_classifier import ADMClassifier
 from score_sde.models.networks.ddpm import DDPM
 from score_sde.models.networks.dit import DiT
 from score_sde.models.networks.encoder import Encoder
@@ -19,9 +21,11 @@ from score_sde.models.score_model import ScoreModel
 from score_sde.models.wrapper import ModelWrapper, rows_of
 
 __all__ = [
+    "ADM",
     "DDPM",
     "EMA",
     "MLP",
+    "ADMClassifier",
     "DiT",
     "Encoder",
     "FixedVariance",

@@ -38,6 +38,8 @@ NOISE_LABELS: dict[str, Callable[[SDE, Marginals], Tensor]] = {
     "edm": lambda sde, here: -here.log_snr / 8,
     # DDPM and NCSN count the position on their ladder from 0.
     "rung": lambda sde, here: _ladder(sde).index(here.t),
+    # Networks of improved-diffusion count as if there were 1000 rungs.
+    "rung_of_1000": lambda sde, here: _ladder(sde).index(here.t) * (1000 / _ladder(sde).num_rungs),
     # The networks published for NCSN's ladder are told a whole rung, counted from the noisiest.
     "rung_from_noisiest": lambda sde, here: torch.round(_ladder(sde).num_rungs - 1 - _ladder(sde).index(here.t)),
 }

@@ -80,20 +80,33 @@ class _DifferentiableTwice(torch.autograd.Function):
 
 
 class SelfAttention(nn.Module):
-    """A residual block attends over positions with a single head: `(B, C, *size)` to the same shape.
+    """A residual block attends over positions with one head or several: `(B, C, *size)` to the same shape.
 
     Args:
         channels: C.
         channels_per_group: least number of channels in a GroupNorm group.
         init_scale: scale of the last layer's initial weights.
         skip_rescale: divide the sum by sqrt(2).
+        num_heads: number of heads, which divide C.
+        heads_first: whether the one map that makes all of them makes Q, K, V of the first head, then those of the
+            second …; otherwise it makes Q of all heads, then K, then V.
+        eps: what is added to a group's variance.
     """
 
     def __init__(
-        self, channels: int, *, channels_per_group: int = 4, init_scale: float = 0.0, skip_rescale: bool = False
+        self,
+        channels: int,
+        *,
+        channels_per_group: int = 4,
+        init_scale: float = 0.0,
+        skip_rescale: bool = False,
+        num_heads: int = 1,
+        heads_first: bool = False,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.norm = group_norm(channels, channels_per_group)
+        self.num_heads, self.heads_first = num_heads, heads_first
+        self.norm = group_norm(channels, channels_per_group, eps)
         self.query_key_value = nn.Linear(channels, 3 * channels)
         # One map computes all three; its parts are initialised as three separate maps of scale 0.1.
         bound = math.sqrt(3 * 0.1 / channels)
@@ -103,9 +116,16 @@ class SelfAttention(nn.Module):
         self.skip_rescale = skip_rescale
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.query_key_value(_positions(self.norm(x))).chunk(3, dim=-1)
-        branch = _features(self.output(attention(query, key, value)), x)
-        return residual_sum(x, branch, self.skip_rescale)
+        made = self.query_key_value(_positions(self.norm(x)))
+        attended = attention(*made.chunk(3, dim=-1)) if self.num_heads == 1 else self._of_heads(made)
+        return residual_sum(x, _features(self.output(attended), x), self.skip_rescale)
+
+    def _of_heads(self, made: Tensor) -> Tensor:
+        """Return what heads attend to, side by side `(B, N, C)`, from their Q, K and V, `(B, N, 3 C)`."""
+        order = (self.num_heads, 3, -1) if self.heads_first else (3, self.num_heads, -1)
+        apart = made.unflatten(-1, order)
+        query, key, value = (part.transpose(1, 2) for part in apart.unbind(-2 if self.heads_first else -3))
+        return attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 class CrossAttention(nn.Module):

@@ -57,14 +57,14 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x.contiguous() if transforms_active() else x)
 
 
-def group_norm(channels: int, channels_per_group: int = 4) -> GroupNorm:
+def group_norm(channels: int, channels_per_group: int = 4, eps: float = 1e-6) -> GroupNorm:
     """Return a GroupNorm with as many groups, up to 32, as divide `channels` and leave `channels_per_group` in each.
 
-    NCSN++ keeps at least 4 channels a group; DDPM, which has 32 groups at every width, asks for at least 1.
+    NCSN++ keeps at least 4 channels a group; DDPM and ADM, which have 32 groups at every width, ask for at least 1.
     """
     most = max(1, min(channels // channels_per_group, MAX_GROUPS))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
-    return GroupNorm(groups, channels, eps=1e-6)
+    return GroupNorm(groups, channels, eps=eps)
 
 
 def residual_sum(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:

@@ -11,7 +11,7 @@ r"""How a network hears a condition (`common.condition`), in one of three ways.
 
 What is hidden is heard as something of its own: a further vector, a further token, a picture of zeros. A network that
 is trained with some values hidden knows `p(x)` beside `p(x | condition)`, which guidance needs (Ho & Salimans 2022,
-arXiv:2207.12598).
+arXiv:2207.12598). One that never is has no room for it (`Always`, and a `Picture` that is never hidden).
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ from score_sde.models.layers.text import WIDTH, Text, Texts, whole
 # Standard deviation of vectors at first: about twice the size of the embedding of time that they are added to. Smaller
 # ones are heard later, larger ones drown the time.
 _STD = 0.5
+
+
+@dataclass(frozen=True)
+class Always:
+    """A condition that is one of 0 … `count` - 1 and is never hidden, so that there is no `p(x)` without it."""
+
+    count: int
 
 
 @dataclass(frozen=True)
@@ -56,13 +63,22 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Picture:
-    """A condition that has the size of the examples, and so many channels: `(B, channels, *size)`."""
+    """A condition that has the size of the examples, and so many channels: `(B, channels, *size)`.
+
+    One that may be hidden has a further channel, which says where there is a picture.
+    """
 
     channels: int
+    may_be_hidden: bool = True
+
+    @property
+    def laid(self) -> int:
+        """The number of channels that are laid beside the states."""
+        return self.channels + self.may_be_hidden
 
 
 # What a network is told under a name; a whole number K stands for one of 0 … K - 1.
-Kind = int | Vector | Tokens | Picture | Text
+Kind = int | Always | Vector | Tokens | Picture | Text
 
 
 def heard_kinds(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
@@ -136,6 +152,25 @@ class VectorsOfNumbers(nn.Embedding):
         if value is None:
             value = torch.full((count,), last, dtype=torch.long, device=self.weight.device)
         return super().forward(value if hidden is None else torch.where(hidden, last, value))
+
+
+class NeverHidden(VectorsOfNumbers):
+    """Each of the numbers 0 … K - 1 has a vector of its own, and "hidden" has none: the number must be told.
+
+    Args:
+        count: K.
+        width: size of a vector.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        nn.Embedding.__init__(self, count, width)
+        with torch.no_grad():
+            self.weight.mul_(_STD)
+
+    def forward(self, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:  # type: ignore[override]
+        if value is None or hidden is not None:
+            raise UserError("this network was trained with every class told, and knows no p(x): tell it the class")
+        return nn.Embedding.forward(self, value)
 
 
 class VectorsOfVectors(nn.Module):
@@ -225,11 +260,19 @@ def laid_beside(x: Tensor, condition: Condition | None, pictures: Mapping[str, P
     Args:
         x: the states.
         condition: the condition of as many examples.
-        pictures: the pictures that the network is told of, by name.
+        pictures: the pictures that the network is told of, by name; those that may not be hidden have no such channel.
+
+    Raises:
+        UserError: a picture is hidden that may not be.
     """
     channels = []
     for name, picture in pictures.items():
         value, hidden = said(condition, name)
+        if not picture.may_be_hidden:
+            if value is None or hidden is not None:
+                raise UserError(f"this network was trained with every {name} told: tell it one for each example")
+            channels.append(value.to(x))
+            continue
         if value is None:
             channels.append(x.new_zeros(len(x), picture.channels + 1, *x.shape[2:]))
             continue
@@ -287,13 +330,14 @@ def check(kinds: Mapping[str, Kind], condition: Condition | None, count: int, si
 
 
 def _check_value(name: str, kind: Kind, value: Tensor, hidden: Tensor | None, size: Sequence[int]) -> None:
-    if isinstance(kind, int):
+    if isinstance(kind, int | Always):
+        count = kind if isinstance(kind, int) else kind.count
         wrong = value.is_floating_point() or value.ndim != 1
         if not wrong and value.device.type == "cpu" and not (transforms_active() or torch.compiler.is_compiling()):
-            outside = (value < 0) | (value >= kind)
+            outside = (value < 0) | (value >= count)
             wrong = bool((outside if hidden is None else outside & ~hidden).any())
         if wrong:
-            raise UserError(f"{name!r} must be one whole number from 0 to {kind - 1} for each example")
+            raise UserError(f"{name!r} must be one whole number from 0 to {count - 1} for each example")
         return
     here = tuple(value.shape[1:])
     if isinstance(kind, Text):
@@ -312,6 +356,8 @@ def _check_value(name: str, kind: Kind, value: Tensor, hidden: Tensor | None, si
 
 
 def _made_vectors(name: str, kind: Kind, width: int) -> nn.Module:
+    if isinstance(kind, Always):
+        return NeverHidden(kind.count, width)
     if isinstance(kind, int):
         return VectorsOfNumbers(kind, width)
     if isinstance(kind, Vector):

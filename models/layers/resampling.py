@@ -51,15 +51,25 @@ class Upsample(_Resample):
 
 
 class DownsampleConv(_Resample):
-    """Halve an image's size by a 3 x 3 convolution of stride two: `(B, C, H, W)` to `(B, C', H / 2, W / 2)`."""
+    """Halve an image's size by a 3 x 3 convolution of stride two: `(B, C, H, W)` to `(B, C', H / 2, W / 2)`.
 
-    def __init__(self, in_channels: int, out_channels: int, fir_kernel: Sequence[float] | None = None) -> None:
+    Zeros are added beyond the last row and column, as in DDPM, or, if `from_first`, before the first, as in ADM.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        fir_kernel: Sequence[float] | None = None,
+        from_first: bool = False,
+    ) -> None:
         super().__init__(fir_kernel)
         self.conv = conv(in_channels, out_channels, stride=2, padding=0)
+        self.around = (1, 0, 1, 0) if from_first else (0, 1, 0, 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         if self.kernel is None:
-            return self.conv(F.pad(x, (0, 1, 0, 1)))
+            return self.conv(F.pad(x, self.around))
         return fir.downsample_conv(x, self.conv.weight, self.conv.bias, self.kernel)
 
 

@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from score_sde.models.layers.attention import CrossAttention, SelfAttention
 from score_sde.models.layers.basic import transforms_active
 from score_sde.models.layers.pyramids import InputResidual, InputSkip, OutputResidual, OutputResidualStart, OutputSkip
-from score_sde.models.layers.residual import ResidualBlock
 
 OutputPyramid = OutputSkip | OutputResidualStart | OutputResidual
 
@@ -20,7 +19,7 @@ class Stage(nn.Module):
     """A stage is a residual block and, after it, attention, if any: of positions to each other, then to tokens.
 
     Args:
-        residual: the residual block.
+        residual: the residual block, called with features and an embedding.
         attention: self-attention.
         recompute: recompute activations in the backward pass instead of keeping them.
         cross_attention: for each name of a condition that is tokens, attention to them.
@@ -28,7 +27,7 @@ class Stage(nn.Module):
 
     def __init__(
         self,
-        residual: ResidualBlock,
+        residual: nn.Module,
         attention: SelfAttention | None,
         recompute: bool,
         cross_attention: Mapping[str, CrossAttention] | None = None,

@@ -97,7 +97,7 @@ class DiT(nn.Module):
             NoiseEmbedding(CosineFeatures(NUM_TIME_FEATURES), width, vectors)
             for _ in range(num_blocks if own_embeddings else 1)
         )
-        laid = sum(picture.channels + 1 for picture in self.pictures.values())
+        laid = sum(picture.laid for picture in self.pictures.values())
         numbers = patch_size ** len(self.size)
         self.input = linear((num_features(in_channels, input_frequencies) + laid) * numbers, width)
         self.places: Tensor

@@ -56,7 +56,7 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(Block(width, scaled=bool(beside)) for _ in range(num_blocks))
         self.output = linear(width, dimension, init_scale=0.0)
         self.beside = VectorsBeside(beside, width) if beside else None
-        laid = sum(picture.channels + 1 for picture in self.pictures.values())
+        laid = sum(picture.laid for picture in self.pictures.values())
         self.laid = linear(laid, width, init_scale=(laid + width) / (2 * laid)) if laid else None
 
     def shard_units(self) -> list[nn.Module]:

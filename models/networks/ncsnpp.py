@@ -201,7 +201,7 @@ class NCSNpp(nn.Module):
             return OutputResidual(pyramid_width, width, skip_rescale, kernel)
 
         # On the encoder's way down, `skips` notes the widths of the feature maps the decoder will ask for.
-        beside = sum(picture.channels + 1 for picture in self.pictures.values())
+        beside = sum(picture.laid for picture in self.pictures.values())
         self.conv_in = conv(num_features(in_channels, input_frequencies) + beside, channels)
         here, skips, pyramid = channels, [channels], in_channels
         self.encoder = nn.ModuleList()

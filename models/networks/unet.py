@@ -161,7 +161,7 @@ class UNet(nn.Module):
 
         # On the encoder's way down, `skips` notes the widths of the feature maps the decoder will ask for.
         widths = [channels * multiplier for multiplier in channel_multipliers]
-        laid_beside = sum(picture.channels + 1 for picture in self.pictures.values())
+        laid_beside = sum(picture.laid for picture in self.pictures.values())
         self.conv_in = space.conv(num_features(in_channels, input_frequencies) + laid_beside, channels)
         here, skips = channels, [channels]
         self.encoder = nn.ModuleList()

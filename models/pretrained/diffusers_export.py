@@ -298,6 +298,7 @@ def _fill(layer: Any, weight: Tensor, bias: Tensor) -> None:
 
 def _residual(stage: nn.Module | None) -> ResidualBlock:
     assert isinstance(stage, Stage)
+    assert isinstance(stage.residual, ResidualBlock)
     return stage.residual
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.common.weight_files import unwrapped
-from score_sde.models.layers.condition import VectorsOfNumbers
+from score_sde.models.layers.condition import Always
 from score_sde.models.networks.dit import DiT
 from score_sde.models.pretrained.dit_weights import load_reference, read_reference_weights, sizes_of
 from score_sde.models.score_model import ScoreModel
@@ -53,23 +53,6 @@ class Means(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, *condition: Any) -> Tensor:
         """Return the predicted means, shape of `x`."""
         return self.sign * self.network(x, noise_label, *condition)[:, : x.shape[1]]
-
-
-class NeverHidden(VectorsOfNumbers):
-    """Each of the numbers 0 … K - 1 has a vector of its own, and "hidden" has none: the number must be told.
-
-    Args:
-        count: K.
-        width: size of a vector.
-    """
-
-    def __init__(self, count: int, width: int) -> None:
-        nn.Embedding.__init__(self, count, width)
-
-    def forward(self, value: Tensor | None, hidden: Tensor | None, count: int) -> Tensor:  # type: ignore[override]
-        if value is None or hidden is not None:
-            raise UserError("this network was trained with every class told, and knows no p(x): tell it the class")
-        return nn.Embedding.forward(self, value)
 
 
 def read_reference_dit(path: Path, num_heads: int | None = None, class_dropout: bool = True) -> DiT:
@@ -112,10 +95,8 @@ def from_reference_dit(
         num_blocks=sizes.num_blocks,
         num_heads=HEADS[sizes.width] if num_heads is None else num_heads,
         patch_size=sizes.patch_size,
-        conditions={"class": sizes.num_vectors - class_dropout},
+        conditions={"class": sizes.num_vectors - 1 if class_dropout else Always(sizes.num_vectors)},
     )
-    if not class_dropout:
-        set_ear(network.embeddings[0], NeverHidden(sizes.num_vectors, sizes.width))
     load_reference(network, weights, where)
     return network.eval()
 
@@ -130,8 +111,3 @@ def sit_model(network: DiT) -> ScoreModel:
     """Make the model of a published SiT, of latents, in evaluation mode; `class` is its condition."""
     sde = RectifiedFlow()
     return ScoreModel(Means(network, sign=-1), sde, "flow", "alpha", scale_input=False).eval()
-
-
-def set_ear(embedding: Any, ear: nn.Module) -> None:
-    """Let an embedding hear classes in another way."""
-    embedding.condition.vectors["class"] = ear

@@ -27,7 +27,7 @@ def test_every_network_says_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("axes", SHAPES)
-@pytest.mark.parametrize("name", ["ncsnpp", "ddpm", "unet", "dit", "mlp"])
+@pytest.mark.parametrize("name", ["ncsnpp", "ddpm", "adm", "unet", "dit", "mlp"])
 def test_a_network_takes_its_shapes_and_says_of_others_what_does(name: str, axes: int) -> None:
     shape, config = SHAPES[axes], configured(name)
     if axes in AXES[name]:
@@ -51,8 +51,9 @@ def test_oblong_images_are_halved_along_both_axes_and_attended_to_by_height() ->
     assert torch.equal(oblong.eval()(x, labels), square.eval()(x, labels))
     with pytest.raises(UserError, match="8 x 15 cannot be halved evenly"):
         make_network(configured("ncsnpp"), (1, 8, 15))
-    with pytest.raises(UserError, match="8 x 15 cannot be halved at every resolution"):
-        make_network(configured("classifier"), (1, 8, 15), num_outputs=3)
+    for name in ("classifier", "adm_classifier"):
+        with pytest.raises(UserError, match=r"8 x 15 cannot be halved (evenly )?at every resolution"):
+            make_network(configured(name), (1, 8, 15), num_outputs=3)
     pictures = torch.zeros(2, 1, 8, 16, dtype=torch.uint8)
     data = Dataset("photos", pictures, pictures, Bins(4))
     assert not unused_attention(configured("ncsnpp"), data)
