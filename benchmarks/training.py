@@ -30,6 +30,7 @@ from score_sde.common import distributed
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batches, Bins, Dataset
 from score_sde.experiment import build, configuration
+from score_sde.experiment.objectives import make_objective
 from score_sde.training.logs import Log
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.optimization import make_optimizer
@@ -68,7 +69,7 @@ class Contest:
         layout = image_layout(self.precision, device, config.training.channels_last)
         self.batches = Batches(dataset, config.training.batch_size, 0, None, config.data.distortion, device=device)
         model = build.make_model(config, dataset).to(memory_format=layout)  # type: ignore[call-overload]
-        self.objective = build.make_objective(config, model.sde)
+        self.objective = make_objective(config, model.sde)
         if config.training.compile:
             model.network.compile()
         by_noise = LossByNoise(model.sde, config.training.t_min)

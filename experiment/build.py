@@ -20,7 +20,7 @@ from score_sde.data.dataset import has_gaps
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
-from score_sde.experiment.couplings import make_coupling, why_no_score
+from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
@@ -41,15 +41,7 @@ from score_sde.sde import (
     ddpm_betas,
     geometric_sigmas,
 )
-from score_sde.sde.times import TimeShape, get_time_distribution
-from score_sde.training.classification import Classification
-from score_sde.training.flow_map import LagrangianMatching, Teacher
-from score_sde.training.hybrid import HybridObjective
-from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
-from score_sde.training.variational import VariationalBound
 
-# How rungs are drawn for the hybrid objective.
-UNIFORM, LOSS_AWARE = HYBRID_TIMES = ("uniform", "loss_aware")
 # What a model's steps have for a variance.
 FIXED, LEARNED = VARIANCES = ("fixed", "learned")
 # The name of data that were given from Python.
@@ -328,80 +320,3 @@ def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
         raise UserError(f"data.missing needs training.objective=continuous, not {objective}, and no model.flow_map")
     numbers = dataset.shape[0] if model.network in ("unet", "dit") else math.prod(dataset.shape)
     return Picture(CHANNELS * numbers)
-
-
-def make_objective(
-    config: ConfigDict, sde: SDE, teacher: Teacher | None = None
-) -> Objective | HybridObjective | LagrangianMatching | VariationalBound | Classification | own.OwnObjective:
-    """Make the loss of the section `training`; the `teacher` is for flow maps and reflow."""
-    training = config.training
-    if own.is_own(training.objective):
-        return own.OwnObjective(own.find("objective", training.objective))
-    if config.model.network in CLASSIFIERS:
-        times = get_time_distribution(training.times, sde, training.t_min, _time_shape(config))
-        return Classification(times, training.stratified)
-    return choose("objective", training.objective, OBJECTIVES)(config, sde, teacher)
-
-
-def _discrete_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
-    training = config.training
-    return get_discrete_objective(
-        sde,
-        stratified=training.stratified,
-        reduce_mean=training.reduce_mean,
-        coupling=make_coupling(config, teacher),
-    )
-
-
-def _hybrid_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> HybridObjective:
-    training = config.training
-    if sde.ladder is None:
-        raise UserError("training.objective=hybrid is for ladders: --config.sde.name=cosine, or ddpm")
-    if training.times not in HYBRID_TIMES:
-        raise UserError(f"training.objective=hybrid has training.times={' or '.join(HYBRID_TIMES)}")
-    if not training.reduce_mean:
-        raise UserError("training.objective=hybrid averages over dimensions: --config.training.reduce_mean=True")
-    loss_aware = training.times == LOSS_AWARE
-    return HybridObjective(sde.ladder, loss_aware, training.vlb_weight, training.stratified)
-
-
-def _continuous_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None = None) -> Objective:
-    training = config.training
-    return get_objective(
-        sde,
-        weighting=training.weighting,
-        times=training.times,
-        t_min=training.t_min,
-        stratified=training.stratified,
-        reduce_mean=training.reduce_mean,
-        shape=_time_shape(config),
-        data_std=config.model.data_std,
-        coupling=make_coupling(config, teacher),
-    )
-
-
-def _time_shape(config: ConfigDict) -> TimeShape:
-    training = config.training
-    return TimeShape(
-        training.edm_mean,
-        training.edm_std,
-        training.logit_mean,
-        training.logit_std,
-        training.mode_scale,
-        training.time_shift,
-    )
-
-
-def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None) -> LagrangianMatching:
-    denoising = _continuous_objective(config, sde) if teacher is None else None
-    return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
-
-
-_Made = Objective | HybridObjective | LagrangianMatching | VariationalBound
-OBJECTIVES: dict[str, Callable[[ConfigDict, SDE, Teacher | None], _Made]] = {
-    "discrete": _discrete_objective,
-    "hybrid": _hybrid_objective,
-    "continuous": _continuous_objective,
-    "lagrangian": _lagrangian_objective,
-    "variational": lambda config, sde, teacher: VariationalBound(config.training.stratified),
-}

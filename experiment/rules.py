@@ -27,7 +27,7 @@ from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, configuration, density, networks, own, texts, variances
+from score_sde.experiment import build, configuration, density, networks, objectives, own, texts, variances
 from score_sde.experiment.couplings import COUPLINGS, REFLOW, check_coupling, why_no_score
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
@@ -255,14 +255,14 @@ RULES: dict[str, Rule] = {
     "training.start_from": name,
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
-    "training.objective": one_of_or_own("objective", build.OBJECTIVES),
+    "training.objective": one_of_or_own("objective", objectives.OBJECTIVES),
     "training.teacher": name,
     "training.guidance": number(-1e3, 1e3),
     "training.coupling": one_of("coupling", COUPLINGS),
     "training.reflow_steps": whole(1, MOST_STEPS_OF_TABLE),
     "training.label_dropout": _SHARE,
     "training.weighting": one_of("weighting", WEIGHTINGS),
-    "training.times": one_of("distribution of times", [*TIME_DISTRIBUTIONS, build.LOSS_AWARE]),
+    "training.times": one_of("distribution of times", [*TIME_DISTRIBUTIONS, objectives.LOSS_AWARE]),
     "training.vlb_weight": number(0, _LARGE),
     "training.t_min": number(0, 1),
     "training.edm_mean": number(-20, 20),
@@ -444,7 +444,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     _check_learned(config)
     _check_variance(config)
     check_coupling(config, sde)
-    build.make_objective(config, sde)
+    objectives.make_objective(config, sde)
     if training.patience and not (config.data.validation and training.evaluate_every):
         raise UserError(
             "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "

@@ -30,6 +30,7 @@ from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
 from score_sde.experiment.networks import CLASSIFIERS
+from score_sde.experiment.objectives import make_objective
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
 from score_sde.models import Given, NoisyClassifier
@@ -122,7 +123,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
     if config.data.missing and len(held_out):
         noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
         held_out = held_out.in_part(random_part(held_out.x_0, noise))
-    objective = build.make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
+    objective = make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
     if dataset.is_image:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)

@@ -18,6 +18,7 @@ from score_sde.common.noise import BatchNoise
 from score_sde.data import Batches, Bins, Dataset
 from score_sde.data.conditions import of_classes
 from score_sde.experiment import build
+from score_sde.experiment.objectives import make_objective
 from score_sde.models import Given
 from score_sde.training.objectives import noise_losses
 
@@ -107,7 +108,7 @@ def test_classes_are_learnt_from_the_first_steps_on(name, make_data, changes, ba
     config.data.distortion = 0.0
     config.model.update(class_conditional=True, **changes)
     model: Any = build.make_model(config, dataset)
-    objective = build.make_objective(config, model.sde)
+    objective = make_objective(config, model.sde)
     batches = Batches(dataset, batch_size, seed=0, labelled=True, label_dropout=0.1)
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     generator = torch.Generator().manual_seed(0)

@@ -12,6 +12,7 @@ from score_sde.common.errors import UserError
 from score_sde.data import Dataset
 from score_sde.data.units import Bins
 from score_sde.experiment import build, configuration, rules
+from score_sde.experiment.objectives import make_objective
 from score_sde.experiment.variances import VARIANCES, bound_with, variance_of
 from score_sde.models import GaussianMixture, ModelWrapper
 from score_sde.models.analytic_variance import FixedVariance, JacobianVariance, measure_variance
@@ -73,11 +74,11 @@ def test_the_configuration_for_digits_learns_a_variance() -> None:
     model = build.make_model(config, Dataset("pictures", pictures, pictures, Bins(17)))
     assert isinstance(model, LearnedVariance)
     assert model.network(torch.zeros(1, 1, 8, 8), torch.zeros(1)).shape == (1, 2, 8, 8)
-    objective = build.make_objective(config, model.sde)
+    objective = make_objective(config, model.sde)
     assert isinstance(objective, HybridObjective)
     assert objective.vlb_weight == 0.001
     config.training.update(times="loss_aware", vlb_weight=0.5)
-    objective = build.make_objective(config, model.sde)
+    objective = make_objective(config, model.sde)
     assert isinstance(objective, HybridObjective)
     assert isinstance(objective.times, LossAwareRung)
     assert objective.vlb_weight == 0.5

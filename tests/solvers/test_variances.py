@@ -169,6 +169,7 @@ def test_ancestral_samples_are_closer_to_the_mixture_than_with_either_fixed_vari
         variation = 0.5 * float((found - exact).abs().sum() * (x[1] - x[0]))
         wasserstein = float((found - exact).cumsum(0).abs().sum() * (x[1] - x[0]) ** 2)
         worst[name] = (math.hypot(*moments), variation, wasserstein)
+        print(num_steps, f"{name:18}", *(f"{value:.4f}" for value in worst[name]))
     for name in ("exact", "by its derivative"):
         for measure, small, large in zip(worst[name], worst["small"], worst["large"], strict=True):
             assert measure < 0.65 * min(small, large)
