@@ -14,7 +14,7 @@ from score_sde.data import Dataset
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, configuration, networks, other_run, rules, runs
+from score_sde.experiment import build, checkpoints, checks, configuration, networks, other_run, runs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.variances import is_measured
@@ -44,7 +44,7 @@ def to_train(
     """
 
     config = runs.configuration_to_train(config_path, folder, overrides, partial(_prepared, make_dataset))
-    rules.check(config, "train")
+    checks.check(config, "train")
     for change in runs.changes(config, folder):
         distributed.say(change)
     dataset = _prepared(make_dataset, config)
@@ -81,7 +81,7 @@ def to_use(
         UserError: the configuration or the checkpoint is faulty or missing.
     """
     config, found = runs.configuration_to_use(config_path, folder, checkpoint_path, overrides)
-    rules.check(config, mode)
+    checks.check(config, mode)
     dataset = _dataset_to_use(mode, config, found)
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"

@@ -1,55 +1,45 @@
-"""What each key of a configuration may be, in one table; and what is checked before any work is done.
+"""What each key of a configuration may be, in one table.
 
 Types are those of `configs/default.py`, which every way in checks (see `configuration`). The table says the rest:
-ranges, and names that are known. What depends on other keys is below it: the process, its times, and solvers, which are
-rehearsed on a standard normal in one dimension. Only what depends on the data or the checkpoint is left to those who
-read them.
+ranges, and names that are known. What depends on other keys is in `experiment.checks`.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
-import torch
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
-from score_sde.control.inverse_problems import METHODS, box_mask
+from score_sde.control.inverse_problems import METHODS
 from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
 from score_sde.data.loading import DAMAGED, RESIZE
 from score_sde.data.registry import DATASETS
 from score_sde.data.sources.picture import background
-from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
 from score_sde.experiment import build, configuration, density, networks, objectives, own, texts, variances
-from score_sde.experiment.couplings import COUPLINGS, REFLOW, check_coupling, why_no_score
+from score_sde.experiment.couplings import COUPLINGS
 from score_sde.experiment.edit_tasks import TASKS
-from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
-from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
-from score_sde.experiment.solver import GITS, THRESHOLDS, make_solver, shared_options
+from score_sde.experiment.solver import GITS, THRESHOLDS
 from score_sde.models.networks.adm_classifier import Pool
 from score_sde.models.networks.ncsnpp import Block, CombineMethod, Embedding, Progressive, ProgressiveInput
 from score_sde.models.preconditioning import NOISE_LABELS
 from score_sde.models.score_model import PARAMETRISATIONS
-from score_sde.sde import SDE
 from score_sde.sde.fractions import MOST_SCALE
-from score_sde.sde.times import TIME_DISTRIBUTIONS, log_snr_range
-from score_sde.solvers import SOLVERS, log_likelihood
+from score_sde.sde.times import TIME_DISTRIBUTIONS
+from score_sde.solvers import SOLVERS
 from score_sde.solvers.density.likelihood import DIVERGENCES, PROBES
 from score_sde.solvers.density.tuned import TUNED
 from score_sde.solvers.fast.methods import Variable, Variant
 from score_sde.solvers.fast.table import MOST_STEPS_OF_TABLE
 from score_sde.solvers.grids import GRIDS, named_grid
 from score_sde.solvers.ode.integrator import METHODS as ODE_METHODS
-from score_sde.solvers.process import last_time
-from score_sde.solvers.standard_normal import StandardNormal
 from score_sde.solvers.stochastic.correctors import CORRECTORS, LANGEVIN_STEP_SIZES
 from score_sde.solvers.stochastic.predictors import PREDICTORS
 from score_sde.solvers.stochastic.reverse_sde import METHODS as SDE_METHODS
@@ -64,7 +54,7 @@ Rule = Callable[[str, Any], None]
 _MANY = 10**9
 _LARGEST_SEED = 2**32 - 1  # the largest that all users of a seed can take
 _NUM_PIXELS = 2**14  # pixels of a picture's side
-_LARGEST_LOG_SNR = 80.0  # where noise is 4e-18; float32 cannot follow much less
+LARGEST_LOG_SNR = 80.0  # where noise is 4e-18; float32 cannot follow much less
 _LEAST_LOG_SNR = -30.0  # where the signal is 3e-7; less is no longer told from none
 _LONGEST_NAME = 255  # bytes that the name of a file may have
 _BATCH = 10**6
@@ -221,8 +211,8 @@ RULES: dict[str, Rule] = {
     "sde.sigma_min": positive(least=1e-9),
     "sde.sigma_max": positive(least=1e-9),
     "sde.num_rungs": whole(1, 10**6),
-    "sde.log_snr_max": number(_LEAST_LOG_SNR, _LARGEST_LOG_SNR),
-    "sde.log_snr_min": number(_LEAST_LOG_SNR, _LARGEST_LOG_SNR),
+    "sde.log_snr_max": number(_LEAST_LOG_SNR, LARGEST_LOG_SNR),
+    "sde.log_snr_min": number(_LEAST_LOG_SNR, LARGEST_LOG_SNR),
     "model.network": one_of_or_own("network", [*networks.NETWORKS, "mixture", networks.PIPELINE]),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
@@ -387,10 +377,6 @@ RULES: dict[str, Rule] = {
 }
 
 
-# Solvers with more steps are not rehearsed.
-_REHEARSED = 1000
-
-
 def check_values(config: ConfigDict) -> None:
     """See that each value is one that its key may have.
 
@@ -411,165 +397,3 @@ def check_values(config: ConfigDict) -> None:
         raise UserError(f"data.box_low={low} must have ends below those of data.box_high={high}")
     if low and config.data.image_size is not None:
         raise UserError("data.box_low and data.box_high are for vectors, not for pictures: leave them out")
-
-
-def check(config: ConfigDict, mode: str) -> None:
-    """See that a configuration can be used for a mode of `main.py`, as far as can be known without data.
-
-    Raises:
-        UserError: it cannot be used; the line names the key.
-    """
-    check_values(config)
-    if mode == "export" or config.sde.name == networks.PIPELINE:
-        return
-    sde = build.make_sde(config)
-    with naming("training"):
-        log_snr_range(sde, config.training.t_min)
-    for section in ("training", "sampling", "likelihood"):
-        with naming(f"{section}.t_min"):
-            t_min = last_time(sde, config[section].t_min)
-            if not sde.log_snr(torch.tensor(t_min, dtype=torch.float64)).item() <= _LARGEST_LOG_SNR:
-                raise UserError(
-                    f"the log-SNR at {t_min:g} is above {_LARGEST_LOG_SNR:g}, or not finite: t_min must lie where "
-                    "there is some noise"
-                )
-    _CHECKS[mode](config, sde)
-
-
-def _check_training(config: ConfigDict, sde: SDE) -> None:
-    training = config.training
-    if config.model.network == "mixture":
-        raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
-    _check_flow_map(config)
-    _check_learned(config)
-    _check_variance(config)
-    check_coupling(config, sde)
-    objectives.make_objective(config, sde)
-    if training.patience and not (config.data.validation and training.evaluate_every):
-        raise UserError(
-            "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "
-            "of how many examples, and how often"
-        )
-    if not training.measure_every or config.model.network in networks.CLASSIFIERS:
-        return
-    if training.num_measured < NUM_FOLDS:
-        raise UserError(
-            f"training.num_measured={training.num_measured} is too few to compare with data: {NUM_FOLDS} or more, or "
-            "--config.training.measure_every=0"
-        )
-    if config.sampling.solver == "tuned":
-        raise UserError("training.measure_every draws samples by sampling.solver, and tuned is for trained models")
-    if config.sampling.grid == GITS:
-        raise UserError(f"training.measure_every draws samples on sampling.grid, and {GITS} is for trained models")
-    _rehearse_sampling(config, sde)
-
-
-def _check_flow_map(config: ConfigDict) -> None:
-    """See that what is for few-step models stands together."""
-    training, model = config.training, config.model
-    jumps = training.objective == "lagrangian"
-    if model.flow_map and model.network in networks.CLASSIFIERS:
-        raise UserError("a classifier has no flow: --config.model.flow_map=False")
-    if jumps != model.flow_map and not own.is_own(training.objective):
-        raise UserError(
-            "a few-step model has a network that is told two times, and an objective for it: "
-            "--config.model.flow_map=True and --config.training.objective=lagrangian"
-        )
-    taught = jumps or training.coupling == REFLOW
-    if not taught and (training.teacher is not None or training.guidance != 1):
-        raise UserError(
-            "training.teacher and training.guidance are for few-step models: take "
-            "--config configs/vp/digits_fewstep.py, or --config.model.flow_map=True "
-            "--config.training.objective=lagrangian; or for training.coupling=reflow"
-        )
-    if training.guidance != 1 and not (training.teacher is not None and model.class_conditional):
-        raise UserError(
-            "training.guidance is that of a teacher which knows classes: --config.training.teacher=… and "
-            "--config.model.class_conditional=True"
-        )
-
-
-def _check_learned(config: ConfigDict) -> None:
-    """See that a process is learned by the objective that is for it, with a model that has use for it."""
-    learned = config.sde.name == "learned"
-    if learned != (config.training.objective == "variational"):
-        raise UserError(
-            "a process is learned by the variational bound, which is for no other: --config.sde.name=learned and "
-            "--config.training.objective=variational"
-        )
-    if learned and config.model.network == "classifier":
-        raise UserError("a classifier learns no process: take the --config.sde.name of the model that it guides")
-
-
-def _check_variance(config: ConfigDict) -> None:
-    """See that a variance is learned where there is an objective that trains it, and the other way round."""
-    objective = config.training.objective
-    learned = config.model.variance == build.LEARNED
-    if learned != (objective == "hybrid") and not own.is_own(objective):
-        raise UserError(
-            "a variance is learned by an objective of its own: --config.model.variance=learned and "
-            "--config.training.objective=hybrid, as in --config configs/vp/digits_iddpm.py"
-        )
-
-
-def _check_sampling(config: ConfigDict, sde: SDE) -> None:
-    if config.sampling.solver != "tuned":
-        _rehearse_sampling(config, sde)
-
-
-def _check_likelihood(config: ConfigDict, sde: SDE) -> None:
-    options = density.given_likelihood_options(config)
-    if config.likelihood.method == TUNED:
-        check_tuned_likelihood(config)
-        return
-    if options.get("num_steps", 0) > _REHEARSED:
-        return
-    x = torch.ones(1, 2, dtype=torch.float64)
-    with naming("section likelihood"):
-        log_likelihood(StandardNormal(sde), x, seeds=[0], **options)
-
-
-def _check_editing(config: ConfigDict, sde: SDE) -> None:
-    edit = config.edit
-    if edit.input is None:
-        raise UserError("give a picture: --config.edit.input=FILE, or test:0 for a test example")
-    if edit.task == "inpaint" and edit.mask == "box":
-        with naming("edit.box"):
-            # Of how many axes examples are is seen when they are read.
-            box_mask((1,) * (len(edit.box) // 2), edit.box)
-    config = copy.deepcopy(config)
-    choose_solver(config)
-    if edit.task == "sdedit" and edit.solver == "tuned":
-        raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
-    if config.sampling.solver == "tuned" or (config.sampling.num_steps or 0) > _REHEARSED:
-        return
-    with naming("section edit, with the options of section sampling"):
-        solver = make_solver(config, NUM_STEPS)
-    rehearse(config, solver, StandardNormal(sde))
-
-
-def _check_comparison(config: ConfigDict, sde: SDE) -> None:
-    for solver in set(config.compare.solvers) - {"tuned"}:
-        with naming("compare.budgets"):
-            runs_within(solver, {}, config.compare.budgets, sde, shared_options(config.sampling))
-
-
-_CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
-    "train": _check_training,
-    "sample": _check_sampling,
-    "likelihood": _check_likelihood,
-    "edit": _check_editing,
-    "compare": _check_comparison,
-    "tune": lambda config, sde: check_tuned_likelihood(config) if config.likelihood.method == TUNED else None,
-}
-
-
-def _rehearse_sampling(config: ConfigDict, sde: SDE) -> None:
-    """Draw a sample of a standard normal by the solver asked for, which complains of what does not fit together."""
-    with naming(f"section sampling, solver {config.sampling.solver}"):
-        solver = make_solver(config)
-        if (config.sampling.num_steps or 0) > _REHEARSED:
-            return
-        x_T = torch.full((1, 1), sde.prior_std, dtype=torch.float64)
-        if not bool(solver(StandardNormal(sde, why_no_score(config)), x_T, seeds=[0]).x.isfinite().all()):
-            raise UserError("with these options it gives numbers that are not finite")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from score_sde.common.errors import UserError
-from score_sde.experiment import build, configuration, rules
+from score_sde.experiment import build, checks, configuration
 from score_sde.sde import LearnedSDE
 
 REFUSED: dict[str, list[dict[str, object]]] = {
@@ -31,12 +31,12 @@ def test_what_does_not_fit_is_refused(line: str, values: dict[str, object]) -> N
     config = configuration.load_file("configs/default.py")
     config.update_from_flattened_dict(values)
     with pytest.raises(UserError, match=line):
-        rules.check(config, "train")
+        checks.check(config, "train")
 
 
 def test_the_recipe_has_the_schedule_among_its_weights_and_others_have_none() -> None:
     vdm, vp = (configuration.load_file(f"configs/vp/{name}.py") for name in ("digits_vdm", "digits"))
-    rules.check(vdm, "train")
+    checks.check(vdm, "train")
     models = [build.make_model(config, build.make_dataset(config)) for config in (vdm, vp)]
     learned, plain = ({name for name in model.state_dict() if not name.startswith("network.")} for model in models)
     assert learned - plain == {f"sde.{name}" for name in ("log_slope", "log_heights", "log_rates", "centres")}

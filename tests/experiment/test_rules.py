@@ -14,7 +14,7 @@ import pytest
 
 from score_sde.common.errors import UserError
 from score_sde.configs.default import get_config
-from score_sde.experiment import configuration, rules
+from score_sde.experiment import checks, configuration, rules
 from tests.modes.test_main import run
 
 DEFAULTS = get_config()
@@ -99,7 +99,7 @@ def complaint(key: str, text: str, mode: str) -> str:
     try:
         values = WORK[mode] | ({} if key in SHORT else SHORT)
         configuration.override(config, [*values.items(), (key, text)])
-        rules.check(config, mode)
+        checks.check(config, mode)
     except UserError as error:
         return str(error)
     return ""

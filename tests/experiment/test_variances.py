@@ -11,7 +11,7 @@ import torch
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
 from score_sde.data.units import Bins
-from score_sde.experiment import build, configuration, rules
+from score_sde.experiment import build, checks, configuration
 from score_sde.experiment.objectives import make_objective
 from score_sde.experiment.variances import VARIANCES, bound_with, variance_of
 from score_sde.models import GaussianMixture, ModelWrapper
@@ -69,7 +69,7 @@ def test_without_examples_there_is_nothing_to_measure_on() -> None:
 def test_the_configuration_for_digits_learns_a_variance() -> None:
     config = configuration.load_file("configs/vp/digits_iddpm.py")
     config.model.update(channels=4, num_blocks=1)
-    rules.check(config, "train")
+    checks.check(config, "train")
     pictures = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
     model = build.make_model(config, Dataset("pictures", pictures, pictures, Bins(17)))
     assert isinstance(model, LearnedVariance)
@@ -98,7 +98,7 @@ def test_what_does_not_go_together_is_said(section: str, values: dict[str, objec
     config = configuration.load_file("configs/vp/digits_iddpm.py")
     config[section].update(values)
     with pytest.raises(UserError, match=message):
-        rules.check(config, "train")
+        checks.check(config, "train")
 
 
 @pytest.mark.parametrize(

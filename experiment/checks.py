@@ -1,0 +1,196 @@
+"""Whether the values of a configuration stand together, so that a mode can be run: checked before any work is done.
+
+What values each key may have by itself is in `experiment.rules`. Here it is the process and its times, and solvers,
+which are rehearsed on a standard normal in one dimension. Only what depends on the data or the checkpoint is left to
+those who read them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from ml_collections import ConfigDict
+
+from score_sde.common.errors import UserError, naming
+from score_sde.control.inverse_problems import box_mask
+from score_sde.evaluation.comparison.contenders import runs_within
+from score_sde.evaluation.samples.distances import NUM_FOLDS
+from score_sde.experiment import build, density, networks, objectives, own
+from score_sde.experiment.couplings import REFLOW, check_coupling, why_no_score
+from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
+from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
+from score_sde.experiment.rules import LARGEST_LOG_SNR, check_values
+from score_sde.experiment.solver import GITS, make_solver, shared_options
+from score_sde.sde import SDE
+from score_sde.sde.times import log_snr_range
+from score_sde.solvers import log_likelihood
+from score_sde.solvers.density.tuned import TUNED
+from score_sde.solvers.process import last_time
+from score_sde.solvers.standard_normal import StandardNormal
+
+# Solvers with more steps are not rehearsed.
+_REHEARSED = 1000
+
+
+def check(config: ConfigDict, mode: str) -> None:
+    """See that a configuration can be used for a mode of `main.py`, as far as can be known without data.
+
+    Raises:
+        UserError: it cannot be used; the line names the key.
+    """
+    check_values(config)
+    if mode == "export" or config.sde.name == networks.PIPELINE:
+        return
+    sde = build.make_sde(config)
+    with naming("training"):
+        log_snr_range(sde, config.training.t_min)
+    for section in ("training", "sampling", "likelihood"):
+        with naming(f"{section}.t_min"):
+            t_min = last_time(sde, config[section].t_min)
+            if not sde.log_snr(torch.tensor(t_min, dtype=torch.float64)).item() <= LARGEST_LOG_SNR:
+                raise UserError(
+                    f"the log-SNR at {t_min:g} is above {LARGEST_LOG_SNR:g}, or not finite: t_min must lie where "
+                    "there is some noise"
+                )
+    _CHECKS[mode](config, sde)
+
+
+def _check_training(config: ConfigDict, sde: SDE) -> None:
+    training = config.training
+    if config.model.network == "mixture":
+        raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
+    _check_flow_map(config)
+    _check_learned(config)
+    _check_variance(config)
+    check_coupling(config, sde)
+    objectives.make_objective(config, sde)
+    if training.patience and not (config.data.validation and training.evaluate_every):
+        raise UserError(
+            "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "
+            "of how many examples, and how often"
+        )
+    if not training.measure_every or config.model.network in networks.CLASSIFIERS:
+        return
+    if training.num_measured < NUM_FOLDS:
+        raise UserError(
+            f"training.num_measured={training.num_measured} is too few to compare with data: {NUM_FOLDS} or more, or "
+            "--config.training.measure_every=0"
+        )
+    if config.sampling.solver == "tuned":
+        raise UserError("training.measure_every draws samples by sampling.solver, and tuned is for trained models")
+    if config.sampling.grid == GITS:
+        raise UserError(f"training.measure_every draws samples on sampling.grid, and {GITS} is for trained models")
+    _rehearse_sampling(config, sde)
+
+
+def _check_flow_map(config: ConfigDict) -> None:
+    """See that what is for few-step models stands together."""
+    training, model = config.training, config.model
+    jumps = training.objective == "lagrangian"
+    if model.flow_map and model.network in networks.CLASSIFIERS:
+        raise UserError("a classifier has no flow: --config.model.flow_map=False")
+    if jumps != model.flow_map and not own.is_own(training.objective):
+        raise UserError(
+            "a few-step model has a network that is told two times, and an objective for it: "
+            "--config.model.flow_map=True and --config.training.objective=lagrangian"
+        )
+    taught = jumps or training.coupling == REFLOW
+    if not taught and (training.teacher is not None or training.guidance != 1):
+        raise UserError(
+            "training.teacher and training.guidance are for few-step models: take "
+            "--config configs/vp/digits_fewstep.py, or --config.model.flow_map=True "
+            "--config.training.objective=lagrangian; or for training.coupling=reflow"
+        )
+    if training.guidance != 1 and not (training.teacher is not None and model.class_conditional):
+        raise UserError(
+            "training.guidance is that of a teacher which knows classes: --config.training.teacher=… and "
+            "--config.model.class_conditional=True"
+        )
+
+
+def _check_learned(config: ConfigDict) -> None:
+    """See that a process is learned by the objective that is for it, with a model that has use for it."""
+    learned = config.sde.name == "learned"
+    if learned != (config.training.objective == "variational"):
+        raise UserError(
+            "a process is learned by the variational bound, which is for no other: --config.sde.name=learned and "
+            "--config.training.objective=variational"
+        )
+    if learned and config.model.network == "classifier":
+        raise UserError("a classifier learns no process: take the --config.sde.name of the model that it guides")
+
+
+def _check_variance(config: ConfigDict) -> None:
+    """See that a variance is learned where there is an objective that trains it, and the other way round."""
+    objective = config.training.objective
+    learned = config.model.variance == build.LEARNED
+    if learned != (objective == "hybrid") and not own.is_own(objective):
+        raise UserError(
+            "a variance is learned by an objective of its own: --config.model.variance=learned and "
+            "--config.training.objective=hybrid, as in --config configs/vp/digits_iddpm.py"
+        )
+
+
+def _check_sampling(config: ConfigDict, sde: SDE) -> None:
+    if config.sampling.solver != "tuned":
+        _rehearse_sampling(config, sde)
+
+
+def _check_likelihood(config: ConfigDict, sde: SDE) -> None:
+    options = density.given_likelihood_options(config)
+    if config.likelihood.method == TUNED:
+        check_tuned_likelihood(config)
+        return
+    if options.get("num_steps", 0) > _REHEARSED:
+        return
+    x = torch.ones(1, 2, dtype=torch.float64)
+    with naming("section likelihood"):
+        log_likelihood(StandardNormal(sde), x, seeds=[0], **options)
+
+
+def _check_editing(config: ConfigDict, sde: SDE) -> None:
+    edit = config.edit
+    if edit.input is None:
+        raise UserError("give a picture: --config.edit.input=FILE, or test:0 for a test example")
+    if edit.task == "inpaint" and edit.mask == "box":
+        with naming("edit.box"):
+            # Of how many axes examples are is seen when they are read.
+            box_mask((1,) * (len(edit.box) // 2), edit.box)
+    config = copy.deepcopy(config)
+    choose_solver(config)
+    if edit.task == "sdedit" and edit.solver == "tuned":
+        raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
+    if config.sampling.solver == "tuned" or (config.sampling.num_steps or 0) > _REHEARSED:
+        return
+    with naming("section edit, with the options of section sampling"):
+        solver = make_solver(config, NUM_STEPS)
+    rehearse(config, solver, StandardNormal(sde))
+
+
+def _check_comparison(config: ConfigDict, sde: SDE) -> None:
+    for solver in set(config.compare.solvers) - {"tuned"}:
+        with naming("compare.budgets"):
+            runs_within(solver, {}, config.compare.budgets, sde, shared_options(config.sampling))
+
+
+_CHECKS: dict[str, Callable[[ConfigDict, SDE], None]] = {
+    "train": _check_training,
+    "sample": _check_sampling,
+    "likelihood": _check_likelihood,
+    "edit": _check_editing,
+    "compare": _check_comparison,
+    "tune": lambda config, sde: check_tuned_likelihood(config) if config.likelihood.method == TUNED else None,
+}
+
+
+def _rehearse_sampling(config: ConfigDict, sde: SDE) -> None:
+    """Draw a sample of a standard normal by the solver asked for, which complains of what does not fit together."""
+    with naming(f"section sampling, solver {config.sampling.solver}"):
+        solver = make_solver(config)
+        if (config.sampling.num_steps or 0) > _REHEARSED:
+            return
+        x_T = torch.full((1, 1), sde.prior_std, dtype=torch.float64)
+        if not bool(solver(StandardNormal(sde, why_no_score(config)), x_T, seeds=[0]).x.isfinite().all()):
+            raise UserError("with these options it gives numbers that are not finite")
