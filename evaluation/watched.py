@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
+from score_sde.common.posterior import Posterior
 from score_sde.models.wrapper import ModelWrapper
 from score_sde.solvers.base import gaussian_of_model
 
@@ -40,6 +41,16 @@ class Watched(ModelWrapper):
         """Return `E[x_0 | x_t = x]`; shape of `x`."""
         self.tell(t)
         return super().denoise(x, t)
+
+    @property
+    def steps_by_posterior(self) -> bool:
+        """Whether steps have the variance of the posterior is for the model to say."""
+        return getattr(self.model, "steps_by_posterior", False)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
+        self.tell(t)
+        return self.model.posterior(x, t)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the model's numbers, by which it is known again; it has none if it is no module."""

@@ -217,10 +217,27 @@ def _adm(path: Path) -> Found:
         model = build.make_model(config, dataset)
         if not isinstance(model.network, ADM):
             raise UserError(f"{path} holds an ADM, not model.network={config.model.network}: see configs/vp/adm")
+        _check_adm(config, path)
         load_adm(model.network, weights, str(path))
         return model
 
     return Found(path, make_model, self_sufficient=False)
+
+
+def _check_adm(config: ConfigDict, path: Path) -> None:
+    """Compare what a published file does not say, and all of them mean, with the configuration."""
+    meant: dict[str, tuple[Any, ...]] = {
+        "sde.name": ("ddpm", "cosine"),
+        "model.prediction": ("noise",),
+        "model.noise_label": ("rung", "rung_of_1000"),
+        "model.scale_input": (False,),
+    }
+    for key, known in meant.items():
+        section, name = key.split(".")
+        value = config[section][name]
+        if value not in known:
+            wanted = " or ".join(map(str, known))
+            raise UserError(f"{path} is an ADM, whose {key} is {wanted}, not {value}: see configs/vp/adm")
 
 
 def _adm_classifier(

@@ -30,6 +30,8 @@ from score_sde.solvers.density.tuned import TUNED
 from score_sde.solvers.process import last_time
 from score_sde.solvers.standard_normal import StandardNormal
 
+# Noise labels that are functions of the log-SNR.
+_LABELS_OF_LOG_SNR = ("log_snr", "rho", "sigma", "alpha", "edm")
 # Solvers with more steps are not rehearsed.
 _REHEARSED = 1000
 
@@ -54,6 +56,8 @@ def check(config: ConfigDict, mode: str) -> None:
                     f"the log-SNR at {t_min:g} is above {LARGEST_LOG_SNR:g}, or not finite: t_min must lie where "
                     "there is some noise"
                 )
+    if mode in ("sample", "edit", "compare", "tune"):
+        _check_steps(config, mode)
     _CHECKS[mode](config, sde)
 
 
@@ -63,6 +67,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     _check_flow_map(config)
     _check_learned(config)
+    _check_low_resolution(config)
     _check_variance(config)
     check_coupling(config, sde)
     objectives.make_objective(config, sde)
@@ -118,8 +123,17 @@ def _check_learned(config: ConfigDict) -> None:
             "a process is learned by the variational bound, which is for no other: --config.sde.name=learned and "
             "--config.training.objective=variational"
         )
-    if learned and config.model.network == "classifier":
-        raise UserError("a classifier learns no process: take the --config.sde.name of the model that it guides")
+    if not learned:
+        return
+    if config.model.network in networks.CLASSIFIERS:
+        raise UserError("a classifier learns no process, and guides no model that does: take another --config.sde.name")
+    if config.model.noise_label not in _LABELS_OF_LOG_SNR:
+        raise UserError(
+            f"model.noise_label={config.model.noise_label} tells a network more of the time than its log-SNR, which is "
+            f"all that a learned process may have: take {', '.join(_LABELS_OF_LOG_SNR)}"
+        )
+    if not config.training.reduce_mean:
+        raise UserError("training.objective=variational averages over dimensions: --config.training.reduce_mean=True")
 
 
 def _check_variance(config: ConfigDict) -> None:
@@ -130,6 +144,28 @@ def _check_variance(config: ConfigDict) -> None:
         raise UserError(
             "a variance is learned by an objective of its own: --config.model.variance=learned and "
             "--config.training.objective=hybrid, as in --config configs/vp/digits_iddpm.py"
+        )
+
+
+def _check_low_resolution(config: ConfigDict) -> None:
+    """See that pictures which are conditioned on themselves are not changed while their small ones stay."""
+    if config.data.low_resolution is not None and (config.data.augment or config.data.distortion):
+        raise UserError(
+            "data.low_resolution conditions pictures on themselves as they are: --config.data.augment= "
+            "--config.data.distortion=0"
+        )
+
+
+def _check_steps(config: ConfigDict, mode: str) -> None:
+    """See that a variance of steps is asked for where samples are drawn by steps that have one."""
+    sampling = config.sampling
+    if sampling.variance == "model":
+        return
+    has_noise = sampling.solver == "pc" or (sampling.solver == "ddim" and sampling.eta)
+    if mode != "sample" or not has_noise:
+        raise UserError(
+            f"sampling.variance={sampling.variance} is for --mode sample by steps with noise, sampling.solver=pc, or "
+            "ddim with sampling.eta: leave it out"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from ml_collections import ConfigDict
@@ -86,6 +86,7 @@ def make_guidance(
     condition: Condition | None,
     guides: Guides,
     away: Condition | None = None,
+    of_steps: Callable[[Any], Any] = lambda model: model,
 ) -> Model:
     """Make the model of all samples, guided as the section `sampling` has it; `models.rows_of` gives that of a batch.
 
@@ -95,6 +96,7 @@ def make_guidance(
         condition: what samples are asked to be; None if they may be anything.
         guides: what guides; without them the model itself does, by what it is without the condition …
         away: … or with another one, of as many samples, which samples are led away from.
+        of_steps: gives the steps of a model a variance, which guidance leaves as it is.
 
     Raises:
         UserError: there is nothing to guide to, or nothing to guide with.
@@ -109,7 +111,7 @@ def make_guidance(
     if condition is None and reference is None:
         if sampling.guidance != 1 or classifier is not None:
             raise UserError("guidance needs a class to guide to: --config.sampling.labels=…, or a condition")
-        return model
+        return of_steps(model)
     condition = None if condition is None else condition.to(distributed.device())
     if classifier is not None:
         if condition is None or "class" not in condition.values:
@@ -120,7 +122,9 @@ def make_guidance(
         # A model that knows no p(x) is led to the class that it is told already (Dhariwal & Nichol 2021, table 4).
         knows_all = config.training.label_dropout > 0 or not is_class_conditional(config)
         led: Model = model if knows_all else Given(model, condition)
-        return ClassifierGuidance(led, ClassProbability(classifier, condition.values["class"]), sampling.guidance)
+        return ClassifierGuidance(
+            of_steps(led), ClassProbability(classifier, condition.values["class"]), sampling.guidance
+        )
     interval = sampling.guidance_interval or (0.0, math.inf)
     if len(interval) != 2:
         raise UserError(f"sampling.guidance_interval takes two noise levels, not {len(interval)}")
@@ -137,7 +141,7 @@ def make_guidance(
         away_from = reference(condition)
     largest = math.inf if sampling.guidance_largest is None else sampling.guidance_largest
     remedy = {"rescale": sampling.guidance_rescale, "parallel": sampling.guidance_parallel, "largest": largest}
-    return Guided(given, away_from, sampling.guidance, interval, **remedy)
+    return Guided(of_steps(given), away_from, sampling.guidance, interval, **remedy)
 
 
 def is_class_conditional(config: ConfigDict) -> bool:

@@ -122,8 +122,8 @@ def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     check_heard(config, experiment.dataset, condition)
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
-    guided = conditions.make_guidance(config, experiment.model, condition, guides, away)
-    return variance_of(experiment, config.sampling.variance)(guided)
+    of_steps = variance_of(experiment, config.sampling.variance)
+    return conditions.make_guidance(config, experiment.model, condition, guides, away, of_steps)
 
 
 def write(experiment: Experiment, drawn: Drawn) -> list[Path]:

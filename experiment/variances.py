@@ -6,10 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from score_sde.common import distributed
 from score_sde.common.errors import UserError, choose
+from score_sde.data.words import Part
 from score_sde.evaluation.likelihood.bounds import ExampleBound
+from score_sde.experiment import build
 from score_sde.experiment.experiment import Experiment
+from score_sde.models import Given
 from score_sde.models.analytic_variance import FixedVariance, JacobianVariance, MeasuredVariance, measure_variance
 
 # Held-out examples that errors are measured on.
@@ -30,8 +35,9 @@ def is_measured(name: str) -> bool:
 def variance_of(experiment: Experiment, name: str) -> Callable[[Any], Any]:
     """Return what gives the steps of a model the variance of this name.
 
-    It takes the experiment's model, or one that was made of it, as by guidance. Where errors are measured, those of the
-    experiment's model of `p(x)` are, on held-out examples, or else on training examples.
+    It takes the experiment's model, or that under a condition. Where errors are measured, those of the experiment's
+    model of `p(x)` are, or, if it was never without its condition, of `p(x | condition)`, on held-out examples, or else
+    on training examples, drawn at random.
 
     Raises:
         UserError: there is no such variance, or there are no examples to measure it on.
@@ -44,12 +50,22 @@ def variance_of(experiment: Experiment, name: str) -> Callable[[Any], Any]:
         return partial(FixedVariance, data_std=_FIXED[name])
     if name in _OF_DERIVATIVES:
         return partial(JacobianVariance, each=_OF_DERIVATIVES[name], seed=seed)
-    dataset = experiment.dataset
-    examples = dataset.validation if len(dataset.validation) else dataset.train
+    dataset, config = experiment.dataset, experiment.config
+    part: Part = "validation" if len(dataset.validation) else "train"
+    examples = getattr(dataset, part)
     if not len(examples) or dataset.has_gaps:
         raise UserError(f"variance={name} is measured on whole examples, which are not at hand: take jacobian")
-    x_0 = dataset.encode(examples[:_NUM_EXAMPLES], seed).to(distributed.device())
-    measured = measure_variance(experiment.model, x_0, each=_MEASURED[name], seed=seed)
+    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:_NUM_EXAMPLES]
+    rows = drawn.sort().values
+    x_0 = dataset.encode(examples[rows], seed).to(distributed.device())
+    told = None
+    if not config.training.label_dropout:
+        labelled = build.knows_classes(config) and getattr(dataset, f"{part}_classes") is not None
+        names = build.told_names(config, dataset)
+        told = dataset.condition_of(part, rows, labelled, names, distributed.device())
+    # All at once, since each has a condition of its own.
+    size = {} if told is None else {"batch_size": len(x_0)}
+    measured = measure_variance(Given(experiment.model, told), x_0, each=_MEASURED[name], seed=seed, **size)
     return lambda model: MeasuredVariance(model, measured.log_snr, measured.shares)
 
 

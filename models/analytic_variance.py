@@ -69,7 +69,10 @@ class KnownVariance(ModelWrapper):
 
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
-        return self.model.posterior(x, t)
+        posterior = getattr(self.model, "posterior", None)
+        if posterior is None:
+            raise UserError(f"{type(self.model).__name__} has no posterior: take JacobianVariance, or measure_variance")
+        return posterior(x, t)
 
 
 class FixedVariance(KnownVariance):
@@ -164,7 +167,8 @@ class MeasuredVariance(KnownVariance):
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
         x, t = states_and_times(self.sde, x, t)
-        log_snr = self.sde.at(t).log_snr.reshape(-1)
+        # Above where it was measured, next to nothing is left of the data, and the variance is what it is there.
+        log_snr = self.sde.at(t).log_snr.reshape(-1).clamp(min=float(self.log_snr[0]))
         right = torch.searchsorted(self.log_snr, log_snr).clamp(1, len(self.log_snr) - 1)
         place = (log_snr - self.log_snr[right - 1]) / (self.log_snr[right] - self.log_snr[right - 1])
         place = place.clamp(0, 1).reshape(-1, *(1,) * (self.shares.ndim - 1))

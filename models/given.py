@@ -85,5 +85,14 @@ class GivenToAll(ModelWrapper):
         """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
         return self._of(x).denoise(x, t)
 
+    @property
+    def steps_by_posterior(self) -> bool:
+        """Whether steps have the variance of the posterior is for the model to say."""
+        return getattr(self.model, "steps_by_posterior", False)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x` under the condition; each of the shape of `x`."""
+        return self._of(x).posterior(x, t)
+
     def _of(self, x: Tensor) -> Given:
         return Given(self.model, self.condition[torch.zeros(len(x), dtype=torch.long, device=x.device)])

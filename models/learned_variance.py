@@ -92,6 +92,11 @@ class LearnedVariance(ScoreModel):
     ) -> None:
         if sde.ladder is None or sde.ladder.num_rungs < 2 or not sde.ladder.t_min > 0:
             raise UserError("a variance is learned between the rungs of a ladder as DDPM's, of at least 2")
+        if sde.ends_in_noise and prediction in ("noise", "score"):
+            raise UserError(
+                f"where nothing of the data is left, prediction {prediction!r} says nothing of them, nor of their "
+                "variance: take 'velocity'"
+            )
         super().__init__(network, sde, prediction, noise_label, data_std, scale_input)
         self._ladder = sde.ladder
 
@@ -116,8 +121,11 @@ class LearnedVariance(ScoreModel):
         x, t = states_and_times(self.sde, x, t)
         prediction, nu = self.predict_both(x, t, condition)
         step = self._own_step(t)
-        unit, span = self.sde.expand(step.floor / step.scale**2, x), self.sde.expand(step.span, x)
-        return Posterior(self._denoised_of(x, t, prediction), unit * torch.expm1(nu * span))
+        # In half precision the unit, next to the noise, would be infinite.
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        unit, span = self.sde.expand(step.floor / step.scale**2, wide), self.sde.expand(step.span, wide)
+        variance = unit * torch.expm1(nu.to(wide) * span)
+        return Posterior(self._denoised_of(x, t, prediction), variance.to(x))
 
     def error_and_divergence(
         self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition | None = None

@@ -234,7 +234,8 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, capsys) -> None:
     write(Published(head_channels=16, class_cond=False), tmp_path / "uncond.pt")
     unconditional = guiding | {"data.num_classes": "4", "model.class_conditional": "false"}
     assert "knows 5 classes, and images has 4" in said("uncond.pt", unconditional)
-    assert "told the rung of DDPM's ladder" in said("a.pt", guiding | {"model.noise_label": "log_snr"})
+    for key, value in {"model.noise_label": "log_snr", "model.prediction": "velocity"}.items():
+        assert f"is an ADM, whose {key} is " in said("a.pt", asked | {key: value})
     assert "is no classifier" in said("a.pt", asked | {"sampling.classifier": str(tmp_path / "a.pt")})
     (tmp_path / "a.pt").rename(tmp_path / "a.pth")
     assert "knows no p(x)" in said("a.pth", {**asked, "sampling.labels": "none"})

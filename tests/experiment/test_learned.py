@@ -14,8 +14,12 @@ REFUSED: dict[str, list[dict[str, object]]] = {
         {"sde.name": "learned"},
         {"training.objective": "variational"},
     ],
+    "tells a network more of the time than its log-SNR": [
+        {"sde.name": "learned", "training.objective": "variational", "model.noise_label": "time"}
+    ],
     "a classifier learns no process": [
-        {"sde.name": "learned", "training.objective": "variational", "model.network": "classifier"}
+        {"sde.name": "learned", "training.objective": "variational", "model.network": "adm_classifier"},
+        {"sde.name": "learned", "training.objective": "variational", "model.network": "classifier"},
     ],
     "log_snr_min=20 must lie below log_snr_max=13.3": [
         {"sde.name": "learned", "training.objective": "variational", "sde.log_snr_min": 20.0}

@@ -26,7 +26,8 @@ def experiment(validation: int = 20) -> Any:
     pictures = torch.randint(8, (60, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     dataset = Dataset("pictures", pictures[20:], pictures[:0], Bins(8), validation=pictures[:validation])
     model = GaussianMixture(VPSDE(), torch.ones(2), torch.tensor([[0.3] * 4, [-0.3] * 4]), torch.eye(4).expand(2, 4, 4))
-    return SimpleNamespace(config=SimpleNamespace(seed=3), dataset=dataset, model=model)
+    training = SimpleNamespace(label_dropout=0.1)
+    return SimpleNamespace(config=SimpleNamespace(seed=3, training=training), dataset=dataset, model=model)
 
 
 def test_each_name_is_the_variance_it_says() -> None:
@@ -111,3 +112,13 @@ def test_models_of_which_no_variance_is_learned_are_refused(values: dict[str, ob
     pictures = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(UserError, match=message):
         build.make_model(config, Dataset("pictures", pictures, pictures, Bins(17)))
+
+
+@pytest.mark.parametrize(("mode", "solver"), [("sample", "default"), ("compare", "pc"), ("tune", "pc")])
+def test_a_variance_of_steps_is_refused_where_there_are_none(mode: str, solver: str) -> None:
+    config = configuration.load_file("configs/vp/digits.py")
+    config.sampling.update(variance="fixed_large", solver=solver)
+    with pytest.raises(UserError, match=r"sampling.variance=fixed_large is for --mode sample by steps with noise"):
+        checks.check(config, mode)
+    config.sampling.update(solver="pc", num_steps=3)
+    checks.check(config, "sample")

@@ -103,6 +103,16 @@ def test_no_more_is_measured_than_the_data_have() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, 10 / 3000, 9.0], dtype=FLOAT).expand(2, 3))
 
 
+def test_where_a_process_ends_in_noise_it_is_that_of_the_data() -> None:
+    """At `T` nothing of the data is left, and the posterior is the prior: what is measured ends a little before."""
+    eye = torch.eye(3, dtype=FLOAT)[None]
+    model = GaussianMixture(RectifiedFlow(), torch.ones(1), torch.zeros(1, 3, dtype=FLOAT), 0.25 * eye)
+    x_0 = 0.5 * torch.randn(2000, 3, dtype=FLOAT, generator=torch.Generator().manual_seed(0))
+    measured = measure_variance(model, x_0)
+    at_T = measured.posterior(torch.zeros(1, 3, dtype=FLOAT), torch.tensor(1.0)).both[1]
+    torch.testing.assert_close(at_T, x_0.square().mean().expand(1, 3), rtol=0.01, atol=0)
+
+
 def test_times_of_examples_are_looked_up_each_by_itself() -> None:
     model = mixture(VPSDE())
     measured = MeasuredVariance(

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from score_sde import VPSDE, GaussianMixture, get_solver
 from score_sde.common.errors import UserError
 from score_sde.common.plots import examples_pixels
 from score_sde.data import Dataset
 from score_sde.data.units import Standardised
-from score_sde.evaluation.samples.draw import Samples, write_samples
+from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
+from score_sde.models.analytic_variance import FixedVariance
 from tests.reading import image
 
 
@@ -40,3 +42,15 @@ def test_samples_of_every_kind_are_written_in_data_units_and_shown(tmp_path, sha
     np.testing.assert_array_equal(written, 5000 + 700 * x.double().numpy())
     drawn = examples_pixels(dataset.kind, written, data[:30].numpy())
     np.testing.assert_array_equal(image(picture)[..., :3], drawn)
+
+
+def test_steps_have_the_variance_that_the_model_knows():
+    """Samples that are drawn and counted are those of the solver alone, with whatever variance its steps have."""
+    model = GaussianMixture(VPSDE(), torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
+    solver, seeds = get_solver("pc", num_steps=5), list(range(8))
+    x_T = model.sde.prior_sample((8, 2), seeds=seeds)
+    for data_std in (0.0, 1.0):
+        of_steps = FixedVariance(model, data_std)
+        drawn = draw_samples(of_steps, solver, (2,), seeds, 8, progress=False).x
+        assert torch.equal(drawn, solver(of_steps, x_T, seeds=seeds).x)
+    assert not torch.equal(drawn, draw_samples(FixedVariance(model), solver, (2,), seeds, 8, progress=False).x)
