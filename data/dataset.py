@@ -15,7 +15,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.gaussian import Gaussian, fit_gaussian
 from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
-from score_sde.data.captions import Words
+from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits
 from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
@@ -51,6 +51,7 @@ class Dataset:
         conditions: for each part, by name, what else its examples are conditioned on, `(N, k)` or `(N, C, *size)`, in
             data units.
         condition_units: by name, the units in which models are told of that.
+        captions: for each part, the captions of its examples, which are among the conditions by the numbers of words.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Dataset:
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
     condition_units: Mapping[str, ConditionUnits | Words] = field(default_factory=dict)
+    captions: Mapping[Part, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train_classes is not None and not self.class_names:
@@ -137,9 +139,18 @@ class Dataset:
             labelled: whether the model is told the classes, which the part must have then.
             names: the other conditions that it is told; all, if left out.
             device: where the condition is to be.
+
+        Raises:
+            UserError: the data have none of a name.
         """
         classes, arrays = getattr(self, f"{part}_classes"), self.conditions.get(part, {})
-        chosen = {name: arrays[name][rows] for name in (self.condition_units if names is None else names)}
+        wanted = list(self.condition_units if names is None else names)
+        missing = [name for name in wanted if name not in arrays]
+        if missing:
+            raise UserError(
+                f"{self.name} does not say the {missing[0]} of its {part} examples, which the model is told"
+            )
+        chosen = {name: arrays[name][rows] for name in wanted}
         values = self.told({name: moved(array, torch.device(device)) for name, array in chosen.items()})
         if labelled and classes is not None:
             values = {"class": moved(classes[rows], torch.device(device)), **values}
@@ -191,13 +202,38 @@ class Dataset:
 
     def _read_by(self, told: Mapping[str, ConditionUnits | Words]) -> Mapping[Part, Mapping[str, Tensor]]:
         """Return the conditions with captions in the words of other units."""
-        conditions = {part: dict(arrays) for part, arrays in self.conditions.items()}
-        for name, own in self.condition_units.items():
-            other = told.get(name)
-            if isinstance(own, Words) and isinstance(other, Words) and own != other:
-                for arrays in conditions.values():
-                    arrays[name] = other.read(own.text(arrays[name]))
-        return conditions
+        words = told.get(CAPTION)
+        if not self.captions or not isinstance(words, Words):
+            return self.conditions
+        return {
+            part: {**arrays, CAPTION: words.read(self.captions[part])} if part in self.captions else arrays
+            for part, arrays in self.conditions.items()
+        }
+
+    def unheard(self) -> list[str]:
+        """Say of how many captions of each part something is not told: words that are not known, or too many."""
+        words = self.condition_units.get(CAPTION)
+        if not isinstance(words, Words):
+            return []
+        counts = {part: sum(map(bool, map(words.complaints, captions))) for part, captions in self.captions.items()}
+        return [
+            f"{count} captions of the {part} part have words that the model does not know, or more than it hears"
+            for part, count in counts.items()
+            if count
+        ]
+
+    def check_words(self, description: Mapping[str, Any], where: str) -> None:
+        """See that another model, trained on data of this description, knows captions by the same words.
+
+        Raises:
+            UserError: it knows others, whose numbers mean something else.
+        """
+        for name, units in _condition_units(description).items():
+            own = self.condition_units.get(name)
+            if isinstance(units, Words) and isinstance(own, Words) and units != own:
+                raise UserError(
+                    f"{where} knows captions by other words than those of {self.name}: train it on these data"
+                )
 
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.

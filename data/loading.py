@@ -123,6 +123,7 @@ def dataset_of(
         tuple(map(one_line, parts.notes)),
         conditions=conditions,
         condition_units=units,
+        captions=parts.captions,
     )
 
 

@@ -16,10 +16,12 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.files import open_npz, write_atomically
+from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import Dataset
 from score_sde.data.words import PARTS, Part
 
@@ -40,7 +42,7 @@ def memory_of(dataset: Dataset) -> Memory:
     for part, (examples, classes) in parts.items():
         memory[part] = _fingerprints(examples)
         memory[f"{part}_classes"] = _of_classes(dataset.named(classes), len(examples))
-        memory[f"{part}_conditions"] = _of_conditions(dataset.conditions.get(part, {}), len(examples))
+        memory[f"{part}_conditions"] = _of_conditions(_said(dataset, part), len(examples))
     return memory
 
 
@@ -167,6 +169,15 @@ def _of_classes(names: list[str] | None, count: int) -> np.ndarray:
     if names is None:
         return np.zeros(count, np.uint64)
     return np.array([_hash(name.encode()) for name in names], dtype=np.uint64)
+
+
+def _said(dataset: Dataset, part: Part) -> Mapping[str, Tensor]:
+    """Return what examples are conditioned on; of captions a hash of the text, as words may be numbered otherwise."""
+    arrays = dataset.conditions.get(part, {})
+    if part not in dataset.captions:
+        return arrays
+    hashes = np.array([_hash(caption.encode()) for caption in dataset.captions[part]], dtype=np.uint64)
+    return {**arrays, CAPTION: torch.from_numpy(hashes.view(np.int64).reshape(-1, 1).copy())}
 
 
 def _of_conditions(conditions: Mapping[str, Tensor], count: int) -> np.ndarray:

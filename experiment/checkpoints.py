@@ -148,6 +148,7 @@ def _own(
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         if data is not None:
             dataset.check_like(data, build.knows_classes(config), str(path))
+            dataset.check_words(data, str(path))
             dataset = dataset.of_model(data)
         model = own.apart(build.make_model(config, dataset))
         if config.average not in averages:

@@ -137,7 +137,7 @@ def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
         return class_numbers(dataset, plain), alone
     units = dataset.condition_units[name]
     if isinstance(units, Words):
-        alone = isinstance(value, str)
+        alone = isinstance(value, str) or np.ndim(value) == 0
         return units.read(_captions(name, units, [value] if alone else value)), alone
     array, shape = as_array(value), units.shape
     if array.dtype.kind not in "fiub":

@@ -108,6 +108,11 @@ def make_guidance(
         "guidance_parallel": 1 - sampling.guidance_parallel,
         "guidance_largest": sampling.guidance_largest,
     }
+    if away is not None and (classifier is not None or reference is not None):
+        raise UserError(
+            "samples are led by one of sampling.negative_prompt, sampling.reference and sampling.classifier: leave out "
+            "the others"
+        )
     if condition is None and reference is None:
         if sampling.guidance != 1 or classifier is not None:
             raise UserError("guidance needs a class to guide to: --config.sampling.labels=…, or a condition")
@@ -121,7 +126,8 @@ def make_guidance(
                 raise UserError(f"sampling.{name} is for guidance without a classifier")
         # A model that knows no p(x) is led to the class that it is told already (Dhariwal & Nichol 2021, table 4).
         knows_all = config.training.label_dropout > 0 or not is_class_conditional(config)
-        led: Model = model if knows_all else Given(model, condition)
+        rest = condition.hidden("class") if len(condition.values) > 1 else None
+        led: Model = Given(model, rest if knows_all else condition)
         return ClassifierGuidance(
             of_steps(led), ClassProbability(classifier, condition.values["class"]), sampling.guidance
         )

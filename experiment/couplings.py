@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
@@ -34,6 +36,19 @@ def make_coupling(config: ConfigDict, teacher: Teacher | None) -> Coupling | Non
     if training.coupling == REFLOW and teacher is not None:
         return Reflow(teacher, get_solver("default", num_steps=training.reflow_steps))
     return None
+
+
+def check_pairs(config: ConfigDict, told: Sequence[str]) -> None:
+    """See that optimal transport pairs examples of which many are told the same, when it is known what they are told.
+
+    Raises:
+        UserError: each is told something of its own.
+    """
+    if config.training.coupling == OPTIMAL_TRANSPORT and told:
+        raise UserError(
+            "training.coupling=ot pairs examples of which the model is told the same, and each has its own "
+            f"{told[0]}: take training.coupling={INDEPENDENT}"
+        )
 
 
 def check_coupling(config: ConfigDict, sde: SDE) -> None:

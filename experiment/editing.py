@@ -11,6 +11,7 @@ import torch
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
+from score_sde.common.condition import joined
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.control import Masked, Observation, noised
 from score_sde.control.inverse_problems import answer
@@ -21,6 +22,7 @@ from score_sde.experiment.edit_inputs import TEST, num_answers
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.prompts import led_away_from, prompted
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.solvers import Model
@@ -99,7 +101,9 @@ def make_editor(experiment: Experiment) -> Editor:
     if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
         raise UserError("examples are interpolated within one class: give one in sampling.labels")
     guides = conditions.find_guides(config, dataset, model.sde)
-    models = conditions.make_guidance(config, model, of_classes(labels), guides)
+    asked = joined(of_classes(labels), prompted(config, dataset, num_answers(config, dataset)))
+    away = led_away_from(config, dataset, 1 if asked is None else len(asked))
+    models = conditions.make_guidance(config, model, asked, guides, away)
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
     return Editor(config, dataset, models, solver, settings, labels)

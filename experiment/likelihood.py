@@ -88,7 +88,8 @@ class _Job(NamedTuple):
     def measure(self, unfinished: Path) -> Likelihoods:
         """Measure the densities; parts are kept in `unfinished` until all are there."""
         decisive = {key: value for key, value in self.about.items() if key != "settings"}
-        decisive |= {name: self.about["settings"][name] for name in ("examples", "weights")}
+        settings = self.about["settings"]
+        decisive |= {name: settings[name] for name in ("examples", "weights", "condition") if name in settings}
         size = self.about["batch_size"]
         return measure_likelihoods(self.measurement, self.examples, self.seeds, size, unfinished, decisive)
 
@@ -154,7 +155,13 @@ def likelihood(experiment: Experiment) -> Measured | None:
         "levels": dataset.levels,
         "t_min": model.sde.t_min if t_min is None else t_min,
         "settings": settings_of(
-            config, ["likelihood"], model, experiment.path, _NO_SETTINGS, examples=digest(examples)
+            config,
+            ["likelihood"],
+            model,
+            experiment.path,
+            _NO_SETTINGS,
+            examples=digest(examples),
+            **({} if condition is None else {"condition": digest(*condition.values.values())}),
         ),
     }
     job = _Job(

@@ -15,6 +15,7 @@ from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, checks, configuration, networks, other_run, runs
+from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.variances import is_measured
@@ -52,6 +53,7 @@ def to_train(
     begun = checkpoint.data_of_newest(folder / "checkpoints")
     if begun is not None:
         dataset = dataset.in_units_of(begun)
+        note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None:
@@ -61,6 +63,7 @@ def to_train(
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
+    check_pairs(config, build.told_names(config, dataset))
     beside = [name for name in build.told_names(config, dataset) if len(dataset.condition_units[name].shape) > 1]
     if beside and config.data.augment:
         raise UserError(
@@ -111,6 +114,7 @@ def ready(
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
+        note(dataset.unheard())
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
         place = folder if found is None or found.config is not None else found.path

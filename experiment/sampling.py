@@ -89,6 +89,7 @@ def drawn_from(experiment: Experiment, model: Model) -> Tensor:
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
+    condition = _condition(experiment) if condition is None else condition
     asked = _asked(experiment, condition)
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     shape = (len(seeds), *experiment.dataset.shape)

@@ -35,7 +35,7 @@ class RunAsTeacher:
         given = Given(self.model, condition)
         if self.guidance == 1 or condition is None:
             return given
-        return Guided(given, Given(self.model, condition.hidden("class")), self.guidance)
+        return Guided(given, Given(self.model, None), self.guidance)
 
 
 def make_teacher(config: ConfigDict, dataset: Dataset, sde: SDE) -> RunAsTeacher | None:

@@ -25,7 +25,8 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformD
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
-from score_sde.experiment.couplings import why_no_score
+from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
@@ -167,6 +168,9 @@ def notes_on_data(experiment: Experiment) -> list[str]:
     lines = []
     if why_no_score(config):
         lines.append(f"the model will be a flow and no score: {why_no_score(config)}")
+    if config.training.coupling == OPTIMAL_TRANSPORT:
+        together = config.training.batch_size // (config.training.accumulation * distributed.world_size())
+        lines.append(f"optimal transport pairs {together} examples at a time with noise, those told the same")
     if dataset.num_classes:
         called = ", ".join(dataset.class_names[:_NUM_NAMED]) + ", …" * (dataset.num_classes > _NUM_NAMED)
         told = "is told of" if build.knows_classes(config) else "is not told of (model.class_conditional)"
@@ -244,6 +248,7 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 
+    check_heard(config, dataset, None)
     if dataset.has_gaps:
         raise UserError(
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"

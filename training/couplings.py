@@ -76,7 +76,8 @@ class Reflow:
     def __call__(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ends of the trajectories that start from `noise` under the batch's condition, and `noise`."""
         teacher = self.teacher(batch.condition)
-        return self.solver(teacher, teacher.sde.prior_std * noise, seeds=range(len(noise))).x, noise
+        with torch.autocast(noise.device.type, enabled=False):
+            return self.solver(teacher, teacher.sde.prior_std * noise, seeds=range(len(noise))).x, noise
 
 
 def _alike(condition: Condition | None, count: int) -> list[Tensor]:

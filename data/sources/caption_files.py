@@ -14,6 +14,7 @@ import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def with_captions(found: Found, folder: Path) -> Found:
     }
     said = [caption for of_part in captions.values() for caption in of_part]
     if all(caption is None for caption in said):
+        for place, named in tables.items():
+            if named:
+                raise UserError(
+                    f"the captions in {place} are of {next(iter(named))} and the like, and there is no such picture: "
+                    "file_name is its path from there"
+                )
         return found
     parts: dict[Part, Pictures | Arrays] = {}
     for part, pictures in found.parts.items():
@@ -81,7 +88,7 @@ def _of_table(path: Path) -> dict[str, str]:
 
 
 def _json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -94,7 +101,7 @@ def _json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _table(path: Path) -> Iterable[Mapping[str, Any]]:
-    return csv.DictReader(_text(path).splitlines())
+    return csv.DictReader(StringIO(_text(path), newline=""))
 
 
 _READERS = {".jsonl": _json_lines, ".csv": _table}
@@ -102,6 +109,6 @@ _READERS = {".jsonl": _json_lines, ".csv": _table}
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: captions are text in UTF-8 ({error})") from error

@@ -111,7 +111,7 @@ def load_glyphs(reading: Reading, everything: bool = False) -> Parts:
         part: tuple(caption for caption, of_part in zip(captions, rows.tolist(), strict=True) if of_part)
         for part, rows in (("train", ~tested), ("test", tested))
     }
-    notes = (ceiling(answers),) if everything else ()
+    notes = (ceiling(answers),) if everything and reading.num_channels != 3 else ()
     return Parts(examples[~tested], examples[tested], LEVELS, notes=notes, captions=texts)  # type: ignore[arg-type]
 
 
@@ -154,7 +154,8 @@ def draw(glyphs: list[Glyph], size: int) -> np.ndarray:
 
 
 def held_out(glyphs: list[Glyph], answers: np.ndarray) -> np.ndarray:
-    """Return which glyphs are tested on, `(N,)`, bool: one of ten, the same at every size; all of an answer, or none.
+    """Return which glyphs are tested on, `(N,)`, bool: one of ten, all of an answer or none; the same at every size
+    from 16 on.
 
     A glyph is tested on only if its style, its letter and its accent, where it has one, are trained on elsewhere.
     """

@@ -56,7 +56,7 @@ def test_what_does_not_go_with_pairs_is_refused(moons, settings, complaint):
 
 
 def test_pairs_under_a_condition_of_numbers_are_refused(moons):
-    with pytest.raises(UserError, match="of 'condition' it is told numbers of each"):
+    with pytest.raises(UserError, match="and each has its own condition"):
         score_sde.fit(
             moons,
             condition=moons[:, :1],

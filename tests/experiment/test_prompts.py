@@ -90,3 +90,45 @@ def test_likelihood_is_given_a_caption(run):
     first = run.log_prob(x, condition=PROMPT)
     assert np.array_equal(first, run.log_prob(x, condition=[PROMPT, PROMPT]))
     assert not np.array_equal(first, run.log_prob(x, condition="mono, latin capital letter z"))
+
+
+def test_a_picture_that_moves_is_the_prompt_as_well(run, tmp_path):
+    run.animate(tmp_path / "asked.gif", num_samples=1, prompt=PROMPT, seed=0)
+    run.animate(tmp_path / "told.gif", num_samples=1, condition=PROMPT, seed=0)
+    run.animate(tmp_path / "plain.gif", num_samples=1, seed=0, guidance=1.0)
+    asked, told, plain = ((tmp_path / f"{name}.gif").read_bytes() for name in ("asked", "told", "plain"))
+    assert asked == told
+    assert asked != plain
+
+
+def test_two_ways_to_be_led_away_are_refused(run, folder):
+    with pytest.raises(UserError, match=r"are led by one of sampling.negative_prompt, sampling.reference"):
+        run.sample(1, prompt=PROMPT, negative_prompt="mono", reference=str(folder), guidance=2.0)
+
+
+def test_words_of_other_data_are_not_taken_for_the_same(tmp_path):
+    """Captions of as many words, as long, whose numbers mean something else."""
+    x = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
+    words = {"first": ["red ball", "blue cube"], "second": ["apple zebra", "cat dog"]}
+    small = {**TINY, "sampling.num_steps": 2}
+    folders = {name: tmp_path / name for name in words}
+    runs = {
+        name: score_sde.fit(
+            x,
+            condition={"caption": captions * 6},
+            config="vp/glyphs",
+            workdir=tmp_path / name,
+            num_steps=1,
+            settings=small,
+        )
+        for name, said in words.items()
+    }
+    with pytest.raises(UserError, match="knows captions by other words than"):
+        runs["second"].sample(1, prompt="apple zebra", guidance=2.0, reference=str(tmp_path / "first"))
+    # A caption is heard by the words of the model, whatever words these data have.
+    told = runs["first"].dataset.in_units_of(runs["second"].dataset.description)
+    assert told.conditions["train"]["caption"].unique().tolist() == [1]
+    assert told.unheard()[0].endswith(
+        "captions of the train part have words that the model does not know, or more than it hears"
+    )
+    assert runs["first"].dataset.unheard() == []

@@ -94,3 +94,13 @@ def test_arrays_have_captions_under_that_name(tmp_path):
         assert of(dataset) == WANTED
     with pytest.raises(UserError, match="has to hold captions, one text for each of 20 examples"):
         arrays_dataset(x, {"caption": np.arange(20.0)})
+
+
+def test_captions_may_go_over_several_lines_and_those_of_other_pictures_are_refused(pictures):
+    rows = [f'{number}.png,"grey of\n{number // 10} and {number % 10}"' for number in range(20)]
+    table = pictures / "a" / "metadata.csv"
+    table.write_text("\n".join(["\ufefffile_name,caption", *rows]), encoding="utf-8")
+    assert of(load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)) == WANTED
+    table.rename(pictures / "metadata.csv")
+    with pytest.raises(UserError, match=r"metadata|are of 0.png and the like, and there is no such picture"):
+        load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
