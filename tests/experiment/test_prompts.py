@@ -111,11 +111,10 @@ def test_words_of_other_data_are_not_taken_for_the_same(tmp_path):
     x = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
     words = {"first": ["red ball", "blue cube"], "second": ["apple zebra", "cat dog"]}
     small = {**TINY, "sampling.num_steps": 2}
-    folders = {name: tmp_path / name for name in words}
     runs = {
         name: score_sde.fit(
             x,
-            condition={"caption": captions * 6},
+            condition={"caption": 6 * said},
             config="vp/glyphs",
             workdir=tmp_path / name,
             num_steps=1,
@@ -128,7 +127,5 @@ def test_words_of_other_data_are_not_taken_for_the_same(tmp_path):
     # A caption is heard by the words of the model, whatever words these data have.
     told = runs["first"].dataset.in_units_of(runs["second"].dataset.description)
     assert told.conditions["train"]["caption"].unique().tolist() == [1]
-    assert told.unheard()[0].endswith(
-        "captions of the train part have words that the model does not know, or more than it hears"
-    )
+    assert "captions of the train part have words that the model does not know" in told.unheard()[0]
     assert runs["first"].dataset.unheard() == []
