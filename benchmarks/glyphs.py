@@ -4,7 +4,7 @@ Captions of the training part and of held-out compositions, as many of each, one
 each scale of guidance:
 
     retrieval    the nearest of all renderings (Euclidean) is that of the caption
-    letter       a support vector machine that was trained on renderings, moved by up to a pixel, recognises letter and
+    letter       a linear classifier that was fitted to renderings, moved by up to a pixel, recognises letter and
                  accent, whatever the style
     IoU          of ink (darker than the middle) in the sample and in the caption's rendering, mean
     spread       the standard deviation of the samples, in parts of the renderings' own
@@ -68,14 +68,14 @@ class Judge:
     """
 
     def __init__(self, run: Run) -> None:
-        from sklearn.svm import LinearSVC
+        from sklearn.linear_model import RidgeClassifier
 
         pairs = [chosen(run, part, 10**9) for part in ("train", "test")]
         self.renderings = torch.cat([pictures for pictures, _ in pairs])
         self.captions = [caption for _, captions in pairs for caption in captions]
         shifts = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]
         moved = torch.cat([self.renderings.roll(shift, (2, 3)) for shift in shifts])
-        self._machine = LinearSVC(C=0.01).fit(_rows(moved), [_letter(c) for c in self.captions] * len(shifts))
+        self._machine = RidgeClassifier().fit(_rows(moved), [_letter(c) for c in self.captions] * len(shifts))
 
     def __call__(self, samples: Tensor, pictures: Tensor, captions: list[str]) -> list[float]:
         """Return the four measures of samples of captions, whose renderings are `pictures`."""
