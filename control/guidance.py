@@ -43,7 +43,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.posterior import Posterior
 from score_sde.common.score import check_score, no_score
 from score_sde.control.base import dot, tweedie_factor
-from score_sde.models.wrapper import ModelWrapper, no_density, rows_of
+from score_sde.models.wrapper import StepsAsModel, no_density, rows_of
 from score_sde.solvers import Model
 from score_sde.solvers.density.divergence import value_and_pull_back
 from score_sde.solvers.options import check_between, check_positive
@@ -54,7 +54,7 @@ LogProbability = Callable[[Tensor, Tensor], Tensor]
 _NOT_DIFFUSED = "guidance of scale {scale:g} gives no diffused density; with scale 1 it does"
 
 
-class ClassifierGuidance(ModelWrapper):
+class ClassifierGuidance(StepsAsModel):
     """The gradient of a classifier of noisy states is added to the score.
 
     Args:
@@ -85,11 +85,6 @@ class ClassifierGuidance(ModelWrapper):
         """Return the denoised mean that goes with this score; shape of `x`."""
         return self.model.denoise(x, t) + tweedie_factor(self.sde, t, x) * self.scale * self._gradient(x, t)
 
-    @property
-    def steps_by_posterior(self) -> bool:
-        """Whether steps have the variance of the posterior is for the model to say."""
-        return getattr(self.model, "steps_by_posterior", False)
-
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return the guided denoised mean, and the variance that the model has; each of the shape of `x`."""
         mean, variance = self.model.posterior(x, t)
@@ -106,7 +101,7 @@ class ClassifierGuidance(ModelWrapper):
         return pull_back(torch.ones_like(value))[0]
 
 
-class Guided(ModelWrapper):
+class Guided(StepsAsModel):
     """A model is led away from another, the reference; there are two network calls where both are needed.
 
     Args:
@@ -172,11 +167,6 @@ class Guided(ModelWrapper):
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `D_ref(x) + w [D(x) - D_ref(x)]`, or what that is projected to; shape of `x`."""
         return self._blend("denoise", x, t) if self._straight else self._projected(x, t)
-
-    @property
-    def steps_by_posterior(self) -> bool:
-        """Whether steps have the variance of the posterior is for the model to say, not for the reference."""
-        return getattr(self.model, "steps_by_posterior", False)
 
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return the guided denoised mean, and the variance that the model has; each of the shape of `x`."""

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from score_sde.common.arguments import checked
 from score_sde.common.gaussian import Gaussian
-from score_sde.common.posterior import Posterior
 from score_sde.common.score import check_score
-from score_sde.models.wrapper import ModelWrapper
+from score_sde.models.wrapper import StepsAsModel
 from score_sde.sde import SDE
 from score_sde.sde.truncated import Truncated
 from score_sde.solvers import Model
@@ -49,7 +48,7 @@ def slerp(a: States, b: States, share: Tensor) -> Tensor:
     return SDE.expand(to_a, a) * a + SDE.expand(to_b, b) * b
 
 
-class Until(ModelWrapper):
+class Until(StepsAsModel):
     """A model's process ends at an earlier time, from which solvers start.
 
     Args:
@@ -69,15 +68,6 @@ class Until(ModelWrapper):
     def sde(self) -> SDE:
         """The forward process goes up to `T` only."""
         return self._truncated
-
-    @property
-    def steps_by_posterior(self) -> bool:
-        """Whether steps have the variance of the posterior is for the model to say."""
-        return getattr(self.model, "steps_by_posterior", False)
-
-    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
-        """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
-        return self.model.posterior(x, t)
 
     @property
     def gaussian(self) -> Gaussian | None:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from score_sde.common.gaussian import Gaussian
 from score_sde.common.posterior import Posterior
-from score_sde.models.wrapper import ModelWrapper
+from score_sde.models.wrapper import StepsAsModel
 from score_sde.solvers.base import gaussian_of_model
 
 
-class Watched(ModelWrapper):
+class Watched(StepsAsModel):
     """`model` is a model again, and `tell` is told the times of each call of it.
 
     Solvers, controls, bounds and likelihoods take it for the model; whatever reads weights should have the model.
@@ -42,15 +42,10 @@ class Watched(ModelWrapper):
         self.tell(t)
         return super().denoise(x, t)
 
-    @property
-    def steps_by_posterior(self) -> bool:
-        """Whether steps have the variance of the posterior is for the model to say."""
-        return getattr(self.model, "steps_by_posterior", False)
-
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
         self.tell(t)
-        return self.model.posterior(x, t)
+        return super().posterior(x, t)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the model's numbers, by which it is known again; it has none if it is no module."""

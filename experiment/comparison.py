@@ -51,9 +51,8 @@ def _solvers_that_serve(experiment: Experiment) -> list[str]:
     serving = []
     for name in settings.solvers:
         # Tables that are learnt here have no noise, as those of `default`.
-        solver = runs_within("default" if name == "tuned" else name, {}, settings.budgets, model.sde, shared)[
-            0
-        ].solver()
+        named = "default" if name == "tuned" else name
+        solver = runs_within(named, {}, settings.budgets, model.sde, shared)[0].solver()
         try:
             solver(StandardNormal(model.sde, no_score(model)), torch.zeros(1, 1, dtype=torch.float64), seeds=[0])
             serving.append(name)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from score_sde.common.condition import Condition, Rows
 from score_sde.common.posterior import Posterior
-from score_sde.models.wrapper import ModelWrapper, rows_of
+from score_sde.models.wrapper import StepsAsModel, rows_of
 
 
-class Given(ModelWrapper):
+class Given(StepsAsModel):
     """`model` is given this condition: solvers, likelihoods and objectives take it for as many examples, in this order.
 
     Args:
@@ -42,11 +42,6 @@ class Given(ModelWrapper):
         """Return the error of the noise at `x_t = alpha x_0 + sigma noise`, which is trained; shape of `x_0`."""
         return self.model.noise_error(x_0, noise, t, *self._given)
 
-    @property
-    def steps_by_posterior(self) -> bool:
-        """Whether steps have the variance of the posterior is for the model to say."""
-        return getattr(self.model, "steps_by_posterior", False)
-
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return mean and variance of `x_0 | x_t = x, condition`, if the model has them; each of the shape of `x`."""
         return self.model.posterior(x, t, *self._given)
@@ -65,7 +60,7 @@ class Given(ModelWrapper):
         return () if self.condition is None else (self.condition,)
 
 
-class GivenToAll(ModelWrapper):
+class GivenToAll(StepsAsModel):
     """`model` is given the same condition for every example, of however many.
 
     Args:
@@ -84,11 +79,6 @@ class GivenToAll(ModelWrapper):
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
         return self._of(x).denoise(x, t)
-
-    @property
-    def steps_by_posterior(self) -> bool:
-        """Whether steps have the variance of the posterior is for the model to say."""
-        return getattr(self.model, "steps_by_posterior", False)
 
     def posterior(self, x: Tensor, t: Tensor) -> Posterior:
         """Return mean and variance of `x_0 | x_t = x` under the condition; each of the shape of `x`."""

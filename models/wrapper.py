@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from score_sde.common.condition import Rows
+from score_sde.common.posterior import Posterior
 from score_sde.common.score import no_score
 from score_sde.sde import SDE
 
@@ -61,6 +62,19 @@ class ModelWrapper:
         part = copy.copy(self)
         part.model = rows_of(self.model, rows)
         return part
+
+
+class StepsAsModel(ModelWrapper):
+    """A wrapper of which a reverse step is as sure as the asked model: it has the same variance of `x_0 | x_t`."""
+
+    @property
+    def steps_by_posterior(self) -> bool:
+        """Whether steps have the variance of the posterior is for the model to say."""
+        return getattr(self.model, "steps_by_posterior", False)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x`; each of the shape of `x`."""
+        return self.model.posterior(x, t)
 
 
 @runtime_checkable
