@@ -14,7 +14,7 @@ from score_sde.data import Dataset
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, checks, configuration, networks, other_run, runs
+from score_sde.experiment import build, checkpoints, checks, configuration, controls, networks, other_run, runs
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
@@ -54,10 +54,14 @@ def to_train(
     if begun is not None:
         dataset = dataset.in_units_of(begun)
         note(dataset.unheard())
+    else:
+        dataset = controls.beside_base(config, dataset)
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
-    if begin_from is not None:
-        note(checkpoints.start_from(begin_from, model, config, dataset))
+    if begin_from is not None and config.model.control:
+        note(controls.begin(model, config, dataset))
+    elif begin_from is not None:
+        note(checkpoints.start_from(str(other_run.newest(begin_from)), model, config, dataset))
     elif begun is None and config.training.teacher is not None:
         note([_begin_as_teacher(model, config, dataset)])
     build.check_classes(config, dataset)
@@ -122,7 +126,7 @@ def ready(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
-    return Experiment(config, dataset, model, folder, found, overrides)
+    return controls.joined(Experiment(config, dataset, model, folder, found, overrides))
 
 
 def remember(config: ConfigDict, folder: Path) -> None:

@@ -33,7 +33,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.part import missing
 from score_sde.data import Dataset, Standardised
 from score_sde.evaluation.samples.draw import as_array
-from score_sde.experiment import build, checks, conditions, configuration, own, sampling
+from score_sde.experiment import build, checks, conditions, configuration, controls, own, sampling
 from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.composed_posterior import ComposedPosterior
 from score_sde.experiment.condition_values import check_heard, condition_of, observed
@@ -299,7 +299,7 @@ class Run:
         with naming(mode):
             configuration.from_dict(values, "run", config)
             checks.check(config, mode)
-        return replace(self._experiment, config=config)
+        return replace(self._experiment, config=config, model=controls.at_scales(self.model, config))
 
     def _asked(self, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
         """Return the condition of `count` samples, and their number, which its rows decide where it is None."""
