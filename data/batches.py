@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,7 @@ class Batches:
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
+        always: those of `names` that are never hidden.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -91,6 +92,7 @@ class Batches:
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
         in_parts: bool = False,
+        always: Collection[str] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -103,6 +105,7 @@ class Batches:
         self.labelled = labelled
         self.names = names
         self.in_parts = in_parts
+        self.always = always
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -123,7 +126,7 @@ class Batches:
         x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
-            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), self.always)
         batch = Batch(x_0, with_distortion(condition, distorted))
         return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 

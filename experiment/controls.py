@@ -25,7 +25,7 @@ from score_sde.data import Dataset
 from score_sde.data.dataset import described
 from score_sde.experiment import build, checkpoints, configuration, latents, other_run
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.networks import names_of_controls
+from score_sde.experiment.networks import names_of_controls, no_picture
 from score_sde.models import ControlNet, FlowMap
 from score_sde.models.networks.controlnet import Control
 
@@ -68,6 +68,9 @@ def beside_base(config: ConfigDict, dataset: Dataset) -> Dataset:
     names = names_of_controls(config)
     if not names:
         return dataset
+    for name in names:
+        if name not in dataset.condition_units:
+            raise no_picture(name, [known for known, units in dataset.condition_units.items() if len(units.shape) > 1])
     with naming("training.start_from"):
         if config.training.start_from is None:
             raise UserError("controls are trained beside the frozen model of a run: name its folder or its checkpoint")
@@ -149,8 +152,7 @@ def at_scales(model: Any, config: ConfigDict) -> Any:
     Raises:
         UserError: there are scales, and not as many controls.
     """
-    network, scales = network_of(model), config.sampling.control_scales
-    names = [] if network is None else list(network.controls)
+    network, scales, names = network_of(model), config.sampling.control_scales, controls_of(model)
     if scales and len(scales) != len(names):
         raise UserError(
             f"sampling.control_scales has {len(scales)} numbers, and the controls of this model are: "
@@ -181,10 +183,28 @@ def data_of_controls(config: ConfigDict) -> None:
             config.data[name] = value
 
 
+def as_trained(dataset: Dataset, found: checkpoints.Found | None) -> Dataset:
+    """Return data with no more conditions than those that the model of a checkpoint itself was trained with."""
+    if found is None or found.data is None:
+        return dataset
+    known = found.data.get("conditions", {})
+    conditions = {
+        part: {name: values for name, values in arrays.items() if name in known}
+        for part, arrays in dataset.conditions.items()
+    }
+    return replace(dataset, conditions=conditions)
+
+
 def network_of(model: Any) -> ControlNet | None:
     """Return the network of a model, if it has controls; None if not."""
     network = getattr(model, "network", None)
     return network if isinstance(network, ControlNet) else None
+
+
+def controls_of(model: Any) -> tuple[str, ...]:
+    """Return the names of the controls of a model, in order; none if it has none."""
+    network = network_of(model)
+    return () if network is None else tuple(network.controls)
 
 
 def _places(config: ConfigDict) -> list[str]:

@@ -92,7 +92,9 @@ def to_use(
     dataset = _dataset_to_use(mode, config, found)
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
-        _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
+        _note_changes(
+            controls.as_trained(dataset, found), (checkpoint.run_of(found.path) if found else None) or folder, part
+        )
     if mode not in ("sample", "likelihood") and dataset.has_gaps:
         raise UserError(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "

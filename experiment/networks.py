@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -100,19 +101,24 @@ def _controlled(config: ConfigDict, shape: tuple[int, ...], conditions: dict[str
         UserError: a control is no picture among the conditions.
     """
     names = names_of_controls(config)
+    pictures = [name for name, kind in conditions.items() if isinstance(kind, Picture)]
     for name in names:
-        if not isinstance(conditions.get(name), Picture):
-            pictures = [known for known, kind in conditions.items() if isinstance(kind, Picture)]
-            raise UserError(
-                f"model.control names {name}, and what is told of these data with place is: "
-                f"{', '.join(pictures) or 'nothing'}; see data.edges, data.low_resolution and data.condition"
-            )
+        if name not in pictures:
+            raise no_picture(name, pictures)
     others = {name: kind for name, kind in conditions.items() if name not in names}
     plain = copy.deepcopy(config)
     plain.model.control = ""
     base = make_network(plain, shape, **more, **({"conditions": others} if others else {}))
     with naming("model.control"):
         return ControlNet(base, {name: conditions[name].channels for name in names})  # type: ignore[union-attr]
+
+
+def no_picture(name: str, pictures: Sequence[str]) -> UserError:
+    """Return the complaint that a control is none of the conditions with place."""
+    return UserError(
+        f"model.control names {name}, and what is told of these data with place is: "
+        f"{', '.join(pictures) or 'nothing'}; see data.edges, data.low_resolution and data.condition"
+    )
 
 
 def frozen_but_controls(model: AnyModule) -> AnyModule:

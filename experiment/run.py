@@ -313,7 +313,7 @@ class Run:
         """Return the model, with the condition of so many examples bound to it, if any is given."""
         dataset = self._experiment.dataset
         if condition is None:
-            check_heard(self.config, dataset, None)
+            check_heard(self.config, dataset, None, controls.controls_of(self.model))
             return self.model
         return Given(self.model, self._condition(condition, count))
 
@@ -325,7 +325,7 @@ class Run:
         told, _ = condition_of(self.config, dataset, condition, count)
         if "class" in told.values and not conditions.is_class_conditional(self.config):
             raise UserError("this model knows no classes: leave them out of the condition")
-        check_heard(self.config, dataset, told)
+        check_heard(self.config, dataset, told, controls.controls_of(self.model))
         return told.to(distributed.device())
 
     def _check_parts(self) -> None:

@@ -30,7 +30,7 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import CLASSIFIERS
+from score_sde.experiment.networks import CLASSIFIERS, names_of_controls
 from score_sde.experiment.objectives import make_objective
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
@@ -118,6 +118,8 @@ def make_trainer(experiment: Experiment) -> Trainer:
         label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
+        # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
+        always=names_of_controls(config),
     )
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
     held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
@@ -248,7 +250,7 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 
-    check_heard(config, dataset, None)
+    check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"
