@@ -164,7 +164,7 @@ def test_the_command_line_joins_them_too(folder, asked, tmp_path):
         ({"model.network": "ncsnpp"}, "model.control is for model.network=unet and dit"),
         ({"model.prediction": "noise"}, "was trained with model.prediction=velocity, not noise: a frozen model stays"),
         ({"sde.beta_max": 10.0}, "was trained with sde.beta_max=20.0, not 10.0"),
-        ({"data.dataset": "photos", "data.image_size": 8}, "was trained on 17"),
+        ({"data.uniform_dequantisation": False}, "was trained with data.uniform_dequantisation=True, not False"),
         ({"training.objective": "variational", "sde.name": "learned"}, "leaves all else as it is"),
         ({"data.augment": "shift"}, "data.edges conditions pictures on themselves"),
         ({"data.low_resolution": 4}, "digits has conditions .*low_resolution"),
