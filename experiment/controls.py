@@ -79,11 +79,14 @@ def beside_base(config: ConfigDict, dataset: Dataset) -> Dataset:
             _check_same(config, configuration.from_dict(found.config, str(found.path)), str(found.path))
         if found.data is None:
             return dataset
+        if set(names) & set(found.data.get("conditions", {})):
+            # Training goes on from controls, which know their pictures in units of their own.
+            dataset.check_like(found.data, build.knows_classes(config), str(found.path))
+            return dataset.in_units_of(found.data)
         told = {name: units for name, units in dataset.condition_units.items() if name not in names}
         rest = replace(dataset, condition_units=told)
-        if not set(names) & set(found.data.get("conditions", {})):
-            rest.check_like(found.data, build.knows_classes(config), str(found.path))
-            rest = rest.in_units_of(found.data)
+        rest.check_like(found.data, build.knows_classes(config), str(found.path))
+        rest = rest.in_units_of(found.data)
     own = {name: units for name, units in dataset.condition_units.items() if name in names}
     return replace(rest, condition_units={**rest.condition_units, **own})
 

@@ -130,7 +130,8 @@ def make_trainer(experiment: Experiment) -> Trainer:
         noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
         held_out = held_out.in_part(random_part(held_out.x_0, noise))
     objective = make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
-    if dataset.is_image:
+    # Weights that are divided among processes lie as they come (FSDP takes no others).
+    if dataset.is_image and not config.training.shard:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)

@@ -22,7 +22,7 @@ TINY = {
     "model.class_conditional": True,
     "model.prediction": "velocity",
     "model.channels": 8,
-    "model.channel_multipliers": (1, 1),
+    "model.channel_multipliers": (1,),
     "model.num_blocks": 1,
     "training.batch_size": 8,
     "training.sample_every": 0,
