@@ -17,6 +17,7 @@ from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
+from score_sde.data.embedded import Embedded
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
@@ -26,7 +27,7 @@ from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, Quantise
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
-from score_sde.models.layers.text import Text
+from score_sde.models.layers.text import EmbeddedText, Text
 from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
     SDE,
@@ -292,6 +293,8 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
     units = dataset.condition_units[name]
     if isinstance(units, Words):
         return Text(units.count, units.length)
+    if isinstance(units, Embedded):
+        return EmbeddedText(units.length, units.width)
     shape = units.told_shape(dataset.shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)

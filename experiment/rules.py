@@ -185,6 +185,7 @@ RULES: dict[str, Rule] = {
     "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS, build.LATENTS]),
     "data.path": name,
     "data.condition": name,
+    "data.text_encoder": name,
     "data.folder": name,
     "data.image_size": whole(1, _NUM_PIXELS),
     "data.image_width": whole(1, _NUM_PIXELS),

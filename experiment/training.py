@@ -18,6 +18,7 @@ from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import Words
+from score_sde.data.embedded import Embedded
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import HELD_OUT, PARTS, Part
@@ -181,6 +182,12 @@ def notes_on_data(experiment: Experiment) -> list[str]:
         units = dataset.condition_units[name]
         if isinstance(units, Words):
             lines.append(f"the network is told {name}s of {len(units.vocabulary)} words, up to {units.length} each")
+            continue
+        if isinstance(units, Embedded):
+            lines.append(
+                f"the network is told {name}s by the text encoder {units.digest} in {units.folder}, up to "
+                f"{units.length} tokens of {units.width} numbers each"
+            )
             continue
         shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
