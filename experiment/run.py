@@ -40,6 +40,7 @@ from score_sde.experiment.condition_values import check_heard, condition_of, obs
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood import make_measurement
 from score_sde.experiment.posterior import Posterior
+from score_sde.experiment.ranking import bounds_of_each
 from score_sde.models import Given, part_of, rows_of
 from score_sde.solvers import decode, encode, log_likelihood
 from score_sde.solvers.base import Solution, Solver
@@ -185,6 +186,26 @@ class Run:
         examples, alone = as_examples(self._experiment.dataset, x, gaps=self.config.data.missing)
         log_prob = self._measured(examples, condition, seed, options, given).numpy()
         return float(log_prob[0]) if alone else log_prob
+
+    def rank(self, x: Examples, conditions: Any, *, seed: int | None = None, **options: Any) -> np.ndarray:
+        """Return a bound on `log p(x | c)` under each of K conditions, such as captions, `(N, K)`, in nats, float64.
+
+        The larger, the likelier; of one example `(K,)`. Noise is the same under all, so that differences are sharp.
+
+        Args:
+            x: examples, as `run.dataset.train` has them.
+            conditions: several, as of `sample`.
+            seed: the noise of example `i` is that of `seed + i`.
+            options: further keys of the section `likelihood`, such as `bound_calls`, network calls a condition.
+
+        Raises:
+            UserError: as of `log_prob`, or the model has no bound.
+        """
+        examples, alone = as_examples(self._experiment.dataset, x)
+        asked = observed(self.config, self._experiment.dataset, conditions)
+        experiment = self._with("likelihood", seed, {"bounds": ("continuous",), **options})
+        found = bounds_of_each(experiment, examples, self._condition(asked, len(asked))).numpy()
+        return found[0] if alone else found
 
     def posterior(self, x: Any = None, *, prior: Any = None) -> Posterior:
         """Return the posterior of what the model is of, such as a simulator's parameters, given what was observed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -104,3 +105,51 @@ def test_captions_may_go_over_several_lines_and_those_of_other_pictures_are_refu
     table.rename(pictures / "metadata.csv")
     with pytest.raises(UserError, match=r"metadata|are of 0.png and the like, and there is no such picture"):
         load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
+
+
+def written_as_parquet(path: Path, **columns) -> Path:
+    """Write pictures of the same brightness, with columns beside, as the library datasets stores them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("datasets")
+    from pyarrow.parquet import write_table
+
+    pictures = []
+    for number in range(20):
+        file = io.BytesIO()
+        Image.new("L", (8, 8), 10 * number).save(file, "png")
+        pictures.append({"bytes": file.getvalue(), "path": f"{number}.png"})
+    write_table(pyarrow.table({"image": pictures, **columns}), path)
+    return path
+
+
+def test_a_column_of_a_table_of_pictures_has_the_captions(tmp_path):
+    captions = [text(number) for number in range(20)]
+    lines = ["grey of\n" + text(number).removeprefix("grey of ") for number in range(20)]
+    for columns, asked in (
+        ({"text": captions}, {}),
+        ({"caption": lines, "text": ["other"] * 20}, {}),
+        ({"prose": captions, "caption": ["other"] * 20}, {"condition": "prose"}),
+    ):
+        path = written_as_parquet(tmp_path / "own.parquet", **columns)
+        dataset = load_dataset(path=path, folder=tmp_path / "kept", num_channels=1, **asked)
+        assert of(dataset) == WANTED
+        assert any("are not read, but those of" in note for note in dataset.notes) == (len(columns) == 2)
+    plain = written_as_parquet(tmp_path / "own.parquet", caption=[None] * 20, text=[["a", "b"]] * 20)
+    dataset = load_dataset(path=plain, folder=tmp_path / "kept", num_channels=1)
+    assert not dataset.condition_units
+
+
+def test_a_column_that_has_not_all_captions_or_no_texts_is_refused(tmp_path):
+    captions = [text(number) for number in range(20)]
+    for columns, asked, line in (
+        ({"text": [None, *captions[1:]]}, {}, "column text has no caption for 1 of 20 rows, first row 0"),
+        (
+            {"prose": captions},
+            {"condition": "pros"},
+            r"one column of texts \(prose\), not on pros .did you mean 'prose'",
+        ),
+        ({"number": list(range(20))}, {"condition": "number"}, r"one column of texts \(it has none\), not on number"),
+    ):
+        path = written_as_parquet(tmp_path / "own.parquet", **columns)
+        with pytest.raises(UserError, match=line):
+            load_dataset(path=path, folder=tmp_path / "kept", num_channels=1, **asked)
