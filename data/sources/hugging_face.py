@@ -4,7 +4,7 @@ hf:ylecun/mnist        from the hub, or from the library's cache
 photos.parquet         one file
 photos/                a folder with parquet files in it
 
-A column `caption` or `text` has the captions (`data.sources.caption_columns`). The words of a name say which part of the
+A column `caption` or `text` has captions (`data.sources.caption_columns`). The words of a name say which part of the
 data it is: `train-00000.parquet`, the library's split `validation` (see `data.words`).
 """
 
