@@ -72,8 +72,7 @@ def _read(path: Path, condition: tuple[str, ...]) -> Found:
     elif is_parquet(path):
         found = read_hugging_face(str(path), condition)
     elif path.is_dir() or suffix == ".zip":
-        found = find_image_files(path)
-        found = with_captions(found, path) if path.is_dir() else found
+        found = with_captions(find_image_files(path), path)
         return with_pairs(found, ",".join(condition)) if condition else found
     else:
         raise UserError(

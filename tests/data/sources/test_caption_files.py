@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,18 @@ def test_each_picture_has_its_own_caption(write, pictures):
     dataset = load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
     assert (len(dataset.train), len(dataset.test)) == (18, 2)
     assert of(dataset) == WANTED
+
+
+def test_captions_are_packed_with_the_pictures(pictures, tmp_path):
+    """Of both kinds in one archive, the text beside a picture is the nearer; what is damaged is named."""
+    written_as_table(pictures)
+    (pictures / "a" / "7.txt").write_text("grey of\n0 and 7", encoding="utf-8")
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", pictures))
+    assert of(load_dataset(path=packed, folder=tmp_path / "kept", num_channels=1)) == WANTED
+    (pictures / "a" / "metadata.csv").write_bytes(b"\xff\xfe")
+    damaged = Path(shutil.make_archive(str(tmp_path / "damaged"), "zip", pictures))
+    with pytest.raises(UserError, match=r"damaged.zip/a/metadata.csv: captions are text in UTF-8"):
+        load_dataset(path=damaged, folder=tmp_path / "kept", num_channels=1)
 
 
 def test_pictures_without_captions_have_none(pictures):
