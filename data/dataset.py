@@ -309,8 +309,12 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words | Embedded]:
     told: dict[str, ConditionUnits | Words | Embedded] = {}
     for name, about in description.get("conditions", {}).items():
-        kind = Words if "words" in about else Embedded if "encoder" in about else ConditionUnits
-        told[name] = kind.described(about)
+        if "words" in about:
+            told[name] = Words.described(about)
+        elif "encoder" in about:
+            told[name] = Embedded.described(about)
+        else:
+            told[name] = ConditionUnits.described(about)
     return told
 
 

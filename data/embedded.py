@@ -197,6 +197,7 @@ def _embed(captions: list[str], encoder: FrozenEncoder, place: Path, length: int
         rows.flush()
         # The map ends here, since Windows renames no file that is mapped.
         del rows
+    encoder.unload()
     about = {
         "cut": [row for row, count in enumerate(lengths) if count > length],
         "unknown": [row for row, numbers in enumerate(tokens) if encoder.lacks(numbers)],

@@ -120,6 +120,10 @@ class FrozenEncoder:
         starts = range(0, len(captions), BATCH)
         return torch.cat([self._rows(list(captions[start : start + BATCH]), length).cpu() for start in starts])
 
+    def unload(self) -> None:
+        """Give back the memory of the weights, which are loaded again when they are asked for."""
+        self.__dict__.pop("_model", None)
+
     def _rows(self, captions: list[str], length: int) -> Tensor:
         tokens = self._tokenizer(
             captions,
@@ -132,8 +136,9 @@ class FrozenEncoder:
         here = self._model.device
         numbers, there = tokens["input_ids"].to(here), tokens["attention_mask"].to(here)
         heard = self._model(input_ids=numbers, attention_mask=there)
-        states = heard.last_hidden_state * there.unsqueeze(-1)
-        whole = heard.pooler_output if "pooler_output" in heard else states.sum(1) / there.sum(1, keepdim=True)
+        states = heard.last_hidden_state.masked_fill(there.unsqueeze(-1) == 0, 0.0)
+        count = there.sum(1, keepdim=True).clamp(min=1)
+        whole = heard.pooler_output if self._class == "CLIPTextModel" else states.sum(1) / count
         return torch.cat([whole.unsqueeze(1), states], dim=1)
 
     @cached_property
