@@ -29,7 +29,11 @@ def save_clip(folder: Path, seed: int = 0, **built: Any) -> Path:
     about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": CLIP_LENGTH}
     (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
     size: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, **built}
-    places = {"bos_token_id": vocabulary[START], "eos_token_id": vocabulary[END], "pad_token_id": vocabulary[END]}
+    places: dict[str, Any] = {
+        "bos_token_id": vocabulary[START],
+        "eos_token_id": vocabulary[END],
+        "pad_token_id": vocabulary[END],
+    }
     config = CLIPTextConfig(
         vocab_size=len(words), num_attention_heads=2, max_position_embeddings=CLIP_LENGTH, **size, **places
     )

@@ -82,7 +82,7 @@ class Bridge(nn.Module):
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens `(B, L, width)`, zeros where there is nothing, and the vector `(B, width)`."""
-        rows = rows.to(self.whole[1].weight)
+        rows = rows.to(next(self.parameters()))
         there = (rows[:, 1:] != 0).any(-1, keepdim=True).to(rows)
         return self.tokens(rows[:, 1:]) * there, self.whole(rows[:, 0])
 

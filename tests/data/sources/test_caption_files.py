@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,11 +139,12 @@ def written_as_parquet(path: Path, **columns) -> Path:
 def test_a_column_of_a_table_of_pictures_has_the_captions(tmp_path):
     captions = [text(number) for number in range(20)]
     lines = ["grey of\n" + text(number).removeprefix("grey of ") for number in range(20)]
-    for columns, asked in (
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({"text": captions}, {}),
         ({"caption": lines, "text": ["other"] * 20}, {}),
         ({"prose": captions, "caption": ["other"] * 20}, {"condition": "prose"}),
-    ):
+    ]
+    for columns, asked in cases:
         path = written_as_parquet(tmp_path / "own.parquet", **columns)
         dataset = load_dataset(path=path, folder=tmp_path / "kept", num_channels=1, **asked)
         assert of(dataset) == WANTED
@@ -154,7 +156,7 @@ def test_a_column_of_a_table_of_pictures_has_the_captions(tmp_path):
 
 def test_a_column_that_has_not_all_captions_or_no_texts_is_refused(tmp_path):
     captions = [text(number) for number in range(20)]
-    for columns, asked, line in (
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({"text": [None, *captions[1:]]}, {}, "column text has no caption for 1 of 20 rows, first row 0"),
         (
             {"prose": captions},
@@ -162,7 +164,8 @@ def test_a_column_that_has_not_all_captions_or_no_texts_is_refused(tmp_path):
             r"one column of texts \(prose\), not on pros .did you mean 'prose'",
         ),
         ({"number": list(range(20))}, {"condition": "number"}, r"one column of texts \(it has none\), not on number"),
-    ):
+    ]
+    for columns, asked, line in cases:
         path = written_as_parquet(tmp_path / "own.parquet", **columns)
         with pytest.raises(UserError, match=line):
             load_dataset(path=path, folder=tmp_path / "kept", num_channels=1, **asked)
