@@ -45,8 +45,8 @@ def get_config() -> ConfigDict:
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     # Numbers without levels: what is NaN, or an empty cell, was not observed, instead of being refused. The network
     data.missing = False  # learns what is missing given the rest, and the density of what is there, whatever is missing
-    # Parts that training hides of whole examples, and learns given the rest, comma-separated: half, box, stroke, pixels,
-    data.masks = ""  # all; for --config.edit.task=inpaint and run.fill
+    # Random parts that training hides of whole examples, and learns given the rest, for edit.task=inpaint and run.fill:
+    data.masks = ""  # half, box, stroke, pixels, all; several, comma-separated
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
     data.box_low = ()

@@ -2,7 +2,7 @@
 
 from score_sde.control.composition import Composed
 from score_sde.control.guidance import ClassifierGuidance, Guided
-from score_sde.control.latents import noised, slerp
+from score_sde.control.latents import noised, slerp, varied
 from score_sde.control.operators import LinearOperator, Masked, blurred, grey, shrunk
 from score_sde.control.posterior import DPS, MMPS, Observation, PiGDM
 from score_sde.control.projection import Controlled, Projection, RePaint
@@ -28,4 +28,5 @@ __all__ = [
     "noised",
     "shrunk",
     "slerp",
+    "varied",
 ]

@@ -63,7 +63,7 @@ def model_of_part(
     """
     if guides.classifier is not None or guides.reference is not None:
         raise UserError(
-            "sampling.classifier and sampling.reference know whole examples, and these are known in part: leave them out"
+            "sampling.classifier and sampling.reference know whole examples, not parts of them: leave them out"
         )
     if asked is None:
         # Complains of guidance to nothing.

@@ -34,6 +34,11 @@ def kinds_of_masks(config: ConfigDict) -> tuple[str, ...]:
     return tuple(word.strip() for word in config.data.masks.split(",") if word.strip())
 
 
+def untold(config: ConfigDict) -> ConfigDict:
+    """Return the configuration of the same model that is told of whole examples alone."""
+    return ConfigDict({**config.to_dict(), "data": {**config.data.to_dict(), "missing": False, "masks": ""}})
+
+
 def check_parts(config: ConfigDict) -> None:
     """See that what is for models of parts stands together.
 
@@ -45,7 +50,7 @@ def check_parts(config: ConfigDict) -> None:
         return
     key = "data.missing" if config.data.missing else "data.masks"
     if config.data.missing and kinds_of_masks(config):
-        raise UserError("data.missing hides parts of examples as it is, and data.masks is for whole ones: leave out one")
+        raise UserError("data.missing is for examples that lack numbers, and data.masks for whole ones: leave out one")
     if config.model.network not in ("mlp", *_BY_PICTURES) and not own.is_own(config.model.network):
         known = "mlp, unet and dit" if config.data.missing else f"mlp, {', '.join(_BY_PICTURES)}"
         raise UserError(f"{key} is for networks {known}, not {config.model.network}: --config.model.network=unet")
