@@ -7,9 +7,11 @@ masks hide parts of them in training.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor
 
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
@@ -82,3 +84,18 @@ def held_out_in_parts(config: ConfigDict, dataset: Dataset, held_out: Batch) -> 
         return held_out.in_part(random_part(held_out.x_0, noise))
     shown = dataset.units.encode(dataset.validation)
     return held_out.in_part(masked_part(shown, noise, kinds_of_masks(config)))
+
+
+def shown_levels(config: ConfigDict, dataset: Dataset) -> Callable[[Tensor], Tensor] | None:
+    """Return what a model is told of levels that are given: their middles; None of numbers without levels.
+
+    Raises:
+        UserError: the section `likelihood` has noise of another kind, whose density is not that of each level alone.
+    """
+    if dataset.levels is None:
+        return None
+    if config.likelihood.dequantisation != "uniform":
+        raise UserError(
+            "the density of some levels given others is measured with uniform noise: likelihood.dequantisation=uniform"
+        )
+    return dataset.units.encode
