@@ -40,6 +40,8 @@ def choose_solver(config: ConfigDict) -> None:
     """Put the solver that edits are made with where those of samples are, in place."""
     if config.edit.task in BY_FLOW:
         config.sampling.solver = "ode"
+        # Adaptive steps are many as they need be, however many samples are drawn by.
+        config.sampling.num_steps = config.sampling.num_steps if config.sampling.method is not None else None
     else:
         config.sampling.solver, config.sampling.num_steps = config.edit.solver, config.edit.num_steps
 
@@ -92,6 +94,10 @@ def prepare(experiment: Experiment) -> None:
         for name, _ in experiment.overrides:
             if name == "edit.solver":
                 raise UserError("edit.method=tds has steps of its own: leave out edit.solver")
+    if edit.task in BY_FLOW and experiment.config.sampling.method is None:
+        for name, _ in experiment.overrides:
+            if name == "sampling.num_steps":
+                raise UserError(f"edit.task={edit.task} has adaptive steps: leave out {name}, or give sampling.method")
     choose_solver(experiment.config)
 
 
