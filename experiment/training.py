@@ -29,7 +29,7 @@ from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
 from score_sde.experiment.networks import CLASSIFIERS
-from score_sde.experiment.objectives import make_objective
+from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
@@ -71,6 +71,9 @@ def train(experiment: Experiment) -> None:
     say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
     for line in notes_on_data(experiment):
         say(line)
+    by_hand = [key.removeprefix("training.") for key, _ in experiment.overrides if key.startswith("training.")]
+    for key in unused_keys(experiment.config.training.objective, by_hand):
+        distributed.note(f"objective {experiment.config.training.objective!r} does not use training.{key}")
 
     def kept() -> str:
         newest = checkpoint.latest(folder / "checkpoints") or "none yet"
