@@ -25,7 +25,7 @@ from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.inpainting import model_of_part
 from score_sde.experiment.parts import is_told_of_parts
 from score_sde.experiment.prompts import led_away_from
-from score_sde.models import GaussianMixture, part_of
+from score_sde.models import GaussianMixture
 from score_sde.solvers import Model
 
 
@@ -95,8 +95,6 @@ def draws_itself(experiment: Experiment) -> bool:
 
 def _model_of(experiment: Experiment, part: Part, asked: Condition | None) -> Model:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
-    if isinstance(model, GaussianMixture) and asked is None:
-        return part_of(model, part.to(distributed.device()))
     guides = conditions.find_guides(config, dataset, model.sde)
     away = led_away_from(config, dataset, len(part))
     if draws_itself(experiment):

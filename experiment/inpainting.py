@@ -15,6 +15,7 @@ from score_sde.common.part import Part
 from score_sde.experiment import build
 from score_sde.experiment.conditions import Guides, make_guidance
 from score_sde.experiment.parts import is_told_of_parts
+from score_sde.models import GaussianMixture, part_of
 from score_sde.models.part import PartOf
 from score_sde.solvers import Model
 
@@ -48,7 +49,8 @@ def model_of_part(
     guides: Guides,
     away: Condition | None = None,
 ) -> Model:
-    """Return the model of a part of each sample, given another, guided as the section `sampling` has it.
+    """Return the model of a part of each sample, given another, guided as the section `sampling` has it; a mixture's is
+    exact.
 
     Args:
         config: the configuration.
@@ -69,6 +71,8 @@ def model_of_part(
         # Complains of guidance to nothing.
         make_guidance(config, model, None, guides, away)
     part = part.to(distributed.device())
+    if isinstance(model, GaussianMixture) and asked is None:
+        return part_of(model, part)
     told, rest = (None if condition is None else condition.to(distributed.device()) for condition in (asked, away))
     guided = make_guidance(config, model, part.beside(told), guides, part.beside(rest))
     return PartOf(guided, part)

@@ -592,7 +592,7 @@ SUBJECTS |= {
         control.varied,
         made(control.varied),
         {"sde": VP, "latents": X_T, "strength": 0.5},
-        {"latents": "", "strength": "0 1"},
+        {"latents": "", "strength": "0 1 1e-30"},
     ),
     "slerp": Subject(
         control.slerp, made(control.slerp), {"a": X_0, "b": X_T, "share": T_MIN}, {"a": "", "b": "", "share": ""}
