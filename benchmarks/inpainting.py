@@ -15,7 +15,7 @@ answers. Known pixels are those of the picture in all of them. What is measured 
     spread       standard deviation of the answers of a picture
     recognised   share of answers that a support vector machine, which saw whole training digits, gives the true class
 
-Widths, solvers and scales are chosen by the likelihood of the first 50 test digits, and numbers reported of 150 others.
+Widths, solvers and scales are chosen by the likelihood of the first 50 test digits, and numbers reported of others.
 Differences are paired, picture by picture, with their standard errors. With `--density` the trained models' own
 log-densities are measured, too: of the hidden levels given the known ones, by the probability flow, in bits a pixel.
 
@@ -39,10 +39,9 @@ from score_sde.control import EachMasked, Observation, PiGDM
 from score_sde.experiment.run import Run
 from score_sde.solvers import get_solver
 
-NUM_CHOOSING, NUM_REPORTED, NUM_ANSWERS = 50, 150, 8
+NUM_CHOOSING, NUM_ANSWERS = 50, 8
 WIDTHS = torch.linspace(0.5, 5, 46, dtype=torch.float64)
 SOLVERS = {"default, 20": ("default", 20), "dpmpp_2s_sde, 50": ("dpmpp_2s_sde", 50)}
-SCALES = (0.5, 1.0, 2.0)
 
 # Answers `(N, K, 1, 8, 8)`, levels, to pictures `(N, 1, 8, 8)` of which `known` is known.
 Answers = Callable[[Tensor, Tensor], Tensor]
@@ -65,20 +64,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--masked", type=Path, nargs="*", default=[Path("runs/vp_digits_masked")])
+    parser.add_argument("--pictures", type=int, default=150, help="how many numbers are reported of")
+    parser.add_argument("--scales", type=float, nargs="*", default=(0.5, 1.0, 2.0), help="of ΠGDM's guidance")
     parser.add_argument("--hidden", choices=("box", "half", "pixels"), help="this part alone")
     parser.add_argument("--density", action="store_true", help="measure the trained models' own densities, too")
     arguments = parser.parse_args()
     base = score_sde.load(arguments.workdir)
     trained = [score_sde.load(path) for path in arguments.masked]
     assert base.dataset.test_classes is not None
-    rows = slice(NUM_CHOOSING + NUM_REPORTED)
+    rows = slice(NUM_CHOOSING + arguments.pictures)
     x, classes = base.dataset.test[rows], base.dataset.test_classes[rows]
     recognise = recogniser(base)
     families: dict[str, dict[str, Answers]] = {
         f"trained, {path.name}": {name: by_trained(run, *solver) for name, solver in SOLVERS.items()}
         for path, run in zip(arguments.masked, trained, strict=True)
     }
-    families["ΠGDM"] = {f"scale {scale:g}": by_pigdm(base, scale) for scale in SCALES}
+    families["ΠGDM"] = {f"scale {scale:g}": by_pigdm(base, scale) for scale in arguments.scales}
     for name, known in masks(len(x)).items():
         if arguments.hidden not in (None, name):
             continue
