@@ -6,6 +6,7 @@ what is not, each given the same known part.
 
 from __future__ import annotations
 
+import torch
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
@@ -73,6 +74,12 @@ def model_of_part(
     part = part.to(distributed.device())
     if isinstance(model, GaussianMixture) and asked is None:
         return part_of(model, part)
-    told, rest = (None if condition is None else condition.to(distributed.device()) for condition in (asked, away))
+    told, rest = (None if condition is None else _of_all(condition, len(part)) for condition in (asked, away))
     guided = make_guidance(config, model, part.beside(told), guides, part.beside(rest))
     return PartOf(guided, part)
+
+
+def _of_all(condition: Condition, count: int) -> Condition:
+    """Return a condition on the device, for so many samples, of one that has a row for each or one for all."""
+    rows = torch.arange(count) if len(condition) == count else torch.zeros(count, dtype=torch.long)
+    return condition[rows].to(distributed.device())
