@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     # Numbers without levels: what is NaN, or an empty cell, was not observed, instead of being refused. The network
     data.missing = False  # learns what is missing given the rest, and the density of what is there, whatever is missing
+    # Random parts that training hides of whole examples, and learns given the rest, for edit.task=inpaint and run.fill:
+    data.masks = ""  # half, box, stroke, pixels, all; several, comma-separated
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
     data.box_low = ()
@@ -282,7 +284,8 @@ def get_config() -> ConfigDict:
     # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with its.)
     edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
-    edit.method = "pigdm"  # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles
+    # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles; trained, to inpaint with
+    edit.method = placeholder(str)  # a model of data.masks; None: trained, if it is one, and otherwise pigdm
     edit.noise_std = 0.0  # standard deviation of the observation's noise, in model units; dps and tds need some
     edit.scale = 1.0  # pigdm, dps, mmps: multiple of the guidance
     edit.iterations = 5  # mmps: conjugate gradients, each of them a product with the network's derivative
