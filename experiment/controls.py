@@ -22,6 +22,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.resumable import digest
 from score_sde.common.weight_files import load_weights
 from score_sde.data import Dataset
+from score_sde.data.conditions import ConditionUnits
 from score_sde.data.dataset import described
 from score_sde.experiment import build, checkpoints, configuration, latents, other_run
 from score_sde.experiment.experiment import Experiment
@@ -70,7 +71,10 @@ def beside_base(config: ConfigDict, dataset: Dataset) -> Dataset:
         return dataset
     for name in names:
         if name not in dataset.condition_units:
-            raise no_picture(name, [known for known, units in dataset.condition_units.items() if len(units.shape) > 1])
+            pictures = {
+                known: units for known, units in dataset.condition_units.items() if isinstance(units, ConditionUnits)
+            }
+            raise no_picture(name, [known for known, units in pictures.items() if len(units.shape) > 1])
     with naming("training.start_from"):
         if config.training.start_from is None:
             raise UserError("controls are trained beside the frozen model of a run: name its folder or its checkpoint")

@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
+from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, checks, configuration, controls, networks, other_run, runs
+from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
@@ -51,11 +53,8 @@ def to_train(
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
     begun = checkpoint.data_of_newest(folder / "checkpoints")
-    if begun is not None:
-        dataset = dataset.in_units_of(begun)
-        note(dataset.unheard())
-    else:
-        dataset = controls.beside_base(config, dataset)
+    dataset = dataset.in_units_of(begun) if begun is not None else controls.beside_base(config, dataset)
+    note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None and config.model.control:
@@ -68,7 +67,8 @@ def to_train(
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     check_pairs(config, build.told_names(config, dataset))
-    beside = [name for name in build.told_names(config, dataset) if len(dataset.condition_units[name].shape) > 1]
+    arrays = {name: len(dataset.condition_units[name].shape) for name in build.told_names(config, dataset)}
+    beside = [name for name, axes in arrays.items() if axes > 1 and name != CAPTION]
     if beside and config.data.augment:
         raise UserError(
             f"data.augment would change examples, and not {', '.join(beside)}, which lies beside them: "
@@ -101,6 +101,7 @@ def to_use(
             "run.fill(x) and run.log_prob(x)"
         )
     experiment = ready(config, found, dataset, folder, overrides)
+    note(experiment.dataset.unheard())
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         note([f"{folder} is the run of another model than {found.path}: see --workdir"])
     return experiment
@@ -120,7 +121,7 @@ def ready(
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
-        note(dataset.unheard())
+    check_text_encoder(config, dataset)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
         place = folder if found is None or found.config is not None else found.path
