@@ -99,8 +99,10 @@ def save_weights(
         UserError: the file cannot be written.
     """
     contiguous = {name: weights[name].detach().cpu().contiguous().clone() for name in sorted(weights)}
-    # One entry, since the library writes several in an order of its own, another each time.
-    about = json.dumps({"config": config, "data": data, "digest": digest(*contiguous.values())}, sort_keys=True)
+    # One entry, since the library writes several in an order of its own, another each time. The order of the conditions
+    # of data is that of a network's channels.
+    in_order = json.loads(json.dumps(config, sort_keys=True))
+    about = json.dumps({"config": in_order, "data": data, "digest": digest(*contiguous.values())})
     with write_atomically(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(contiguous, {_ABOUT: about}))
 
@@ -136,7 +138,9 @@ def data_of_newest(folder: Path) -> dict[str, Any] | None:
     weights = None if newest is None else newest.with_suffix(".safetensors")
     if weights is None or not weights.is_file():
         return None if newest is None else load(newest).get("data")
-    return json.loads(read_metadata(weights)[_ABOUT])["data"]
+    data = json.loads(read_metadata(weights)[_ABOUT])["data"]
+    # Earlier versions wrote several conditions in another order there than networks have.
+    return load(newest).get("data") if data is not None and len(data.get("conditions", {})) > 1 else data
 
 
 def load(path: Path) -> dict[str, Any]:
