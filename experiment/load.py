@@ -15,7 +15,17 @@ from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, checks, configuration, controls, networks, other_run, runs
+from score_sde.experiment import (
+    build,
+    checkpoints,
+    checks,
+    configuration,
+    control_training,
+    controls,
+    networks,
+    other_run,
+    runs,
+)
 from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
@@ -53,12 +63,12 @@ def to_train(
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
     begun = checkpoint.data_of_newest(folder / "checkpoints")
-    dataset = dataset.in_units_of(begun) if begun is not None else controls.beside_base(config, dataset)
+    dataset = dataset.in_units_of(begun) if begun is not None else control_training.beside_base(config, dataset)
     note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None and config.model.control:
-        note(controls.begin(model, config, dataset))
+        note(control_training.begin(model, config, dataset))
     elif begin_from is not None:
         note(checkpoints.start_from(str(other_run.newest(begin_from)), model, config, dataset))
     elif begun is None and config.training.teacher is not None:
