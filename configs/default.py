@@ -36,6 +36,8 @@ def get_config() -> ConfigDict:
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
+    # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
+    data.edges = placeholder(float)
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -86,6 +88,8 @@ def get_config() -> ConfigDict:
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
+    # unet and dit: conditions with place, comma-separated, that are each heard by a copy of the encoder, trained beside
+    model.control = ""  # the frozen model of training.start_from: control networks
     # unet, ncsnpp, ddpm, adm and classifiers
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before; adm: also 0.5
@@ -130,7 +134,7 @@ def get_config() -> ConfigDict:
     model.num_components = 10
 
     config.training = training = ConfigDict()
-    # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
+    # Fine-tuning: weights to begin with: a run or checkpoint of ours, a published one, or a pipeline of diffusers
     training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
@@ -198,6 +202,8 @@ def get_config() -> ConfigDict:
     sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
+    sampling.controls = ""  # runs of further controls beside the same frozen model, or beside this one, comma-separated
+    sampling.control_scales = ()  # what each control is multiplied by, in order, this run's first; (): 1
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)

@@ -17,12 +17,13 @@ from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
+from score_sde.data.edges import with_edges
 from score_sde.data.embedded import Embedded
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.couplings import why_no_score
-from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
+from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, frozen_but_controls, make_network
 from score_sde.experiment.parts import is_told_of_parts, picture_of_part
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
@@ -73,10 +74,13 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         UserError: the data do not exist, or do not have the configured shape.
     """
     dataset, data = _dataset(config, files_needed), config.data
-    if data.low_resolution is None:
-        return dataset
-    with naming("data.low_resolution"):
-        return with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+    if data.low_resolution is not None:
+        with naming("data.low_resolution"):
+            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+    if data.edges is not None:
+        with naming("data.edges"):
+            dataset = with_edges(dataset, data.edges)
+    return dataset
 
 
 def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
@@ -168,7 +172,7 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
-    return made
+    return frozen_but_controls(made)
 
 
 def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:

@@ -15,7 +15,7 @@ from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, checks, configuration, networks, other_run, runs
+from score_sde.experiment import build, checkpoints, checks, configuration, controls, networks, other_run, runs
 from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
@@ -53,13 +53,14 @@ def to_train(
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
     begun = checkpoint.data_of_newest(folder / "checkpoints")
-    if begun is not None:
-        dataset = dataset.in_units_of(begun)
+    dataset = dataset.in_units_of(begun) if begun is not None else controls.beside_base(config, dataset)
     note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
-    if begin_from is not None:
-        note(checkpoints.start_from(begin_from, model, config, dataset))
+    if begin_from is not None and config.model.control:
+        note(controls.begin(model, config, dataset))
+    elif begin_from is not None:
+        note(checkpoints.start_from(str(other_run.newest(begin_from)), model, config, dataset))
     elif begun is None and config.training.teacher is not None:
         note([_begin_as_teacher(model, config, dataset)])
     build.check_classes(config, dataset)
@@ -91,7 +92,9 @@ def to_use(
     dataset = _dataset_to_use(mode, config, found)
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
-        _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
+        _note_changes(
+            controls.as_trained(dataset, found), (checkpoint.run_of(found.path) if found else None) or folder, part
+        )
     if mode not in ("sample", "likelihood") and dataset.has_gaps:
         raise UserError(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
@@ -126,7 +129,7 @@ def ready(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
-    return Experiment(config, dataset, model, folder, found, overrides)
+    return controls.joined(Experiment(config, dataset, model, folder, found, overrides))
 
 
 def remember(config: ConfigDict, folder: Path) -> None:

@@ -36,6 +36,7 @@ from score_sde.experiment import (
     checks,
     conditions,
     configuration,
+    controls,
     differentiable,
     filling,
     moving,
@@ -354,7 +355,7 @@ class Run:
         with naming(mode):
             configuration.from_dict(values, "run", config)
             checks.check(config, mode)
-        return replace(self._experiment, config=config)
+        return replace(self._experiment, config=config, model=controls.at_scales(self.model, config))
 
     def _asked(self, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
         """Return the condition of `count` samples, and their number, which its rows decide where it is None."""
@@ -368,7 +369,7 @@ class Run:
         """Return the model, with the condition of so many examples bound to it, if any is given."""
         dataset = self._experiment.dataset
         if condition is None:
-            check_heard(self.config, dataset, None)
+            check_heard(self.config, dataset, None, controls.controls_of(self.model))
             return self.model
         return Given(self.model, self._condition(condition, count))
 
@@ -380,7 +381,7 @@ class Run:
         told, _ = condition_of(self.config, dataset, condition, count)
         if "class" in told.values and not conditions.is_class_conditional(self.config):
             raise UserError("this model knows no classes: leave them out of the condition")
-        check_heard(self.config, dataset, told)
+        check_heard(self.config, dataset, told, controls.controls_of(self.model))
         return told.to(distributed.device())
 
     def _check_parts(self) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
-from score_sde.common.files import at_home
 from score_sde.data.dataset import Dataset, Kind
-from score_sde.experiment import checkpoints, configuration, rules
+from score_sde.experiment import checkpoints, configuration, controls, other_run, rules
 from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
 
@@ -116,7 +115,7 @@ def _configuration_for(look: Callable[[ConfigDict], Dataset], overrides: Overrid
 def _find_start(overrides: Overrides) -> checkpoints.Found | None:
     """Find the checkpoint that training is to begin from, which may decide the network; None if none is named."""
     place = dict(overrides).get("training.start_from")
-    return checkpoints.find(at_home(place)) if place and place.lower() != "none" else None
+    return checkpoints.find(other_run.newest(place)) if place and place.lower() != "none" else None
 
 
 def changes(config: ConfigDict, folder: Path) -> list[str]:
@@ -164,6 +163,7 @@ def configuration_to_use(
         # Users may give other data of the same kind; but whether it is told of distortion is a property of the network.
         asked_for = {key for key, _ in overrides if key.startswith("data.") and key != "data.distortion"}
         _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
+    controls.data_of_controls(config)
     return config, found
 
 

@@ -20,6 +20,7 @@ from score_sde.evaluation.samples.inception import Extractors, inception, measur
 from score_sde.experiment import conditions
 from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
@@ -114,7 +115,7 @@ def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
 def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
-    check_heard(config, experiment.dataset, condition)
+    check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
     of_steps = variance_of(experiment, config.sampling.variance)

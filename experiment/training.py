@@ -29,7 +29,7 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import CLASSIFIERS
+from score_sde.experiment.networks import CLASSIFIERS, names_of_controls
 from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
@@ -122,11 +122,14 @@ def make_trainer(experiment: Experiment) -> Trainer:
         names=names,
         in_parts=config.data.missing,
         masks=kinds_of_masks(config),
+        # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
+        always=names_of_controls(config),
     )
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
     objective = make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
-    if dataset.is_image:
+    # Weights that are divided among processes lie as they come (FSDP takes no others).
+    if dataset.is_image and not config.training.shard:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)
@@ -257,7 +260,7 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 
-    check_heard(config, dataset, None)
+    check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"
