@@ -20,9 +20,11 @@ from score_sde.data.dataset import has_gaps
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
+from score_sde.experiment.autoencoders import make_autoencoder
 from score_sde.experiment.couplings import why_no_score
-from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
@@ -50,7 +52,7 @@ ARRAYS = "arrays"
 LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
-Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
+Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier | Autoencoder
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -162,6 +164,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network in AUTOENCODERS:
+        return make_autoencoder(config, dataset)
     made = _new_model(config, dataset)
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
@@ -284,7 +288,11 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
-    return () if config.model.network in ("mixture", *CLASSIFIERS, PIPELINE) else tuple(dataset.condition_units)
+    return (
+        ()
+        if config.model.network in ("mixture", *CLASSIFIERS, *AUTOENCODERS, PIPELINE)
+        else tuple(dataset.condition_units)
+    )
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:

@@ -34,9 +34,11 @@ from score_sde.experiment.conditions import is_class_conditional
 from score_sde.experiment.dequantisation import learned_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood_tuning import likelihood_table
+from score_sde.experiment.reconstructions import measure_reconstructions
 from score_sde.experiment.settings import settings_of
 from score_sde.experiment.variances import bound_with, variance_of
 from score_sde.models import Given
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.solvers.density.tuned import TUNED
 
 # What a density is conditioned on, with what is added to the names of its files.
@@ -114,6 +116,8 @@ def likelihood(experiment: Experiment) -> Measured | None:
         Stopped: a signal came.
     """
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    if isinstance(model, Autoencoder):
+        return Measured(*measure_reconstructions(experiment, model))
     settings = config.likelihood
     parts = {
         "test": (dataset.test, dataset.test_classes),

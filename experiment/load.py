@@ -20,6 +20,7 @@ from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.training import checkpoint
 
 # The file of what a run remembers of its data.
@@ -94,7 +95,7 @@ def to_use(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
             "run.fill(x) and run.log_prob(x)"
         )
-    experiment = ready(config, found, dataset, folder, overrides)
+    experiment = ready(config, found, dataset, folder, overrides, autoencoders=mode == "likelihood")
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         note([f"{folder} is the run of another model than {found.path}: see --workdir"])
     return experiment
@@ -106,18 +107,25 @@ def ready(
     dataset: Dataset,
     folder: Path,
     overrides: configuration.Overrides = (),
+    autoencoders: bool = False,
 ) -> Experiment:
     """Make the experiment of a trained model, on the device, with the data in the units that it was trained in.
 
     Raises:
-        UserError: the checkpoint does not fit the configuration or the data, or is that of a classifier.
+        UserError: the checkpoint does not fit the configuration or the data, or is that of a classifier, or, unless
+            these will do, of one of the `autoencoders`.
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
         note(dataset.unheard())
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
+    place = folder if found is None or found.config is not None else found.path
+    if isinstance(model, Autoencoder) and not autoencoders:
+        raise UserError(
+            f"this is an autoencoder, which --mode likelihood measures: train a model of its latents, "
+            f"--config.data.autoencoder={place}"
+        )
     if isinstance(model, NoisyClassifier):
-        place = folder if found is None or found.config is not None else found.path
         raise UserError(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )

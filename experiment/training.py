@@ -25,19 +25,22 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformD
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
+from score_sde.experiment.autoencoders import shown_reconstructions
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import CLASSIFIERS
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS
 from score_sde.experiment.objectives import make_objective
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
-from score_sde.models import Given, NoisyClassifier
+from score_sde.models import Given
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
+from score_sde.training.autoencoding import autoencoder_measure
 from score_sde.training.classification import accuracy_by_log_snr
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
@@ -119,12 +122,15 @@ def make_trainer(experiment: Experiment) -> Trainer:
         names=names,
         in_parts=config.data.missing,
     )
+    without_times = config.model.network in AUTOENCODERS or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
     held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
     if config.data.missing and len(held_out):
         noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
         held_out = held_out.in_part(random_part(held_out.x_0, noise))
-    objective = make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
+    # An autoencoder has no process; that of the configuration stands where one is asked for, and is not used.
+    sde = build.make_sde(config) if isinstance(model, Autoencoder) else model.sde
+    objective = make_objective(config, sde, make_teacher(config, dataset, sde))
     if dataset.is_image:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
@@ -139,9 +145,9 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=None if own.is_own(config.training.objective) else LossByNoise(model.sde, config.training.t_min),
-        draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
-        measure=_measure(config, dataset, model.sde),
+        by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
+        draw=_preview(config, dataset),
+        measure=_measure(config, dataset, sde),
         data=dataset.description,
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
         unit=dataset.kind,
@@ -207,8 +213,12 @@ def _describe_data(experiment: Experiment) -> None:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
-    """Return a function that draws a few samples of a model in training, to be looked at."""
+def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] | None:
+    """Return a function that draws a few samples of a model in training, to be looked at; None if it draws none."""
+    if config.model.network in CLASSIFIERS:
+        return None
+    if config.model.network in AUTOENCODERS:
+        return shown_reconstructions(dataset)
     if config.model.flow_map:
         solver = get_solver("consistency", num_steps=_NUM_JUMPS)
     else:
@@ -248,6 +258,9 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 
+    if config.model.network in AUTOENCODERS:
+        examples = next((part for part in (dataset.validation, dataset.test) if len(part)), dataset.train)
+        return autoencoder_measure(dataset.units.encode(examples[: config.training.num_measured]), config.seed)
     check_heard(config, dataset, None)
     if dataset.has_gaps:
         raise UserError(
