@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from ml_collections import ConfigDict
 
+from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.common.weight_files import load_weights
 from score_sde.data import Dataset
+from score_sde.data.dataset import is_of_latents
 from score_sde.data.units import Bins, Points
 from score_sde.evaluation.samples.draw import as_array
 from score_sde.experiment.networks import KL, closed_axes
@@ -101,16 +103,28 @@ def shown_reconstructions(dataset: Dataset) -> Callable[[Autoencoder], Preview]:
     return draw
 
 
-def revived(description: dict[str, Any] | None, where: str) -> dict[str, Any] | None:
-    """Return the description of data that a checkpoint holds, with the autoencoder of their latents, if any, as such.
+def written(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of data as checkpoints hold it: of an autoencoder they have the weights."""
+    units = description["units"]
+    if not is_of_latents(units):
+        return description
+    return {**description, "units": {**units, "autoencoder": units["autoencoder"].state_dict()}}
+
+
+def read(description: dict[str, Any] | None, where: str) -> dict[str, Any] | None:
+    """Return the description of data that a checkpoint holds, with the autoencoder itself, if there is one.
 
     Args:
-        description: see `data.dataset.Dataset.description`; None for None.
+        description: what `written` returned; None for None.
         where: the checkpoint, for the complaint.
+
+    Raises:
+        UserError: the weights are not those of the autoencoder.
     """
-    units = (description or {}).get("units") or {}
-    if description is None or "autoencoder" not in units or isinstance(units["autoencoder"], Autoencoder):
+    units = None if description is None else description.get("units")
+    if description is None or units is None or not is_of_latents(units):
         return description
     autoencoder = autoencoder_of(units["about"])
     load_weights(autoencoder, units["autoencoder"], f"the autoencoder in {where}")
-    return {**description, "units": {**units, "autoencoder": autoencoder.eval().requires_grad_(False)}}
+    autoencoder = autoencoder.to(distributed.device()).eval().requires_grad_(False)
+    return {**description, "units": {**units, "autoencoder": autoencoder}}

@@ -17,6 +17,7 @@ from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
+from score_sde.data.latent_units import Latents
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
@@ -180,10 +181,12 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     of_levels = model.prediction == "levels" and model.network not in CLASSIFIERS
     if of_levels and not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
+    if of_levels and isinstance(dataset.units, Latents):
+        raise UserError("prediction 'levels' is for levels, and latents have none: --config.model.prediction=velocity")
     conditions = make_conditions(config, dataset)
     torch.manual_seed(config.seed)
     if model.network in CLASSIFIERS:
-        classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
+        classifier = make_network(config, dataset.model_shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
     in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
     kinds: dict[str, Kind] = {
@@ -199,15 +202,15 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
                 "model.variance=learned is for predictions of noise and the like, and no flow map: "
                 "--config.model.prediction=noise --config.model.flow_map=False"
             )
-        network = make_network(config, dataset.shape, out_channels=2 * dataset.shape[0], **told)
+        network = make_network(config, dataset.model_shape, out_channels=2 * dataset.model_shape[0], **told)
         with naming("model.variance=learned"):
             return LearnedVariance(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
     if not of_levels:
-        network = make_network(config, dataset.shape, **told)
+        network = make_network(config, dataset.model_shape, **told)
         plain = ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
         return FlowMap(plain) if model.flow_map else plain
     assert dataset.levels is not None
-    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
+    network = make_network(config, dataset.model_shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     levels = QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
     return FlowMap(levels) if model.flow_map else levels
@@ -300,7 +303,7 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
     units = dataset.condition_units[name]
     if isinstance(units, Words):
         return Text(units.count, units.length)
-    shape = units.told_shape(dataset.shape)
+    shape = units.told_shape(dataset.model_shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
     return Picture(shape[0], may_be_hidden=not _always_told(config, name))

@@ -17,6 +17,7 @@ from score_sde.control import LinearOperator, Masked, Observation, blurred, grey
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data import Dataset
 from score_sde.data.dataset import Kind
+from score_sde.data.latent_units import Latents
 from score_sde.data.sources.picture import read_picture
 from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.report import Report
@@ -61,7 +62,7 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
     def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
         observation = Observation(problem.operator, y[which].to(distributed.device()), settings.noise_std)
         solver, model = answer(settings.method, editor.solver, model, observation, **options)
-        x_T = model.sde.prior_sample((len(seeds), *dataset.shape), seeds=seeds, device=distributed.device())
+        x_T = model.sde.prior_sample((len(seeds), *dataset.model_shape), seeds=seeds, device=distributed.device())
         return solver(model, x_T, seeds=seeds)
 
     answers, nfe = _answers(editor, len(inputs), solve)
@@ -84,7 +85,7 @@ def _inpaint(editor: Editor) -> Edit:
 
 def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
     """Return which places are observed, bool; its shape broadcasts against `(B, *shape)`."""
-    settings, shape = editor.config.edit, editor.dataset.shape
+    settings, shape = editor.config.edit, editor.dataset.model_shape
     # The columns of a vector are places; elsewhere all channels of a place are hidden together.
     sizes = shape[1:] or shape
     if settings.mask in ("box", "random"):
@@ -100,10 +101,12 @@ def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
     with naming("edit.mask"):
         keep = read_picture(Path(settings.mask), form, report)[None] >= 128
     note_reading(report, form)
-    return keep
+    # Of latents those are known that lie under known pixels alone.
+    return keep.unflatten(3, (sizes[1], -1)).all(4).unflatten(2, (sizes[0], -1)).all(3)
 
 
 def _colorize(editor: Editor) -> Edit:
+    _check_pixels(editor)
     channels = editor.dataset.shape[0]
     if channels == 1:
         raise UserError(f"{editor.dataset.name} has no colours to be found")
@@ -113,6 +116,7 @@ def _colorize(editor: Editor) -> Edit:
 
 
 def _superres(editor: Editor) -> Edit:
+    _check_pixels(editor)
     factor, sizes, form = editor.config.edit.factor, editor.dataset.shape[1:], picture_format(editor)
     if factor < 2 or any(size % factor for size in sizes):
         whole = " x ".join(map(str, sizes))
@@ -129,7 +133,21 @@ def _superres(editor: Editor) -> Edit:
 
 
 def _deblur(editor: Editor) -> Edit:
+    _check_pixels(editor)
     return _solve(editor, Problem(blurred(editor.config.edit.blur), picture_format(editor)))
+
+
+def _check_pixels(editor: Editor) -> None:
+    """See that a model sees the numbers of which something is observed.
+
+    Raises:
+        UserError: it sees latents of an autoencoder, of which nothing is known then.
+    """
+    if isinstance(editor.dataset.units, Latents):
+        raise UserError(
+            f"edit.task={editor.config.edit.task} is of pixels, and the model is of latents: take a model of pixels, "
+            "or edit.task inpaint, sdedit, interpolate or encode"
+        )
 
 
 def _sdedit(editor: Editor) -> Edit:
@@ -261,7 +279,8 @@ def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, fl
 
 def _in_units(name: str, value: Tensor, dataset: Dataset) -> dict[str, float]:
     """Return a difference in model units in levels, or in standard deviations of data without levels, by its name."""
-    unit = "standard_deviations" if dataset.levels is None else "levels"
+    of_levels = dataset.levels is not None and not isinstance(dataset.units, Latents)
+    unit = "levels" if of_levels else "standard_deviations"
     return {f"{name}_in_{unit}": value.item() / dataset.units.spacing}
 
 

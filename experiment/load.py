@@ -14,7 +14,17 @@ from score_sde.data import Dataset
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, checks, configuration, networks, other_run, runs
+from score_sde.experiment import (
+    autoencoders,
+    build,
+    checkpoints,
+    checks,
+    configuration,
+    latent_data,
+    networks,
+    other_run,
+    runs,
+)
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
@@ -51,10 +61,11 @@ def to_train(
         distributed.say(change)
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
-    begun = checkpoint.data_of_newest(folder / "checkpoints")
+    begun = autoencoders.read(checkpoint.data_of_newest(folder / "checkpoints"), str(folder))
     if begun is not None:
         dataset = dataset.in_units_of(begun)
         note(dataset.unheard())
+    dataset = latent_data.of_latents(config, dataset)
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None:
@@ -118,6 +129,8 @@ def ready(
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
         note(dataset.unheard())
+    if found is None:
+        dataset = latent_data.of_latents(config, dataset)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     place = folder if found is None or found.config is not None else found.path
     if isinstance(model, Autoencoder) and not autoencoders:

@@ -118,10 +118,10 @@ def closed_axes(periodic: tuple[int, ...], axes: int) -> tuple[bool, ...]:
 def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
     """Say which attention is asked for at heights that the network does not have; an empty text if there is none."""
     model = config.model
-    if model.network not in NETWORKS or len(dataset.shape) < 3:
+    if model.network not in NETWORKS or len(dataset.model_shape) < 3:
         return ""
     if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
         return ""
-    heights = [dataset.shape[-2] // 2**level for level in range(len(model.channel_multipliers))]
+    heights = [dataset.model_shape[-2] // 2**level for level in range(len(model.channel_multipliers))]
     unused = [str(asked) for asked in model.attention_resolutions if asked not in heights]
     return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {heights}" if unused else ""

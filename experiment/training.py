@@ -25,7 +25,7 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformD
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
-from score_sde.experiment.autoencoders import shown_reconstructions
+from score_sde.experiment.autoencoders import shown_reconstructions, written
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
@@ -148,7 +148,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
         draw=_preview(config, dataset),
         measure=_measure(config, dataset, sde),
-        data=dataset.description,
+        data=written(dataset.description),
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
         unit=dataset.kind,
     )
@@ -229,7 +229,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] |
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
-        samples = draw_samples(asked, solver, dataset.shape, seeds, count, progress=False)
+        samples = draw_samples(asked, solver, dataset.model_shape, seeds, count, progress=False)
         return Preview(dataset.kind, as_array(samples.x.nan_to_num(), dataset), shown_examples(dataset))
 
     return draw

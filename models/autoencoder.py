@@ -57,7 +57,7 @@ class Terms(NamedTuple):
         rate: what latents cost.
         distortion: what the examples cost, given the latents.
         penalty: what is added in training.
-        error: the mean squared difference of examples and reconstructions, in model units.
+        error: the mean squared difference of examples and of what is most likely by the decoder, in model units.
     """
 
     rate: Tensor
@@ -119,6 +119,12 @@ class Autoencoder(nn.Module):
         """Return rate, distortion and penalty of examples in model units `(B, C, *size)`."""
         raise NotImplementedError
 
+    @torch.no_grad()
+    def _error(self, x: Tensor, decoded: Tensor) -> Tensor:
+        """Return the mean squared error of what is most likely of each example, `(B,)`."""
+        decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
+        return (x - self.decoded.most_likely(decoded)).square().flatten(1).mean(1)
+
 
 class KLAutoencoder(Autoencoder):
     """The latents of this autoencoder are normal; the encoder gives means and log-variances."""
@@ -134,7 +140,7 @@ class KLAutoencoder(Autoencoder):
         posterior = self.posterior(x)
         decoded = self.decode(posterior.mean + posterior.std * noise.normal(posterior.mean))
         distortion = -self.decoded.log_prob(x, decoded)
-        return Terms(kl(posterior), distortion, torch.zeros_like(distortion), _error(x, decoded))
+        return Terms(kl(posterior), distortion, torch.zeros_like(distortion), self._error(x, decoded))
 
 
 class VQAutoencoder(Autoencoder):
@@ -182,7 +188,7 @@ class VQAutoencoder(Autoencoder):
         distortion = -self.decoded.log_prob(x, decoded)
         follow, stay = ((one - other.detach()).square().flatten(1).sum(1) for one, other in ((codes, z), (z, codes)))
         rate = torch.full_like(distortion, numbers[0].numel() * math.log(len(self.codes)))
-        return Terms(rate, distortion, follow + self.commitment * stay, _error(x, decoded))
+        return Terms(rate, distortion, follow + self.commitment * stay, self._error(x, decoded))
 
 
 def kl(posterior: Posterior) -> Tensor:
@@ -195,8 +201,3 @@ def perplexity(numbers: Tensor, count: int) -> float:
     """Return how many of `count` codes are in use, as `exp` of the entropy of their `numbers` (any shape)."""
     shares = torch.bincount(numbers.flatten().cpu(), minlength=count).double() / numbers.numel()
     return float(torch.special.entr(shares).sum().exp())
-
-
-def _error(x: Tensor, decoded: Tensor) -> Tensor:
-    """Return the mean squared difference of each example, `(B,)`."""
-    return (x - decoded).detach().square().flatten(1).mean(1)

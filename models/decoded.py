@@ -37,6 +37,11 @@ class Logistic(nn.Module):
         self.levels, self.place, self.spacing = levels, place, spacing
         self.log_width = nn.Parameter(torch.tensor([_LOG_WIDTH]))
 
+    def most_likely(self, mean: Tensor) -> Tensor:
+        """Return the middles of levels that lie nearest to what was decoded; of its shape."""
+        level = ((mean - self.place) / self.spacing).round().clamp(0, self.levels - 1)
+        return self.place + self.spacing * level
+
     def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return `log P(k | z)` `(B,)` of the levels in whose bins `x` `(B, *dims)` lies, summed over numbers, nats."""
         mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
@@ -57,6 +62,10 @@ class Normal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.log_width = nn.Parameter(torch.tensor([_LOG_WIDTH]))
+
+    def most_likely(self, mean: Tensor) -> Tensor:
+        """Return what was decoded, which has the highest density."""
+        return mean
 
     def log_prob(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return `log p(x | z)` `(B,)` of numbers `x` `(B, *dims)` in model units, summed over them, in nats."""

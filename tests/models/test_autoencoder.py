@@ -91,9 +91,7 @@ def linear_autoencoder(scale: float) -> tuple[KLAutoencoder, distributions.Multi
     covariance = torch.linalg.inv(precision)
     to_mean = covariance @ W.T / width**2
     log_variance = (scale**2 * covariance.diagonal()).log()
-    encoder = Linear(
-        torch.cat([to_mean, torch.zeros(2, 5, dtype=DOUBLE)]), torch.cat([-to_mean @ bias, log_variance])
-    )
+    encoder = Linear(torch.cat([to_mean, torch.zeros(2, 5, dtype=DOUBLE)]), torch.cat([-to_mean @ bias, log_variance]))
     decoded = Normal().double()
     decoded.log_width.data.fill_(math.log(width))
     autoencoder = KLAutoencoder(encoder, Linear(W, bias), decoded, factor=1, channels=2)
