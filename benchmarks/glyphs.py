@@ -3,9 +3,10 @@
 Captions of the training part and of held-out compositions, as many of each, one sample a caption and seed. Printed for
 each scale of guidance:
 
-    retrieval    the nearest of all renderings (Euclidean) is that of the caption
-    letter       a linear classifier that was fitted to renderings, moved by up to a pixel, recognises letter and
-                 accent, whatever the style
+    retrieval    the nearest of all renderings (Euclidean) is that of the caption; of a picture with several captions,
+                 each is right
+    letter       a convolutional network that was fitted to renderings alone, moved by up to a pixel and made noisy,
+                 recognises letter and accent, whatever the style
     IoU          of ink (darker than the middle) in the sample and in the caption's rendering, mean
     spread       the standard deviation of the samples, in parts of the renderings' own
 
@@ -15,19 +16,24 @@ and how often the likelihood ranks a picture's own caption first among 100 (one 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.words import Part
 from score_sde.experiment.run import Run
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 INK = 128
+# By how many pixels the renderings are moved that a classifier of letters is fitted to.
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+PARTS: tuple[Part, ...] = ("train", "test")
 
 
 def main() -> None:
@@ -39,9 +45,11 @@ def main() -> None:
     arguments = parser.parse_args()
     run = score_sde.load(arguments.workdir)
     judge = Judge(run)
-    print("| captions | guidance | retrieval | letter | IoU | spread |")
-    print("|---|---|---|---|---|---|")
-    parts: tuple[tuple[str, Part], ...] = (("seen", "train"), ("held-out compositions", "test"))
+    print(
+        f"Letters of renderings moved by up to a pixel are recognised {judge.accuracy:.3f} of the time.\n", flush=True
+    )
+    print("| captions | guidance | retrieval | letter | IoU | spread |\n|---|---|---|---|---|---|")
+    parts = list(zip(("seen", "held-out compositions"), PARTS, strict=True))
     for called, part in parts:
         pictures, captions = chosen(run, part, arguments.captions)
         for scale in arguments.scales:
@@ -65,27 +73,96 @@ class Judge:
 
     Args:
         run: has the renderings.
+
+    Attributes:
+        accuracy: how often the classifier of letters knows a rendering that is moved by up to a pixel.
     """
 
     def __init__(self, run: Run) -> None:
-        from sklearn.linear_model import RidgeClassifier
-
-        pairs = [chosen(run, part, 10**9) for part in ("train", "test")]
-        self.renderings = torch.cat([pictures for pictures, _ in pairs])
-        self.captions = [caption for _, captions in pairs for caption in captions]
-        shifts = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]
-        moved = torch.cat([self.renderings.roll(shift, (2, 3)) for shift in shifts])
-        self._machine = RidgeClassifier().fit(_rows(moved), [_letter(c) for c in self.captions] * len(shifts))
+        pairs = [chosen(run, part, 10**9) for part in PARTS]
+        self.renderings = torch.cat([pictures for pictures, _ in pairs]).to(distributed.device())
+        captions = [caption for _, captions in pairs for caption in captions]
+        letters = same_letters(self.renderings, captions)
+        self._number = {caption: letters[_letter(caption)] for caption in captions}
+        numbers = torch.tensor([self._number[caption] for caption in captions], device=distributed.device())
+        self._letters = Letters(self.renderings.shape[1:], len(set(letters.values()))).to(distributed.device())
+        self._letters.fit(self.renderings, numbers)
+        known = [self._letters.tell(self.renderings.roll(move, (2, 3))) == numbers for move in MOVES]
+        self.accuracy = torch.cat(known).double().mean().item()
 
     def __call__(self, samples: Tensor, pictures: Tensor, captions: list[str]) -> list[float]:
         """Return the four measures of samples of captions, whose renderings are `pictures`."""
-        nearest = torch.cdist(torch.from_numpy(_rows(samples)), torch.from_numpy(_rows(self.renderings))).argmin(1)
-        found = [self.captions[row] == caption for row, caption in zip(nearest.tolist(), captions, strict=True)]
-        letters = self._machine.predict(_rows(samples)) == np.array([_letter(caption) for caption in captions])
-        ink, wanted = samples < INK, pictures < INK
-        iou = (ink & wanted).flatten(1).sum(1) / (ink | wanted).flatten(1).sum(1).clamp(min=1)
+        samples, pictures = samples.to(distributed.device()), pictures.to(distributed.device())
+        nearest = torch.cdist(_rows(samples), _rows(self.renderings)).argmin(1)
+        found = (self.renderings[nearest] == pictures).flatten(1).all(1)
+        wanted = torch.tensor([self._number[caption] for caption in captions], device=distributed.device())
+        ink, inked = samples < INK, pictures < INK
+        iou = (ink & inked).flatten(1).sum(1) / (ink | inked).flatten(1).sum(1).clamp(min=1)
         spread = samples.double().std(0).square().mean().sqrt() / pictures.double().std(0).square().mean().sqrt()
-        return [float(np.mean(found)), float(letters.mean()), float(iou.double().mean()), float(spread)]
+        told = self._letters.tell(samples) == wanted
+        return [float(value) for value in (found.double().mean(), told.double().mean(), iou.double().mean(), spread)]
+
+
+def same_letters(renderings: Tensor, captions: list[str]) -> dict[str, int]:
+    """Return a number for each letter with its accent, the same for letters that share a picture in any style."""
+    _, answers = torch.unique(renderings.flatten(1), dim=0, return_inverse=True)
+    first: dict[int, str] = {}
+    leads: dict[str, str] = {}
+
+    def lead(letter: str) -> str:
+        while leads.setdefault(letter, letter) != letter:
+            letter = leads[letter]
+        return letter
+
+    for answer, caption in zip(answers.tolist(), captions, strict=True):
+        letter = _letter(caption)
+        leads[lead(letter)] = lead(first.setdefault(answer, letter))
+    numbers: dict[str, int] = {}
+    return {letter: numbers.setdefault(lead(letter), len(numbers)) for letter in list(leads)}
+
+
+class Letters(nn.Sequential):
+    """A small convolutional network tells letters from pictures of levels, whatever the style.
+
+    Args:
+        shape: the shape of a picture.
+        count: the number of letters.
+    """
+
+    def __init__(self, shape: Sequence[int], count: int) -> None:
+        channels, height, width = shape
+        super().__init__(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(64 * -(-height // 4) * -(-width // 4), count),
+        )
+
+    def fit(self, pictures: Tensor, numbers: Tensor, num_steps: int = 3000, batch_size: int = 128) -> None:
+        """Fit the network to pictures, which are moved by up to a pixel and made noisy anew at every step."""
+        optimizer = torch.optim.Adam(self.parameters(), 2e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_steps)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(num_steps):
+            rows = torch.randint(0, len(pictures), (batch_size,), generator=generator).to(pictures.device)
+            move = MOVES[int(torch.randint(0, len(MOVES), (), generator=generator))]
+            batch = pictures[rows].roll(move, (2, 3)).float() / 255
+            noisy = batch + 0.1 * torch.randn(batch.shape, generator=generator).to(batch)
+            loss = nn.functional.cross_entropy(self(noisy), numbers[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        self.eval().requires_grad_(False)
+
+    def tell(self, pictures: Tensor) -> Tensor:
+        """Return the number of the letter of each picture."""
+        return torch.cat([self(some.float() / 255).argmax(1) for some in pictures.split(512)])
 
 
 def ranked_first(run: Run, part: Part, count: int) -> float:
@@ -102,8 +179,8 @@ def _letter(caption: str) -> str:
     return caption.split(", ")[1]
 
 
-def _rows(pictures: Tensor) -> np.ndarray:
-    return pictures.flatten(1).float().numpy() / 255
+def _rows(pictures: Tensor) -> Tensor:
+    return pictures.flatten(1).float() / 255
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ _NOT_OPTIONS = (
     "num_samples",
     "batch_size",
     "labels",
+    "prompt",
+    "negative_prompt",
     "condition",
     "guidance",
     "guidance_interval",

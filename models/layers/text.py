@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
@@ -40,7 +41,7 @@ class TextEncoder(nn.Module):
         self.words = nn.Embedding(text.count, width)
         self.places = nn.Parameter(torch.randn(text.length, width) / width**0.5)
         layer = nn.TransformerEncoderLayer(
-            width, _HEADS, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width, _HEADS, 2 * width, dropout=0.0, activation=_gelu, batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, _DEPTH, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
@@ -53,6 +54,11 @@ class TextEncoder(nn.Module):
         tokens = self.norm(self.layers(self.words(numbers) + self.places, src_key_padding_mask=nothing))
         there = (~nothing).unsqueeze(-1).to(tokens)
         return tokens * there, (tokens * there).sum(1) / there.sum(1)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    # PyTorch's fused layer, which it takes for its own activations where no gradient is wanted, approximates on GPUs.
+    return F.gelu(x)
 
 
 class Texts(nn.Module):

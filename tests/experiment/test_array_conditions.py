@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
@@ -199,10 +200,11 @@ def test_what_lies_beside_is_brought_to_the_size_and_told_as_before(tmp_path: Pa
     vector = torch.tensor((theta[:1] - theta.mean(0)) / theta.std(0)).float().expand(2, 3)
     told = Condition({"low": beside, "theta": vector, "class": torch.tensor([1, 0])})
     units, t = again._experiment.dataset.units, torch.tensor(0.3)
-    states = units.encode(torch.tensor(x[:2]))
+    states = units.encode(torch.tensor(x[:2])).to(distributed.device())
     asked, _ = again._asked(given, 2)
     assert asked is not None
-    torch.testing.assert_close(Given(again.model, asked).score(states, t), Given(again.model, told).score(states, t))
+    found, expected = (Given(again.model, c.to(distributed.device())).score(states, t) for c in (asked, told))
+    torch.testing.assert_close(found, expected)
     # The command line, with a file.
     np.savez(tmp_path / "asked.npz", condition_low=low[:2], theta=theta[0], labels=np.array([1, 0]))
     flags = ["--config.sampling.num_samples=4", f"--config.sampling.condition={tmp_path / 'asked.npz'}"]
