@@ -150,11 +150,8 @@ def test_what_was_computed_before_is_what_the_autoencoder_makes(place) -> None:
 
 def test_the_likelihood_is_a_bound_through_the_decoder(place) -> None:
     """It is said so, and is the density of latents less what they pay; from Python the same."""
-    options = [
-        "--config.likelihood.num_examples=3",
-        "--config.likelihood.num_checks=0",
-        "--config.likelihood.rtol=1e-4",
-    ]
+    keys = {"num_examples": 3, "num_checks": 0, "method": "adams", "num_steps": 8, "bounds": "()"}
+    options = [f"--config.likelihood.{key}={value}" for key, value in keys.items()]
     assert run("--mode=likelihood", *options, "--workdir", place / "latent") == 0
     found = json.loads((place / "latent" / "likelihood" / "test.json").read_text())
     assert "bound through the decoder" in found["kind"]
