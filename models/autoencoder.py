@@ -29,6 +29,11 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.models.decoded import Logistic, Normal
+from score_sde.models.networks.autoencoder import ConvDecoder
+from score_sde.models.tiles import decode_in_tiles
+
+# More latents along an axis are decoded in tiles of so many.
+TILE = 64
 
 
 class NormalNoise(Protocol):
@@ -108,8 +113,24 @@ class Autoencoder(nn.Module):
         return self.decode(self.posterior(x).mean)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return what is decoded of latents `(B, channels, *size / f)`, in model units, `(B, C, *size)`."""
-        return self.decoder(z)
+        """Return what is decoded of latents `(B, channels, *size / f)`, in model units, `(B, C, *size)`.
+
+        Without gradients, many latents are decoded tile by tile.
+        """
+        codes = self.rounded(z)
+        if torch.is_grad_enabled() or not self._in_tiles(z):
+            return self.decoder(codes)
+        return decode_in_tiles(self.decoder, codes, self.factor, TILE, 2 * self.decoder.radius)
+
+    def rounded(self, z: Tensor) -> Tensor:
+        """Return what the decoder sees of latents; shape of `z`."""
+        return z
+
+    def _in_tiles(self, z: Tensor) -> bool:
+        """Return whether there are so many latents that they are decoded tile by tile, by a decoder that can be."""
+        decoder = self.decoder
+        fits = isinstance(decoder, ConvDecoder) and not decoder.periodic and 2 * decoder.radius <= TILE
+        return fits and max(z.shape[2:]) > TILE + 2 * decoder.radius
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return `log p(x | z)` of examples in model units given their latents, `(B,)`, in nats."""
@@ -177,8 +198,8 @@ class VQAutoencoder(Autoencoder):
         vectors = z.movedim(1, -1).to(self.codes.dtype)
         return torch.cdist(vectors.flatten(0, -2), self.codes).argmin(1).reshape(vectors.shape[:-1])
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(self.codes[self.nearest(z)].movedim(-1, 1))
+    def rounded(self, z: Tensor) -> Tensor:
+        return self.codes[self.nearest(z)].movedim(-1, 1)
 
     def terms(self, x: Tensor, noise: NormalNoise) -> Terms:
         z = self.posterior(x).mean

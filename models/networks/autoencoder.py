@@ -10,6 +10,7 @@ so that large examples can be decoded tile by tile (`models.tiles`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -109,6 +110,10 @@ class ConvDecoder(_Half):
         channel_multipliers: width at each resolution in units of `channels`, from the highest resolution down.
         num_blocks: residual blocks at each resolution.
         dropout: probability of dropping an activation.
+
+    Attributes:
+        radius: how far a latent is felt, in latents.
+        periodic: whether an axis closes on itself.
     """
 
     def __init__(
@@ -123,3 +128,7 @@ class ConvDecoder(_Half):
     ) -> None:
         widths = [channels * multiplier for multiplier in reversed(channel_multipliers)]
         super().__init__(in_channels, out_channels, space, widths, num_blocks, Upsample(), dropout)
+        # A convolution reaches one position, and those of a latent are twice as many at each further resolution.
+        reach = 1 + sum(2 * num_blocks / 2**number for number in range(len(widths))) + 2 / 2 ** len(widths)
+        self.radius = math.ceil(reach)
+        self.periodic = any(space.periodic)
