@@ -141,7 +141,7 @@ class Latents:
         """Return latents in model units, drawn of what `encoded` gave `(B, 2, …)`; without noise, their means."""
         mean, std = encoded.unbind(1)
         z = mean if noise is None else mean + std * noise.normal(mean)
-        return self._standardised(z).to(torch.get_default_dtype())
+        return self._standardised(z).to(z.device, torch.get_default_dtype())
 
     def encode(self, examples: Tensor, noise: Noise | None = None) -> Tensor:
         """Turn examples `(B, *shape)` into latents in model units; without noise, into their means."""
@@ -164,13 +164,13 @@ class Latents:
         with torch.no_grad():
             for part, each in zip(examples.split(_AT_ONCE), z.split(_AT_ONCE), strict=True):
                 seen, latents = self._at_weights(self.pixels.encode(part)), self._at_weights(each)
-                log_p = in_float64(self.autoencoder.log_prob(seen, latents)).to(examples.device)
-                y.append(self._standardised(each).to(torch.get_default_dtype()))
-                log_q.append(of_noise[: len(part)].flatten(1).sum(1) - log_p)
+                log_p = self.autoencoder.log_prob(seen, latents).cpu().double()
+                y.append(self._standardised(each).to(each.device, torch.get_default_dtype()))
+                log_q.append(of_noise[: len(part)].flatten(1).sum(1).cpu() - log_p)
                 of_noise = of_noise[len(part) :]
         # That of latents in model units, and of examples in data units.
         scale = self.std.log().expand(z.shape[1:]).sum().item()
-        return DrawnLatents(torch.cat(y), torch.cat(log_q) + scale - self._log_scales(examples))
+        return DrawnLatents(torch.cat(y), torch.cat(log_q) + scale - self._log_scales(examples.cpu()))
 
     def moments(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the latents of examples, over examples and noise; float64, of their shape."""

@@ -260,7 +260,7 @@ def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """
     if has_gaps(dataset.train):
         raise UserError("a mixture is fitted to whole examples, and some of these lack numbers: take model.network=mlp")
-    data, count = dataset.encode(dataset.train, config.seed), config.model.num_components
+    data, count = dataset.encode_train(1, config.seed), config.model.num_components
     if count > len(data):
         raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
     with naming("model.num_components"):
