@@ -119,15 +119,18 @@ class Batches:
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
         indices = self._indices(self.step)[self.rows]
-        examples = moved(self.dataset.train[indices], self.device)
         self.step += 1
-        if self.augment is not None:
-            examples = self.augment(examples, noise)
         distorted = None
-        if self.distortion > 0:
-            distorted = self._happens(self.distortion, examples, noise)
-            examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self.dataset.units.encode(examples, noise)
+        if self.augment is None and not self.distortion:
+            x_0 = self.dataset.batch(indices, noise, self.device)
+        else:
+            examples = moved(self.dataset.train[indices], self.device)
+            if self.augment is not None:
+                examples = self.augment(examples, noise)
+            if self.distortion > 0:
+                distorted = self._happens(self.distortion, examples, noise)
+                examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
+            x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
             condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), self.always)
