@@ -117,19 +117,19 @@ class Autoencoder(nn.Module):
 
         Without gradients, many latents are decoded tile by tile.
         """
-        codes = self.rounded(z)
-        if torch.is_grad_enabled() or not self._in_tiles(z):
-            return self.decoder(codes)
-        return decode_in_tiles(self.decoder, codes, self.factor, TILE, 2 * self.decoder.radius)
+        codes, decoder = self.rounded(z), self.decoder
+        if torch.is_grad_enabled() or not isinstance(decoder, ConvDecoder) or not self._in_tiles(decoder, z):
+            return decoder(codes)
+        return decode_in_tiles(decoder, codes, self.factor, TILE, 2 * decoder.radius)
 
     def rounded(self, z: Tensor) -> Tensor:
         """Return what the decoder sees of latents; shape of `z`."""
         return z
 
-    def _in_tiles(self, z: Tensor) -> bool:
+    @staticmethod
+    def _in_tiles(decoder: ConvDecoder, z: Tensor) -> bool:
         """Return whether there are so many latents that they are decoded tile by tile, by a decoder that can be."""
-        decoder = self.decoder
-        fits = isinstance(decoder, ConvDecoder) and not decoder.periodic and 2 * decoder.radius <= TILE
+        fits = not decoder.periodic and 2 * decoder.radius <= TILE
         return fits and max(z.shape[2:]) > TILE + 2 * decoder.radius
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def decode_in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int, 
     sizes = z.shape[2:]
     whole: Tensor | None = None
     for starts in itertools.product(*(range(0, size, tile) for size in sizes)):
-        around = tuple(
+        around: Any = tuple(
             slice(max(0, start - overlap), min(size, start + tile + overlap))
             for start, size in zip(starts, sizes, strict=True)
         )

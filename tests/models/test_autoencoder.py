@@ -129,6 +129,7 @@ def test_gradients_pass_straight_through_codes() -> None:
     torch.testing.assert_close(model.encoder.bias.grad, wanted.sum((0, 2)), rtol=1e-10, atol=1e-12)
     # Codes follow the vectors that are nearest to them, and those of no vector stay.
     numbers, pull = model.nearest(z), 2 * (codes.detach() - z)
+    assert model.codes.grad is not None
     for k in range(5):
         mine = (pull * (numbers == k)[:, None]).sum((0, 2))
         torch.testing.assert_close(model.codes.grad[k], mine, rtol=1e-10, atol=1e-12)
