@@ -38,7 +38,8 @@ def decode_in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int, 
             decoded = decoded * share.reshape(-1, *(1,) * (z.ndim - 1 - axis))
         if whole is None:
             whole = decoded.new_zeros(*decoded.shape[:2], *(factor * size for size in sizes))
-        whole[(..., *(slice(factor * place.start, factor * place.stop) for place in around))] += decoded
+        there: Any = (..., *(slice(factor * place.start, factor * place.stop) for place in around))
+        whole[there] += decoded
     assert whole is not None
     return whole
 
