@@ -35,6 +35,8 @@ def get_config() -> ConfigDict:
     data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
+    # The run of an autoencoder, or its checkpoint: models are of its latents, and keep it with them: docs/systems.md
+    data.autoencoder = placeholder(str)
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
     # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
     data.edges = placeholder(float)
@@ -73,7 +75,8 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
-    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images
+    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images;
+    # kl_autoencoder, vq_autoencoder: no score model, but what makes latents of examples: data.autoencoder
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
@@ -132,6 +135,9 @@ def get_config() -> ConfigDict:
     model.num_heads_up = placeholder(int)  # of adm: heads in the decoder, if they are others
     # mixture
     model.num_components = 10
+    # kl_autoencoder, vq_autoencoder; sizes of latents are those of examples divided by 2, for each further multiplier
+    model.latent_channels = 4
+    model.num_codes = 256  # vq_autoencoder: vectors that latents are rounded to
 
     config.training = training = ConfigDict()
     # Fine-tuning: weights to begin with: a run or checkpoint of ours, a published one, or a pipeline of diffusers
@@ -153,6 +159,9 @@ def get_config() -> ConfigDict:
     training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode;
     # hybrid: uniform, or loss_aware: each rung as often as its losses were large
     training.vlb_weight = 0.001  # hybrid: weight of the variational bound, which trains the variance
+    # kl_autoencoder: weight of the rate; 1: the bound on the likelihood; less: better reconstructions
+    training.rate_weight = 1.0
+    training.commitment = 0.25  # vq_autoencoder: weight of what keeps vectors near their codes
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the times evenly over a batch

@@ -74,8 +74,8 @@ class Batches:
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
-        always: those of `names` that are never hidden.
         masks: kinds of random masks, of which what they hide is modelled, given the rest (see `data.masks`).
+        always: those of `names` that are never hidden.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -94,8 +94,8 @@ class Batches:
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
         in_parts: bool = False,
-        always: Collection[str] = (),
         masks: Sequence[str] = (),
+        always: Collection[str] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -108,8 +108,8 @@ class Batches:
         self.labelled = labelled
         self.names = names
         self.in_parts = in_parts
-        self.always = always
         self.masks = masks
+        self.always = always
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -119,15 +119,18 @@ class Batches:
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
         indices = self._indices(self.step)[self.rows]
-        examples = moved(self.dataset.train[indices], self.device)
         self.step += 1
-        if self.augment is not None:
-            examples = self.augment(examples, noise)
         distorted = None
-        if self.distortion > 0:
-            distorted = self._happens(self.distortion, examples, noise)
-            examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self.dataset.units.encode(examples, noise)
+        if self.augment is None and not self.distortion:
+            x_0 = self.dataset.batch(indices, noise, self.device)
+        else:
+            examples = moved(self.dataset.train[indices], self.device)
+            if self.augment is not None:
+                examples = self.augment(examples, noise)
+            if self.distortion > 0:
+                distorted = self._happens(self.distortion, examples, noise)
+                examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
+            x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
             condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), self.always)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
@@ -67,11 +68,14 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     training = config.training
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
+    if config.model.network in networks.AUTOENCODERS:
+        _check_autoencoder(config)
+        return
     _check_flow_map(config)
     _check_learned(config)
+    check_parts(config)
     _check_conditioned_on_themselves(config)
     check_controls(config)
-    check_parts(config)
     _check_variance(config)
     check_coupling(config, sde)
     objectives.make_objective(config, sde)
@@ -92,6 +96,22 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.sampling.grid == GITS:
         raise UserError(f"training.measure_every draws samples on sampling.grid, and {GITS} is for trained models")
     _rehearse_sampling(config, sde)
+
+
+def _check_autoencoder(config: ConfigDict) -> None:
+    """See that an autoencoder is asked for nothing that only score models have."""
+    asked: dict[str, Any] = {
+        "model.class_conditional": False,
+        "model.flow_map": False,
+        "data.missing": False,
+        "data.distortion": 0.0,
+        "data.autoencoder": None,
+        "training.compile": False,
+    }
+    for key, usual in asked.items():
+        section, name = key.split(".")
+        if config[section][name] != usual:
+            raise UserError(f"{key} is nothing for an autoencoder: --config.{key}={usual}")
 
 
 def _check_flow_map(config: ConfigDict) -> None:

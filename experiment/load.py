@@ -16,12 +16,14 @@ from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
 from score_sde.experiment import (
+    autoencoders,
     build,
     checkpoints,
     checks,
     configuration,
     control_training,
     controls,
+    latent_data,
     networks,
     other_run,
     runs,
@@ -32,6 +34,7 @@ from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.training import checkpoint
 
 # The file of what a run remembers of its data.
@@ -62,9 +65,10 @@ def to_train(
         distributed.say(change)
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
-    begun = checkpoint.data_of_newest(folder / "checkpoints")
+    begun = autoencoders.read(checkpoint.data_of_newest(folder / "checkpoints"), str(folder))
     dataset = dataset.in_units_of(begun) if begun is not None else control_training.beside_base(config, dataset)
     note(dataset.unheard())
+    dataset = latent_data.of_latents(config, dataset)
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None and config.model.control:
@@ -110,7 +114,7 @@ def to_use(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
             "run.fill(x) and run.log_prob(x)"
         )
-    experiment = ready(config, found, dataset, folder, overrides)
+    experiment = ready(config, found, dataset, folder, overrides, autoencoders=mode == "likelihood")
     note(experiment.dataset.unheard())
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         note([f"{folder} is the run of another model than {found.path}: see --workdir"])
@@ -123,18 +127,27 @@ def ready(
     dataset: Dataset,
     folder: Path,
     overrides: configuration.Overrides = (),
+    autoencoders: bool = False,
 ) -> Experiment:
     """Make the experiment of a trained model, on the device, with the data in the units that it was trained in.
 
     Raises:
-        UserError: the checkpoint does not fit the configuration or the data, or is that of a classifier.
+        UserError: the checkpoint does not fit the configuration or the data, or is that of a classifier, or, unless
+            these will do, of one of the `autoencoders`.
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
+    if found is None:
+        dataset = latent_data.of_latents(config, dataset)
     check_text_encoder(config, dataset)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
+    place = folder if found is None or found.config is not None else found.path
+    if isinstance(model, Autoencoder) and not autoencoders:
+        raise UserError(
+            f"this is an autoencoder, which --mode likelihood measures: train a model of its latents, "
+            f"--config.data.autoencoder={place}"
+        )
     if isinstance(model, NoisyClassifier):
-        place = folder if found is None or found.config is not None else found.path
         raise UserError(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )

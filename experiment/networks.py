@@ -33,6 +33,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 # Networks that tell classes from each other.
 CLASSIFIERS = ("classifier", "adm_classifier")
+# Those that make few numbers of an example, and the example of these.
+KL, VQ = AUTOENCODERS = ("kl_autoencoder", "vq_autoencoder")
 # The name of a configuration's network and process where a pipeline of diffusers decides them.
 PIPELINE = "pipeline"
 # Over how many axes the examples extend that each network takes: vectors over none.
@@ -81,7 +83,7 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
     channels, *size = shape
     with naming("section model"):
         if network is UNet:
-            return UNet(channels, **options | {"dims": len(size), "periodic": _closed(model.periodic, len(size))})
+            return UNet(channels, **options | {"dims": len(size), "periodic": closed_axes(model.periodic, len(size))})
         if "sigmas" in known and model.scale_by_sigma and model.noise_label == "rung_from_noisiest":
             # The noise label counts from the noisiest rung, so the table does, too.
             rungs = (config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max)
@@ -147,7 +149,7 @@ def _check_axes(network: str, shape: tuple[int, ...]) -> None:
     raise UserError(f"network {network!r} takes {what}, not examples of shape {shape}: use {others or 'other data'}")
 
 
-def _closed(periodic: tuple[int, ...], axes: int) -> tuple[bool, ...]:
+def closed_axes(periodic: tuple[int, ...], axes: int) -> tuple[bool, ...]:
     """Return whether each of so many axes is among the periodic ones, which are counted from 0.
 
     Raises:
@@ -162,10 +164,10 @@ def _closed(periodic: tuple[int, ...], axes: int) -> tuple[bool, ...]:
 def unused_attention(config: ConfigDict, dataset: Dataset) -> str:
     """Say which attention is asked for at heights that the network does not have; an empty text if there is none."""
     model = config.model
-    if model.network not in NETWORKS or len(dataset.shape) < 3:
+    if model.network not in NETWORKS or len(dataset.model_shape) < 3:
         return ""
     if "attention_resolutions" not in inspect.signature(NETWORKS[model.network]).parameters:
         return ""
-    heights = [dataset.shape[-2] // 2**level for level in range(len(model.channel_multipliers))]
+    heights = [dataset.model_shape[-2] // 2**level for level in range(len(model.channel_multipliers))]
     unused = [str(asked) for asked in model.attention_resolutions if asked not in heights]
     return f"model.attention_resolutions: no {', '.join(unused)} among this network's sizes {heights}" if unused else ""

@@ -31,6 +31,7 @@ from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.data import Dataset
+from score_sde.data.latent_units import Latents
 from score_sde.experiment import (
     build,
     checks,
@@ -94,6 +95,8 @@ class Run:
         if len(described.train):
             return described
         dataset = build.make_dataset(self.config)
+        if isinstance(described.units, Latents):
+            dataset = replace(dataset, units=described.units)
         dataset.check_like(described.description, build.knows_classes(self.config), repr(self))
         return dataset.in_units_of(described.description)
 
@@ -291,7 +294,7 @@ class Run:
             UserError: latents are not of the shape of the data.
         """
         latents = torch.as_tensor(np.asarray(z) if not isinstance(z, Tensor) else z).to(torch.get_default_dtype())
-        alone = latents.shape == self._experiment.dataset.shape
+        alone = latents.shape == self._experiment.dataset.model_shape
         x = self._solved(decode, latents[None] if alone else latents, condition, options)
         examples = self._experiment.dataset.units.decode(x).numpy()
         return examples[0] if alone else examples
@@ -412,8 +415,8 @@ class Run:
 
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:
         """Return where the probability flow takes states `x` `(N, *shape)`, in batches."""
-        if x.shape[1:] != self._experiment.dataset.shape:
-            raise UserError(f"examples have shape {self._experiment.dataset.shape}, not {tuple(x.shape[1:])}")
+        if x.shape[1:] != self._experiment.dataset.model_shape:
+            raise UserError(f"examples have shape {self._experiment.dataset.model_shape}, not {tuple(x.shape[1:])}")
         model, size = self._given(condition, len(x)), self.config.sampling.batch_size
         parts = [slice(start, start + size) for start in range(0, len(x), size)]
         device = distributed.device()

@@ -28,6 +28,8 @@ CONFIG_OF: dict[Kind, str] = {
     "volumes": "configs/vp/volumes.py",
 }
 DEFAULT_WORKDIR = Path("runs/digits")
+# Keys of the data that are properties of the network: whether it is told of distortion, and whose latents it is of.
+_OF_NETWORK = ("data.distortion", "data.autoencoder")
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
@@ -160,8 +162,8 @@ def configuration_to_use(
     _override(config, overrides)
     if found.config is not None:
         begun = configuration.from_dict(found.config, str(found.path))
-        # Users may give other data of the same kind; but whether it is told of distortion is a property of the network.
-        asked_for = {key for key, _ in overrides if key.startswith("data.") and key != "data.distortion"}
+        # Users may give other data of the same kind.
+        asked_for = {key for key, _ in overrides if key.startswith("data.") and key not in _OF_NETWORK}
         _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
     controls.data_of_controls(config)
     return config, found

@@ -73,7 +73,7 @@ def sample_of(experiment: Experiment, asked: Model, condition: Condition | None 
     config, sampling = experiment.config, experiment.config.sampling
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = _solver(experiment, condition)
-    samples = draw_samples(asked, solver, experiment.dataset.shape, seeds, sampling.batch_size)
+    samples = draw_samples(asked, solver, experiment.dataset.model_shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
     return Drawn(samples, seeds, condition, settings)
@@ -84,7 +84,7 @@ def drawn_from(experiment: Experiment, model: Model) -> Tensor:
     config = experiment.config
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     solver = _solver(experiment, None)
-    return draw_samples(model, solver, experiment.dataset.shape, seeds, config.sampling.batch_size).x
+    return draw_samples(model, solver, experiment.dataset.model_shape, seeds, config.sampling.batch_size).x
 
 
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
@@ -93,7 +93,7 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
     condition = _condition(experiment) if condition is None else condition
     asked = _asked(experiment, condition)
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
-    shape = (len(seeds), *experiment.dataset.shape)
+    shape = (len(seeds), *experiment.dataset.model_shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 

@@ -24,20 +24,23 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformD
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
+from score_sde.experiment.autoencoders import shown_reconstructions, written
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import CLASSIFIERS, names_of_controls
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, names_of_controls
 from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
-from score_sde.models import Given, NoisyClassifier
+from score_sde.models import Given
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
+from score_sde.training.autoencoding import autoencoder_measure
 from score_sde.training.classification import accuracy_by_log_snr
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
@@ -121,13 +124,16 @@ def make_trainer(experiment: Experiment) -> Trainer:
         label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
+        masks=kinds_of_masks(config),
         # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
         always=names_of_controls(config),
-        masks=kinds_of_masks(config),
     )
+    without_times = config.model.network in AUTOENCODERS or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
-    objective = make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
+    # An autoencoder has no process; that of the configuration stands where one is asked for, and is not used.
+    sde = build.make_sde(config) if isinstance(model, Autoencoder) else model.sde
+    objective = make_objective(config, sde, make_teacher(config, dataset, sde))
     # Weights that are divided among processes lie as they come (FSDP takes no others).
     if dataset.is_image and not config.training.shard:
         device = distributed.device()
@@ -143,10 +149,10 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=None if own.is_own(config.training.objective) else LossByNoise(model.sde, config.training.t_min),
-        draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
-        measure=_measure(config, dataset, model.sde),
-        data=dataset.description,
+        by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
+        draw=_preview(config, dataset),
+        measure=_measure(config, dataset, sde),
+        data=written(dataset.description),
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
         unit=dataset.kind,
     )
@@ -219,8 +225,12 @@ def _describe_data(experiment: Experiment) -> None:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
-    """Return a function that draws a few samples of a model in training, to be looked at."""
+def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] | None:
+    """Return a function that draws a few samples of a model in training, to be looked at; None if it draws none."""
+    if config.model.network in CLASSIFIERS:
+        return None
+    if config.model.network in AUTOENCODERS:
+        return shown_reconstructions(dataset)
     if config.model.flow_map:
         solver = get_solver("consistency", num_steps=_NUM_JUMPS)
     else:
@@ -231,7 +241,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
-        samples = draw_samples(asked, solver, dataset.shape, seeds, count, progress=False)
+        samples = draw_samples(asked, solver, dataset.model_shape, seeds, count, progress=False)
         return Preview(dataset.kind, as_array(samples.x.nan_to_num(), dataset), shown_examples(dataset))
 
     return draw
@@ -260,6 +270,9 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 
+    if config.model.network in AUTOENCODERS:
+        examples = next((part for part in (dataset.validation, dataset.test) if len(part)), dataset.train)
+        return autoencoder_measure(dataset.units.encode(examples[: config.training.num_measured]), config.seed)
     check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(

@@ -82,6 +82,25 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x.contiguous() if transforms_active() else x)
 
 
+class PositionNorm(nn.Module):
+    """Divide features `(B, C, *size)` by their root mean square at each position, then scale and shift each channel.
+
+    What comes of a position depends on it alone, whatever lies around it (Zhang & Sennrich 2019, arXiv:1910.07467).
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = (..., *(None,) * (x.ndim - 2))
+        # Squares of reduced precision would lose what is small.
+        scale = torch.rsqrt(x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(1, keepdim=True) + self.eps)
+        return x * scale.to(x.dtype) * self.weight[each].to(x.dtype) + self.bias[each].to(x.dtype)
+
+
 def group_norm(channels: int, channels_per_group: int = 4, eps: float = 1e-6) -> GroupNorm:
     """Return a GroupNorm with as many groups, up to 32, as divide `channels` and leave `channels_per_group` in each.
 
