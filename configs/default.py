@@ -34,6 +34,9 @@ def get_config() -> ConfigDict:
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
+    # A run of configs/unclip/embedding.py, or its checkpoint: data are its embeddings of the pictures …
+    data.embedding = placeholder(str)
+    data.embed_condition = placeholder(str)  # … or models of the pictures are told them, in the place of captions
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -67,7 +70,8 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
-    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images
+    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images;
+    # joint_embedding: of images and captions, in one space: data.embedding, data.embed_condition
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
@@ -124,6 +128,8 @@ def get_config() -> ConfigDict:
     model.num_heads_up = placeholder(int)  # of adm: heads in the decoder, if they are others
     # mixture
     model.num_components = 10
+    # joint_embedding
+    model.embedding_size = 64  # numbers of an embedding
 
     config.training = training = ConfigDict()
     # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
@@ -192,6 +198,8 @@ def get_config() -> ConfigDict:
     # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …
     sampling.prompt = placeholder(str)
     sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
+    # Of models that are told embeddings: the run of configs/unclip/prior.py that draws them, given sampling.prompt
+    sampling.prior = placeholder(str)
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …

@@ -14,17 +14,19 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.common.part import CHANNELS, PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
-from score_sde.data.captions import Words
+from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.couplings import why_no_score
-from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
+from score_sde.experiment.joint_embedding import make_joint_embedding
+from score_sde.experiment.networks import CLASSIFIERS, JOINT_EMBEDDING, PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
+from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
 from score_sde.models.layers.text import Text
 from score_sde.models.learned_variance import LearnedVariance
@@ -50,7 +52,7 @@ ARRAYS = "arrays"
 LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
-Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
+Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier | JointEmbedding
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -162,6 +164,8 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network == JOINT_EMBEDDING:
+        return make_joint_embedding(config, dataset)
     made = _new_model(config, dataset)
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
@@ -284,6 +288,8 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
+    if config.model.network == JOINT_EMBEDDING:
+        return (CAPTION,)
     return () if config.model.network in ("mixture", *CLASSIFIERS, PIPELINE) else tuple(dataset.condition_units)
 
 

@@ -138,7 +138,7 @@ def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
     units = dataset.condition_units[name]
     if isinstance(units, Words):
         alone = isinstance(value, str) or np.ndim(value) == 0
-        return units.read(_captions(name, units, [value] if alone else value)), alone
+        return units.read(captions_of(name, units, [value] if alone else value)), alone
     array, shape = as_array(value), units.shape
     if array.dtype.kind not in "fiub":
         raise UserError(f"the condition {name!r} is made of real numbers, not {array.dtype}")
@@ -155,7 +155,7 @@ def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
     return dataset.told({name: torch.from_numpy(np.ascontiguousarray(array))})[name], alone
 
 
-def _captions(name: str, words: Words, given: Any) -> list[str]:
+def captions_of(name: str, words: Words, given: Any) -> list[str]:
     """Return captions as they are given, and say what of them is not told.
 
     Raises:

@@ -28,6 +28,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 # Networks that tell classes from each other.
 CLASSIFIERS = ("classifier", "adm_classifier")
+# What embeds pictures and captions in one space, and is no score model.
+JOINT_EMBEDDING = "joint_embedding"
 # The name of a configuration's network and process where a pipeline of diffusers decides them.
 PIPELINE = "pipeline"
 # Over how many axes the examples extend that each network takes: vectors over none.

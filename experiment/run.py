@@ -37,7 +37,9 @@ from score_sde.experiment import build, checks, conditions, configuration, own, 
 from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.composed_posterior import ComposedPosterior
 from score_sde.experiment.condition_values import check_heard, condition_of, observed
+from score_sde.experiment.embeddings import embed, embedded
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.joint_embedding import check_joint_embedding
 from score_sde.experiment.likelihood import make_measurement
 from score_sde.experiment.posterior import Posterior
 from score_sde.models import Given, part_of, rows_of
@@ -82,7 +84,7 @@ class Run:
         described = self._experiment.dataset
         if len(described.train):
             return described
-        dataset = build.make_dataset(self.config)
+        dataset = embedded(self.config, build.make_dataset(self.config))
         dataset.check_like(described.description, build.knows_classes(self.config), repr(self))
         return dataset.in_units_of(described.description)
 
@@ -234,6 +236,17 @@ class Run:
         examples = self._experiment.dataset.units.decode(x).numpy()
         return examples[0] if alone else examples
 
+    def embed(self, x: Any) -> np.ndarray:
+        """Return the embeddings of pictures or captions in a joint space, `(N, d)`, or of one alone, `(d,)`; float32.
+
+        Args:
+            x: pictures, as `run.dataset.train` has them; or a caption, or a list of them.
+
+        Raises:
+            UserError: the run is of another kind of model, or pictures or captions are none that it knows.
+        """
+        return embed(self.model, self._experiment.dataset, x)
+
     def animate(
         self,
         path: str | os.PathLike[str],
@@ -263,9 +276,9 @@ class Run:
         from score_sde.common.animation import animate, evenly
         from score_sde.common.plots import frames
 
-        dataset, sde = self._experiment.dataset, self.model.sde
         asked, _ = self._asked(condition, num_samples)
         experiment = self._sampling(num_samples, seed, solver, {"num_steps": num_steps, **options})
+        dataset, sde = self._experiment.dataset, self.model.sde
         trajectory = sampling.trajectory(experiment, asked)
         log_snr = [float(sde.at(state.t).log_snr.mean()) for state in trajectory]
         states = []
@@ -374,6 +387,7 @@ class Run:
 
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:
         """Return where the probability flow takes states `x` `(N, *shape)`, in batches."""
+        check_joint_embedding(self.config, "encode")
         if x.shape[1:] != self._experiment.dataset.shape:
             raise UserError(f"examples have shape {self._experiment.dataset.shape}, not {tuple(x.shape[1:])}")
         model, size = self._given(condition, len(x)), self.config.sampling.batch_size

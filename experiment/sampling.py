@@ -21,6 +21,7 @@ from score_sde.evaluation.samples.inception import Extractors, inception, measur
 from score_sde.experiment import conditions
 from score_sde.experiment.condition_values import check_heard, condition_of_file
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.priors import drawn_by_prior, prior_of
 from score_sde.experiment.prompts import led_away_from, prompted
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
@@ -58,6 +59,8 @@ def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
     """
     if condition is None:
         condition = _condition(experiment)
+    elif experiment.config.sampling.prior is not None:
+        raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
     return sample_of(experiment, _asked(experiment, condition), condition)
 
 
@@ -101,7 +104,12 @@ def _condition(experiment: Experiment) -> Condition | None:
     """Return what the section `sampling` asks samples to be."""
     config, dataset = experiment.config, experiment.dataset
     count = config.sampling.num_samples
-    asked = joined(of_classes(conditions.sample_labels(config, dataset, count)), prompted(config, dataset, count))
+    prior = prior_of(experiment)
+    if prior is None:
+        words = prompted(config, dataset, count)
+    else:
+        words = drawn_by_prior(experiment, sample(prior).samples.x, prior)
+    asked = joined(of_classes(conditions.sample_labels(config, dataset, count)), words)
     if config.sampling.condition is None:
         return asked
     with naming("sampling.condition"):

@@ -17,7 +17,7 @@ from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
-from score_sde.data.captions import Words
+from score_sde.data.captions import CAPTION, Words
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import HELD_OUT, PARTS, Part
@@ -30,15 +30,17 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import CLASSIFIERS
+from score_sde.experiment.networks import CLASSIFIERS, JOINT_EMBEDDING
 from score_sde.experiment.objectives import make_objective
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
-from score_sde.models import Given, NoisyClassifier
+from score_sde.models import Given
+from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
 from score_sde.training.classification import accuracy_by_log_snr
+from score_sde.training.contrastive import retrieval
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
@@ -46,6 +48,8 @@ from score_sde.training.trainer import Trainer
 
 # Augmentations, in words.
 _CHANGES = {"flip": "mirrored left to right", "shift": "moved by a pixel", "distort": "distorted"}
+# Networks of which nothing is hidden, and which draw no samples.
+_ALL_TOLD = (*CLASSIFIERS, JOINT_EMBEDDING)
 _NUM_NAMED = 10
 _NUM_PREVIEWS = 36
 _NUM_JUMPS = 4
@@ -105,6 +109,12 @@ def make_trainer(experiment: Experiment) -> Trainer:
             f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
             f"processes in {config.training.accumulation} parts each"
         )
+    if config.model.network == JOINT_EMBEDDING and parts > 1:
+        raise UserError(
+            "a joint embedding compares all examples of a batch, which is not divided: train it with one process, and "
+            "--config.training.accumulation=1"
+        )
+    without_times = config.model.network == JOINT_EMBEDDING or own.is_own(config.training.objective)
     names = build.told_names(config, dataset)
     batches = Batches(
         dataset,
@@ -115,7 +125,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         distributed.rows(),
         distributed.device(),
         labelled=build.knows_classes(config),
-        label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
+        label_dropout=0.0 if config.model.network in _ALL_TOLD else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
     )
@@ -124,7 +134,9 @@ def make_trainer(experiment: Experiment) -> Trainer:
     if config.data.missing and len(held_out):
         noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
         held_out = held_out.in_part(random_part(held_out.x_0, noise))
-    objective = make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
+    # A joint embedding has no process; that of the configuration stands where one is asked for, and is not used.
+    sde = build.make_sde(config) if isinstance(model, JointEmbedding) else model.sde
+    objective = make_objective(config, sde, make_teacher(config, dataset, sde))
     if dataset.is_image:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
@@ -139,9 +151,9 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=None if own.is_own(config.training.objective) else LossByNoise(model.sde, config.training.t_min),
-        draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
-        measure=_measure(config, dataset, model.sde),
+        by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
+        draw=None if config.model.network in _ALL_TOLD else _preview(config, dataset),
+        measure=_measure(config, dataset, sde),
         data=dataset.description,
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
         unit=dataset.kind,
@@ -247,6 +259,11 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
         return accuracy_by_log_snr(
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
+
+    if config.model.network == JOINT_EMBEDDING:
+        part: Part = next((held_out for held_out in HELD_OUT if len(getattr(dataset, held_out))), "train")
+        x_0 = dataset.encode(getattr(dataset, part)[: config.training.num_measured], config.seed)
+        return retrieval(x_0, dataset.condition_of(part, slice(0, len(x_0)), labelled=False, names=[CAPTION]))
 
     check_heard(config, dataset, None)
     if dataset.has_gaps:
