@@ -85,13 +85,13 @@ def test_the_objective_is_that_loss_and_does_not_depend_on_the_order():
 
 def test_eight_pictures_learn_to_find_their_captions():
     model, some = made(), batch(8)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(60):
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(40):
         optimizer.zero_grad()
         loss = Contrastive()(model, some).values.mean()
         loss.backward()
         optimizer.step()
-    assert loss < 0.2
+    assert loss < 0.05
     assert retrieval(some.x_0, some.condition)(model) == {"captions_found": 1.0, "pictures_found": 1.0}
 
 
