@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
     data.path = placeholder(str)
     # What its examples are conditioned on: arrays of an .npz or .h5, or columns of a table, comma-separated; None: …
     data.condition = placeholder(str)  # … those arrays that are called condition or condition_…
+    # Captions are told by a frozen text encoder of transformers, CLIP's or T5's, in this folder; None: by their words,
+    data.text_encoder = placeholder(str)  # with an encoder that is trained along
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
     data.image_size = placeholder(int)  # height that pictures are brought to, and width …
     data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
@@ -48,6 +50,8 @@ def get_config() -> ConfigDict:
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     # Numbers without levels: what is NaN, or an empty cell, was not observed, instead of being refused. The network
     data.missing = False  # learns what is missing given the rest, and the density of what is there, whatever is missing
+    # Random parts that training hides of whole examples, and learns given the rest, for edit.task=inpaint and run.fill:
+    data.masks = ""  # half, box, stroke, pixels, all; several, comma-separated
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
     data.box_low = ()
@@ -288,7 +292,8 @@ def get_config() -> ConfigDict:
     # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with its.)
     edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
-    edit.method = "pigdm"  # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles
+    # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles; trained, to inpaint with
+    edit.method = placeholder(str)  # a model of data.masks; None: trained, if it is one, and otherwise pigdm
     edit.noise_std = 0.0  # standard deviation of the observation's noise, in model units; dps and tds need some
     edit.scale = 1.0  # pigdm, dps, mmps: multiple of the guidance
     edit.iterations = 5  # mmps: conjugate gradients, each of them a product with the network's derivative

@@ -15,6 +15,7 @@ from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import with_distortion, with_hidden
 from score_sde.data.dataset import Dataset, moved
+from score_sde.data.masks import masked_part
 from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
@@ -73,6 +74,7 @@ class Batches:
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
+        masks: kinds of random masks, of which what they hide is modelled, given the rest (see `data.masks`).
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -91,6 +93,7 @@ class Batches:
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
         in_parts: bool = False,
+        masks: Sequence[str] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -103,6 +106,7 @@ class Batches:
         self.labelled = labelled
         self.names = names
         self.in_parts = in_parts
+        self.masks = masks
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -125,6 +129,8 @@ class Batches:
         if self.label_dropout:
             condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
         batch = Batch(x_0, with_distortion(condition, distorted))
+        if self.masks:
+            return batch.in_part(masked_part(self.dataset.units.encode(examples), noise, self.masks))
         return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:

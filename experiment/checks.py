@@ -22,6 +22,7 @@ from score_sde.experiment.couplings import REFLOW, check_coupling, why_no_score
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.joint_embedding import check_joint_embedding
 from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
+from score_sde.experiment.parts import check_parts
 from score_sde.experiment.rules import LARGEST_LOG_SNR, check_values
 from score_sde.experiment.solver import GITS, make_solver, shared_options
 from score_sde.sde import SDE
@@ -71,6 +72,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     _check_learned(config)
     _check_low_resolution(config)
     _check_embeddings(config)
+    check_parts(config)
     _check_variance(config)
     check_coupling(config, sde)
     objectives.make_objective(config, sde)

@@ -34,7 +34,8 @@ from score_sde.data.embeddings import as_embeddings, with_embeddings
 from score_sde.data.words import PARTS, Part
 from score_sde.experiment import checkpoints, configuration, other_run
 from score_sde.experiment.arrays import as_examples
-from score_sde.experiment.condition_values import captions_of
+from score_sde.experiment.captions import told_captions
+from score_sde.experiment.experiment import Experiment
 from score_sde.models.joint_embedding import JointEmbedding
 
 # Pictures, or captions, that are embedded together.
@@ -47,10 +48,12 @@ class Embedder:
 
     Attributes:
         model: the joint embedding.
+        config: its configuration.
         dataset: what is known of the data that it was trained on.
     """
 
     model: JointEmbedding
+    config: ConfigDict
     dataset: Dataset
 
     @cached_property
@@ -67,11 +70,11 @@ class Embedder:
         """Return the embeddings `(N, d)`, float32, of captions.
 
         Raises:
-            UserError: none of the words of one is known.
+            UserError: a word of one is not known.
         """
         words = self.dataset.condition_units[CAPTION]
         assert isinstance(words, Words)
-        return self._in_parts(self.model.captions, words.read(captions_of(CAPTION, words, captions)))
+        return self._in_parts(self.model.captions, told_captions(self.config, CAPTION, words, captions))
 
     def _in_parts(self, embed: Callable[[Tensor], Tensor], examples: Tensor) -> Tensor:
         device = next(self.model.parameters()).device
@@ -80,15 +83,16 @@ class Embedder:
         return torch.cat(parts) if len(examples) else torch.empty(0, self.model.size)
 
 
-def embed(model: Any, dataset: Dataset, x: Any) -> np.ndarray:
+def embed(experiment: Experiment, x: Any) -> np.ndarray:
     """Return the embeddings `(N, d)` of pictures or captions in a joint space, or that of one alone, `(d,)`; float32.
 
     Raises:
         UserError: the model is none, or pictures or captions are none that it knows.
     """
+    model, dataset = experiment.model, experiment.dataset
     if not isinstance(model, JointEmbedding):
         raise UserError("this model embeds nothing: load a run of configs/unclip/embedding.py")
-    embedder = Embedder(model, dataset)
+    embedder = Embedder(model, experiment.config, dataset)
     if isinstance(x, str):
         return embedder.captions([x])[0].numpy()
     if isinstance(x, list | tuple) and x and all(isinstance(caption, str) for caption in x):
@@ -113,10 +117,10 @@ def find_embedder(place: str) -> Embedder:
     model = found.make_model(trained_with, dataset)
     if not isinstance(model, JointEmbedding):
         raise UserError(f"{found.path} is no joint embedding: train one, with --config configs/unclip/embedding.py")
-    return Embedder(model.to(distributed.device()).eval().requires_grad_(False), dataset)
+    return Embedder(model.to(distributed.device()).eval().requires_grad_(False), trained_with, dataset)
 
 
-def embedded(config: ConfigDict, dataset: Dataset) -> Dataset:
+def of_embeddings(config: ConfigDict, dataset: Dataset) -> Dataset:
     """Return data as embeddings, or with them as a condition, if the section `data` names a run that makes them.
 
     Raises:

@@ -18,6 +18,8 @@ from score_sde.models.layers.text import Text
 _NOT_ASKED: dict[str, Any] = {
     "data.distortion": 0.0,
     "data.missing": False,
+    "data.masks": "",
+    "data.text_encoder": None,
     "data.low_resolution": None,
     "data.embedding": None,
     "data.embed_condition": None,

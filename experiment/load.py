@@ -11,13 +11,15 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
+from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
 from score_sde.experiment import build, checkpoints, checks, configuration, networks, other_run, runs
+from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
-from score_sde.experiment.embeddings import embedded
+from score_sde.experiment.embeddings import of_embeddings
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
@@ -54,7 +56,7 @@ def to_train(
     begun = checkpoint.data_of_newest(folder / "checkpoints")
     if begun is not None:
         dataset = dataset.in_units_of(begun)
-        note(dataset.unheard())
+    note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None:
@@ -65,7 +67,8 @@ def to_train(
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     check_pairs(config, build.told_names(config, dataset))
-    beside = [name for name in build.told_names(config, dataset) if len(dataset.condition_units[name].shape) > 1]
+    arrays = {name: len(dataset.condition_units[name].shape) for name in build.told_names(config, dataset)}
+    beside = [name for name, axes in arrays.items() if axes > 1 and name != CAPTION]
     if beside and config.data.augment:
         raise UserError(
             f"data.augment would change examples, and not {', '.join(beside)}, which lies beside them: "
@@ -96,6 +99,7 @@ def to_use(
             "run.fill(x) and run.log_prob(x)"
         )
     experiment = ready(config, found, dataset, folder, overrides)
+    note(experiment.dataset.unheard())
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         note([f"{folder} is the run of another model than {found.path}: see --workdir"])
     return experiment
@@ -115,7 +119,7 @@ def ready(
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
-        note(dataset.unheard())
+    check_text_encoder(config, dataset)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
         place = folder if found is None or found.config is not None else found.path
@@ -158,7 +162,7 @@ def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict) -> Dataset:
     """Make data; what has to be prepared is prepared by one process of each machine."""
     with distributed.one_first():
-        return embedded(config, make_dataset(config))
+        return of_embeddings(config, make_dataset(config))
 
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
@@ -169,7 +173,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if known is not None and (drawn or mode == "export") and build.lie_nowhere(config):
         return described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if mode == "export":
-        return embedded(config, build.make_dataset(config, files_needed=False))
+        return of_embeddings(config, build.make_dataset(config, files_needed=False))
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:

@@ -17,6 +17,7 @@ from score_sde.control.inverse_problems import METHODS
 from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
 from score_sde.data.loading import DAMAGED, RESIZE
+from score_sde.data.masks import MASKS
 from score_sde.data.registry import DATASETS
 from score_sde.data.sources.picture import background
 from score_sde.evaluation.likelihood.bounds import BOUNDS
@@ -25,6 +26,7 @@ from score_sde.evaluation.samples.inception import METRICS
 from score_sde.experiment import build, configuration, density, networks, objectives, own, texts, variances
 from score_sde.experiment.couplings import COUPLINGS
 from score_sde.experiment.edit_tasks import TASKS
+from score_sde.experiment.inpainting import TRAINED
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
 from score_sde.experiment.solver import GITS, THRESHOLDS
 from score_sde.models.networks.adm_classifier import Pool
@@ -185,6 +187,7 @@ RULES: dict[str, Rule] = {
     "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS, build.LATENTS]),
     "data.path": name,
     "data.condition": name,
+    "data.text_encoder": name,
     "data.folder": name,
     "data.image_size": whole(1, _NUM_PIXELS),
     "data.image_width": whole(1, _NUM_PIXELS),
@@ -202,6 +205,7 @@ RULES: dict[str, Rule] = {
     "data.low": number(),
     "data.high": number(),
     "data.augment": words(one_of("augmentation", AUGMENTATIONS)),
+    "data.masks": words(one_of("mask", MASKS)),
     "data.distortion": _SHARE,
     "data.validation": number(0, _MANY),
     "data.fold": whole(0, _LARGEST_SEED),
@@ -357,7 +361,7 @@ RULES: dict[str, Rule] = {
     "edit.num_samples": whole(1, 10**4),
     "edit.solver": one_of("solver", SOLVERS),
     "edit.num_steps": whole(1, _TABLE),
-    "edit.method": one_of("method", METHODS),
+    "edit.method": one_of("method", (*METHODS, TRAINED)),
     "edit.noise_std": number(0, 1e3),
     "edit.scale": number(0, 1e3),
     "edit.jump": whole(1, _TABLE),

@@ -29,8 +29,6 @@ CONFIG_OF: dict[Kind, str] = {
     "volumes": "configs/vp/volumes.py",
 }
 DEFAULT_WORKDIR = Path("runs/digits")
-# Where files are, and runs whose embeddings the data remember by what they are.
-_PLACES = ("data.folder", "data.embedding", "data.embed_condition")
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
@@ -187,8 +185,10 @@ def _override(config: ConfigDict, overrides: Overrides) -> None:
 def _check_agreement(
     config: ConfigDict, began: ConfigDict, sections: tuple[str, ...], what: str, except_for: set[str] | None = None
 ) -> None:
-    """Raise UserError if the two differ in these sections, but for where the files of the data are and `except_for`."""
-    keys = configuration.differences(config, began, sections, {*_PLACES, *(except_for or ())})
+    """Raise UserError if the two differ in these sections, but for where files of the data lie and `except_for`."""
+    # An encoder is the same wherever it lies, and whether it is, its digest says.
+    places = {"data.folder", "data.text_encoder", "data.embedding", "data.embed_condition"}
+    keys = configuration.differences(config, began, sections, {*places, *(except_for or ())})
     if keys:
         here, there = (dict(configuration.flatten(one)) for one in (config, began))
         all_of_them = ", ".join(f"{key}={there[key]}, not {here[key]}" for key in keys)

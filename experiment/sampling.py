@@ -19,10 +19,11 @@ from score_sde.evaluation.samples.copies import check_comparable, describe, find
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 from score_sde.experiment import conditions
-from score_sde.experiment.condition_values import check_heard, condition_of_file
+from score_sde.experiment.asked import asked_of
+from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.priors import drawn_by_prior, prior_of
-from score_sde.experiment.prompts import led_away_from, prompted
+from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.variances import variance_of
@@ -57,10 +58,7 @@ def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
         experiment: what is sampled.
         condition: what each sample is asked to be; as the section has it, if left out.
     """
-    if condition is None:
-        condition = _condition(experiment)
-    elif experiment.config.sampling.prior is not None:
-        raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
+    condition = _condition(experiment, condition)
     return sample_of(experiment, _asked(experiment, condition), condition)
 
 
@@ -92,7 +90,7 @@ def drawn_from(experiment: Experiment, model: Model) -> Tensor:
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
-    condition = _condition(experiment) if condition is None else condition
+    condition = _condition(experiment, condition)
     asked = _asked(experiment, condition)
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     shape = (len(seeds), *experiment.dataset.shape)
@@ -100,21 +98,18 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
 
-def _condition(experiment: Experiment) -> Condition | None:
-    """Return what the section `sampling` asks samples to be."""
+def _condition(experiment: Experiment, given: Condition | None) -> Condition | None:
+    """Return what samples are asked to be: what is given, or, where nothing is, what the section `sampling` says."""
+    if given is not None:
+        if experiment.config.sampling.prior is not None:
+            raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
+        return given
     config, dataset = experiment.config, experiment.dataset
-    count = config.sampling.num_samples
-    prior = prior_of(experiment)
+    prior, count = prior_of(experiment), config.sampling.num_samples
     if prior is None:
-        words = prompted(config, dataset, count)
-    else:
-        words = drawn_by_prior(experiment, sample(prior).samples.x, prior)
-    asked = joined(of_classes(conditions.sample_labels(config, dataset, count)), words)
-    if config.sampling.condition is None:
-        return asked
-    with naming("sampling.condition"):
-        path = at_home(config.sampling.condition)
-        return joined(condition_of_file(config, dataset, path, count), asked)
+        return asked_of(config, dataset, count)
+    embeddings = drawn_by_prior(experiment, sample(prior).samples.x, prior)
+    return joined(of_classes(conditions.sample_labels(config, dataset, count)), embeddings)
 
 
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:

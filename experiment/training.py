@@ -15,11 +15,10 @@ from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
-from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import CAPTION, Words
+from score_sde.data.embedded import Embedded
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
-from score_sde.data.parts import random_part
 from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
@@ -31,7 +30,8 @@ from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
 from score_sde.experiment.networks import CLASSIFIERS, JOINT_EMBEDDING
-from score_sde.experiment.objectives import make_objective
+from score_sde.experiment.objectives import make_objective, unused_keys
+from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
 from score_sde.models import Given
@@ -76,6 +76,9 @@ def train(experiment: Experiment) -> None:
     say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
     for line in notes_on_data(experiment):
         say(line)
+    by_hand = [key.removeprefix("training.") for key, _ in experiment.overrides if key.startswith("training.")]
+    for key in unused_keys(experiment.config.training.objective, by_hand):
+        distributed.note(f"objective {experiment.config.training.objective!r} does not use training.{key}")
 
     def kept() -> str:
         newest = checkpoint.latest(folder / "checkpoints") or "none yet"
@@ -128,12 +131,10 @@ def make_trainer(experiment: Experiment) -> Trainer:
         label_dropout=0.0 if config.model.network in _ALL_TOLD else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
+        masks=kinds_of_masks(config),
     )
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
-    held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
-    if config.data.missing and len(held_out):
-        noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
-        held_out = held_out.in_part(random_part(held_out.x_0, noise))
+    held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
     # A joint embedding has no process; that of the configuration stands where one is asked for, and is not used.
     sde = build.make_sde(config) if isinstance(model, JointEmbedding) else model.sde
     objective = make_objective(config, sde, make_teacher(config, dataset, sde))
@@ -194,11 +195,19 @@ def notes_on_data(experiment: Experiment) -> list[str]:
         if isinstance(units, Words):
             lines.append(f"the network is told {name}s of {len(units.vocabulary)} words, up to {units.length} each")
             continue
+        if isinstance(units, Embedded):
+            lines.append(
+                f"the network is told {name}s by the text encoder {units.digest} in {units.folder}, up to "
+                f"{units.length} tokens of {units.width} numbers each"
+            )
+            continue
         shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:
         changes.append(f"{config.data.distortion:.0%} of them distorted, which the network is told")
+    if kinds_of_masks(config):
+        changes.append(f"hidden in part ({', '.join(kinds_of_masks(config))}), and the network told the rest")
     if changes:
         lines.append(f"training examples are changed at random: {', '.join(changes)}")
     return lines

@@ -24,7 +24,7 @@ from score_sde.models.layers.condition import (
     texts_of,
 )
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
-from score_sde.models.layers.text import Text
+from score_sde.models.layers.text import EmbeddedText, Text
 
 _NUM_TIME_FEATURES = 64
 
@@ -52,7 +52,7 @@ class MLP(nn.Module):
         self.pictures = {name: kind for name, kind in told.items() if isinstance(kind, Picture)}
         self.texts = texts_of(told)
         # There are no positions that could attend to the tokens of a text.
-        self.tokens = [name for name, kind in told.items() if isinstance(kind, Text)]
+        self.tokens = [name for name, kind in told.items() if isinstance(kind, Text | EmbeddedText)]
         heard = {name: kind for name, kind in heard_kinds(told).items() if name not in self.tokens}
         self.modulating = {name: kind for name, kind in heard.items() if name not in self.pictures}
         self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, self.modulating)
