@@ -40,6 +40,9 @@ def get_config() -> ConfigDict:
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
     # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
     data.edges = placeholder(float)
+    # A run of configs/unclip/embedding.py, or its checkpoint: data are its embeddings of the pictures …
+    data.embedding = placeholder(str)
+    data.embed_condition = placeholder(str)  # … or models of the pictures are told them, in the place of captions
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -77,6 +80,7 @@ def get_config() -> ConfigDict:
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
     # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images;
     # kl_autoencoder, vq_autoencoder: no score model, but what makes latents of examples: data.autoencoder
+    # joint_embedding: of images and captions, in one space: data.embedding, data.embed_condition
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
@@ -138,6 +142,8 @@ def get_config() -> ConfigDict:
     # kl_autoencoder, vq_autoencoder; sizes of latents are those of examples divided by 2, for each further multiplier
     model.latent_channels = 4
     model.num_codes = 256  # vq_autoencoder: vectors that latents are rounded to
+    # joint_embedding
+    model.embedding_size = 64  # numbers of an embedding
 
     config.training = training = ConfigDict()
     # Fine-tuning: weights to begin with: a run or checkpoint of ours, a published one, or a pipeline of diffusers
@@ -209,6 +215,8 @@ def get_config() -> ConfigDict:
     # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …
     sampling.prompt = placeholder(str)
     sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
+    # Of models that are told embeddings: the run of configs/unclip/prior.py that draws them, given sampling.prompt
+    sampling.prior = placeholder(str)
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
     sampling.controls = ""  # runs of further controls beside the same frozen model, or beside this one, comma-separated

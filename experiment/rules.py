@@ -197,6 +197,8 @@ RULES: dict[str, Rule] = {
     "data.low_resolution": whole(1, _NUM_PIXELS),
     "data.edges": positive(high=1.0),
     "data.autoencoder": name,
+    "data.embedding": name,
+    "data.embed_condition": name,
     "data.levels": whole(2, 256),
     "data.background": reads(background),
     "data.damaged": one_of("way with damaged images", DAMAGED),
@@ -220,7 +222,7 @@ RULES: dict[str, Rule] = {
     "sde.log_snr_max": number(_LEAST_LOG_SNR, LARGEST_LOG_SNR),
     "sde.log_snr_min": number(_LEAST_LOG_SNR, LARGEST_LOG_SNR),
     "model.network": one_of_or_own(
-        "network", [*networks.NETWORKS, *networks.AUTOENCODERS, "mixture", networks.PIPELINE]
+        "network", [*networks.NETWORKS, *networks.AUTOENCODERS, networks.JOINT_EMBEDDING, "mixture", networks.PIPELINE]
     ),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
@@ -253,6 +255,7 @@ RULES: dict[str, Rule] = {
     "model.num_components": whole(1, 10**5),
     "model.latent_channels": whole(1, 10**4),
     "model.num_codes": whole(2, 10**6),
+    "model.embedding_size": whole(2, 10**5),
     "training.start_from": name,
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
@@ -305,6 +308,7 @@ RULES: dict[str, Rule] = {
     "sampling.negative_prompt": name,
     "sampling.controls": words(name),
     "sampling.control_scales": listed(number(-100, 100), least=0),
+    "sampling.prior": name,
     "sampling.guidance": number(-1e3, 1e3),
     "sampling.guidance_interval": listed(number(0, math.inf), least=0, most=2),
     "sampling.guidance_rescale": _SHARE,

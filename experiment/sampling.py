@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.condition import Condition
+from score_sde.common.condition import Condition, joined
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
+from score_sde.data.conditions import of_classes
 from score_sde.evaluation.provenance import remove_stale
 from score_sde.evaluation.samples.copies import check_comparable, describe, find_copies, write_copies
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
@@ -22,6 +23,7 @@ from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.priors import drawn_by_prior, prior_of
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
@@ -57,8 +59,7 @@ def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
         experiment: what is sampled.
         condition: what each sample is asked to be; as the section has it, if left out.
     """
-    if condition is None:
-        condition = _condition(experiment)
+    condition = _condition(experiment, condition)
     return sample_of(experiment, _asked(experiment, condition), condition)
 
 
@@ -90,7 +91,7 @@ def drawn_from(experiment: Experiment, model: Model) -> Tensor:
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
-    condition = _condition(experiment) if condition is None else condition
+    condition = _condition(experiment, condition)
     asked = _asked(experiment, condition)
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     shape = (len(seeds), *experiment.dataset.model_shape)
@@ -98,10 +99,18 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
 
-def _condition(experiment: Experiment) -> Condition | None:
-    """Return what the section `sampling` asks samples to be."""
-    config = experiment.config
-    return asked_of(config, experiment.dataset, config.sampling.num_samples)
+def _condition(experiment: Experiment, given: Condition | None) -> Condition | None:
+    """Return what samples are asked to be: what is given, or, where nothing is, what the section `sampling` says."""
+    if given is not None:
+        if experiment.config.sampling.prior is not None:
+            raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
+        return given
+    config, dataset = experiment.config, experiment.dataset
+    prior, count = prior_of(experiment), config.sampling.num_samples
+    if prior is None:
+        return asked_of(config, dataset, count)
+    embeddings = drawn_by_prior(experiment, sample(prior).samples.x, prior)
+    return joined(of_classes(conditions.sample_labels(config, dataset, count)), embeddings)
 
 
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
