@@ -34,6 +34,10 @@ def get_config() -> ConfigDict:
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
+    # Those get noise in training, of a random standard deviation from 0 to this, which the network is told, so that it
+    data.low_resolution_noise = 0.0  # can enlarge what another model drew; below 1: c becomes sqrt(1 - s^2) c + s noise
+    # Pictures are read this high, and brought to image_size by means over areas: as the next stage of a cascade is told
+    data.shrunk_from = placeholder(int)
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -52,6 +56,10 @@ def get_config() -> ConfigDict:
     # Training examples set aside, for the held-out loss and for choices, if no part of the data is that: their number …
     data.validation = 0.0  # … or, below 1, their share
     data.fold = 0  # decides which examples are set aside
+
+    config.cascade = cascade = ConfigDict()
+    # Configurations, comma-separated, of the runs that draw pictures one after the other: a small one, then the same
+    cascade.stages = placeholder(str)  # larger. What else is set here holds for all of them
 
     config.sde = sde = ConfigDict()
     # vp, subvp, ve, rectified_flow; ladders: ddpm, cosine, ncsn; learned: with training.objective=variational
@@ -194,6 +202,7 @@ def get_config() -> ConfigDict:
     sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
+    sampling.low_resolution_noise = 0.0  # of small pictures, for models trained with data.low_resolution_noise
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)

@@ -15,6 +15,7 @@ from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import with_distortion, with_hidden
 from score_sde.data.dataset import Dataset, moved
+from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, with_random_noise
 from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
@@ -73,6 +74,7 @@ class Batches:
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
+        low_resolution_noise: the most noise of small pictures that the network is told (see `data.low_resolution`).
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -91,6 +93,7 @@ class Batches:
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
         in_parts: bool = False,
+        low_resolution_noise: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -103,6 +106,7 @@ class Batches:
         self.labelled = labelled
         self.names = names
         self.in_parts = in_parts
+        self.low_resolution_noise = low_resolution_noise
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -123,7 +127,10 @@ class Batches:
         x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
-            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
+            always = (LOW_RESOLUTION, NOISE) if self.low_resolution_noise else ()
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), always)
+        if self.low_resolution_noise and condition is not None:
+            condition = with_random_noise(condition, self.dataset, self.low_resolution_noise, noise)
         batch = Batch(x_0, with_distortion(condition, distorted))
         return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 

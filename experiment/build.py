@@ -17,10 +17,11 @@ from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
-from score_sde.data.low_resolution import with_low_resolution
+from score_sde.data.low_resolution import shrunk, with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.couplings import why_no_score
+from score_sde.experiment.low_resolution import always_told, read_larger
 from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.flow_map import KIND, UNTIL
@@ -70,11 +71,16 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     Raises:
         UserError: the data do not exist, or do not have the configured shape.
     """
-    dataset, data = _dataset(config, files_needed), config.data
+    data = config.data
+    if data.shrunk_from is None:
+        dataset = _dataset(config, files_needed)
+    else:
+        with naming("data.shrunk_from"):
+            dataset = shrunk(_dataset(read_larger(config), files_needed), data.image_size)
     if data.low_resolution is None:
         return dataset
     with naming("data.low_resolution"):
-        return with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+        return with_low_resolution(dataset, data.low_resolution, data.low, data.high, data.low_resolution_noise)
 
 
 def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
@@ -210,7 +216,10 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
 
 
 def _always_told(config: ConfigDict, name: str) -> bool:
-    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are."""
+    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are, and
+    small pictures with noise."""
+    if name in always_told(config):
+        return True
     return config.model.network == "adm" and name != "distorted" and config.training.label_dropout == 0
 
 

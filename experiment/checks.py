@@ -149,6 +149,8 @@ def _check_variance(config: ConfigDict) -> None:
 
 def _check_low_resolution(config: ConfigDict) -> None:
     """See that pictures which are conditioned on themselves are not changed while their small ones stay."""
+    if config.data.low_resolution_noise and config.data.low_resolution is None:
+        raise UserError("data.low_resolution_noise is that of small pictures: give their height, data.low_resolution")
     if config.data.low_resolution is not None and (config.data.augment or config.data.distortion):
         raise UserError(
             "data.low_resolution conditions pictures on themselves as they are: --config.data.augment= "

@@ -17,11 +17,13 @@ from score_sde.common.errors import UserError
 from score_sde.common.files import open_npz
 from score_sde.data import Dataset
 from score_sde.data.captions import Words, words_of
+from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, clean
 from score_sde.data.sources.arrays import meaning
 from score_sde.data.sources.condition_arrays import CLASSES, name_of, unknown
 from score_sde.data.sources.examples import as_array
 from score_sde.experiment import build
 from score_sde.experiment.conditions import class_numbers
+from score_sde.experiment.low_resolution import always_told
 
 
 def condition_of(
@@ -54,6 +56,8 @@ def condition_of(
             what = "classes" if name == "class" else f"rows of {name!r}"
             raise UserError(f"{len(value)} {what} for {count} examples: give one for all, or one for each")
         values[name] = value.expand(count, *value.shape[1:])
+    if LOW_RESOLUTION in values and NOISE in dataset.condition_units and NOISE not in values:
+        values |= dataset.told({NOISE: clean(count)})
     return Condition(values), count
 
 
@@ -97,6 +101,11 @@ def check_heard(config: ConfigDict, dataset: Dataset, condition: Condition | Non
     """
     told = {} if condition is None else condition.values
     missing = [name for name in build.told_names(config, dataset) if name not in told]
+    if always_told(config) and LOW_RESOLUTION in missing:
+        raise UserError(
+            "this model enlarges pictures: give small ones, condition={'low_resolution': …} from Python, or a file, "
+            "--config.sampling.condition=FILE.npz; likelihood.given=own takes those of the data"
+        )
     if missing and not config.training.label_dropout:
         raise UserError(
             f"this model was trained with its condition never hidden (training.label_dropout=0): tell it of "
@@ -115,6 +124,8 @@ def _by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]
     """Return what is asked for by the names that the model knows."""
     names = build.told_names(config, dataset)
     if not isinstance(given, Mapping):
+        # Small pictures given by themselves have no noise.
+        names = tuple(name for name in names if name != NOISE)
         if names and (len(names) > 1 or config.model.class_conditional):
             known = ", ".join([*(["class"] if config.model.class_conditional else []), *names])
             raise UserError(f"this model knows several conditions, {known}: say which, condition={{name: values}}")

@@ -18,6 +18,7 @@ from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import Words
+from score_sde.data.low_resolution import with_random_noise
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.parts import random_part
 from score_sde.data.words import HELD_OUT, PARTS, Part
@@ -30,6 +31,7 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
+from score_sde.experiment.low_resolution import with_noise_of_samples
 from score_sde.experiment.networks import CLASSIFIERS
 from score_sde.experiment.objectives import make_objective
 from score_sde.experiment.solver import make_solver
@@ -118,8 +120,12 @@ def make_trainer(experiment: Experiment) -> Trainer:
         label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
+        low_resolution_noise=config.data.low_resolution_noise,
     )
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
+    if config.data.low_resolution_noise and told is not None and len(told):
+        source = BatchNoise(len(told), torch.Generator().manual_seed(config.seed))
+        told = with_random_noise(told, dataset, config.data.low_resolution_noise, source)
     held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
     if config.data.missing and len(held_out):
         noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
@@ -215,7 +221,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
         solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
     seeds = list(range(config.seed, config.seed + count))
-    told = _told_of_previews(config, dataset, count)
+    told = with_noise_of_samples(config, dataset, _told_of_previews(config, dataset, count), seeds)
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
