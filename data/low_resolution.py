@@ -74,7 +74,7 @@ def shrunk(dataset: Dataset, height: int) -> Dataset:
         UserError: the data are no pictures, or cannot be made smaller evenly.
     """
     shape = _small_shape(dataset, height)
-    parts = {part: smaller(getattr(dataset, part), shape).round().to(torch.uint8) for part in PARTS}
+    parts = {part: to_levels(smaller(getattr(dataset, part), shape)) for part in PARTS}
     return replace(dataset, train=parts["train"], validation=parts["validation"], test=parts["test"])
 
 
@@ -114,6 +114,11 @@ def smaller(pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
     if not len(pictures):
         return torch.empty(0, *shape)
     return torch.cat([F.interpolate(part.float(), shape[1:], mode="area") for part in pictures.split(_AT_ONCE)])
+
+
+def to_levels(pictures: Tensor) -> Tensor:
+    """Return the nearest levels of pictures of real numbers, uint8."""
+    return pictures.round().to(torch.uint8)
 
 
 def _small_shape(dataset: Dataset, height: int) -> tuple[int, ...]:

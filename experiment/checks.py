@@ -43,6 +43,11 @@ def check(config: ConfigDict, mode: str) -> None:
         UserError: it cannot be used; the line names the key.
     """
     check_values(config)
+    if config.cascade.stages is not None:
+        raise UserError(
+            "cascade.stages names several runs, for --mode train and sample: else give the folder of one, or its "
+            "configuration"
+        )
     if mode == "export" or config.sde.name == networks.PIPELINE:
         return
     sde = build.make_sde(config)

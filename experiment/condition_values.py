@@ -44,7 +44,7 @@ def condition_of(
     """
     if isinstance(given, Condition):
         return _of_condition(given, count)
-    rows = {name: _rows(dataset, name, value) for name, value in _by_name(config, dataset, given).items()}
+    rows = {name: _rows(dataset, name, value) for name, value in by_name(config, dataset, given).items()}
     if not rows:
         raise UserError("the condition says nothing: leave it out")
     if count is None:
@@ -120,7 +120,7 @@ def _of_condition(given: Condition, count: int | None) -> tuple[Condition, int]:
     return (given, len(given)) if count in (None, len(given)) else (given[torch.zeros(count, dtype=torch.long)], count)
 
 
-def _by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]:
+def by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]:
     """Return what is asked for by the names that the model knows."""
     names = build.told_names(config, dataset)
     if not isinstance(given, Mapping):
