@@ -144,8 +144,8 @@ def load(
     """Open a trained run.
 
     Args:
-        path: the folder of a run, of which the newest checkpoint is taken, or of a cascade; a checkpoint by itself, `.pt` or
-            `.safetensors`; a published one, with its configuration; or a pipeline of diffusers.
+        path: the folder of a run, of which the newest checkpoint is taken, or of a cascade; a checkpoint by itself,
+            `.pt` or `.safetensors`; a published one, with its configuration; or a pipeline of diffusers.
         config: the configuration, where the checkpoint does not say it.
         network: the network, where it is one of your own that cannot be made by its name.
         sde: the process, likewise.

@@ -12,5 +12,5 @@ def get_config() -> ConfigDict:
     config.data.update(image_size=16, shrunk_from=32, low_resolution=8, low_resolution_noise=0.5)
     config.model.update(channels=16, attention_depths=(2,), data_std=0.47)
     config.training.update(num_steps=2500, batch_size=32, evaluate_every=0, sample_every=0)
-    config.sampling.update(data_std=0.47, num_steps=12, low_resolution_noise=0.1)
+    config.sampling.update(data_std=0.47, guidance=1.0, num_steps=12, low_resolution_noise=0.1)
     return config
