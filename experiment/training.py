@@ -15,9 +15,11 @@ from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
+from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.embedded import Embedded
+from score_sde.data.low_resolution import with_random_noise
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformDequantiser
@@ -30,6 +32,7 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
+from score_sde.experiment.low_resolution import with_noise_of_samples
 from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING, names_of_controls
 from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
@@ -136,10 +139,14 @@ def make_trainer(experiment: Experiment) -> Trainer:
         masks=kinds_of_masks(config),
         # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
         always=names_of_controls(config),
+        low_resolution_noise=config.data.low_resolution_noise,
     )
     no_times = (*AUTOENCODERS, JOINT_EMBEDDING)
     without_times = config.model.network in no_times or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
+    if config.data.low_resolution_noise and told is not None and len(told):
+        source = BatchNoise(len(told), torch.Generator().manual_seed(config.seed))
+        told = with_random_noise(told, dataset, config.data.low_resolution_noise, source)
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
     # What has no process is trained beside that of the configuration, which is not used.
     sde = build.make_sde(config) if isinstance(model, Autoencoder | JointEmbedding) else model.sde
@@ -247,7 +254,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] |
         solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
     seeds = list(range(config.seed, config.seed + count))
-    told = _told_of_previews(config, dataset, count)
+    told = with_noise_of_samples(config, dataset, _told_of_previews(config, dataset, count), seeds)
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
