@@ -103,12 +103,16 @@ class Judge:
         samples, pictures = samples.to(distributed.device()), pictures.to(distributed.device())
         nearest = torch.cdist(_rows(samples), _rows(self.renderings)).argmin(1)
         found = (self.renderings[nearest] == pictures).flatten(1).all(1)
-        wanted = torch.tensor([self._number[caption] for caption in captions], device=distributed.device())
         ink, inked = samples < INK, pictures < INK
         iou = (ink & inked).flatten(1).sum(1) / (ink | inked).flatten(1).sum(1).clamp(min=1)
         spread = samples.double().std(0).square().mean().sqrt() / pictures.double().std(0).square().mean().sqrt()
-        told = self._letters.tell(samples) == wanted
+        told = self.knows(samples, captions)
         return [float(value) for value in (found.double().mean(), told.double().mean(), iou.double().mean(), spread)]
+
+    def knows(self, samples: Tensor, captions: list[str]) -> Tensor:
+        """Return whether the letter of each sample is recognised as that of its caption, `(N,)`, bool."""
+        wanted = torch.tensor([self._number[caption] for caption in captions], device=distributed.device())
+        return self._letters.tell(samples.to(distributed.device())) == wanted
 
 
 def same_letters(renderings: Tensor, captions: list[str]) -> dict[str, int]:

@@ -31,6 +31,7 @@ from score_sde.experiment import (
 from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
+from score_sde.experiment.embeddings import of_embeddings
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
@@ -187,7 +188,7 @@ def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict) -> Dataset:
     """Make data; what has to be prepared is prepared by one process of each machine."""
     with distributed.one_first():
-        return make_dataset(config)
+        return of_embeddings(config, make_dataset(config))
 
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
@@ -198,7 +199,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if known is not None and (drawn or mode == "export") and build.lie_nowhere(config):
         return described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if mode == "export":
-        return build.make_dataset(config, files_needed=False)
+        return of_embeddings(config, build.make_dataset(config, files_needed=False))
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:
