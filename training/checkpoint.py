@@ -140,9 +140,11 @@ def data_of_newest(folder: Path) -> dict[str, Any] | None:
         UserError: the checkpoint is damaged.
     """
     newest = latest(folder)
-    weights = None if newest is None else newest.with_suffix(".safetensors")
-    if weights is None or not weights.is_file():
-        return None if newest is None else load(newest).get("data")
+    if newest is None:
+        return None
+    weights = newest.with_suffix(".safetensors")
+    if not weights.is_file():
+        return load(newest).get("data")
     data = json.loads(read_metadata(weights)[_ABOUT])["data"]
     if data is not None and len(data.get("conditions", {})) > 1:
         # Earlier versions wrote several conditions in another order there than networks have.

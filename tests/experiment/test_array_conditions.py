@@ -345,5 +345,5 @@ def test_pictures_keep_their_order_whatever_their_names(tmp_path):
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     asked: dict[str, Any] = {"condition": {"zeta": zeta[:2], "alpha": alpha[:2]}, "seed": 1, "num_steps": 2}
     files = [tmp_path / "whole" / "checkpoints" / f"step_0000002.{suffix}" for suffix in ("pt", "safetensors")]
-    drawn = [score_sde.load(path).sample(**asked) for path in files]
-    assert np.array_equal(*drawn)
+    first, second = (score_sde.load(path).sample(**asked) for path in files)
+    assert np.array_equal(first, second)
