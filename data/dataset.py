@@ -17,6 +17,7 @@ from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits
+from score_sde.data.prompts import Prompts
 from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
 
@@ -66,7 +67,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
-    condition_units: Mapping[str, ConditionUnits | Words] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits | Words | Prompts] = field(default_factory=dict)
     captions: Mapping[Part, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

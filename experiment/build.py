@@ -18,6 +18,7 @@ from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
 from score_sde.data.low_resolution import with_low_resolution
+from score_sde.data.prompts import Prompts
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.couplings import why_no_score
@@ -284,7 +285,9 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
-    return () if config.model.network in ("mixture", *CLASSIFIERS, PIPELINE) else tuple(dataset.condition_units)
+    if config.model.network == PIPELINE:
+        return tuple(name for name, units in dataset.condition_units.items() if isinstance(units, Prompts))
+    return () if config.model.network in ("mixture", *CLASSIFIERS) else tuple(dataset.condition_units)
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:

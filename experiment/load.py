@@ -18,6 +18,7 @@ from score_sde.experiment import build, checkpoints, checks, configuration, netw
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipelines import dataset_of
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
 from score_sde.training import checkpoint
@@ -115,6 +116,8 @@ def ready(
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
         note(dataset.unheard())
+    if config.model.precision != "float32" and (found is None or found.pipeline is None):
+        raise UserError(f"model.precision={config.model.precision} is for pipelines of latents: leave it out")
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     if isinstance(model, NoisyClassifier):
         place = folder if found is None or found.config is not None else found.path
@@ -162,6 +165,8 @@ def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict)
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
     """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
+    if found is not None and found.pipeline is not None:
+        return dataset_of(found.pipeline, config)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)
     drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies or measured)

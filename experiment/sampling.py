@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -14,13 +15,14 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
 from score_sde.data.conditions import of_classes
-from score_sde.evaluation.provenance import remove_stale
+from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.samples.copies import check_comparable, describe, find_copies, write_copies
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 from score_sde.experiment import conditions
 from score_sde.experiment.condition_values import check_heard, condition_of_file
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipelines import as_pictures
 from score_sde.experiment.prompts import led_away_from, prompted
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
@@ -135,10 +137,14 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     """
     sampling, folder = experiment.config.sampling, experiment.folder / "samples"
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
+    samples, dataset, beside = drawn.samples, experiment.dataset, []
+    if experiment.found is not None and experiment.found.pipeline is not None:
+        beside = [_write_latents(experiment, drawn)]
+        samples, dataset = as_pictures(experiment.found.pipeline, samples)
     paths = write_samples(
-        drawn.samples,
+        samples,
         drawn.seeds,
-        experiment.dataset,
+        dataset,
         folder,
         solver_name(experiment),
         drawn.labels,
@@ -148,7 +154,16 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     # These were measured of the samples that were there before; they are measured anew, if asked for.
     for name in ("metrics.json", "copies.json"):
         remove_stale(_beside(experiment, name), drawn.settings)
-    return paths
+    return paths + beside
+
+
+def _write_latents(experiment: Experiment, drawn: Drawn) -> Path:
+    """Write the latents of a pipeline's samples beside their pictures; return the path."""
+    path = _beside(experiment, "latents.npz")
+    with replacing(path, drawn.settings), write_atomically(path) as temporary:
+        latents = drawn.samples.x.numpy()
+        np.savez_compressed(temporary, samples=latents, seeds=drawn.seeds, settings=as_text(drawn.settings))
+    return path
 
 
 def extractors_for(experiment: Experiment) -> Extractors | None:

@@ -31,6 +31,8 @@ _NOT_OPTIONS = (
     "batch_size",
     "labels",
     "condition",
+    "prompt",
+    "negative_prompt",
     "guidance",
     "guidance_interval",
     "guidance_rescale",

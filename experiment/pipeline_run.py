@@ -1,0 +1,150 @@
+"""A pipeline of diffusers from Python: words in, pictures out, and latents in between.
+
+run = load("stable-diffusion")                            a folder with model_index.json
+run.sample(prompt="a red cube", guidance=7, num_steps=8)  pictures, uint8 (N, C, H, W)
+run.edit(pictures, prompt="…", strength=0.6)              pictures again
+run.decode(run.encode(pictures))                          pictures to latents, and back
+run.log_prob(latents, prompt="…")                         nats, of latents
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from score_sde.common.condition import Condition, joined
+from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise
+from score_sde.experiment import pipelines, sampling
+from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.prompts import heard
+from score_sde.experiment.run import Examples, Run
+from score_sde.models.pretrained.latent_pipelines import LatentPipeline
+from score_sde.solvers.base import Solver
+
+Size = int | tuple[int, int]
+
+
+class PipelineRun(Run):
+    """A pipeline samples, edits and measures as a run does; its examples are latents, and its answers pictures.
+
+    Args:
+        experiment: the model of latents, with its configuration.
+        pipeline: the model again, with its autoencoder and its text encoders.
+
+    Attributes:
+        pipeline: its parts.
+    """
+
+    def __init__(self, experiment: Experiment, pipeline: LatentPipeline) -> None:
+        super().__init__(experiment)
+        self.pipeline = pipeline
+
+    def sample(  # type: ignore[override]
+        self,
+        num_samples: int | None = None,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | None = None,
+        size: Size | None = None,
+        condition: Any = None,
+        seed: int | None = None,
+        solver: str | Solver | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        latents: bool = False,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draw pictures, uint8 `(N, C, H, W)`; sample `i` has the seed `seed + i`.
+
+        Args:
+            num_samples: how many; as many as prompts, if left out, or one of a single prompt.
+            prompt: what all are to be of, or each, a list.
+            negative_prompt: what they are led away from, with a guidance above 1; nothing, if left out.
+            size: of the pictures, `(height, width)` or one number; the pipeline's own if left out.
+            condition: what else they are conditioned on, as of `Run.sample`.
+            seed: that of the first sample.
+            solver: a name, or a solver.
+            num_steps: the solver's number of steps.
+            guidance: scale of the guidance towards the prompt; 1 is none.
+            latents: whether to return the latents themselves, float32 `(N, C, h, w)`.
+            options: further keys of the section `sampling`.
+
+        Raises:
+            UserError: there is no such option or condition, or the size is none.
+        """
+        here = self._sized(size)
+        asked, count = here._told(prompt, condition, num_samples)
+        experiment = here._sampling(
+            count,
+            seed,
+            solver,
+            {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options},
+        )
+        x = sampling.sample(experiment, asked).samples.x
+        return x.numpy() if latents else self.decode(x)
+
+    def _told(self, prompt: Any, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
+        """Return what so many samples are asked to be, and their number."""
+        if prompt is None:
+            return self._asked(condition, count)
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(texts) if count is None else count
+        if len(texts) not in (1, count):
+            raise UserError(f"{len(texts)} prompts for {count} samples: give one for all, or one for each")
+        told = heard(self._experiment.dataset, texts * (count // len(texts)))
+        other, _ = self._asked(condition, count)
+        return joined(told, other), count
+
+    def _sized(self, size: Size | None) -> PipelineRun:
+        """Return this run for pictures of another size."""
+        if size is None:
+            return self
+        height, width = (size, size) if isinstance(size, int) else size
+        config = copy.deepcopy(self.config)
+        config.data.image_size, config.data.image_width = height, width
+        dataset = pipelines.dataset_of(self.pipeline, config)
+        return PipelineRun(replace(self._experiment, config=config, dataset=dataset), self.pipeline)
+
+    def encode(self, x: Examples, *, seed: int | None = None, **options: Any) -> np.ndarray:  # type: ignore[override]
+        """Return the latents of pictures, float32 `(N, C, h, w)`; of one picture those of one.
+
+        Args:
+            x: pictures, uint8 `(N, C, H, W)` or `(N, H, W, C)`, or one.
+            seed: latents are drawn, that of picture `i` with `seed + i`; without one they are the means.
+            options: none.
+        """
+        if options:
+            raise UserError(f"pictures are encoded without {', '.join(options)}")
+        pictures, alone = self._pictures(x)
+        noise = None if seed is None else SampleNoise(range(seed, seed + len(pictures)), "dequantisation")
+        made = self.pipeline.autoencoder.encode(pictures, noise).cpu().numpy()
+        return made[0] if alone else made
+
+    def decode(self, z: Examples, **options: Any) -> np.ndarray:  # type: ignore[override]
+        """Return the pictures of latents, uint8 `(N, C, H, W)`; of one that of one."""
+        if options:
+            raise UserError(f"latents are decoded without {', '.join(options)}")
+        latents = torch.as_tensor(z, dtype=torch.float32)
+        alone, channels = latents.ndim == 3, self.pipeline.shape[0]
+        latents = latents[None] if alone else latents
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise UserError(f"latents have shape (N, {channels}, h, w), not {tuple(latents.shape)}")
+        pictures = self.pipeline.autoencoder.pictures(latents).cpu().numpy()
+        return pictures[0] if alone else pictures
+
+    def _pictures(self, x: Examples) -> tuple[Tensor, bool]:
+        """Return pictures, uint8 `(N, C, H, W)`, and whether it was one by itself."""
+        pictures, channels = torch.as_tensor(np.asarray(x)), self.pipeline.autoencoder.picture_channels
+        alone = pictures.ndim == 3
+        pictures = pictures[None] if alone else pictures
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4:
+            raise UserError(f"pictures are uint8 (N, {channels}, H, W), not {pictures.dtype} {tuple(pictures.shape)}")
+        last = pictures.shape[1] != channels and pictures.shape[3] == channels
+        return pictures.movedim(3, 1) if last else pictures, alone

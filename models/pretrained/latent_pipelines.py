@@ -1,0 +1,160 @@
+"""Whole pipelines of the library diffusers, from a folder: a model of latents, its autoencoder and its text encoders.
+
+    StableDiffusionPipeline       `models.pretrained.stable_diffusion`
+
+All is read from the folder, weights from `.safetensors` alone. Parts that look at pictures afterwards, such as a safety
+checker, are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from score_sde.common.errors import UserError
+from score_sde.data.prompts import Prompts
+from score_sde.models.pretrained.diffusers_autoencoder import KL, PictureAutoencoder
+from score_sde.models.pretrained.diffusers_files import read_json
+from score_sde.models.pretrained.diffusers_library import library, quiet
+from score_sde.models.pretrained.diffusers_parts import read_network, read_scheduler
+from score_sde.models.pretrained.diffusers_schedulers import meaning
+from score_sde.models.pretrained.diffusers_text import TextEncoder, read_text_encoder, read_tokenizer
+from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Prompted
+from score_sde.models.score_model import ScoreModel
+
+# Of a folder's parts, these do nothing to latents.
+_NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+@dataclass(frozen=True)
+class LatentPipeline:
+    """A pipeline is a model of latents, and what stands between these, pictures and words.
+
+    Attributes:
+        model: the model of latents, in evaluation mode; its weights are float32 at first.
+        autoencoder: makes latents of pictures, and pictures of latents.
+        shape: the shape of latents that the pipeline has by itself, `(C, h, w)`.
+        texts: the encoders of prompts, none if there are no prompts.
+        prompts: what the model is told of prompts; None if it is told none.
+        scheduler: the library's scheduler, which says the process and steps of its own.
+    """
+
+    model: ScoreModel
+    autoencoder: PictureAutoencoder
+    shape: tuple[int, int, int]
+    texts: nn.ModuleList
+    prompts: Prompts | None
+    scheduler: Any
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LatentPipeline:
+        """Bring all parts to a device, and their weights to a dtype; return the pipeline."""
+        for part in (self.model, self.autoencoder, self.texts):
+            part.to(device=device, dtype=dtype)
+        return self
+
+
+def is_latent_pipeline(folder: Path) -> bool:
+    """Return whether a folder has a pipeline that is read here."""
+    try:
+        parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(parts, dict) and parts.get("_class_name") in _READERS
+
+
+def load_latent_pipeline(folder: Path) -> LatentPipeline:
+    """Read a pipeline from a folder.
+
+    Raises:
+        UserError: a part is missing, damaged, a pickle, or of another class than is known here.
+    """
+    diffusers = library()
+    parts = read_json(folder / "model_index.json")
+    try:
+        return _READERS[parts["_class_name"]](folder, parts, diffusers)
+    except UserError as error:
+        if str(error).startswith((str(folder), f"there is no {folder}", "cannot read")):
+            raise
+        raise UserError(f"cannot read the pipeline {folder}: {error}") from error
+
+
+def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
+    known = {
+        "vae": ("diffusers", (KL,)),
+        "text_encoder": ("transformers", ("CLIPTextModel",)),
+        "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+        "unet": ("diffusers", (UNET,)),
+    }
+    _check_parts(folder, parts, known)
+    scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
+    autoencoder = _autoencoder(folder, "vae", diffusers, KL)
+    encoder = read_text_encoder(folder, "text_encoder", "CLIPTextModel")
+    tokenizer = read_tokenizer(folder, "tokenizer", "CLIPTokenizer")
+    text = TextEncoder(tokenizer, encoder, _length(tokenizer, encoder))
+    prompts = Prompts(lambda texts: {CAPTION: text(texts)[0]}, _told_shape(text), text.complaints)
+    unet = read_network(folder, folder / "unet", diffusers, UNET, safetensors_only=True)
+    with quiet():
+        network = Prompted(unet, prompts.embed([""]))
+    model = _model(network, scheduler)
+    shape = _shape(unet.config.get("sample_size"), autoencoder, unet.config.in_channels, "unet")
+    return LatentPipeline(model, autoencoder, shape, nn.ModuleList([text]), prompts, scheduler)
+
+
+# What a part is of: the library, and the classes of it that are known.
+Known = Mapping[str, tuple[str, tuple[str, ...]]]
+
+
+def _check_parts(folder: Path, parts: Mapping[str, Any], known: Known) -> None:
+    """See that `model_index.json` names parts of the classes that are known, and no others."""
+    kind = parts["_class_name"]
+    for name, (origin, classes) in known.items():
+        entry = parts.get(name)
+        if not isinstance(entry, list) or entry not in [[origin, each] for each in classes]:
+            of = ".".join(map(str, entry)) if isinstance(entry, list) else "not there"
+            raise UserError(f"{folder} is a {kind} whose {name} is {of}, and known is {' or '.join(classes)}")
+    for name, entry in parts.items():
+        is_part = not name.startswith("_") and isinstance(entry, list) and any(item is not None for item in entry)
+        if is_part and name not in (*known, *_NOT_READ, "scheduler"):
+            raise UserError(f"{folder} is a {kind} with a part {name}, which is not known here")
+
+
+def _autoencoder(folder: Path, name: str, diffusers: ModuleType, kind: str) -> PictureAutoencoder:
+    network = read_network(folder, folder / name, diffusers, kind, safetensors_only=True)
+    return PictureAutoencoder(network.eval().requires_grad_(False))
+
+
+def _model(network: nn.Module, scheduler: Any) -> ScoreModel:
+    """Make the model of latents that a scheduler says."""
+    sde, prediction, noise_label, _ = meaning(scheduler)
+    return ScoreModel(network, sde, prediction, noise_label, scale_input=False).eval().requires_grad_(False)
+
+
+def _shape(size: Any, autoencoder: PictureAutoencoder, channels: int, name: str) -> tuple[int, int, int]:
+    """Return the shape of latents that a network is made for."""
+    if channels != autoencoder.channels:
+        raise UserError(f"the {name} is of {channels} channels, and the autoencoder of {autoencoder.channels}")
+    if size is None:
+        raise UserError(f"the {name} does not say how large its latents are: give its config a sample_size")
+    height, width = (size, size) if isinstance(size, int) else size
+    return channels, height, width
+
+
+def _length(tokenizer: Any, encoder: Any) -> int:
+    """Return how many tokens a text has, at most as many as its encoder has places for."""
+    return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+
+
+def _told_shape(text: TextEncoder) -> tuple[int, int]:
+    return text.length, text.encoder.config.hidden_size
+
+
+_READERS: dict[str, Callable[[Path, dict[str, Any], ModuleType], LatentPipeline]] = {
+    "StableDiffusionPipeline": _stable_diffusion,
+}
