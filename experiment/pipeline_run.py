@@ -18,14 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde.common import distributed
 from score_sde.common.condition import Condition, joined
-from score_sde.common.errors import UserError
+from score_sde.common.errors import UserError, naming
 from score_sde.common.noise import SampleNoise
+from score_sde.control import noised
 from score_sde.experiment import pipelines, sampling
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.prompts import heard
 from score_sde.experiment.run import Examples, Run
+from score_sde.experiment.tuning import solver_for
+from score_sde.models import rows_of
 from score_sde.models.pretrained.latent_pipelines import LatentPipeline
+from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 
 Size = int | tuple[int, int]
@@ -81,14 +86,98 @@ class PipelineRun(Run):
         """
         here = self._sized(size)
         asked, count = here._told(prompt, condition, num_samples)
-        experiment = here._sampling(
-            count,
-            seed,
-            solver,
-            {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options},
-        )
-        x = sampling.sample(experiment, asked).samples.x
+        wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
+        x = sampling.sample(here._sampling(count, seed, solver, wanted), asked).samples.x
         return x.numpy() if latents else self.decode(x)
+
+    def edit(
+        self,
+        x: Examples,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        strength: float = 0.6,
+        negative_prompt: str | None = None,
+        condition: Any = None,
+        seed: int | None = None,
+        solver: str | Solver | None = None,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        latents: bool = False,
+        **options: Any,
+    ) -> np.ndarray:
+        """Return pictures with noise added to their latents and taken away again, as the prompt says: SDEdit.
+
+        Args:
+            x: pictures, uint8 `(N, C, H, W)` or `(N, H, W, C)`, or one; or latents, floats `(N, C, h, w)`.
+            prompt: what all are to become, or each, a list.
+            strength: how far the way to noise is gone, as a part of it; all steps are made on the way back.
+            negative_prompt: what they are led away from; this and the rest as of `sample`.
+            condition: what else they are conditioned on.
+            seed: the noise of picture `i` is that of `seed + i`.
+            solver: a name, or a solver.
+            num_steps: the solver's number of steps.
+            guidance: scale of the guidance towards the prompt.
+            latents: whether to return latents.
+            options: further keys of the section `sampling`.
+
+        Raises:
+            UserError: pictures are none, or there is no such option or condition.
+        """
+        given = torch.as_tensor(np.asarray(x))
+        start = given if given.is_floating_point() else torch.as_tensor(self.encode(x))
+        alone = start.ndim == 3
+        start = (start[None] if alone else start).float()
+        here = self._sized(tuple(size * self.pipeline.autoencoder.factor for size in start.shape[2:]))
+        asked, _ = here._told(prompt, condition, len(start))
+        wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
+        experiment = here._sampling(len(start), seed, solver, wanted)
+        model, way = sampling.asked_of(experiment, asked), solver_for(experiment)
+        first, size, parts = experiment.config.seed, experiment.config.sampling.batch_size, []
+        for rows in (slice(k, min(k + size, len(start))) for k in range(0, len(start), size)):
+            seeds = range(first + rows.start, first + rows.stop)
+            with naming("strength"):
+                until, noisy = noised(rows_of(model, rows), start[rows].to(distributed.device()), strength, seeds=seeds)
+            parts.append(way(until, noisy, seeds=seeds).x.cpu())
+        edited = torch.cat(parts)
+        answer = edited.numpy() if latents else self.decode(edited)
+        return answer[0] if alone else answer
+
+    def asked(
+        self,
+        count: int = 1,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | None = None,
+        guidance: float | None = None,
+        condition: Any = None,
+        **options: Any,
+    ) -> Model:
+        """Return the model of so many latents as a prompt asks for them, guided, for any solver; as of `sample`."""
+        asked, number = self._told(prompt, condition, count)
+        wanted = {"guidance": guidance, "negative_prompt": negative_prompt, **options}
+        return sampling.asked_of(self._sampling(number, None, None, wanted), asked)
+
+    def log_prob(
+        self, x: Examples, *, prompt: Any = None, condition: Any = None, seed: int | None = None, **options: Any
+    ) -> Any:
+        """Return the log-density of latents, in nats, `(N,)` float64, or one number for one.
+
+        Args:
+            x: latents, `(N, C, h, w)`, such as `encode` gives.
+            prompt: what they are of, all or each.
+            condition: what else they are conditioned on.
+            seed: the noise of latents `i`, of random divergences, is that of `seed + i`.
+            options: further keys of the section `likelihood`, such as `divergence` or `rtol`.
+
+        Raises:
+            UserError: these are no latents, or there is no such option.
+        """
+        latents = torch.as_tensor(x)
+        if not latents.is_floating_point() or latents.ndim not in (3, 4):
+            raise UserError(f"a density is one of latents, floats (N, C, h, w), not {latents.dtype}: see encode")
+        here = self._sized(tuple(size * self.pipeline.autoencoder.factor for size in latents.shape[-2:]))
+        told, _ = here._told(prompt, condition, len(latents) if latents.ndim == 4 else 1)
+        return super(PipelineRun, here).log_prob(latents, condition=told, seed=seed, **options)
 
     def _told(self, prompt: Any, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
         """Return what so many samples are asked to be, and their number."""

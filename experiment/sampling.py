@@ -60,7 +60,7 @@ def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
     """
     if condition is None:
         condition = _condition(experiment)
-    return sample_of(experiment, _asked(experiment, condition), condition)
+    return sample_of(experiment, asked_of(experiment, condition), condition)
 
 
 def sample_of(experiment: Experiment, asked: Model, condition: Condition | None = None) -> Drawn:
@@ -92,7 +92,7 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
     condition = _condition(experiment) if condition is None else condition
-    asked = _asked(experiment, condition)
+    asked = asked_of(experiment, condition)
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     shape = (len(seeds), *experiment.dataset.shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
@@ -119,7 +119,7 @@ def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
     return solver_for(experiment, with_classes="class" in asked)
 
 
-def _asked(experiment: Experiment, condition: Condition | None) -> Model:
+def asked_of(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
     check_heard(config, experiment.dataset, condition)

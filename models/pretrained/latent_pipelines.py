@@ -8,7 +8,9 @@ checker, are not read.
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +18,20 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.data.prompts import Prompts
 from score_sde.models.pretrained.diffusers_autoencoder import KL, PictureAutoencoder
 from score_sde.models.pretrained.diffusers_files import read_json
+from score_sde.models.pretrained.diffusers_flow import FLOWS, flow_times
 from score_sde.models.pretrained.diffusers_library import library, quiet
 from score_sde.models.pretrained.diffusers_parts import read_network, read_scheduler
 from score_sde.models.pretrained.diffusers_schedulers import meaning
 from score_sde.models.pretrained.diffusers_text import TextEncoder, read_text_encoder, read_tokenizer
 from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Prompted
 from score_sde.models.score_model import ScoreModel
+from score_sde.sde import DDPMLadder
 
 # Of a folder's parts, these do nothing to latents.
 _NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")
@@ -44,6 +48,7 @@ class LatentPipeline:
         texts: the encoders of prompts, none if there are no prompts.
         prompts: what the model is told of prompts; None if it is told none.
         scheduler: the library's scheduler, which says the process and steps of its own.
+        patch: how many latents a patch of the network is wide.
     """
 
     model: ScoreModel
@@ -52,12 +57,28 @@ class LatentPipeline:
     texts: nn.ModuleList
     prompts: Prompts | None
     scheduler: Any
+    patch: int = 1
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LatentPipeline:
         """Bring all parts to a device, and their weights to a dtype; return the pipeline."""
         for part in (self.model, self.autoencoder, self.texts):
             part.to(device=device, dtype=dtype)
         return self
+
+
+def scheduler_times(pipeline: LatentPipeline, num_steps: int) -> Tensor:
+    """Return the times at which the pipeline's own scheduler asks its network, as solvers take them for a grid.
+
+    They may begin before `T`, with `timestep_spacing="leading"`; then solvers start there by `control.latents.Until`.
+    """
+    scheduler = copy.deepcopy(pipeline.scheduler)
+    if type(scheduler).__name__ in FLOWS:
+        patches = math.prod(pipeline.shape[1:]) // pipeline.patch**2
+        return flow_times(scheduler.config, num_steps, patches)
+    scheduler.set_timesteps(num_steps)
+    sde = pipeline.model.sde
+    assert isinstance(sde, DDPMLadder)
+    return sde.time(torch.unique(torch.as_tensor(scheduler.timesteps, dtype=torch.float64)).flip(0))
 
 
 def is_latent_pipeline(folder: Path) -> bool:

@@ -1,0 +1,165 @@
+"""Whole pipelines of diffusers: our solvers on their networks give their latents, in float64.
+
+Their schedulers keep tables in float32, and some their states, which leaves differences of about 1e-6.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from score_sde.common.condition import Condition
+from score_sde.common.noise import SampleNoise
+from score_sde.control import Guided
+from score_sde.control.latents import Until
+from score_sde.models import Given
+from score_sde.models.pretrained.diffusers_parts import differentiable_attention
+from score_sde.models.pretrained.latent_pipelines import LatentPipeline, load_latent_pipeline, scheduler_times
+from score_sde.sde import DDPMLadder
+from score_sde.solvers import get_solver
+from score_sde.solvers.density.likelihood import log_likelihood
+
+pytest.importorskip("transformers")
+diffusers = pytest.importorskip("diffusers")
+
+from tests.models.pretrained.tiny_pipelines import (  # noqa: E402
+    LADDER,
+    autoencoder,
+    latents,
+    relative,
+    stable_diffusion,
+    unet,
+)
+
+PROMPTS, NEGATIVE = ["a cat, red", "two dogs"], ["bad", "worse"]
+SCALE, STEPS = 4.0, 5
+# Zero terminal SNR: Stable Diffusion 2 fine-tuned by Lin et al.
+FROM_NOISE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+SOLVERS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "ddim": (diffusers.DDIMScheduler, "ddim", {"set_alpha_to_one": False}),
+    "ddim, from noise": (diffusers.DDIMScheduler, "ddim", FROM_NOISE),
+    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, "dpmpp_2m", {"timestep_spacing": "linspace"}),
+    "dpmpp_2m, velocity": (diffusers.DPMSolverMultistepScheduler, "dpmpp_2m", {"prediction_type": "v_prediction"}),
+    "unipc": (diffusers.UniPCMultistepScheduler, "unipc", {"timestep_spacing": "leading"}),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ddim": {},
+    "dpmpp_2m": {"lower_order_final": True},
+    "unipc": {"lower_order_final": True, "order": 2, "variant": "bh2"},
+}
+
+
+def scheduler_of(name: str) -> Any:
+    kind, _, settings = SOLVERS[name]
+    clipped = {"clip_sample": False} if kind is diffusers.DDIMScheduler else {}
+    return kind(**LADDER, **clipped, **settings)
+
+
+def guided(ours: LatentPipeline) -> Any:
+    assert ours.prompts is not None
+    asked, away = (Condition(ours.prompts.read(texts)) for texts in (PROMPTS, NEGATIVE))
+    return Guided(Given(ours.model, asked), Given(ours.model, away), SCALE)
+
+
+@torch.no_grad()
+def solved(model: Any, ours: LatentPipeline, name: str, times: Tensor, x: Tensor) -> Tensor:
+    """Solve by the method of a scheduler on its times; DDIM without `set_alpha_to_one` ends at the first rung."""
+    options = dict(OPTIONS[name])
+    if name == "ddim" and not ours.scheduler.config.set_alpha_to_one:
+        assert isinstance(ours.model.sde, DDPMLadder)
+        times, options["denoise"] = torch.cat([times, ours.model.sde.time(torch.zeros(1))]), False
+    until = Until(model, float(times[0])) if times[0] < ours.model.sde.T else model
+    return get_solver(name, grid=times, **options)(until, x).x
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_stable_diffusion_from_words_to_latents(name: str, tmp_path: Path) -> None:
+    """Prompts, negative prompts and guidance, steps of their own."""
+    theirs = stable_diffusion(tmp_path, scheduler_of(name))
+    ours = load_latent_pipeline(tmp_path).to(dtype=torch.float64)
+    x = latents()
+    options = {"guidance_scale": SCALE, "num_inference_steps": STEPS, "output_type": "latent"}
+    expected = theirs(PROMPTS, negative_prompt=NEGATIVE, latents=x, **options).images
+    times = scheduler_times(ours, STEPS)
+    found = solved(guided(ours), ours, SOLVERS[name][1], times, x)
+    assert relative(found, expected) < 1e-5
+    assert relative(solved(Given(ours.model, None), ours, SOLVERS[name][1], times, x), expected) > 0.1
+
+
+def test_image_to_image(tmp_path: Path) -> None:
+    """A strength is where the steps begin: theirs are the last of so many, on ours noise is added at their first."""
+    pipeline = stable_diffusion(tmp_path, scheduler_of("dpmpp_2m"))
+    theirs = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    ours, z = load_latent_pipeline(tmp_path).to(dtype=torch.float64), latents()
+    options = {"guidance_scale": SCALE, "num_inference_steps": 6, "output_type": "latent", "strength": 0.7}
+    generator = torch.Generator().manual_seed(3)
+    expected = theirs(PROMPTS, negative_prompt=NEGATIVE, image=z, generator=generator, **options).images
+    noise = torch.randn(z.shape, generator=generator.manual_seed(3), dtype=z.dtype)
+    times = scheduler_times(ours, 6)[-4:]
+    found = solved(guided(ours), ours, "dpmpp_2m", times, ours.model.sde.perturb(z, noise, times[0]))
+    assert relative(found, expected) < 1e-5
+
+
+def test_pictures_to_latents_and_back(tmp_path: Path) -> None:
+    theirs = stable_diffusion(tmp_path, scheduler_of("ddim"), vae=autoencoder(scaling_factor=0.7, shift_factor=0.2))
+    ours = load_latent_pipeline(tmp_path).to(dtype=torch.float64).autoencoder
+    pictures = torch.randint(0, 256, (2, 3, 16, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    posterior = theirs.vae.encode(pictures.double() / 127.5 - 1).latent_dist
+    torch.testing.assert_close(ours.encode(pictures), 0.7 * (posterior.mode() - 0.2).float(), rtol=1e-5, atol=1e-6)
+    noise = SampleNoise([4, 5], "dequantisation").normal(posterior.mean.float())
+    drawn = 0.7 * (posterior.mean + posterior.std * noise - 0.2)
+    again = ours.encode(pictures, SampleNoise([4, 5], "dequantisation"))
+    torch.testing.assert_close(again, drawn.float(), rtol=1e-5, atol=1e-6)
+    z = 0.5 * latents()
+    with torch.no_grad():
+        shown = theirs.vae.decode(z / 0.7 + 0.2).sample
+    expected = theirs.image_processor.postprocess(shown, output_type="np")
+    found = ours.pictures(z).movedim(1, -1).numpy()
+    assert found.dtype == np.uint8
+    assert (found == (expected * 255).round()).mean() > 0.99
+    assert found.std() > 10
+
+
+def test_the_density_of_latents_is_that_of_an_independent_integration(tmp_path: Path) -> None:
+    """SciPy's integrator in log rho, on their network and their table, with the trace of its Jacobian."""
+    network = unet(sample_size=2)
+    with torch.no_grad():
+        # One of random weights would change with every rung, and be no smooth function of time.
+        network.time_embedding.linear_1.weight.mul_(0.1)
+    theirs = stable_diffusion(tmp_path, diffusers.DDPMScheduler(5, beta_start=0.05, beta_end=0.4, steps_offset=1), unet=network)
+    ours = load_latent_pipeline(tmp_path).to(dtype=torch.float64)
+    x, sde = 0.8 * latents(1, size=2), ours.model.sde
+    assert ours.prompts is not None
+    told = ours.prompts.read(PROMPTS[:1])
+    found = log_likelihood(Given(ours.model, Condition(told)), x, divergence="exact", rtol=1e-5, atol=1e-5)
+
+    log_alpha = np.concatenate([[0.0], 0.5 * np.log(theirs.scheduler.alphas_cumprod.double().numpy())])
+    differentiable_attention(theirs.unet)
+
+    def slope(log_rho: float, state: np.ndarray) -> np.ndarray:
+        here = -0.5 * np.log1p(np.exp(2 * log_rho))
+        rung = float(np.interp(-here, -log_alpha, np.arange(len(log_alpha)))) - 1
+        alpha, sigma = np.exp(here), np.exp(here + log_rho)
+
+        def noise(y: Tensor) -> Tensor:
+            states = alpha * y.reshape(1, 4, 2, 2)
+            return theirs.unet(states, torch.tensor([rung]), encoder_hidden_states=told["caption"]).sample.flatten()
+
+        y = torch.from_numpy(state[:-1])
+        trace = torch.func.jacrev(noise)(y).trace()
+        return np.append(np.exp(log_rho) * noise(y).detach().numpy(), sigma / alpha * trace.item())
+
+    start, end = (float(sde.rho(torch.tensor(t, dtype=torch.float64)).log()) for t in (sde.t_min, sde.T))
+    first = (x / sde.alpha(torch.tensor(sde.t_min, dtype=torch.float64))).flatten().numpy()
+    state = solve_ivp(slope, (start, end), np.append(first, 0.0), method="DOP853", rtol=1e-6, atol=1e-6).y[:, -1]
+    alphas = [float(sde.alpha(torch.tensor(t, dtype=torch.float64))) for t in (sde.t_min, sde.T)]
+    z = alphas[1] * state[:-1]
+    expected = -0.5 * (z**2 + np.log(2 * np.pi)).sum() + state[-1] + 16 * np.log(alphas[1] / alphas[0])
+    assert abs(found.log_prob.item() - expected) / 16 < 1e-4
