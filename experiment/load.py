@@ -166,6 +166,8 @@ def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict)
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
     """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
     if found is not None and found.pipeline is not None:
+        if mode == "likelihood" and config.data.path is None:
+            raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
         return dataset_of(found.pipeline, config)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)

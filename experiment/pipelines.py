@@ -6,6 +6,9 @@ Their data are latents, of which there are none here. Pictures stand before and 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +17,8 @@ from ml_collections import ConfigDict
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
 from score_sde.data.captions import CAPTION
-from score_sde.data.units import units_of
+from score_sde.data.prompts import Prompts
+from score_sde.data.units import Standardised, units_of
 from score_sde.evaluation.samples.draw import Samples
 from score_sde.experiment import build
 from score_sde.experiment.networks import PIPELINE
@@ -37,6 +41,7 @@ def values_of(pipeline: LatentPipeline) -> dict[str, Any]:
         "data.image_width": width * pipeline.autoencoder.factor,
         "data.num_channels": pipeline.autoencoder.picture_channels,
         "sde.name": PIPELINE,
+        "model.class_conditional": pipeline.num_classes > 0,
         "model.network": PIPELINE,
         # What is not told is hidden, as it was now and then in training.
         "training.label_dropout": 0.1,
@@ -47,20 +52,39 @@ def values_of(pipeline: LatentPipeline) -> dict[str, Any]:
 
 
 def dataset_of(pipeline: LatentPipeline, config: ConfigDict) -> Dataset:
-    """Return the latents of pictures of the configured size, of which there are none.
+    """Return the latents of pictures of the configured size, of which there are none, or those of a file.
 
     Raises:
-        UserError: the size is no multiple of what a latent stands for, or data are named.
+        UserError: the size is no multiple of what a latent stands for, or the file is of other latents.
     """
-    if config.data.path is not None or config.data.dataset != build.LATENTS:
-        raise UserError("a pipeline is of latents, and needs no data: leave out --config.data.path and data.dataset")
+    told = {} if pipeline.prompts is None else {CAPTION: pipeline.prompts}
+    names = tuple(map(str, range(pipeline.num_classes)))
+    if config.data.path is not None:
+        return _latents_of_file(pipeline, config, names, told)
     factor = pipeline.autoencoder.factor
     height, width = config.data.image_size, config.data.image_width or config.data.image_size
     if height % factor or width % factor:
         raise UserError(f"pictures of {height} x {width} have no latents: both must be multiples of {factor}")
     empty = torch.empty(0, pipeline.shape[0], height // factor, width // factor)
-    told = {} if pipeline.prompts is None else {CAPTION: pipeline.prompts}
-    return Dataset(build.LATENTS, empty, empty, condition_units=told)
+    return Dataset(build.LATENTS, empty, empty, class_names=names, condition_units=told)
+
+
+def _latents_of_file(
+    pipeline: LatentPipeline, config: ConfigDict, names: tuple[str, ...], told: Mapping[str, Prompts]
+) -> Dataset:
+    """Return latents of a file, as they are, told of what the pipeline is."""
+    own = copy.deepcopy(config)
+    for key in ("image_size", "image_width", "num_channels"):
+        own.data[key] = None
+    dataset = build.make_dataset(own)
+    if dataset.levels is not None or len(dataset.shape) != 3 or dataset.shape[0] != pipeline.shape[0]:
+        raise UserError(
+            f"{config.data.path} is not of latents (N, {pipeline.shape[0]}, h, w), but of {dataset.kind} of shape "
+            f"{dataset.shape}: save those that encode gives"
+        )
+    if dataset.num_classes and dataset.num_classes > len(names):
+        raise UserError(f"{config.data.path} has {dataset.num_classes} classes, and the pipeline {len(names)}")
+    return replace(dataset, units=Standardised(), class_names=names, condition_units=told, conditions={}, captions={})
 
 
 def as_pictures(pipeline: LatentPipeline, samples: Samples) -> tuple[Samples, Dataset]:

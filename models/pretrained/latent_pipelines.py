@@ -1,6 +1,8 @@
 """Whole pipelines of the library diffusers, from a folder: a model of latents, its autoencoder and its text encoders.
 
     StableDiffusionPipeline       `models.pretrained.stable_diffusion`
+    LDMPipeline                   a `UNet2DModel` of latents, told of nothing
+    DiTPipeline                   `models.pretrained.diffusers_dit`, told of classes
 
 All is read from the folder, weights from `.safetensors` alone. Parts that look at pictures afterwards, such as a safety
 checker, are not read.
@@ -22,13 +24,17 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError
 from score_sde.data.prompts import Prompts
-from score_sde.models.pretrained.diffusers_autoencoder import KL, PictureAutoencoder
+from score_sde.models.pretrained.diffusers import UNet
+from score_sde.models.pretrained.diffusers_autoencoder import KL, VQ, PictureAutoencoder
+from score_sde.models.pretrained.diffusers_dit import CLASSES, read_transformer
 from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_flow import FLOWS, flow_times
 from score_sde.models.pretrained.diffusers_library import library, quiet
+from score_sde.models.pretrained.diffusers_parts import UNET as PLAIN_UNET
 from score_sde.models.pretrained.diffusers_parts import read_network, read_scheduler
 from score_sde.models.pretrained.diffusers_schedulers import meaning
 from score_sde.models.pretrained.diffusers_text import TextEncoder, read_text_encoder, read_tokenizer
+from score_sde.models.pretrained.dit import Means
 from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Prompted
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
@@ -49,6 +55,7 @@ class LatentPipeline:
         prompts: what the model is told of prompts; None if it is told none.
         scheduler: the library's scheduler, which says the process and steps of its own.
         patch: how many latents a patch of the network is wide.
+        num_classes: the number of classes that the model is told of.
     """
 
     model: ScoreModel
@@ -58,6 +65,7 @@ class LatentPipeline:
     prompts: Prompts | None
     scheduler: Any
     patch: int = 1
+    num_classes: int = 0
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LatentPipeline:
         """Bring all parts to a device, and their weights to a dtype; return the pipeline."""
@@ -128,6 +136,33 @@ def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
     return LatentPipeline(model, autoencoder, shape, nn.ModuleList([text]), prompts, scheduler)
 
 
+def _latent_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
+    known = {"vqvae": ("diffusers", (VQ, KL)), "unet": ("diffusers", (PLAIN_UNET,))}
+    _check_parts(folder, parts, known)
+    scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
+    autoencoder = _autoencoder(folder, "vqvae", diffusers, parts["vqvae"][1])
+    unet = read_network(folder, folder / "unet", diffusers, PLAIN_UNET, safetensors_only=True)
+    with quiet():
+        network = UNet(unet, -1.0)
+    shape = _shape(unet.config.sample_size, autoencoder, unet.config.in_channels, "unet")
+    return LatentPipeline(_model(network, scheduler), autoencoder, shape, nn.ModuleList(), None, scheduler)
+
+
+def _dit(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
+    known = {"vae": ("diffusers", (KL,)), "transformer": ("diffusers", CLASSES)}
+    _check_parts(folder, parts, known)
+    scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
+    autoencoder = _autoencoder(folder, "vae", diffusers, KL)
+    network = read_transformer(folder / "transformer")
+    count = network.conditions["class"]
+    assert isinstance(count, int)
+    model = _model(Means(network), scheduler)
+    shape = _shape(network.size, autoencoder, network.in_channels, "transformer")
+    return LatentPipeline(
+        model, autoencoder, shape, nn.ModuleList(), None, scheduler, network.patch_size, num_classes=count
+    )
+
+
 # What a part is of: the library, and the classes of it that are known.
 Known = Mapping[str, tuple[str, tuple[str, ...]]]
 
@@ -178,4 +213,6 @@ def _told_shape(text: TextEncoder) -> tuple[int, int]:
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], ModuleType], LatentPipeline]] = {
     "StableDiffusionPipeline": _stable_diffusion,
+    "LDMPipeline": _latent_diffusion,
+    "DiTPipeline": _dit,
 }

@@ -28,11 +28,13 @@ from score_sde.solvers.density.likelihood import log_likelihood
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
 
+from tests.models.pretrained.test_diffusers import randomise, small_unet  # noqa: E402
 from tests.models.pretrained.tiny_pipelines import (  # noqa: E402
     LADDER,
     autoencoder,
     latents,
     relative,
+    saved,
     stable_diffusion,
     unet,
 )
@@ -133,12 +135,14 @@ def test_the_density_of_latents_is_that_of_an_independent_integration(tmp_path: 
     with torch.no_grad():
         # One of random weights would change with every rung, and be no smooth function of time.
         network.time_embedding.linear_1.weight.mul_(0.1)
-    theirs = stable_diffusion(tmp_path, diffusers.DDPMScheduler(5, beta_start=0.05, beta_end=0.4, steps_offset=1), unet=network)
+    theirs = stable_diffusion(
+        tmp_path, diffusers.PNDMScheduler(5, beta_start=0.05, beta_end=0.4, steps_offset=1), unet=network
+    )
     ours = load_latent_pipeline(tmp_path).to(dtype=torch.float64)
     x, sde = 0.8 * latents(1, size=2), ours.model.sde
     assert ours.prompts is not None
     told = ours.prompts.read(PROMPTS[:1])
-    found = log_likelihood(Given(ours.model, Condition(told)), x, divergence="exact", rtol=1e-5, atol=1e-5)
+    found = log_likelihood(Given(ours.model, Condition(told)), x, divergence="exact", rtol=1e-6, atol=1e-6)
 
     log_alpha = np.concatenate([[0.0], 0.5 * np.log(theirs.scheduler.alphas_cumprod.double().numpy())])
     differentiable_attention(theirs.unet)
@@ -146,7 +150,7 @@ def test_the_density_of_latents_is_that_of_an_independent_integration(tmp_path: 
     def slope(log_rho: float, state: np.ndarray) -> np.ndarray:
         here = -0.5 * np.log1p(np.exp(2 * log_rho))
         rung = float(np.interp(-here, -log_alpha, np.arange(len(log_alpha)))) - 1
-        alpha, sigma = np.exp(here), np.exp(here + log_rho)
+        alpha = np.exp(here)
 
         def noise(y: Tensor) -> Tensor:
             states = alpha * y.reshape(1, 4, 2, 2)
@@ -154,12 +158,36 @@ def test_the_density_of_latents_is_that_of_an_independent_integration(tmp_path: 
 
         y = torch.from_numpy(state[:-1])
         trace = torch.func.jacrev(noise)(y).trace()
-        return np.append(np.exp(log_rho) * noise(y).detach().numpy(), sigma / alpha * trace.item())
+        return np.exp(log_rho) * np.append(noise(y).detach().numpy(), trace.item())
 
-    start, end = (float(sde.rho(torch.tensor(t, dtype=torch.float64)).log()) for t in (sde.t_min, sde.T))
-    first = (x / sde.alpha(torch.tensor(sde.t_min, dtype=torch.float64))).flatten().numpy()
-    state = solve_ivp(slope, (start, end), np.append(first, 0.0), method="DOP853", rtol=1e-6, atol=1e-6).y[:, -1]
-    alphas = [float(sde.alpha(torch.tensor(t, dtype=torch.float64))) for t in (sde.t_min, sde.T)]
+    ends = [sde.at(t) for t in (sde.t_min, sde.T)]
+    alphas, (start, end) = [float(end.alpha) for end in ends], [float(end.rho.log()) for end in ends]
+    first = (x / alphas[0]).flatten().numpy()
+    state = solve_ivp(slope, (start, end), np.append(first, 0.0), method="DOP853", rtol=1e-5, atol=1e-6).y[:, -1]
     z = alphas[1] * state[:-1]
     expected = -0.5 * (z**2 + np.log(2 * np.pi)).sum() + state[-1] + 16 * np.log(alphas[1] / alphas[0])
     assert abs(found.log_prob.item() - expected) / 16 < 1e-4
+
+
+def test_unconditional_latent_diffusion(tmp_path: Path) -> None:
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vqvae = randomise(
+        diffusers.VQModel(
+            latent_channels=3, block_out_channels=(8, 8), norm_num_groups=4, num_vq_embeddings=16, **kinds
+        )
+    )
+    theirs = saved(diffusers.LDMPipeline(vqvae, small_unet(), scheduler_of("ddim")), tmp_path)
+    ours, x = load_latent_pipeline(tmp_path).to(dtype=torch.float64), latents(2, 3)
+    ours.autoencoder.float()
+    theirs.vqvae.float()
+    states = x
+    theirs.scheduler.set_timesteps(STEPS)
+    with torch.no_grad():
+        for timestep in theirs.scheduler.timesteps:
+            states = theirs.scheduler.step(theirs.unet(states, timestep).sample, timestep, states).prev_sample
+        shown = theirs.vqvae.decode(states.float() / theirs.vqvae.config.scaling_factor).sample
+    found = solved(ours.model, ours, "ddim", scheduler_times(ours, STEPS), x)
+    assert relative(found, states) < 1e-5
+    assert relative(ours.autoencoder.decode(states), shown) < 1e-5
+    pictures = ((shown / 2 + 0.5).clamp(0, 1) * 255).round()
+    assert float((ours.autoencoder.pictures(states) - pictures).abs().max()) <= 1
