@@ -1,6 +1,7 @@
 """Whole pipelines of the library diffusers, from a folder: a model of latents, its autoencoder and its text encoders.
 
     StableDiffusionPipeline       `models.pretrained.stable_diffusion`
+    StableDiffusion3Pipeline      `models.pretrained.stable_diffusion_3`
     LDMPipeline                   a `UNet2DModel` of latents, told of nothing
     DiTPipeline                   `models.pretrained.diffusers_dit`, told of classes
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,12 +31,15 @@ from score_sde.models.pretrained.diffusers_dit import CLASSES, read_transformer
 from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_flow import FLOWS, flow_times
 from score_sde.models.pretrained.diffusers_library import library, quiet
+from score_sde.models.pretrained.diffusers_mmdit import CLASS as MMDIT
+from score_sde.models.pretrained.diffusers_mmdit import read_mmdit
 from score_sde.models.pretrained.diffusers_parts import UNET as PLAIN_UNET
 from score_sde.models.pretrained.diffusers_parts import read_network, read_scheduler
 from score_sde.models.pretrained.diffusers_schedulers import meaning
 from score_sde.models.pretrained.diffusers_text import TextEncoder, read_text_encoder, read_tokenizer
 from score_sde.models.pretrained.dit import Means
 from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Prompted
+from score_sde.models.pretrained.stable_diffusion_3 import ENCODERS, AlwaysTold, ThreeTexts
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
 
@@ -136,6 +140,37 @@ def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
     return LatentPipeline(model, autoencoder, shape, nn.ModuleList([text]), prompts, scheduler)
 
 
+def _stable_diffusion_3(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
+    encoders = {name: parts.get(name) for name in ENCODERS if any(parts.get(name) or [])}
+    known: dict[str, tuple[str, tuple[str, ...]]] = {
+        "vae": ("diffusers", (KL,)),
+        "transformer": ("diffusers", (MMDIT,)),
+        **{name: ("transformers", (ENCODERS[name].encoder,)) for name in encoders},
+        **{ENCODERS[name].tokenizer: ("transformers", ENCODERS[name].tokenizers) for name in encoders},
+    }
+    _check_parts(folder, parts, known, passed_over=[kind.tokenizer for kind in ENCODERS.values()])
+    scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
+    autoencoder = _autoencoder(folder, "vae", diffusers, KL)
+    network, settings = read_mmdit(folder / "transformer")
+    texts = ThreeTexts(
+        {name: _text_of(folder, name) for name in encoders},
+        settings["joint_attention_dim"],
+        settings["pooled_projection_dim"],
+    )
+    prompts = Prompts(texts, texts.told_shape, texts.complaints)
+    model = _model(AlwaysTold(network, prompts.embed([""])), scheduler)
+    shape = _shape(settings["sample_size"], autoencoder, settings["in_channels"], "transformer")
+    return LatentPipeline(model, autoencoder, shape, nn.ModuleList([texts]), prompts, scheduler, settings["patch_size"])
+
+
+def _text_of(folder: Path, name: str) -> TextEncoder:
+    """Read one of the three encoders of texts, of a name."""
+    kind = ENCODERS[name]
+    tokenizer = read_tokenizer(folder, kind.tokenizer, kind.tokenizers[0])
+    encoder = read_text_encoder(folder, name, kind.encoder)
+    return TextEncoder(tokenizer, encoder, kind.length or _length(tokenizer, encoder), kind.layer)
+
+
 def _latent_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
     known = {"vqvae": ("diffusers", (VQ, KL)), "unet": ("diffusers", (PLAIN_UNET,))}
     _check_parts(folder, parts, known)
@@ -167,7 +202,7 @@ def _dit(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPi
 Known = Mapping[str, tuple[str, tuple[str, ...]]]
 
 
-def _check_parts(folder: Path, parts: Mapping[str, Any], known: Known) -> None:
+def _check_parts(folder: Path, parts: Mapping[str, Any], known: Known, passed_over: Sequence[str] = ()) -> None:
     """See that `model_index.json` names parts of the classes that are known, and no others."""
     kind = parts["_class_name"]
     for name, (origin, classes) in known.items():
@@ -177,7 +212,7 @@ def _check_parts(folder: Path, parts: Mapping[str, Any], known: Known) -> None:
             raise UserError(f"{folder} is a {kind} whose {name} is {of}, and known is {' or '.join(classes)}")
     for name, entry in parts.items():
         is_part = not name.startswith("_") and isinstance(entry, list) and any(item is not None for item in entry)
-        if is_part and name not in (*known, *_NOT_READ, "scheduler"):
+        if is_part and name not in (*known, *_NOT_READ, *passed_over, "scheduler"):
             raise UserError(f"{folder} is a {kind} with a part {name}, which is not known here")
 
 
@@ -213,6 +248,7 @@ def _told_shape(text: TextEncoder) -> tuple[int, int]:
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], ModuleType], LatentPipeline]] = {
     "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
     "LDMPipeline": _latent_diffusion,
     "DiTPipeline": _dit,
 }

@@ -82,3 +82,53 @@ def latents(count: int = 2, channels: int = 4, size: int = SIZE) -> Tensor:
 
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
+
+
+def t5_tokenizer() -> Any:
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((letter, -2.0) for letter in _LETTERS)]
+    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
+
+
+def stable_diffusion_3(folder: Path, scheduler: Any, **parts: Any) -> Any:
+    """Save a pipeline with three encoders of texts, or without some, given as None; return it."""
+    projected = {"projection_dim": WIDTH}
+    t5 = {"d_model": 2 * WIDTH + 4, "d_ff": 16, "d_kv": 4, "num_layers": 1, "num_heads": 2}
+    tokenizer, tokenizer_3 = clip_tokenizer(), t5_tokenizer()
+    made: dict[str, Any] = {
+        "vae": autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=1.5),
+        "tokenizer": tokenizer,
+        "tokenizer_2": clip_tokenizer(),
+        "tokenizer_3": tokenizer_3,
+        "transformer": mmdit(),
+        "scheduler": scheduler,
+    }
+    for number, name in enumerate(("text_encoder", "text_encoder_2")):
+        if name not in parts:
+            config = clip_config(tokenizer, **projected)
+            made[name] = randomise(transformers.CLIPTextModelWithProjection(config), seed=number)
+    if "text_encoder_3" not in parts:
+        made["text_encoder_3"] = randomise(
+            transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer_3), **t5)), seed=2
+        )
+    return saved(diffusers.StableDiffusion3Pipeline(**(made | parts)), folder)
+
+
+def mmdit(**changes: Any) -> Any:
+    settings = {
+        "sample_size": SIZE,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 2 * WIDTH + 4,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 2 * WIDTH,
+        "pos_embed_max_size": 6,
+    }
+    network = randomise(diffusers.SD3Transformer2DModel(**(settings | changes)))
+    with torch.no_grad():
+        # The library rounds times to float32, of which a network of random weights would make much.
+        network.time_text_embed.timestep_embedder.linear_1.weight.mul_(0.1)
+        network.proj_out.weight.mul_(0.3)
+    return network
