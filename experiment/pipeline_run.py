@@ -25,10 +25,12 @@ from score_sde.common.noise import SampleNoise
 from score_sde.control import noised
 from score_sde.experiment import pipelines, sampling
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipeline_conditions import GIVEN, as_pictures, size_of, told_beside
 from score_sde.experiment.prompts import heard
 from score_sde.experiment.run import Examples, Run
 from score_sde.experiment.tuning import solver_for
 from score_sde.models import rows_of
+from score_sde.models.given import GivenBeside
 from score_sde.models.pretrained.latent_pipelines import LatentPipeline
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
@@ -79,13 +81,13 @@ class PipelineRun(Run):
             num_steps: the solver's number of steps.
             guidance: scale of the guidance towards the prompt; 1 is none.
             latents: whether to return the latents themselves, float32 `(N, C, h, w)`.
-            options: further keys of the section `sampling`.
+            options: what the pipeline is always told besides, `picture` and `mask`, `depth`, or `control`; see
+                `experiment.pipeline_conditions`; and further keys of the section `sampling`.
 
         Raises:
             UserError: there is no such option or condition, or the size is none.
         """
-        here = self._sized(size)
-        asked, count = here._told(prompt, condition, num_samples)
+        here, asked, count = self._ready(prompt, condition, num_samples, size, options)
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
         x = sampling.sample(here._sampling(count, seed, solver, wanted), asked).samples.x
         return x.numpy() if latents else self.decode(x)
@@ -118,7 +120,7 @@ class PipelineRun(Run):
             num_steps: the solver's number of steps.
             guidance: scale of the guidance towards the prompt.
             latents: whether to return latents.
-            options: further keys of the section `sampling`.
+            options: as of `sample`.
 
         Raises:
             UserError: pictures are none, or there is no such option or condition.
@@ -127,8 +129,7 @@ class PipelineRun(Run):
         start = given if given.is_floating_point() else torch.as_tensor(self.encode(x))
         alone = start.ndim == 3
         start = (start[None] if alone else start).float()
-        here = self._sized(tuple(size * self.pipeline.autoencoder.factor for size in start.shape[2:]))
-        asked, _ = here._told(prompt, condition, len(start))
+        here, asked, _ = self._ready(prompt, condition, len(start), self._size_of(start), options)
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
         experiment = here._sampling(len(start), seed, solver, wanted)
         model, way = sampling.asked_of(experiment, asked), solver_for(experiment)
@@ -150,12 +151,13 @@ class PipelineRun(Run):
         negative_prompt: str | None = None,
         guidance: float | None = None,
         condition: Any = None,
+        size: Size | None = None,
         **options: Any,
     ) -> Model:
         """Return the model of so many latents as a prompt asks for them, guided, for any solver; as of `sample`."""
-        asked, number = self._told(prompt, condition, count)
+        here, asked, number = self._ready(prompt, condition, count, size, options)
         wanted = {"guidance": guidance, "negative_prompt": negative_prompt, **options}
-        return sampling.asked_of(self._sampling(number, None, None, wanted), asked)
+        return sampling.asked_of(here._sampling(number, None, None, wanted), asked)
 
     def log_prob(
         self, x: Examples, *, prompt: Any = None, condition: Any = None, seed: int | None = None, **options: Any
@@ -167,7 +169,8 @@ class PipelineRun(Run):
             prompt: what they are of, all or each.
             condition: what else they are conditioned on.
             seed: the noise of latents `i`, of random divergences, is that of `seed + i`.
-            options: further keys of the section `likelihood`, such as `divergence` or `rtol`.
+            options: what is told besides, as of `sample`; and further keys of the section `likelihood`, such as
+                `divergence` or `rtol`.
 
         Raises:
             UserError: these are no latents, or there is no such option.
@@ -175,9 +178,30 @@ class PipelineRun(Run):
         latents = torch.as_tensor(x)
         if not latents.is_floating_point() or latents.ndim not in (3, 4):
             raise UserError(f"a density is one of latents, floats (N, C, h, w), not {latents.dtype}: see encode")
-        here = self._sized(tuple(size * self.pipeline.autoencoder.factor for size in latents.shape[-2:]))
-        told, _ = here._told(prompt, condition, len(latents) if latents.ndim == 4 else 1)
+        count = len(latents) if latents.ndim == 4 else 1
+        here, told, _ = self._ready(prompt, condition, count, self._size_of(latents), options)
         return super(PipelineRun, here).log_prob(latents, condition=told, seed=seed, **options)
+
+    def _ready(
+        self, prompt: Any, condition: Any, count: int | None, size: Size | None, options: dict[str, Any]
+    ) -> tuple[PipelineRun, Condition | None, int | None]:
+        """Return the run of pictures of this size, told what it is told besides, which is taken from the options; what
+        so many samples are asked to be; and their number."""
+        given = {name: options.pop(name, None) for names in GIVEN.values() for name in names}
+        here = self._sized(size_of(given) if size is None else size)
+        asked, count = here._told(prompt, condition, count)
+        number = self.config.sampling.num_samples if count is None else count
+        height, width = here.config.data.image_size, here.config.data.image_width or here.config.data.image_size
+        beside = told_beside(self.pipeline, given, number, (height, width))
+        if beside is None:
+            return here, asked, count
+        model = GivenBeside(here.model, beside.to(distributed.device()))
+        return PipelineRun(replace(here._experiment, model=model), self.pipeline), asked, count
+
+    def _size_of(self, latents: Tensor) -> tuple[int, int]:
+        """Return height and width of the pictures of latents."""
+        factor = self.pipeline.autoencoder.factor
+        return latents.shape[-2] * factor, latents.shape[-1] * factor
 
     def _told(self, prompt: Any, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
         """Return what so many samples are asked to be, and their number."""
@@ -211,7 +235,7 @@ class PipelineRun(Run):
         """
         if options:
             raise UserError(f"pictures are encoded without {', '.join(options)}")
-        pictures, alone = self._pictures(x)
+        pictures, alone = as_pictures(x, self.pipeline.autoencoder.picture_channels)
         noise = None if seed is None else SampleNoise(range(seed, seed + len(pictures)), "dequantisation")
         made = self.pipeline.autoencoder.encode(pictures, noise).cpu().numpy()
         return made[0] if alone else made
@@ -227,13 +251,3 @@ class PipelineRun(Run):
             raise UserError(f"latents have shape (N, {channels}, h, w), not {tuple(latents.shape)}")
         pictures = self.pipeline.autoencoder.pictures(latents).cpu().numpy()
         return pictures[0] if alone else pictures
-
-    def _pictures(self, x: Examples) -> tuple[Tensor, bool]:
-        """Return pictures, uint8 `(N, C, H, W)`, and whether it was one by itself."""
-        pictures, channels = torch.as_tensor(np.asarray(x)), self.pipeline.autoencoder.picture_channels
-        alone = pictures.ndim == 3
-        pictures = pictures[None] if alone else pictures
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4:
-            raise UserError(f"pictures are uint8 (N, {channels}, H, W), not {pictures.dtype} {tuple(pictures.shape)}")
-        last = pictures.shape[1] != channels and pictures.shape[3] == channels
-        return pictures.movedim(3, 1) if last else pictures, alone

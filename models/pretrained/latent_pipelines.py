@@ -1,6 +1,7 @@
 """Whole pipelines of the library diffusers, from a folder: a model of latents, its autoencoder and its text encoders.
 
-    StableDiffusionPipeline       `models.pretrained.stable_diffusion`
+    StableDiffusionPipeline       `models.pretrained.stable_diffusion`; and so of …Img2Img, …Inpaint, …Depth2Img and
+                                  …ControlNet
     StableDiffusion3Pipeline      `models.pretrained.stable_diffusion_3`
     LDMPipeline                   a `UNet2DModel` of latents, told of nothing
     DiTPipeline                   `models.pretrained.diffusers_dit`, told of classes
@@ -15,7 +16,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,7 @@ from score_sde.models.pretrained.stable_diffusion_3 import ENCODERS, AlwaysTold,
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
 
+CONTROLNET = "ControlNetModel"
 # Of a folder's parts, these do nothing to latents.
 _NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -60,6 +62,7 @@ class LatentPipeline:
         scheduler: the library's scheduler, which says the process and steps of its own.
         patch: how many latents a patch of the network is wide.
         num_classes: the number of classes that the model is told of.
+        beside: the channels of what else it is always told, by name (`models.pretrained.stable_diffusion`).
     """
 
     model: ScoreModel
@@ -70,6 +73,7 @@ class LatentPipeline:
     scheduler: Any
     patch: int = 1
     num_classes: int = 0
+    beside: Mapping[str, int] = field(default_factory=dict)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LatentPipeline:
         """Bring all parts to a device, and their weights to a dtype; return the pipeline."""
@@ -124,8 +128,9 @@ def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
         "text_encoder": ("transformers", ("CLIPTextModel",)),
         "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
         "unet": ("diffusers", (UNET,)),
+        **({"controlnet": ("diffusers", (CONTROLNET,))} if "controlnet" in parts else {}),
     }
-    _check_parts(folder, parts, known)
+    _check_parts(folder, parts, known, passed_over=["depth_estimator"])
     scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
     autoencoder = _autoencoder(folder, "vae", diffusers, KL)
     encoder = read_text_encoder(folder, "text_encoder", "CLIPTextModel")
@@ -133,11 +138,15 @@ def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
     text = TextEncoder(tokenizer, encoder, _length(tokenizer, encoder))
     prompts = Prompts(lambda texts: {CAPTION: text(texts)[0]}, _told_shape(text), text.complaints)
     unet = read_network(folder, folder / "unet", diffusers, UNET, safetensors_only=True)
+    controlnet = None
+    if "controlnet" in parts:
+        controlnet = read_network(folder, folder / "controlnet", diffusers, CONTROLNET, safetensors_only=True)
     with quiet():
-        network = Prompted(unet, prompts.embed([""]))
+        network = Prompted(unet, prompts.embed([""]), controlnet)
     model = _model(network, scheduler)
-    shape = _shape(unet.config.get("sample_size"), autoencoder, unet.config.in_channels, "unet")
-    return LatentPipeline(model, autoencoder, shape, nn.ModuleList([text]), prompts, scheduler)
+    shape = _shape(unet.config.get("sample_size"), autoencoder, unet.config.out_channels, "unet")
+    texts = nn.ModuleList([text])
+    return LatentPipeline(model, autoencoder, shape, texts, prompts, scheduler, beside=network.beside)
 
 
 def _stable_diffusion_3(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
@@ -248,6 +257,10 @@ def _told_shape(text: TextEncoder) -> tuple[int, int]:
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], ModuleType], LatentPipeline]] = {
     "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusionImg2ImgPipeline": _stable_diffusion,
+    "StableDiffusionInpaintPipeline": _stable_diffusion,
+    "StableDiffusionDepth2ImgPipeline": _stable_diffusion,
+    "StableDiffusionControlNetPipeline": _stable_diffusion,
     "StableDiffusion3Pipeline": _stable_diffusion_3,
     "LDMPipeline": _latent_diffusion,
     "DiTPipeline": _dit,

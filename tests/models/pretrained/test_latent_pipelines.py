@@ -5,7 +5,9 @@ Their schedulers keep tables in float32, and some their states, which leaves dif
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from score_sde.common.condition import Condition
 from score_sde.common.noise import SampleNoise
 from score_sde.control import Guided
 from score_sde.control.latents import Until
+from score_sde.experiment.pipeline_conditions import told_beside
 from score_sde.models import Given
+from score_sde.models.given import GivenBeside
 from score_sde.models.pretrained.diffusers_parts import differentiable_attention
 from score_sde.models.pretrained.latent_pipelines import LatentPipeline, load_latent_pipeline, scheduler_times
 from score_sde.sde import DDPMLadder
@@ -32,6 +36,7 @@ from tests.models.pretrained.test_diffusers import randomise, small_unet  # noqa
 from tests.models.pretrained.tiny_pipelines import (  # noqa: E402
     LADDER,
     autoencoder,
+    controlnet,
     latents,
     relative,
     saved,
@@ -131,7 +136,8 @@ def test_pictures_to_latents_and_back(tmp_path: Path) -> None:
 
 def test_the_density_of_latents_is_that_of_an_independent_integration(tmp_path: Path) -> None:
     """SciPy's integrator in log rho, on their network and their table, with the trace of its Jacobian."""
-    network = unet(sample_size=2)
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    network = unet(sample_size=2, block_out_channels=(8,), **blocks)
     with torch.no_grad():
         # One of random weights would change with every rung, and be no smooth function of time.
         network.time_embedding.linear_1.weight.mul_(0.1)
@@ -191,3 +197,69 @@ def test_unconditional_latent_diffusion(tmp_path: Path) -> None:
     assert relative(ours.autoencoder.decode(states), shown) < 1e-5
     pictures = ((shown / 2 + 0.5).clamp(0, 1) * 255).round()
     assert float((ours.autoencoder.pictures(states) - pictures).abs().max()) <= 1
+
+
+def pictures_of(count: int, channels: int = 3, size: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(8)
+    return torch.randint(0, 256, (count, channels, size, size), generator=generator).to(torch.uint8)
+
+
+def guided_beside(ours: LatentPipeline, **given: Any) -> Any:
+    told = told_beside(ours, given, len(PROMPTS), (16, 16))
+    assert told is not None
+    return guided(replace(ours, model=GivenBeside(ours.model, told)))
+
+
+def test_a_control_network_changes_features(tmp_path: Path) -> None:
+    scheduler = scheduler_of("dpmpp_2m")
+    kind = diffusers.StableDiffusionControlNetPipeline
+    theirs = stable_diffusion(tmp_path, scheduler, kind=kind, controlnet=controlnet())
+    ours, x, control = load_latent_pipeline(tmp_path).to(dtype=torch.float64), latents(), pictures_of(2)
+    options = {"guidance_scale": SCALE, "num_inference_steps": STEPS, "output_type": "latent"}
+    expected = theirs(PROMPTS, control.double() / 255, negative_prompt=NEGATIVE, latents=x, **options).images
+    times = scheduler_times(ours, STEPS)
+    found = solved(guided_beside(ours, control=control), ours, "dpmpp_2m", times, x)
+    assert relative(found, expected) < 1e-5
+    assert relative(solved(guided_beside(ours, control=255 - control), ours, "dpmpp_2m", times, x), expected) > 0.01
+
+
+def test_pictures_that_are_filled_in(tmp_path: Path) -> None:
+    kind = diffusers.StableDiffusionInpaintPipeline
+    theirs = stable_diffusion(tmp_path, scheduler_of("ddim"), kind=kind, unet=unet(in_channels=9))
+    ours, x, pictures = load_latent_pipeline(tmp_path).to(dtype=torch.float64), latents(), pictures_of(2)
+    mask = torch.zeros(16, 16)
+    mask[4:12, 2:9] = 1
+    states = pictures.double() / 127.5 - 1
+    rest = ours.autoencoder.scale * theirs.vae.encode(states * (mask < 0.5)).latent_dist.mode()
+    options = {"guidance_scale": SCALE, "num_inference_steps": STEPS, "output_type": "latent", "strength": 1.0}
+    asked = {
+        "image": pictures.double() / 255,
+        "mask_image": mask[None, None],
+        "masked_image_latents": rest,
+        "height": 16,
+        "width": 16,
+    }
+    expected = theirs(PROMPTS, negative_prompt=NEGATIVE, latents=x, **asked, **options).images
+    model = guided_beside(ours, picture=pictures, mask=mask)
+    assert relative(solved(model, ours, "ddim", scheduler_times(ours, STEPS), x), expected) < 1e-5
+
+
+def test_depths(tmp_path: Path) -> None:
+    """Their pipeline needs an estimator of depths, which is not asked where a depth is given: its network alone."""
+    pipeline = stable_diffusion(tmp_path, scheduler_of("ddim"), unet=unet(in_channels=5))
+    ours, x = load_latent_pipeline(tmp_path).to(dtype=torch.float64), latents()
+    depth = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(1))
+    made = diffusers.StableDiffusionDepth2ImgPipeline.prepare_depth_map(
+        SimpleNamespace(vae_scale_factor=2), torch.empty(2, 3, 16, 16), depth, 2, False, torch.float32, "cpu"
+    )
+    assert ours.prompts is not None
+    told = ours.prompts.read(PROMPTS)
+    beside = told_beside(ours, {"depth": depth}, 2, (16, 16))
+    assert beside is not None
+    rung = torch.tensor([500, 500])
+    with torch.no_grad():
+        expected = pipeline.unet(torch.cat([x, made], 1), rung, encoder_hidden_states=told["caption"]).sample
+        model = Given(GivenBeside(ours.model, beside), Condition(told))
+        t = ours.model.sde.time(rung[0])
+        found = (x - ours.model.sde.at(t).alpha * model.denoise(x, t)) / ours.model.sde.at(t).sigma
+    assert relative(found, expected) < 1e-5

@@ -132,3 +132,12 @@ def mmdit(**changes: Any) -> Any:
         network.time_text_embed.timestep_embedder.linear_1.weight.mul_(0.1)
         network.proj_out.weight.mul_(0.3)
     return network
+
+
+def controlnet() -> Any:
+    settings = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "cross_attention_dim": WIDTH,
+        "conditioning_embedding_out_channels": (4, 8),
+    }
+    return randomise(diffusers.ControlNetModel(**(_BLOCKS | settings)), seed=3)
