@@ -33,6 +33,7 @@ from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.embeddings import of_embeddings
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipelines import dataset_of
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
 from score_sde.models.autoencoder import Autoencoder
@@ -141,6 +142,8 @@ def ready(
     if found is None:
         dataset = latent_data.of_latents(config, dataset)
     check_text_encoder(config, dataset)
+    if config.model.precision != "float32" and (found is None or found.pipeline is None):
+        raise UserError(f"model.precision={config.model.precision} is for pipelines of latents: leave it out")
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     place = folder if found is None or found.config is not None else found.path
     if isinstance(model, Autoencoder) and not autoencoders:
@@ -193,6 +196,10 @@ def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict)
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
     """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
+    if found is not None and found.pipeline is not None:
+        if mode == "likelihood" and config.data.path is None:
+            raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
+        return dataset_of(found.pipeline, config)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)
     drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies or measured)
