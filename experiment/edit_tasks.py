@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -24,6 +25,7 @@ from score_sde.evaluation.samples.edits import Edit
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment.edit_inputs import note_reading, picture_format, read_inputs
 from score_sde.experiment.editor import Editor
+from score_sde.experiment.upscaling import UPSCALE, read_small
 from score_sde.models import rows_of
 from score_sde.solvers import Model, Solution, decode, encode
 from score_sde.solvers.ode.solver import ODE
@@ -144,6 +146,21 @@ def _sdedit(editor: Editor) -> Edit:
     return Edit(inputs, None, answers, {"network_calls": nfe, **_distance(answers, inputs, editor.dataset)})
 
 
+def _upscale(editor: Editor) -> Edit:
+    """Enlarge small pictures by a model that is told them; the model of all answers has been told already."""
+    small, dataset = read_small(editor.config, editor.dataset), editor.dataset
+    shown = F.interpolate(dataset.units.encode(small), dataset.shape[1:], mode="nearest")
+
+    def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
+        x_T = model.sde.prior_sample((len(seeds), *dataset.shape), seeds=seeds, device=distributed.device())
+        return editor.solver(model, x_T, seeds=seeds)
+
+    answers, nfe = _answers(editor, len(small), solve)
+    again = F.interpolate(dataset.units.decode(answers.flatten(0, 1)).float(), small.shape[2:], mode="area")
+    misfit = (again - small.repeat_interleave(answers.shape[1], 0)).square().mean().sqrt().item()
+    return Edit(shown, None, answers, {"network_calls": nfe, "root_mean_square_misfit_in_levels": misfit})
+
+
 def _interpolate(editor: Editor) -> Edit:
     inputs, count = read_inputs(editor, picture_format(editor), noise=True), editor.config.edit.num_samples
     if len(inputs) < 2 or count < 2:
@@ -190,6 +207,7 @@ TASKS = {
     "inpaint": Task(_inpaint),
     "colorize": Task(_colorize, ("images",)),
     "superres": Task(_superres, _IN_SPACE),
+    UPSCALE: Task(_upscale, ("images",)),
     "deblur": Task(_deblur, _IN_SPACE),
     "sdedit": Task(_sdedit),
     "interpolate": Task(_interpolate),

@@ -22,9 +22,11 @@ from score_sde.experiment.edit_inputs import TEST, num_answers
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.low_resolution import without_the_rest
 from score_sde.experiment.prompts import led_away_from, prompted
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
+from score_sde.experiment.upscaling import UPSCALE, told_small
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 
@@ -54,6 +56,8 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
         chosen += ["solver", "num_steps"]
         with naming("edit.strength"):
             model, x = noised(model, x, settings.strength, seeds=[0])
+    elif settings.task == UPSCALE:
+        chosen += ["solver", "num_steps"]
     elif settings.task not in BY_FLOW:
         chosen += ["method", "solver", "num_steps"]
         if settings.method in ("dps", "tds") and not settings.noise_std:
@@ -83,7 +87,7 @@ def prepare(experiment: Experiment) -> None:
         ):
             raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
     edit = experiment.config.edit
-    if edit.task not in ("sdedit", *BY_FLOW) and edit.method == "tds":
+    if edit.task not in ("sdedit", UPSCALE, *BY_FLOW) and edit.method == "tds":
         for name, _ in experiment.overrides:
             if name == "edit.solver":
                 raise UserError("edit.method=tds has steps of its own: leave out edit.solver")
@@ -103,6 +107,9 @@ def make_editor(experiment: Experiment) -> Editor:
     guides = conditions.find_guides(config, dataset, model.sde)
     asked = joined(of_classes(labels), prompted(config, dataset, num_answers(config, dataset)))
     away = led_away_from(config, dataset, 1 if asked is None else len(asked))
+    if config.edit.task == UPSCALE:
+        asked = joined(asked, told_small(config, dataset))
+        away = joined(away, without_the_rest(config, asked))
     models = conditions.make_guidance(config, model, asked, guides, away)
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}

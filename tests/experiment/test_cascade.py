@@ -133,6 +133,20 @@ def test_the_command_line_draws_what_python_does(cascade, folder, capsys):
     assert "one stage of the cascade" in capsys.readouterr().err
 
 
+def test_a_stage_enlarges_a_picture_of_a_file(cascade, folder):
+    """By the command line and from Python the same, of test examples made small."""
+    flags = ["--config.edit.task=upscale", "--config.edit.input=test:1-2", "--config.edit.num_samples=2"]
+    flags += ["--config.edit.solver=dpmpp_2m", "--config.edit.num_steps=3", "--config.sampling.labels=3"]
+    assert run("--mode=edit", f"--workdir={folder / 'large'}", *flags) == 0
+    with np.load(folder / "large" / "edit" / "upscale.npz") as file:
+        images = file["answers"].reshape(4, 8, 8, 1)
+    large = cascade.stages["large"]
+    low = large.dataset.conditions["test"]["low_resolution"][1:3].repeat_interleave(2, 0)
+    drawn = large.sample(4, condition={"low_resolution": low, "class": 3}, seed=0, num_steps=3)
+    assert np.array_equal(images, large.dataset.levels_to_uint8(torch.from_numpy(drawn)).numpy())
+    assert run("--mode=edit", f"--workdir={folder / 'small'}", *flags) == 1
+
+
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the newest weights of all stages."""
     return {
