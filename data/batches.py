@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import with_distortion, with_hidden
 from score_sde.data.dataset import Dataset, moved
-from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, with_random_noise
+from score_sde.data.low_resolution import with_random_noise
+from score_sde.data.masks import masked_part
 from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
@@ -75,6 +76,8 @@ class Batches:
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
         low_resolution_noise: the most noise of small pictures that the network is told (see `data.low_resolution`).
+        masks: kinds of random masks, of which what they hide is modelled, given the rest (see `data.masks`).
+        always: those of `names` that are never hidden.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -94,6 +97,8 @@ class Batches:
         names: Sequence[str] = (),
         in_parts: bool = False,
         low_resolution_noise: float = 0.0,
+        masks: Sequence[str] = (),
+        always: Collection[str] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -107,6 +112,8 @@ class Batches:
         self.names = names
         self.in_parts = in_parts
         self.low_resolution_noise = low_resolution_noise
+        self.masks = masks
+        self.always = always
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -116,22 +123,26 @@ class Batches:
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
         indices = self._indices(self.step)[self.rows]
-        examples = moved(self.dataset.train[indices], self.device)
         self.step += 1
-        if self.augment is not None:
-            examples = self.augment(examples, noise)
         distorted = None
-        if self.distortion > 0:
-            distorted = self._happens(self.distortion, examples, noise)
-            examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self.dataset.units.encode(examples, noise)
+        if self.augment is None and not self.distortion:
+            x_0 = self.dataset.batch(indices, noise, self.device)
+        else:
+            examples = moved(self.dataset.train[indices], self.device)
+            if self.augment is not None:
+                examples = self.augment(examples, noise)
+            if self.distortion > 0:
+                distorted = self._happens(self.distortion, examples, noise)
+                examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
+            x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
-            always = (LOW_RESOLUTION, NOISE) if self.low_resolution_noise else ()
-            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), always)
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), self.always)
         if self.low_resolution_noise and condition is not None:
             condition = with_random_noise(condition, self.dataset, self.low_resolution_noise, noise)
         batch = Batch(x_0, with_distortion(condition, distorted))
+        if self.masks:
+            return batch.in_part(masked_part(self.dataset.units.encode(examples), noise, self.masks))
         return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:

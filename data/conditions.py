@@ -21,7 +21,7 @@ by means over areas. Beside vectors they become vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,14 +112,14 @@ def of_classes(numbers: Tensor | None) -> Condition | None:
 
 
 def with_hidden(
-    condition: Condition | None, draw: Callable[[], Tensor], always: Sequence[str] = ()
+    condition: Condition | None, draw: Callable[[], Tensor], always: Collection[str] = ()
 ) -> Condition | None:
     """Return a condition of training examples with all hidden of some, and then, of several names, each by itself.
 
     Args:
         condition: what could be told; None for nothing.
         draw: draws of which examples something is hidden, `(B,)`, bool.
-        always: the names of what is told of every example.
+        always: names that are never hidden.
     """
     names = [] if condition is None else [name for name in condition.values if name not in always]
     if condition is None or not names:

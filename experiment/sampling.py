@@ -20,10 +20,13 @@ from score_sde.evaluation.samples.copies import check_comparable, describe, find
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 from score_sde.experiment import conditions
-from score_sde.experiment.condition_values import check_heard, condition_of_file
+from score_sde.experiment.asked import asked_of
+from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
-from score_sde.experiment.prompts import led_away_from, prompted
+from score_sde.experiment.priors import drawn_by_prior, prior_of
+from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.variances import variance_of
@@ -60,7 +63,7 @@ def sample(experiment: Experiment, condition: Condition | None = None, seeds: li
         seeds: the seed of each; as the configuration has them, if left out.
     """
     seeds = seeds_of(experiment.config) if seeds is None else seeds
-    condition = condition_of_samples(experiment) if condition is None else condition
+    condition = condition_of_samples(experiment, condition)
     condition = with_noise_of_samples(experiment.config, experiment.dataset, condition, seeds)
     return sample_of(experiment, _asked(experiment, condition), condition, seeds)
 
@@ -83,7 +86,7 @@ def sample_of(
     """
     sampling, seeds = experiment.config.sampling, seeds_of(experiment.config) if seeds is None else seeds
     solver = _solver(experiment, condition)
-    samples = draw_samples(asked, solver, experiment.dataset.shape, seeds, sampling.batch_size)
+    samples = draw_samples(asked, solver, experiment.dataset.model_shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
     return Drawn(samples, seeds, condition, settings)
@@ -92,30 +95,32 @@ def sample_of(
 def drawn_from(experiment: Experiment, model: Model) -> Tensor:
     """Draw samples `(N, *shape)` of another model of an experiment's data, in model units, as the section has it."""
     config, solver = experiment.config, _solver(experiment, None)
-    return draw_samples(model, solver, experiment.dataset.shape, seeds_of(config), config.sampling.batch_size).x
+    return draw_samples(model, solver, experiment.dataset.model_shape, seeds_of(config), config.sampling.batch_size).x
 
 
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
-    condition, seeds = condition_of_samples(experiment) if condition is None else condition, seeds_of(config)
+    condition, seeds = condition_of_samples(experiment, condition), seeds_of(config)
     condition = with_noise_of_samples(config, experiment.dataset, condition, seeds)
     asked = _asked(experiment, condition)
-    shape = (len(seeds), *experiment.dataset.shape)
+    shape = (len(seeds), *experiment.dataset.model_shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
 
-def condition_of_samples(experiment: Experiment) -> Condition | None:
-    """Return what the section `sampling` asks samples to be."""
+def condition_of_samples(experiment: Experiment, given: Condition | None = None) -> Condition | None:
+    """Return what samples are asked to be: what is given, or, where nothing is, what the section `sampling` says."""
+    if given is not None:
+        if experiment.config.sampling.prior is not None:
+            raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
+        return given
     config, dataset = experiment.config, experiment.dataset
-    count = config.sampling.num_samples
-    asked = joined(of_classes(conditions.sample_labels(config, dataset, count)), prompted(config, dataset, count))
-    if config.sampling.condition is None:
-        return asked
-    with naming("sampling.condition"):
-        path = at_home(config.sampling.condition)
-        return joined(condition_of_file(config, dataset, path, count), asked)
+    prior, count = prior_of(experiment), config.sampling.num_samples
+    if prior is None:
+        return asked_of(config, dataset, count)
+    embeddings = drawn_by_prior(experiment, sample(prior).samples.x, prior)
+    return joined(of_classes(conditions.sample_labels(config, dataset, count)), embeddings)
 
 
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
@@ -129,7 +134,7 @@ def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
 def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
-    check_heard(config, experiment.dataset, condition)
+    check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
     away = joined(away, without_the_rest(config, condition))

@@ -8,20 +8,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.data import Dataset
 from score_sde.data.conditions import ConditionUnits
-from score_sde.data.low_resolution import LOW_RESOLUTION
+from score_sde.data.low_resolution import LOW_RESOLUTION, smaller
 from score_sde.data.sources.picture import background, read_picture
 from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.report import Report
+from score_sde.evaluation.samples.edits import Edit
 from score_sde.experiment.condition_values import condition_of
+from score_sde.experiment.edit_answers import answers_of
 from score_sde.experiment.edit_inputs import TEST, input_names, note_reading
+from score_sde.experiment.editor import Editor
 from score_sde.experiment.low_resolution import with_noise_of_samples
+from score_sde.solvers import Model, Solution
 
 # The task of editing.
 UPSCALE = "upscale"
@@ -65,3 +71,18 @@ def told_small(config: ConfigDict, dataset: Dataset) -> Condition:
     noisy = with_noise_of_samples(config, dataset, told, range(config.seed, config.seed + count))
     assert noisy is not None
     return noisy
+
+
+def upscale(editor: Editor) -> Edit:
+    """Enlarge small pictures by a model that is told them, as the model of all answers has been already."""
+    small, dataset = read_small(editor.config, editor.dataset), editor.dataset
+    shown = F.interpolate(dataset.units.encode(small), dataset.shape[1:], mode="nearest")
+
+    def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
+        x_T = model.sde.prior_sample((len(seeds), *dataset.shape), seeds=seeds, device=distributed.device())
+        return editor.solver(model, x_T, seeds=seeds)
+
+    answers, nfe = answers_of(editor, len(small), solve)
+    again = smaller(dataset.units.decode(answers.flatten(0, 1)), tuple(small.shape[1:]))
+    misfit = (again - small.repeat_interleave(answers.shape[1], 0)).square().mean().sqrt().item()
+    return Edit(shown, None, answers, {"network_calls": nfe, "root_mean_square_misfit_in_levels": misfit})

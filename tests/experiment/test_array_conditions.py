@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
@@ -126,7 +127,9 @@ def test_previews_are_drawn_given_the_conditions_of_held_out_examples() -> None:
     """Of the exact network what is left, once the mean given each condition is taken away, is the noise around it."""
     x, c = pairs()
     run = score_sde.fit(x, condition=c, network=Exact(x, c), settings={**EXACT, "data.test_share": 0.1})
-    drawn = _preview(run.config, run.dataset)(run.model).samples
+    preview = _preview(run.config, run.dataset)
+    assert preview is not None
+    drawn = preview(run.model).samples
     known = run.dataset.conditions["test"]["condition"].numpy()[np.arange(len(drawn)) % len(run.dataset.test)]
     residual = (drawn - known @ A - B) / DEVIATION
     np.testing.assert_allclose(residual.mean(0), 0, atol=4 / math.sqrt(len(drawn)))
@@ -199,10 +202,11 @@ def test_what_lies_beside_is_brought_to_the_size_and_told_as_before(tmp_path: Pa
     vector = torch.tensor((theta[:1] - theta.mean(0)) / theta.std(0)).float().expand(2, 3)
     told = Condition({"low": beside, "theta": vector, "class": torch.tensor([1, 0])})
     units, t = again._experiment.dataset.units, torch.tensor(0.3)
-    states = units.encode(torch.tensor(x[:2]))
+    states = units.encode(torch.tensor(x[:2])).to(distributed.device())
     asked, _ = again._asked(given, 2)
     assert asked is not None
-    torch.testing.assert_close(Given(again.model, asked).score(states, t), Given(again.model, told).score(states, t))
+    found, expected = (Given(again.model, c.to(distributed.device())).score(states, t) for c in (asked, told))
+    torch.testing.assert_close(found, expected)
     # The command line, with a file.
     np.savez(tmp_path / "asked.npz", condition_low=low[:2], theta=theta[0], labels=np.array([1, 0]))
     flags = ["--config.sampling.num_samples=4", f"--config.sampling.condition={tmp_path / 'asked.npz'}"]
