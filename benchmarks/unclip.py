@@ -119,7 +119,8 @@ def drawers(
     """Return, by name, what draws a sample of each picture or caption, from a first seed on."""
     prompts = workdir / "prompts.txt"
     prompts.write_text("\n".join(captions) + "\n", encoding="utf-8")
-    count, asked = len(captions), {"prompt": str(prompts), "prior": str(prior.folder)}
+    count = len(captions)
+    asked: dict[str, Any] = {"prompt": str(prompts), "prior": str(prior.folder)}
     return {
         "variations": lambda seed: decoder.sample(
             count, condition=embedding.embed(pictures), seed=seed, guidance=scale
