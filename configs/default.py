@@ -35,10 +35,14 @@ def get_config() -> ConfigDict:
     data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
+    # The run of an autoencoder, or its checkpoint: models are of its latents, and keep it with them: docs/systems.md
+    data.autoencoder = placeholder(str)
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
     # A run of configs/unclip/embedding.py, or its checkpoint: data are its embeddings of the pictures …
     data.embedding = placeholder(str)
     data.embed_condition = placeholder(str)  # … or models of the pictures are told them, in the place of captions
+    # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
+    data.edges = placeholder(float)
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -75,6 +79,7 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
     # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images;
+    # kl_autoencoder, vq_autoencoder: no score model, but what makes latents of examples: data.autoencoder;
     # joint_embedding: of images and captions, in one space: data.embedding, data.embed_condition
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
@@ -90,6 +95,8 @@ def get_config() -> ConfigDict:
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
+    # unet and dit: conditions with place, comma-separated, that are each heard by a copy of the encoder, trained beside
+    model.control = ""  # the frozen model of training.start_from: control networks
     # unet, ncsnpp, ddpm, adm and classifiers
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before; adm: also 0.5
@@ -132,11 +139,14 @@ def get_config() -> ConfigDict:
     model.num_heads_up = placeholder(int)  # of adm: heads in the decoder, if they are others
     # mixture
     model.num_components = 10
+    # kl_autoencoder, vq_autoencoder; sizes of latents are those of examples divided by 2, for each further multiplier
+    model.latent_channels = 4
+    model.num_codes = 256  # vq_autoencoder: vectors that latents are rounded to
     # joint_embedding
     model.embedding_size = 64  # numbers of an embedding
 
     config.training = training = ConfigDict()
-    # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
+    # Fine-tuning: weights to begin with: a run or checkpoint of ours, a published one, or a pipeline of diffusers
     training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
@@ -155,6 +165,9 @@ def get_config() -> ConfigDict:
     training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode;
     # hybrid: uniform, or loss_aware: each rung as often as its losses were large
     training.vlb_weight = 0.001  # hybrid: weight of the variational bound, which trains the variance
+    # kl_autoencoder: weight of the rate; 1: the bound on the likelihood; less: better reconstructions
+    training.rate_weight = 1.0
+    training.commitment = 0.25  # vq_autoencoder: weight of what keeps vectors near their codes
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the times evenly over a batch
@@ -206,6 +219,8 @@ def get_config() -> ConfigDict:
     sampling.prior = placeholder(str)
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
+    sampling.controls = ""  # runs of further controls beside the same frozen model, or beside this one, comma-separated
+    sampling.control_scales = ()  # what each control is multiplied by, in order, this run's first; (): 1
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)

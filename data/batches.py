@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,7 @@ class Batches:
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
         masks: kinds of random masks, of which what they hide is modelled, given the rest (see `data.masks`).
+        always: those of `names` that are never hidden.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -94,6 +95,7 @@ class Batches:
         names: Sequence[str] = (),
         in_parts: bool = False,
         masks: Sequence[str] = (),
+        always: Collection[str] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -107,6 +109,7 @@ class Batches:
         self.names = names
         self.in_parts = in_parts
         self.masks = masks
+        self.always = always
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -116,18 +119,21 @@ class Batches:
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
         indices = self._indices(self.step)[self.rows]
-        examples = moved(self.dataset.train[indices], self.device)
         self.step += 1
-        if self.augment is not None:
-            examples = self.augment(examples, noise)
         distorted = None
-        if self.distortion > 0:
-            distorted = self._happens(self.distortion, examples, noise)
-            examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self.dataset.units.encode(examples, noise)
+        if self.augment is None and not self.distortion:
+            x_0 = self.dataset.batch(indices, noise, self.device)
+        else:
+            examples = moved(self.dataset.train[indices], self.device)
+            if self.augment is not None:
+                examples = self.augment(examples, noise)
+            if self.distortion > 0:
+                distorted = self._happens(self.distortion, examples, noise)
+                examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
+            x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
-            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), self.always)
         batch = Batch(x_0, with_distortion(condition, distorted))
         if self.masks:
             return batch.in_part(masked_part(self.dataset.units.encode(examples), noise, self.masks))

@@ -18,7 +18,8 @@ from score_sde.common.noise import BatchNoise
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits
 from score_sde.data.embedded import Embedded, read_by
-from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
+from score_sde.data.latent_units import Latents
+from score_sde.data.units import Bins, Noise, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
 
 # The most examples, evenly spaced, that moments are taken of, and the most numbers that these have together.
@@ -53,6 +54,8 @@ class Dataset:
             data units.
         condition_units: by name, the units in which models are told of that.
         captions: for each part, the captions of its examples, which are among the conditions by the numbers of words.
+        encoded: of units that are latents, what `units.encoded` gives for each training example; None if it is to be
+            computed when it is asked for.
         embedded_by: the digest of what made embeddings that are examples, or a condition; None if there are none.
     """
 
@@ -70,6 +73,7 @@ class Dataset:
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
     condition_units: Mapping[str, ConditionUnits | Words | Embedded] = field(default_factory=dict)
     captions: Mapping[Part, Sequence[str]] = field(default_factory=dict)
+    encoded: Tensor | None = None
     embedded_by: str | None = None
 
     def __post_init__(self) -> None:
@@ -83,10 +87,19 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     @property
+    def model_shape(self) -> tuple[int, ...]:
+        """The model's shape is that of what models see of an example, which latents have otherwise than examples."""
+        return self.units.shape_of(self.shape)
+
+    @property
     def quantised(self) -> Bins | Points:
-        """The units of examples that have levels are bins or points; those of others must not be asked for here."""
-        assert isinstance(self.units, Bins | Points)
-        return self.units
+        """The units of examples that have levels are bins or points; those of others must not be asked for here.
+
+        Of latents they are the units of what is decoded.
+        """
+        units = self.units.pixels if isinstance(self.units, Latents) else self.units
+        assert isinstance(units, Bins | Points)
+        return units
 
     @property
     def levels(self) -> int | None:
@@ -114,7 +127,7 @@ class Dataset:
             "shape": list(self.shape),
             "levels": self.levels,
             "class_names": list(self.class_names),
-            "units": describe_units(self.units),
+            "units": self.units.describe() if isinstance(self.units, Latents) else describe_units(self.units),
             **({"conditions": self._conditions_described} if self.condition_units else {}),
             **({"embedded_by": self.embedded_by} if self.embedded_by else {}),
         }
@@ -125,7 +138,7 @@ class Dataset:
 
     def told(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return, by name, numbers `(B, *shape)` of conditions in data units as models are told of them."""
-        return {name: self.condition_units[name].encode(value, self.shape) for name, value in values.items()}
+        return {name: self.condition_units[name].encode(value, self.model_shape) for name, value in values.items()}
 
     def condition_of(
         self,
@@ -171,7 +184,7 @@ class Dataset:
         if len(self.train) < 2 or has_gaps(self.train):
             return None
         most = min(_EXAMPLES_OF_MOMENTS, _NUMBERS_OF_MOMENTS // self.train[0].numel() + 2)
-        return fit_gaussian(self.encode(self.train[:: -(-len(self.train) // most)], seed=0))
+        return fit_gaussian(self.encode_train(-(-len(self.train) // most), seed=0))
 
     @property
     def has_gaps(self) -> bool:
@@ -200,7 +213,10 @@ class Dataset:
         Numbers without levels are standardised by the training part that the model saw, whatever they are here.
         """
         of_model = self.of_model(description)
-        units = of_model.units if self.levels is not None else units_described(description.get("units"))
+        told_units = description.get("units")
+        units: Units = of_model.units
+        if self.levels is None or is_of_latents(told_units):
+            units = _units_described(told_units)
         told = _condition_units(description)
         captions, own = told.get(CAPTION), self.condition_units.get(CAPTION)
         if not (self.captions and isinstance(captions, Words | Embedded) and isinstance(own, Words | Embedded)):
@@ -262,6 +278,11 @@ class Dataset:
                 f"{self.name} has embeddings of {_run_of(here)}, but {where} was trained with those of "
                 f"{_run_of(there)}, which mean something else: give it the same"
             )
+        if _autoencoder_of(here) != _autoencoder_of(there):
+            raise UserError(
+                f"{self.name} is seen {_how_seen(here)}, but {where} was trained on it {_how_seen(there)}: give it the "
+                "same autoencoder, or train another model in another --workdir"
+            )
         told = [
             {name: tuple(about["shape"]) for name, about in data.get("conditions", {}).items()}
             for data in (here, there)
@@ -275,6 +296,19 @@ class Dataset:
     def encode(self, examples: Tensor, seed: int) -> Tensor:
         """Return examples `(N, *shape)` in model units, with noise that is the same each time, where there is any."""
         return self.units.encode(examples, BatchNoise(len(examples), torch.Generator().manual_seed(seed)))
+
+    def encode_train(self, every: int, seed: int) -> Tensor:
+        """Return every so many of the training examples in model units, as `encode` does."""
+        if self.encoded is None or not isinstance(self.units, Latents):
+            return self.encode(self.train[::every], seed)
+        encoded = self.encoded[::every]
+        return self.units.drawn(encoded, BatchNoise(len(encoded), torch.Generator().manual_seed(seed)))
+
+    def batch(self, rows: Tensor, noise: Noise, device: torch.device) -> Tensor:
+        """Return training examples in model units, with noise, on a device."""
+        if self.encoded is not None and isinstance(self.units, Latents):
+            return self.units.drawn(moved(self.encoded[rows], device), noise)
+        return self.units.encode(moved(self.train[rows], device), noise)
 
     def to_uint8(self, x: Tensor) -> Tensor:
         """Turn pictures `(B, C, H, W)` in model units into uint8 `(B, H, W, C)`, as in `levels_to_uint8`."""
@@ -290,9 +324,10 @@ class Dataset:
 def described(description: Mapping[str, Any], low: float, high: float, as_bins: bool) -> Dataset:
     """Return a dataset of this description without examples, for models that need none any more."""
     shape, levels = description["shape"], description["levels"]
-    units = units_described(description.get("units"))
+    units = _units_described(description.get("units"))
     empty = torch.empty(0, *shape, dtype=units.dtype if levels is None else torch.uint8)
-    in_units = units if levels is None else units_of(empty, levels, low, high, as_bins)
+    known = levels is None or isinstance(units, Latents)
+    in_units = units if known else units_of(empty, levels, low, high, as_bins)
     names = tuple(description["class_names"])
     return Dataset(
         description["name"],
@@ -313,6 +348,27 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.to(device)
     # Only copies from pinned memory, which stays where it is, are not waited for.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def is_of_latents(units: Mapping[str, Any] | None) -> bool:
+    """Return whether units are described that are latents of an autoencoder."""
+    return units is not None and "autoencoder" in units
+
+
+def _units_described(description: Mapping[str, Any] | None) -> Standardised | Latents:
+    if description is not None and is_of_latents(description):
+        return Latents.described(description)
+    return units_described(description)
+
+
+def _autoencoder_of(description: Mapping[str, Any]) -> str | None:
+    """Return the digest of the autoencoder whose latents are described; None if there is none."""
+    return (description.get("units") or {}).get("digest")
+
+
+def _how_seen(description: Mapping[str, Any]) -> str:
+    digest = _autoencoder_of(description)
+    return "as it is" if digest is None else f"in latents of the autoencoder {digest}"
 
 
 def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words | Embedded]:

@@ -17,15 +17,26 @@ from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
+from score_sde.data.edges import with_edges
 from score_sde.data.embedded import Embedded
+from score_sde.data.latent_units import Latents
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
+from score_sde.experiment.autoencoders import make_autoencoder
 from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.joint_embedding import make_joint_embedding
-from score_sde.experiment.networks import CLASSIFIERS, JOINT_EMBEDDING, PIPELINE, make_network
+from score_sde.experiment.networks import (
+    AUTOENCODERS,
+    CLASSIFIERS,
+    JOINT_EMBEDDING,
+    PIPELINE,
+    frozen_but_controls,
+    make_network,
+)
 from score_sde.experiment.parts import is_told_of_parts, picture_of_part
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.joint_embedding import JointEmbedding
@@ -54,7 +65,7 @@ ARRAYS = "arrays"
 LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
-Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier | JointEmbedding
+Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier | Autoencoder | JointEmbedding
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -75,10 +86,13 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         UserError: the data do not exist, or do not have the configured shape.
     """
     dataset, data = _dataset(config, files_needed), config.data
-    if data.low_resolution is None:
-        return dataset
-    with naming("data.low_resolution"):
-        return with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+    if data.low_resolution is not None:
+        with naming("data.low_resolution"):
+            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+    if data.edges is not None:
+        with naming("data.edges"):
+            dataset = with_edges(dataset, data.edges)
+    return dataset
 
 
 def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
@@ -166,13 +180,15 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network in AUTOENCODERS:
+        return make_autoencoder(config, dataset)
     if config.model.network == JOINT_EMBEDDING:
         return make_joint_embedding(config, dataset)
     made = _new_model(config, dataset)
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
-    return made
+    return frozen_but_controls(made)
 
 
 def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
@@ -182,10 +198,12 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     of_levels = model.prediction == "levels" and model.network not in CLASSIFIERS
     if of_levels and not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
+    if of_levels and isinstance(dataset.units, Latents):
+        raise UserError("prediction 'levels' is for levels, and latents have none: --config.model.prediction=velocity")
     conditions = make_conditions(config, dataset)
     torch.manual_seed(config.seed)
     if model.network in CLASSIFIERS:
-        classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
+        classifier = make_network(config, dataset.model_shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
     in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if is_told_of_parts(config) else {}
     kinds: dict[str, Kind] = {
@@ -201,15 +219,15 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
                 "model.variance=learned is for predictions of noise and the like, and no flow map: "
                 "--config.model.prediction=noise --config.model.flow_map=False"
             )
-        network = make_network(config, dataset.shape, out_channels=2 * dataset.shape[0], **told)
+        network = make_network(config, dataset.model_shape, out_channels=2 * dataset.model_shape[0], **told)
         with naming("model.variance=learned"):
             return LearnedVariance(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
     if not of_levels:
-        network = make_network(config, dataset.shape, **told)
+        network = make_network(config, dataset.model_shape, **told)
         plain = ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
         return FlowMap(plain) if model.flow_map else plain
     assert dataset.levels is not None
-    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
+    network = make_network(config, dataset.model_shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     levels = QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
     return FlowMap(levels) if model.flow_map else levels
@@ -259,7 +277,7 @@ def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """
     if has_gaps(dataset.train):
         raise UserError("a mixture is fitted to whole examples, and some of these lack numbers: take model.network=mlp")
-    data, count = dataset.encode(dataset.train, config.seed), config.model.num_components
+    data, count = dataset.encode_train(1, config.seed), config.model.num_components
     if count > len(data):
         raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
     with naming("model.num_components"):
@@ -292,7 +310,11 @@ def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
     if config.model.network == JOINT_EMBEDDING:
         return (CAPTION,)
-    return () if config.model.network in ("mixture", *CLASSIFIERS, PIPELINE) else tuple(dataset.condition_units)
+    return (
+        ()
+        if config.model.network in ("mixture", *CLASSIFIERS, *AUTOENCODERS, PIPELINE)
+        else tuple(dataset.condition_units)
+    )
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
@@ -302,7 +324,7 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
         return Text(units.count, units.length)
     if isinstance(units, Embedded):
         return EmbeddedText(units.length, units.width)
-    shape = units.told_shape(dataset.shape)
+    shape = units.told_shape(dataset.model_shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
     return Picture(shape[0], may_be_hidden=not _always_told(config, name))

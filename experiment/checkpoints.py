@@ -26,7 +26,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.common.weight_files import load_fitting_weights, load_weights, tensor_names
 from score_sde.data import Dataset
-from score_sde.experiment import build, latents, own
+from score_sde.experiment import autoencoders, build, latents, own
 from score_sde.experiment.networks import PIPELINE
 from score_sde.experiment.parts import untold
 from score_sde.experiment.wider import with_room_for_pictures
@@ -81,13 +81,14 @@ def find(path: Path) -> Found:
         return _of_latents(path)
     if path.suffix.lower() == ".safetensors":
         weights, config, data = checkpoint.load_weights_file(path)
-        return _own(path, {None: weights}, config, data)
+        return _own(path, {None: weights}, config, autoencoders.read(data, str(path)))
     if _is_published(path):
         return _published(path)
     state = checkpoint.load(path)
     if not {"config", "ema"} <= state.keys():
         raise UserError(f"{path} is not a model's checkpoint: it has no configuration, or no average of the weights")
-    return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"], state.get("data"))
+    data = autoencoders.read(state.get("data"), str(path))
+    return _own(path, {None: state["ema"]} | checkpoint.averages(state), state["config"], data)
 
 
 def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Dataset) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
@@ -18,6 +19,7 @@ from score_sde.control.inverse_problems import box_mask
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.experiment import build, density, networks, objectives, own
+from score_sde.experiment.controls import check_controls
 from score_sde.experiment.couplings import REFLOW, check_coupling, why_no_score
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.joint_embedding import check_joint_embedding
@@ -68,11 +70,15 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     training = config.training
     if config.model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
+    if config.model.network in networks.AUTOENCODERS:
+        _check_autoencoder(config)
+        return
     _check_flow_map(config)
     _check_learned(config)
-    _check_low_resolution(config)
     _check_embeddings(config)
     check_parts(config)
+    _check_conditioned_on_themselves(config)
+    check_controls(config)
     _check_variance(config)
     check_coupling(config, sde)
     objectives.make_objective(config, sde)
@@ -93,6 +99,22 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.sampling.grid == GITS:
         raise UserError(f"training.measure_every draws samples on sampling.grid, and {GITS} is for trained models")
     _rehearse_sampling(config, sde)
+
+
+def _check_autoencoder(config: ConfigDict) -> None:
+    """See that an autoencoder is asked for nothing that only score models have."""
+    asked: dict[str, Any] = {
+        "model.class_conditional": False,
+        "model.flow_map": False,
+        "data.missing": False,
+        "data.distortion": 0.0,
+        "data.autoencoder": None,
+        "training.compile": False,
+    }
+    for key, usual in asked.items():
+        section, name = key.split(".")
+        if config[section][name] != usual:
+            raise UserError(f"{key} is nothing for an autoencoder: --config.{key}={usual}")
 
 
 def _check_flow_map(config: ConfigDict) -> None:
@@ -152,11 +174,13 @@ def _check_variance(config: ConfigDict) -> None:
         )
 
 
-def _check_low_resolution(config: ConfigDict) -> None:
-    """See that pictures which are conditioned on themselves are not changed while their small ones stay."""
-    if config.data.low_resolution is not None and (config.data.augment or config.data.distortion):
+def _check_conditioned_on_themselves(config: ConfigDict) -> None:
+    """See that pictures which are conditioned on what they are themselves are not changed while that stays."""
+    data = config.data
+    told = [f"data.{name}" for name in ("low_resolution", "edges") if data[name] is not None]
+    if told and (data.augment or data.distortion):
         raise UserError(
-            "data.low_resolution conditions pictures on themselves as they are: --config.data.augment= "
+            f"{told[0]} conditions pictures on themselves as they are: --config.data.augment= "
             "--config.data.distortion=0"
         )
 
@@ -172,8 +196,9 @@ def _check_embeddings(config: ConfigDict) -> None:
         raise UserError(
             "embeddings are those of pictures as they are: --config.data.augment= --config.data.distortion=0"
         )
-    if data.low_resolution is not None and data.embedding is not None:
-        raise UserError("data.embedding makes vectors of pictures: leave out data.low_resolution")
+    beside = [name for name in ("low_resolution", "edges", "autoencoder") if data[name] is not None]
+    if beside and data.embedding is not None:
+        raise UserError(f"data.embedding makes vectors of pictures: leave out data.{beside[0]}")
 
 
 def _check_steps(config: ConfigDict, mode: str) -> None:

@@ -29,7 +29,7 @@ def compare_solvers(experiment: Experiment) -> Comparison:
         contenders["tuned"]["path"] = tuned_tables(experiment, settings.budgets)
     return compare(
         experiment.model,
-        experiment.dataset.shape,
+        experiment.dataset.model_shape,
         list(contenders.items()),
         settings.budgets,
         shared=shared_options(config.sampling),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +90,16 @@ def observed(config: ConfigDict, dataset: Dataset, given: Any) -> Condition:
     return condition_of(config, dataset, given, None, otherwise=1)[0]
 
 
-def check_heard(config: ConfigDict, dataset: Dataset, condition: Condition | None) -> None:
-    """See that a model which was always told of its conditions is told of them.
+def check_heard(
+    config: ConfigDict, dataset: Dataset, condition: Condition | None, controls: Collection[str] = ()
+) -> None:
+    """See that a model which was always told of its conditions is told of them, but for `controls`, which may be left
+    out: without them it is the frozen model.
 
     Raises:
         UserError: one is missing; the line names it.
     """
-    told = {} if condition is None else condition.values
+    told = {*controls} if condition is None else {*controls, *condition.values}
     missing = [name for name in build.told_names(config, dataset) if name not in told]
     if missing and not config.training.label_dropout:
         raise UserError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.progress import Progress
 from score_sde.data import Dataset
+from score_sde.data.latent_units import Latents
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.inpainting import method_of
@@ -68,5 +69,6 @@ def distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, flo
 
 def in_units(name: str, value: Tensor, dataset: Dataset) -> dict[str, float]:
     """Return a difference in model units in levels, or in standard deviations of data without levels, by its name."""
-    unit = "standard_deviations" if dataset.levels is None else "levels"
+    of_levels = dataset.levels is not None and not isinstance(dataset.units, Latents)
+    unit = "levels" if of_levels else "standard_deviations"
     return {f"{name}_in_{unit}": value.item() / dataset.units.spacing}

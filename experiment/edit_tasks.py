@@ -15,6 +15,7 @@ from score_sde.common.part import Part
 from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, shrunk
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
 from score_sde.data.dataset import Kind
+from score_sde.data.latent_units import Latents
 from score_sde.data.sources.picture import read_picture
 from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.report import Report
@@ -59,7 +60,7 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
     def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
         observation = Observation(problem.operator, y[which].to(distributed.device()), settings.noise_std)
         solver, model = answer(method_of(editor.config), editor.solver, model, observation, **options)
-        x_T = model.sde.prior_sample((len(seeds), *dataset.shape), seeds=seeds, device=distributed.device())
+        x_T = model.sde.prior_sample((len(seeds), *dataset.model_shape), seeds=seeds, device=distributed.device())
         return solver(model, x_T, seeds=seeds)
 
     answers, nfe = answers_of(editor, len(inputs), solve)
@@ -94,7 +95,7 @@ def _draw_hidden(editor: Editor, keep: Tensor, problem: Problem) -> Edit:
     of_answers = part[torch.arange(len(inputs)).repeat_interleave(settings.num_samples)]
 
     def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
-        shape = (len(seeds), *editor.dataset.shape)
+        shape = (len(seeds), *editor.dataset.model_shape)
         return editor.solver(
             model, model.sde.prior_sample(shape, seeds=seeds, device=distributed.device()), seeds=seeds
         )
@@ -110,7 +111,7 @@ def _draw_hidden(editor: Editor, keep: Tensor, problem: Problem) -> Edit:
 
 def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
     """Return which places are observed, bool; its shape broadcasts against `(B, *shape)`."""
-    settings, shape = editor.config.edit, editor.dataset.shape
+    settings, shape = editor.config.edit, editor.dataset.model_shape
     # The columns of a vector are places; elsewhere all channels of a place are hidden together.
     sizes = shape[1:] or shape
     if settings.mask in ("box", "random"):
@@ -126,10 +127,12 @@ def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
     with naming("edit.mask"):
         keep = read_picture(Path(settings.mask), form, report)[None] >= 128
     note_reading(report, form)
-    return keep
+    # Of latents those are known that lie under known pixels alone.
+    return keep.unflatten(3, (sizes[1], -1)).all(4).unflatten(2, (sizes[0], -1)).all(3)
 
 
 def _colorize(editor: Editor) -> Edit:
+    _check_pixels(editor)
     channels = editor.dataset.shape[0]
     if channels == 1:
         raise UserError(f"{editor.dataset.name} has no colours to be found")
@@ -139,6 +142,7 @@ def _colorize(editor: Editor) -> Edit:
 
 
 def _superres(editor: Editor) -> Edit:
+    _check_pixels(editor)
     factor, sizes, form = editor.config.edit.factor, editor.dataset.shape[1:], picture_format(editor)
     if factor < 2 or any(size % factor for size in sizes):
         whole = " x ".join(map(str, sizes))
@@ -155,7 +159,21 @@ def _superres(editor: Editor) -> Edit:
 
 
 def _deblur(editor: Editor) -> Edit:
+    _check_pixels(editor)
     return _solve(editor, Problem(blurred(editor.config.edit.blur), picture_format(editor)))
+
+
+def _check_pixels(editor: Editor) -> None:
+    """See that a model sees the numbers of which something is observed.
+
+    Raises:
+        UserError: it sees latents of an autoencoder, of which nothing is known then.
+    """
+    if isinstance(editor.dataset.units, Latents):
+        raise UserError(
+            f"edit.task={editor.config.edit.task} is of pixels, and the model is of latents: take a model of pixels, "
+            "or edit.task inpaint, sdedit, vary, interpolate or encode"
+        )
 
 
 class Task(NamedTuple):

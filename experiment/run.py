@@ -31,11 +31,13 @@ from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.data import Dataset
+from score_sde.data.latent_units import Latents
 from score_sde.experiment import (
     build,
     checks,
     conditions,
     configuration,
+    controls,
     differentiable,
     filling,
     moving,
@@ -95,6 +97,8 @@ class Run:
         if len(described.train):
             return described
         dataset = of_embeddings(self.config, build.make_dataset(self.config))
+        if isinstance(described.units, Latents):
+            dataset = replace(dataset, units=described.units)
         dataset.check_like(described.description, build.knows_classes(self.config), repr(self))
         return dataset.in_units_of(described.description)
 
@@ -292,7 +296,7 @@ class Run:
             UserError: latents are not of the shape of the data.
         """
         latents = torch.as_tensor(np.asarray(z) if not isinstance(z, Tensor) else z).to(torch.get_default_dtype())
-        alone = latents.shape == self._experiment.dataset.shape
+        alone = latents.shape == self._experiment.dataset.model_shape
         x = self._solved(decode, latents[None] if alone else latents, condition, options)
         examples = self._experiment.dataset.units.decode(x).numpy()
         return examples[0] if alone else examples
@@ -367,7 +371,7 @@ class Run:
         with naming(mode):
             configuration.from_dict(values, "run", config)
             checks.check(config, mode)
-        return replace(self._experiment, config=config)
+        return replace(self._experiment, config=config, model=controls.at_scales(self.model, config))
 
     def _asked(self, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
         """Return the condition of `count` samples, and their number, which its rows decide where it is None."""
@@ -381,7 +385,7 @@ class Run:
         """Return the model, with the condition of so many examples bound to it, if any is given."""
         dataset = self._experiment.dataset
         if condition is None:
-            check_heard(self.config, dataset, None)
+            check_heard(self.config, dataset, None, controls.controls_of(self.model))
             return self.model
         return Given(self.model, self._condition(condition, count))
 
@@ -393,7 +397,7 @@ class Run:
         told, _ = condition_of(self.config, dataset, condition, count)
         if "class" in told.values and not conditions.is_class_conditional(self.config):
             raise UserError("this model knows no classes: leave them out of the condition")
-        check_heard(self.config, dataset, told)
+        check_heard(self.config, dataset, told, controls.controls_of(self.model))
         return told.to(distributed.device())
 
     def _check_parts(self) -> None:
@@ -425,8 +429,8 @@ class Run:
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:
         """Return where the probability flow takes states `x` `(N, *shape)`, in batches."""
         check_joint_embedding(self.config, "encode")
-        if x.shape[1:] != self._experiment.dataset.shape:
-            raise UserError(f"examples have shape {self._experiment.dataset.shape}, not {tuple(x.shape[1:])}")
+        if x.shape[1:] != self._experiment.dataset.model_shape:
+            raise UserError(f"examples have shape {self._experiment.dataset.model_shape}, not {tuple(x.shape[1:])}")
         model, size = self._given(condition, len(x)), self.config.sampling.batch_size
         parts = [slice(start, start + size) for start in range(0, len(x), size)]
         device = distributed.device()

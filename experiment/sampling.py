@@ -21,6 +21,7 @@ from score_sde.evaluation.samples.inception import Extractors, inception, measur
 from score_sde.experiment import conditions
 from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.priors import drawn_by_prior, prior_of
 from score_sde.experiment.prompts import led_away_from
@@ -73,7 +74,7 @@ def sample_of(experiment: Experiment, asked: Model, condition: Condition | None 
     config, sampling = experiment.config, experiment.config.sampling
     seeds = list(range(config.seed, config.seed + sampling.num_samples))
     solver = _solver(experiment, condition)
-    samples = draw_samples(asked, solver, experiment.dataset.shape, seeds, sampling.batch_size)
+    samples = draw_samples(asked, solver, experiment.dataset.model_shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
     return Drawn(samples, seeds, condition, settings)
@@ -84,7 +85,7 @@ def drawn_from(experiment: Experiment, model: Model) -> Tensor:
     config = experiment.config
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     solver = _solver(experiment, None)
-    return draw_samples(model, solver, experiment.dataset.shape, seeds, config.sampling.batch_size).x
+    return draw_samples(model, solver, experiment.dataset.model_shape, seeds, config.sampling.batch_size).x
 
 
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
@@ -93,7 +94,7 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
     condition = _condition(experiment, condition)
     asked = _asked(experiment, condition)
     seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
-    shape = (len(seeds), *experiment.dataset.shape)
+    shape = (len(seeds), *experiment.dataset.model_shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
@@ -123,7 +124,7 @@ def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
 def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
-    check_heard(config, experiment.dataset, condition)
+    check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
     of_steps = variance_of(experiment, config.sampling.variance)

@@ -24,21 +24,24 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformD
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
+from score_sde.experiment.autoencoders import shown_reconstructions, written
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import CLASSIFIERS, JOINT_EMBEDDING
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING, names_of_controls
 from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
 from score_sde.models import Given
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
+from score_sde.training.autoencoding import autoencoder_measure
 from score_sde.training.classification import accuracy_by_log_snr
 from score_sde.training.contrastive import retrieval
 from score_sde.training.logs import Preview
@@ -117,7 +120,6 @@ def make_trainer(experiment: Experiment) -> Trainer:
             "a joint embedding compares all examples of a batch, which is not divided: train it with one process, and "
             "--config.training.accumulation=1"
         )
-    without_times = config.model.network == JOINT_EMBEDDING or own.is_own(config.training.objective)
     names = build.told_names(config, dataset)
     batches = Batches(
         dataset,
@@ -132,13 +134,17 @@ def make_trainer(experiment: Experiment) -> Trainer:
         names=names,
         in_parts=config.data.missing,
         masks=kinds_of_masks(config),
+        # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
+        always=names_of_controls(config),
     )
+    without_times = config.model.network in (*AUTOENCODERS, JOINT_EMBEDDING) or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
-    # A joint embedding has no process; that of the configuration stands where one is asked for, and is not used.
-    sde = build.make_sde(config) if isinstance(model, JointEmbedding) else model.sde
+    # Autoencoders and joint embeddings have no process; that of the configuration stands for one, and is not used.
+    sde = build.make_sde(config) if isinstance(model, Autoencoder | JointEmbedding) else model.sde
     objective = make_objective(config, sde, make_teacher(config, dataset, sde))
-    if dataset.is_image:
+    # Weights that are divided among processes lie as they come (FSDP takes no others).
+    if dataset.is_image and not config.training.shard:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)
@@ -153,9 +159,9 @@ def make_trainer(experiment: Experiment) -> Trainer:
         config,
         experiment.folder,
         by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
-        draw=None if config.model.network in _ALL_TOLD else _preview(config, dataset),
+        draw=_preview(config, dataset),
         measure=_measure(config, dataset, sde),
-        data=dataset.description,
+        data=written(dataset.description),
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
         unit=dataset.kind,
     )
@@ -228,8 +234,12 @@ def _describe_data(experiment: Experiment) -> None:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
-    """Return a function that draws a few samples of a model in training, to be looked at."""
+def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] | None:
+    """Return a function that draws a few samples of a model in training, to be looked at; None if it draws none."""
+    if config.model.network in _ALL_TOLD:
+        return None
+    if config.model.network in AUTOENCODERS:
+        return shown_reconstructions(dataset)
     if config.model.flow_map:
         solver = get_solver("consistency", num_steps=_NUM_JUMPS)
     else:
@@ -240,7 +250,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
-        samples = draw_samples(asked, solver, dataset.shape, seeds, count, progress=False)
+        samples = draw_samples(asked, solver, dataset.model_shape, seeds, count, progress=False)
         return Preview(dataset.kind, as_array(samples.x.nan_to_num(), dataset), shown_examples(dataset))
 
     return draw
@@ -269,12 +279,14 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 
+    if config.model.network in AUTOENCODERS:
+        examples = next((part for part in (dataset.validation, dataset.test) if len(part)), dataset.train)
+        return autoencoder_measure(dataset.units.encode(examples[: config.training.num_measured]), config.seed)
     if config.model.network == JOINT_EMBEDDING:
         part: Part = next((held_out for held_out in HELD_OUT if len(getattr(dataset, held_out))), "train")
         x_0 = dataset.encode(getattr(dataset, part)[: config.training.num_measured], config.seed)
         return retrieval(x_0, dataset.condition_of(part, slice(0, len(x_0)), labelled=False, names=[CAPTION]))
-
-    check_heard(config, dataset, None)
+    check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"

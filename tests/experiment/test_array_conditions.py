@@ -127,7 +127,9 @@ def test_previews_are_drawn_given_the_conditions_of_held_out_examples() -> None:
     """Of the exact network what is left, once the mean given each condition is taken away, is the noise around it."""
     x, c = pairs()
     run = score_sde.fit(x, condition=c, network=Exact(x, c), settings={**EXACT, "data.test_share": 0.1})
-    drawn = _preview(run.config, run.dataset)(run.model).samples
+    preview = _preview(run.config, run.dataset)
+    assert preview is not None
+    drawn = preview(run.model).samples
     known = run.dataset.conditions["test"]["condition"].numpy()[np.arange(len(drawn)) % len(run.dataset.test)]
     residual = (drawn - known @ A - B) / DEVIATION
     np.testing.assert_allclose(residual.mean(0), 0, atol=4 / math.sqrt(len(drawn)))
