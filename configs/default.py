@@ -38,11 +38,15 @@ def get_config() -> ConfigDict:
     # The run of an autoencoder, or its checkpoint: models are of its latents, and keep it with them: docs/systems.md
     data.autoencoder = placeholder(str)
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
+    # Those get noise in training, of a random standard deviation from 0 to this, which the network is told, so that it
+    data.low_resolution_noise = 0.0  # can enlarge what another model drew; below 1: c becomes sqrt(1 - s^2) c + s noise
+    # Pictures are read this high, and brought to image_size by means over areas: as the next stage of a cascade is told
+    data.shrunk_from = placeholder(int)
+    # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
+    data.edges = placeholder(float)
     # A run of configs/unclip/embedding.py, or its checkpoint: data are its embeddings of the pictures …
     data.embedding = placeholder(str)
     data.embed_condition = placeholder(str)  # … or models of the pictures are told them, in the place of captions
-    # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
-    data.edges = placeholder(float)
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -64,6 +68,10 @@ def get_config() -> ConfigDict:
     data.validation = 0.0  # … or, below 1, their share
     data.fold = 0  # decides which examples are set aside
 
+    config.cascade = cascade = ConfigDict()
+    # Configurations, comma-separated, of the runs that draw pictures one after the other: a small one, then the same
+    cascade.stages = placeholder(str)  # larger. What else is set here holds for all of them
+
     config.sde = sde = ConfigDict()
     # vp, subvp, ve, rectified_flow; ladders: ddpm, cosine, ncsn; learned: with training.objective=variational
     sde.name = "vp"
@@ -79,7 +87,7 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
     # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images;
-    # kl_autoencoder, vq_autoencoder: no score model, but what makes latents of examples: data.autoencoder;
+    # kl_autoencoder, vq_autoencoder: no score model, but what makes latents of examples: data.autoencoder
     # joint_embedding: of images and captions, in one space: data.embedding, data.embed_condition
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
@@ -221,6 +229,7 @@ def get_config() -> ConfigDict:
     sampling.condition = placeholder(str)
     sampling.controls = ""  # runs of further controls beside the same frozen model, or beside this one, comma-separated
     sampling.control_scales = ()  # what each control is multiplied by, in order, this run's first; (): 1
+    sampling.low_resolution_noise = 0.0  # of small pictures, for models trained with data.low_resolution_noise
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)

@@ -273,15 +273,15 @@ class Dataset:
                     f"{self.name} has {what} {_plain(here[key])}, but {where} was trained on {_plain(there[key])}: "
                     "give it the same data, or train another model in another --workdir"
                 )
-        if here.get("embedded_by") != there.get("embedded_by"):
-            raise UserError(
-                f"{self.name} has embeddings of {_run_of(here)}, but {where} was trained with those of "
-                f"{_run_of(there)}, which mean something else: give it the same"
-            )
         if _autoencoder_of(here) != _autoencoder_of(there):
             raise UserError(
                 f"{self.name} is seen {_how_seen(here)}, but {where} was trained on it {_how_seen(there)}: give it the "
                 "same autoencoder, or train another model in another --workdir"
+            )
+        if here.get("embedded_by") != there.get("embedded_by"):
+            raise UserError(
+                f"{self.name} has embeddings of {_run_of(here)}, but {where} was trained with those of "
+                f"{_run_of(there)}, which mean something else: give it the same"
             )
         told = [
             {name: tuple(about["shape"]) for name, about in data.get("conditions", {}).items()}

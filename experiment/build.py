@@ -20,12 +20,13 @@ from score_sde.data.dataset import has_gaps
 from score_sde.data.edges import with_edges
 from score_sde.data.embedded import Embedded
 from score_sde.data.latent_units import Latents
-from score_sde.data.low_resolution import with_low_resolution
+from score_sde.data.low_resolution import shrunk, with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.autoencoders import make_autoencoder
 from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.joint_embedding import make_joint_embedding
+from score_sde.experiment.low_resolution import always_told, read_larger
 from score_sde.experiment.networks import (
     AUTOENCODERS,
     CLASSIFIERS,
@@ -85,10 +86,16 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     Raises:
         UserError: the data do not exist, or do not have the configured shape.
     """
-    dataset, data = _dataset(config, files_needed), config.data
+    data = config.data
+    if data.shrunk_from is None:
+        dataset = _dataset(config, files_needed)
+    else:
+        with naming("data.shrunk_from"):
+            dataset = shrunk(_dataset(read_larger(config), files_needed), data.image_size)
     if data.low_resolution is not None:
         with naming("data.low_resolution"):
-            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+            noise = data.low_resolution_noise
+            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high, noise)
     if data.edges is not None:
         with naming("data.edges"):
             dataset = with_edges(dataset, data.edges)
@@ -234,7 +241,10 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
 
 
 def _always_told(config: ConfigDict, name: str) -> bool:
-    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are."""
+    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are, and
+    small pictures with noise."""
+    if name in always_told(config):
+        return True
     return config.model.network == "adm" and name != "distorted" and config.training.label_dropout == 0
 
 
@@ -310,11 +320,8 @@ def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
     if config.model.network == JOINT_EMBEDDING:
         return (CAPTION,)
-    return (
-        ()
-        if config.model.network in ("mixture", *CLASSIFIERS, *AUTOENCODERS, PIPELINE)
-        else tuple(dataset.condition_units)
-    )
+    of_none = ("mixture", *CLASSIFIERS, *AUTOENCODERS, PIPELINE)
+    return () if config.model.network in of_none else tuple(dataset.condition_units)
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:

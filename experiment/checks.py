@@ -48,6 +48,11 @@ def check(config: ConfigDict, mode: str) -> None:
     """
     check_values(config)
     check_joint_embedding(config, mode)
+    if config.cascade.stages is not None:
+        raise UserError(
+            "cascade.stages names several runs, for --mode train and sample: else give the folder of one, or its "
+            "configuration"
+        )
     if mode == "export" or config.sde.name == networks.PIPELINE:
         return
     sde = build.make_sde(config)
@@ -177,6 +182,8 @@ def _check_variance(config: ConfigDict) -> None:
 def _check_conditioned_on_themselves(config: ConfigDict) -> None:
     """See that pictures which are conditioned on what they are themselves are not changed while that stays."""
     data = config.data
+    if data.low_resolution_noise and data.low_resolution is None:
+        raise UserError("data.low_resolution_noise is that of small pictures: give their height, data.low_resolution")
     told = [f"data.{name}" for name in ("low_resolution", "edges") if data[name] is not None]
     if told and (data.augment or data.distortion):
         raise UserError(

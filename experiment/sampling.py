@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -23,6 +24,7 @@ from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
 from score_sde.experiment.priors import drawn_by_prior, prior_of
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
@@ -52,27 +54,37 @@ class Drawn(NamedTuple):
         return None if self.condition is None else self.condition.values.get("class")
 
 
-def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
+def sample(experiment: Experiment, condition: Condition | None = None, seeds: list[int] | None = None) -> Drawn:
     """Draw the samples that the section `sampling` asks for.
 
     Args:
         experiment: what is sampled.
         condition: what each sample is asked to be; as the section has it, if left out.
+        seeds: the seed of each; as the configuration has them, if left out.
     """
-    condition = _condition(experiment, condition)
-    return sample_of(experiment, _asked(experiment, condition), condition)
+    seeds = seeds_of(experiment.config) if seeds is None else seeds
+    condition = condition_of_samples(experiment, condition)
+    condition = with_noise_of_samples(experiment.config, experiment.dataset, condition, seeds)
+    return sample_of(experiment, _asked(experiment, condition), condition, seeds)
 
 
-def sample_of(experiment: Experiment, asked: Model, condition: Condition | None = None) -> Drawn:
+def seeds_of(config: ConfigDict) -> list[int]:
+    """Return the seeds of the samples that the section `sampling` asks for."""
+    return list(range(config.seed, config.seed + config.sampling.num_samples))
+
+
+def sample_of(
+    experiment: Experiment, asked: Model, condition: Condition | None = None, seeds: list[int] | None = None
+) -> Drawn:
     """Draw samples of a model, as the section `sampling` has it.
 
     Args:
         experiment: what is sampled.
         asked: the model, bound to what its samples are asked to be.
         condition: what they are asked to be.
+        seeds: the seed of each; as the configuration has them, if left out.
     """
-    config, sampling = experiment.config, experiment.config.sampling
-    seeds = list(range(config.seed, config.seed + sampling.num_samples))
+    sampling, seeds = experiment.config.sampling, seeds_of(experiment.config) if seeds is None else seeds
     solver = _solver(experiment, condition)
     samples = draw_samples(asked, solver, experiment.dataset.model_shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
@@ -82,24 +94,23 @@ def sample_of(experiment: Experiment, asked: Model, condition: Condition | None 
 
 def drawn_from(experiment: Experiment, model: Model) -> Tensor:
     """Draw samples `(N, *shape)` of another model of an experiment's data, in model units, as the section has it."""
-    config = experiment.config
-    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
-    solver = _solver(experiment, None)
-    return draw_samples(model, solver, experiment.dataset.model_shape, seeds, config.sampling.batch_size).x
+    config, solver = experiment.config, _solver(experiment, None)
+    shape = experiment.dataset.model_shape
+    return draw_samples(model, solver, shape, seeds_of(config), config.sampling.batch_size).x
 
 
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
-    condition = _condition(experiment, condition)
+    condition, seeds = condition_of_samples(experiment, condition), seeds_of(config)
+    condition = with_noise_of_samples(config, experiment.dataset, condition, seeds)
     asked = _asked(experiment, condition)
-    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
     shape = (len(seeds), *experiment.dataset.model_shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
 
-def _condition(experiment: Experiment, given: Condition | None) -> Condition | None:
+def condition_of_samples(experiment: Experiment, given: Condition | None = None) -> Condition | None:
     """Return what samples are asked to be: what is given, or, where nothing is, what the section `sampling` says."""
     if given is not None:
         if experiment.config.sampling.prior is not None:
@@ -127,6 +138,7 @@ def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
+    away = joined(away, without_the_rest(config, condition))
     of_steps = variance_of(experiment, config.sampling.variance)
     return conditions.make_guidance(config, experiment.model, condition, guides, away, of_steps)
 

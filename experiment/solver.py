@@ -35,6 +35,7 @@ _NOT_OPTIONS = (
     "condition",
     "controls",
     "control_scales",
+    "low_resolution_noise",
     "guidance",
     "guidance_interval",
     "guidance_rescale",

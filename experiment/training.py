@@ -15,9 +15,11 @@ from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
+from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.embedded import Embedded
+from score_sde.data.low_resolution import with_random_noise
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformDequantiser
@@ -30,6 +32,7 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
+from score_sde.experiment.low_resolution import with_noise_of_samples
 from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING, names_of_controls
 from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
@@ -136,11 +139,16 @@ def make_trainer(experiment: Experiment) -> Trainer:
         masks=kinds_of_masks(config),
         # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
         always=names_of_controls(config),
+        low_resolution_noise=config.data.low_resolution_noise,
     )
-    without_times = config.model.network in (*AUTOENCODERS, JOINT_EMBEDDING) or own.is_own(config.training.objective)
+    no_times = (*AUTOENCODERS, JOINT_EMBEDDING)
+    without_times = config.model.network in no_times or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
+    if config.data.low_resolution_noise and told is not None and len(told):
+        source = BatchNoise(len(told), torch.Generator().manual_seed(config.seed))
+        told = with_random_noise(told, dataset, config.data.low_resolution_noise, source)
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
-    # Autoencoders and joint embeddings have no process; that of the configuration stands for one, and is not used.
+    # What has no process is trained beside that of the configuration, which is not used.
     sde = build.make_sde(config) if isinstance(model, Autoencoder | JointEmbedding) else model.sde
     objective = make_objective(config, sde, make_teacher(config, dataset, sde))
     # Weights that are divided among processes lie as they come (FSDP takes no others).
@@ -159,7 +167,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         config,
         experiment.folder,
         by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
-        draw=_preview(config, dataset),
+        draw=None if config.model.network in _ALL_TOLD else _preview(config, dataset),
         measure=_measure(config, dataset, sde),
         data=written(dataset.description),
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
@@ -236,7 +244,7 @@ def _describe_data(experiment: Experiment) -> None:
 
 def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] | None:
     """Return a function that draws a few samples of a model in training, to be looked at; None if it draws none."""
-    if config.model.network in _ALL_TOLD:
+    if config.model.network in CLASSIFIERS:
         return None
     if config.model.network in AUTOENCODERS:
         return shown_reconstructions(dataset)
@@ -246,7 +254,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] |
         solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
     seeds = list(range(config.seed, config.seed + count))
-    told = _told_of_previews(config, dataset, count)
+    told = with_noise_of_samples(config, dataset, _told_of_previews(config, dataset, count), seeds)
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
@@ -283,9 +291,9 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
         examples = next((part for part in (dataset.validation, dataset.test) if len(part)), dataset.train)
         return autoencoder_measure(dataset.units.encode(examples[: config.training.num_measured]), config.seed)
     if config.model.network == JOINT_EMBEDDING:
-        part: Part = next((held_out for held_out in HELD_OUT if len(getattr(dataset, held_out))), "train")
-        x_0 = dataset.encode(getattr(dataset, part)[: config.training.num_measured], config.seed)
-        return retrieval(x_0, dataset.condition_of(part, slice(0, len(x_0)), labelled=False, names=[CAPTION]))
+        held_out: Part = next((each for each in HELD_OUT if len(getattr(dataset, each))), "train")
+        x_0 = dataset.encode(getattr(dataset, held_out)[: config.training.num_measured], config.seed)
+        return retrieval(x_0, dataset.condition_of(held_out, slice(0, len(x_0)), labelled=False, names=[CAPTION]))
     check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(

@@ -183,17 +183,18 @@ def test_embeddings_of_another_run_are_refused(folder, tmp_path):
         score_sde.load(folder / "decoder").sample(1, prior=str(tmp_path / "prior"))
 
 
+def at(key: str, place: Path) -> dict[str, Any]:
+    return {f"data__{key}": str(place)}
+
+
 def test_what_is_no_embedding_is_refused_in_one_line(folder, tmp_path, embedding, decoder):
     for key, part in (("embedding", "prior"), ("embed_condition", "decoder")):
-        own, name = settings(tmp_path, part), f"data.{key}"
-        for place, size, line in (
-            (tmp_path / "nowhere", 8, f"{name}: .*nowhere"),
-            (folder / "decoder", 8, f"{name}: .* is no joint embedding: train one"),
-            (folder / "embedding", 16, rf"{name}: the run embeds pictures with shape \(1, 8, 8\), and glyphs"),
-        ):
-            given = {**own, name: str(place), "data.image_size": size}
-            with pytest.raises(UserError, match=line):
-                score_sde.fit("glyphs", config=f"unclip/{part}", workdir=tmp_path / part, settings=given)
+        with pytest.raises(UserError, match=f"data.{key}: .*nowhere"):
+            trained(tmp_path, part, **at(key, tmp_path / "nowhere"))
+        with pytest.raises(UserError, match=f"data.{key}: .* is no joint embedding: train one"):
+            trained(tmp_path, part, **at(key, folder / "decoder"))
+        with pytest.raises(UserError, match=rf"data.{key}: the run embeds pictures with shape \(1, 8, 8\), and glyphs"):
+            trained(tmp_path, part, data__image_size=16, **at(key, folder / "embedding"))
     with pytest.raises(UserError, match="take one"):
         trained(tmp_path, "prior", data__embed_condition=str(folder / "embedding"))
     with pytest.raises(UserError, match="embeddings are those of pictures as they are"):
