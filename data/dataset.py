@@ -19,6 +19,7 @@ from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits
 from score_sde.data.embedded import Embedded, read_by
 from score_sde.data.latent_units import Latents
+from score_sde.data.prompts import Prompts
 from score_sde.data.units import Bins, Noise, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
 
@@ -71,7 +72,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
-    condition_units: Mapping[str, ConditionUnits | Words | Embedded] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits | Words | Embedded | Prompts] = field(default_factory=dict)
     captions: Mapping[Part, Sequence[str]] = field(default_factory=dict)
     encoded: Tensor | None = None
     embedded_by: str | None = None

@@ -21,6 +21,7 @@ from score_sde.data.edges import with_edges
 from score_sde.data.embedded import Embedded
 from score_sde.data.latent_units import Latents
 from score_sde.data.low_resolution import shrunk, with_low_resolution
+from score_sde.data.prompts import Prompts
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.autoencoders import make_autoencoder
@@ -320,8 +321,9 @@ def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
     if config.model.network == JOINT_EMBEDDING:
         return (CAPTION,)
-    of_none = ("mixture", *CLASSIFIERS, *AUTOENCODERS, PIPELINE)
-    return () if config.model.network in of_none else tuple(dataset.condition_units)
+    if config.model.network == PIPELINE:
+        return tuple(name for name, units in dataset.condition_units.items() if isinstance(units, Prompts))
+    return () if config.model.network in ("mixture", *CLASSIFIERS, *AUTOENCODERS) else tuple(dataset.condition_units)
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:

@@ -196,7 +196,7 @@ class Cascade(Run):
         Raises:
             UserError: no stage is told pictures of this size.
         """
-        shape = tuple(np.shape(x))  # type: ignore[arg-type]
+        shape = tuple(np.shape(x))
         datasets = [run._experiment.dataset for run in self.stages.values()][:-1]
         fitting = [dataset for dataset in datasets if shape[-len(dataset.shape) :] == dataset.shape]
         if not fitting:

@@ -19,7 +19,7 @@ from score_sde.control.inverse_problems import box_mask
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.experiment import build, density, networks, objectives, own
-from score_sde.experiment.controls import check_controls
+from score_sde.experiment.control_training import check_controls
 from score_sde.experiment.couplings import REFLOW, check_coupling, why_no_score
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.joint_embedding import check_joint_embedding

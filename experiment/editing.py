@@ -19,6 +19,7 @@ from score_sde.evaluation.samples.edits import Edit, write_edit
 from score_sde.experiment import conditions
 from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.edit_inputs import TEST, num_answers
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editor import Editor
@@ -110,7 +111,7 @@ def make_editor(experiment: Experiment) -> Editor:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     count = num_answers(config, dataset)
     asked = asked_of(config, dataset, count)
-    check_heard(config, dataset, asked)
+    check_heard(config, dataset, asked, controls_of(model))
     labels = None if asked is None else asked.values.get("class")
     if config.edit.task == "interpolate" and asked is not None:
         if labels is not None and len(labels.unique()) > 1:

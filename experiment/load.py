@@ -21,6 +21,7 @@ from score_sde.experiment import (
     checkpoints,
     checks,
     configuration,
+    control_training,
     controls,
     latent_data,
     networks,
@@ -32,6 +33,7 @@ from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.embeddings import of_embeddings
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipelines import dataset_of
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
 from score_sde.models.autoencoder import Autoencoder
@@ -66,13 +68,13 @@ def to_train(
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
     begun = autoencoders.read(checkpoint.data_of_newest(folder / "checkpoints"), str(folder))
-    dataset = dataset.in_units_of(begun) if begun is not None else controls.beside_base(config, dataset)
+    dataset = dataset.in_units_of(begun) if begun is not None else control_training.beside_base(config, dataset)
     note(dataset.unheard())
     dataset = latent_data.of_latents(config, dataset)
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None and config.model.control:
-        note(controls.begin(model, config, dataset))
+        note(control_training.begin(model, config, dataset))
     elif begin_from is not None:
         note(checkpoints.start_from(str(other_run.newest(begin_from)), model, config, dataset))
     elif begun is None and config.training.teacher is not None:
@@ -140,6 +142,8 @@ def ready(
     if found is None:
         dataset = latent_data.of_latents(config, dataset)
     check_text_encoder(config, dataset)
+    if config.model.precision != "float32" and (found is None or found.pipeline is None):
+        raise UserError(f"model.precision={config.model.precision} is for pipelines of latents: leave it out")
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     place = folder if found is None or found.config is not None else found.path
     if isinstance(model, Autoencoder) and not autoencoders:
@@ -192,6 +196,10 @@ def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict)
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
     """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
+    if found is not None and found.pipeline is not None:
+        if mode == "likelihood" and config.data.path is None:
+            raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
+        return dataset_of(found.pipeline, config)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)
     drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies or measured)

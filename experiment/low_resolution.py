@@ -59,7 +59,7 @@ def with_noise_of_samples(
             f"the condition says what noise there is in the small pictures already: leave out {NOISE} there, or in the "
             "section sampling"
         )
-    return with_noise(condition, dataset, torch.full((len(condition),), std), SampleNoise(seeds, LOW_RESOLUTION))
+    return with_noise(condition, dataset, torch.full((len(condition),), std), SampleNoise(seeds, "low_resolution"))
 
 
 def without_the_rest(config: ConfigDict, condition: Condition | None) -> Condition | None:

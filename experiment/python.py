@@ -34,6 +34,8 @@ from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
 from score_sde.experiment.cascade import Cascade
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipeline_run import PipelineRun
+from score_sde.experiment.pipelines import dataset_of
 from score_sde.experiment.report import report
 from score_sde.experiment.run import Run
 from score_sde.experiment.stages import find_stages
@@ -171,12 +173,16 @@ def load(
     for section, thing in (("model.network", network), ("sde.name", sde)):
         if thing is not None:
             _hand_over_again(chosen, section, thing)
-    return Run(_ready(chosen, found, folder, overrides))
+    experiment = _ready(chosen, found, folder, overrides)
+    pipeline = None if found is None else found.pipeline
+    return Run(experiment) if pipeline is None else PipelineRun(experiment, pipeline)
 
 
 def _ready(config: ConfigDict, found: checkpoints.Found | None, folder: Path, overrides: Any) -> Experiment:
     """Make the experiment of a checkpoint, without its data where it describes them."""
-    if found is not None and found.data is not None:
+    if found is not None and found.pipeline is not None:
+        dataset = dataset_of(found.pipeline, config)
+    elif found is not None and found.data is not None:
         dataset = described(found.data, config.data.low, config.data.high, config.data.uniform_dequantisation)
     else:
         dataset = build.make_dataset(config, files_needed=found is None)

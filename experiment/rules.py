@@ -23,7 +23,7 @@ from score_sde.data.sources.picture import background
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, configuration, density, networks, objectives, own, texts, variances
+from score_sde.experiment import build, configuration, density, networks, objectives, own, pipelines, texts, variances
 from score_sde.experiment.couplings import COUPLINGS
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.inpainting import TRAINED
@@ -230,6 +230,7 @@ RULES: dict[str, Rule] = {
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.variance": one_of("variance", build.VARIANCES),
+    "model.precision": one_of("precision", pipelines.PRECISIONS),
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),

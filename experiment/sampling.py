@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
 from score_sde.data.conditions import of_classes
-from score_sde.evaluation.provenance import remove_stale
+from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.samples.copies import check_comparable, describe, find_copies, write_copies
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
@@ -25,6 +26,7 @@ from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
+from score_sde.experiment.pipelines import as_pictures
 from score_sde.experiment.priors import drawn_by_prior, prior_of
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
@@ -65,7 +67,7 @@ def sample(experiment: Experiment, condition: Condition | None = None, seeds: li
     seeds = seeds_of(experiment.config) if seeds is None else seeds
     condition = condition_of_samples(experiment, condition)
     condition = with_noise_of_samples(experiment.config, experiment.dataset, condition, seeds)
-    return sample_of(experiment, _asked(experiment, condition), condition, seeds)
+    return sample_of(experiment, model_asked(experiment, condition), condition, seeds)
 
 
 def seeds_of(config: ConfigDict) -> list[int]:
@@ -104,7 +106,7 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
     config, model = experiment.config, experiment.model
     condition, seeds = condition_of_samples(experiment, condition), seeds_of(config)
     condition = with_noise_of_samples(config, experiment.dataset, condition, seeds)
-    asked = _asked(experiment, condition)
+    asked = model_asked(experiment, condition)
     shape = (len(seeds), *experiment.dataset.model_shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
@@ -132,7 +134,7 @@ def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
     return solver_for(experiment, with_classes="class" in asked)
 
 
-def _asked(experiment: Experiment, condition: Condition | None) -> Model:
+def model_asked(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
     check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
@@ -151,10 +153,14 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     """
     sampling, folder = experiment.config.sampling, experiment.folder / "samples"
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
+    samples, dataset, beside = drawn.samples, experiment.dataset, []
+    if experiment.found is not None and experiment.found.pipeline is not None:
+        beside = [_write_latents(experiment, drawn)]
+        samples, dataset = as_pictures(experiment.found.pipeline, samples)
     paths = write_samples(
-        drawn.samples,
+        samples,
         drawn.seeds,
-        experiment.dataset,
+        dataset,
         folder,
         solver_name(experiment),
         drawn.labels,
@@ -164,7 +170,16 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     # These were measured of the samples that were there before; they are measured anew, if asked for.
     for name in ("metrics.json", "copies.json"):
         remove_stale(_beside(experiment, name), drawn.settings)
-    return paths
+    return paths + beside
+
+
+def _write_latents(experiment: Experiment, drawn: Drawn) -> Path:
+    """Write the latents of a pipeline's samples beside their pictures; return the path."""
+    path = _beside(experiment, "latents.npz")
+    with replacing(path, drawn.settings), write_atomically(path) as temporary:
+        latents = drawn.samples.x.numpy()
+        np.savez_compressed(temporary, samples=latents, seeds=drawn.seeds, settings=as_text(drawn.settings))
+    return path
 
 
 def extractors_for(experiment: Experiment) -> Extractors | None:

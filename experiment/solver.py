@@ -36,6 +36,7 @@ _NOT_OPTIONS = (
     "controls",
     "control_scales",
     "low_resolution_noise",
+    "prior",
     "guidance",
     "guidance_interval",
     "guidance_rescale",

@@ -24,8 +24,10 @@ from score_sde.training import checkpoint
 
 _STAGES = "cascade.stages"
 # What all stages have alike, so that their pictures are the same, and none is tested on what another was trained on.
-_ALIKE = ("dataset", "path", "num_channels", "levels", "low", "high", "resize", "test_share", "split_seed")
-_ALIKE += ("validation", "fold")
+_ALIKE = (
+    *("dataset", "path", "num_channels", "levels", "low", "high", "resize"),
+    *("test_share", "split_seed", "validation", "fold"),
+)
 
 
 class Stage(NamedTuple):

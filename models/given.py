@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_sde.common.condition import Condition, Rows
+from score_sde.common.condition import Condition, Rows, joined
 from score_sde.common.posterior import Posterior
 from score_sde.models.wrapper import StepsAsModel, rows_of
 
@@ -58,6 +58,31 @@ class Given(StepsAsModel):
     @property
     def _given(self) -> tuple[Condition, ...]:
         return () if self.condition is None else (self.condition,)
+
+
+class GivenBeside(StepsAsModel):
+    """`model` is given a part of its condition, and takes the rest as it took the whole.
+
+    Args:
+        model: a model whose methods take a condition, as for `Given`.
+        condition: the part of the condition, one row for each example.
+    """
+
+    def __init__(self, model: Any, condition: Condition) -> None:
+        super().__init__(model)
+        self.condition = condition
+
+    def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return `∇ log p_t(x)` under both parts; shape of `x`."""
+        return self.model.score(x, t, joined(self.condition, condition))
+
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return `E[x_0 | x_t = x]` under both parts; shape of `x`."""
+        return self.model.denoise(x, t, joined(self.condition, condition))
+
+    def rows(self, rows: Rows) -> GivenBeside:
+        """Return the model with this part of the condition of these examples."""
+        return GivenBeside(rows_of(self.model, rows), self.condition[rows])
 
 
 class GivenToAll(StepsAsModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -84,7 +86,12 @@ def test_noise_in_training_is_of_a_uniform_deviation_which_is_told_and_never_hid
 
 def test_batches_with_noise_go_on_from_a_step_and_are_shared_by_rows() -> None:
     data = with_low_resolution(WHITE, 2, noise=MOST)
-    options = {"seed": 3, "names": tuple(data.condition_units), "low_resolution_noise": MOST, "label_dropout": 0.3}
+    options: dict[str, Any] = {
+        "seed": 3,
+        "names": tuple(data.condition_units),
+        "low_resolution_noise": MOST,
+        "label_dropout": 0.3,
+    }
     whole, part = Batches(data, 10, **options), Batches(data, 10, **options, rows=slice(1, None, 2))
     next(whole)
     part.step = whole.step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,12 +134,18 @@ def test_the_command_line_draws_what_python_does(cascade, folder, capsys):
     assert "one stage of the cascade" in capsys.readouterr().err
 
 
+def newest(folder: Path) -> Path:
+    found = checkpoint.latest(folder / "checkpoints")
+    assert found is not None
+    return found
+
+
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the newest weights of all stages."""
     return {
         f"{stage}.{name}": value
         for stage in ("small", "large")
-        for name, value in checkpoint.load(checkpoint.latest(folder / stage / "checkpoints"))["model"].items()
+        for name, value in checkpoint.load(newest(folder / stage))["model"].items()
     }
 
 
@@ -179,7 +186,8 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, capsys, folder):
         assert not (tmp_path / "run").exists()
     assert run("--mode=train", "--config=configs/vp/digits.py", f"--workdir={folder}") == 1
     assert "is the folder of a cascade" in capsys.readouterr().err
+    cascade: Any = score_sde.load(folder)
     with pytest.raises(UserError, match=r"cascade enlarges ones of \(1, 4, 4\)"):
-        score_sde.load(folder).upscale(np.zeros((2, 1, 3, 3), np.uint8))
+        cascade.upscale(np.zeros((2, 1, 3, 3), np.uint8))
     with pytest.raises(UserError, match="names several runs"):
         score_sde.fit("digits", config=written(tmp_path), num_steps=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from score_sde.sde import SDE, VPSDE
 from score_sde.solvers import log_likelihood
 
 SIZE, ROWS = 4, 3
-TIGHT = {"divergence": "exact", "method": "dopri5", "rtol": 1e-8, "atol": 1e-8, "t_min": 1e-8}
+TIGHT: dict[str, Any] = {"divergence": "exact", "method": "dopri5", "rtol": 1e-8, "atol": 1e-8, "t_min": 1e-8}
 
 
 class ConditionalMixture:
