@@ -29,6 +29,7 @@ from score_sde.models.pretrained.latent_pipelines import LatentPipeline
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 # Pictures are large: so many are drawn, at once, unless others are asked for.
 _NUM_SAMPLES = 4
+_NUM_COMPARED = 16
 _LEVELS = 256
 
 
@@ -48,6 +49,9 @@ def values_of(pipeline: LatentPipeline) -> dict[str, Any]:
         "sampling.data_std": 1.0,
         "sampling.num_samples": _NUM_SAMPLES,
         "sampling.batch_size": _NUM_SAMPLES,
+        "compare.num_samples": _NUM_COMPARED,
+        "compare.num_trajectories": _NUM_COMPARED,
+        "compare.batch_size": _NUM_SAMPLES,
     }
 
 
