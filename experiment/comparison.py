@@ -88,6 +88,8 @@ def write(experiment: Experiment, comparison: Comparison) -> list[Path]:
         UserError: a file cannot be written.
     """
     shared = {f"sampling.{name}": value for name, value in shared_options(experiment.config.sampling).items()}
-    dataset = experiment.dataset
+    dataset, sampling = experiment.dataset, experiment.config.sampling
+    if sampling.prompt is not None:
+        shared |= {f"sampling.{name}": sampling[name] for name in ("prompt", "negative_prompt", "guidance")}
     made_with = settings_for(experiment, ["compare"], test_examples=digest(dataset.test), **shared)
     return write_report(comparison, experiment.folder / "compare", dataset.name, made_with)

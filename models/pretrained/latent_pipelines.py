@@ -39,7 +39,7 @@ from score_sde.models.pretrained.diffusers_parts import read_network, read_sched
 from score_sde.models.pretrained.diffusers_schedulers import meaning
 from score_sde.models.pretrained.diffusers_text import TextEncoder, read_text_encoder, read_tokenizer
 from score_sde.models.pretrained.dit import Means
-from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Prompted
+from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Prompted, check_unet
 from score_sde.models.pretrained.stable_diffusion_3 import ENCODERS, AlwaysTold, ThreeTexts
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
@@ -137,6 +137,7 @@ def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
     tokenizer = read_tokenizer(folder, "tokenizer", "CLIPTokenizer")
     text = TextEncoder(tokenizer, encoder, _length(tokenizer, encoder))
     prompts = Prompts(lambda texts: {CAPTION: text(texts)[0]}, _told_shape(text), text.complaints)
+    check_unet(read_json(folder / "unet" / "config.json"))
     unet = read_network(folder, folder / "unet", diffusers, UNET, safetensors_only=True)
     controlnet = None
     if "controlnet" in parts:
