@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import score_sde
 from score_sde.common.condition import Condition
@@ -239,3 +240,69 @@ def test_precision_is_for_pipelines(capsys: Any, tmp_path: Path) -> None:
     diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
     line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'ddpm'}", "--config.model.precision=bfloat16")
     assert "model.precision=bfloat16 is for pipelines of latents" in line
+
+
+def low_rank(weights: dict[str, torch.Tensor], rank: int = 2) -> dict[str, torch.Tensor]:
+    """Return changes of weights, by their places with the prefix of their network, under the library's names."""
+    generator, made = torch.Generator().manual_seed(0), {}
+    for place, weight in weights.items():
+        made[f"{place}.lora_A.weight"] = 0.3 * torch.randn(rank, weight.shape[1], generator=generator)
+        made[f"{place}.lora_B.weight"] = 0.3 * torch.randn(len(weight), rank, generator=generator)
+    return made
+
+
+def test_low_rank_changes_are_added(folder: Path, loaded: PipelineRun, tmp_path: Path) -> None:
+    """The denoiser's output is the library's with peft; the encoder's weights are the formula's."""
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    named = theirs.unet.named_modules()
+    changes = low_rank(
+        {f"unet.{place}": part.weight for place, part in named if place.endswith((".to_q", ".to_out.0"))}
+    )
+    (name, weight), *_ = [one for one in loaded.pipeline.texts.named_parameters() if one[0].endswith("q_proj.weight")]
+    place = name.removeprefix("0.encoder.").removeprefix("text_model.").removesuffix(".weight")
+    text = low_rank({f"text_encoder.text_model.{place}": weight})
+    for file, content in {"both": changes | text, "unet": changes}.items():
+        save_file(content, tmp_path / f"{file}.safetensors")
+    theirs.load_lora_weights(changes)
+    theirs.fuse_lora(lora_scale=0.5)
+
+    def opened(file: str) -> PipelineRun:
+        settings = {"model.lora": str(tmp_path / f"{file}.safetensors"), "model.lora_scale": "0.5"}
+        loaded = score_sde.load(folder, settings=settings)
+        assert isinstance(loaded, PipelineRun)
+        return loaded
+
+    ours, both = opened("unet"), opened("both")
+    x, rung, told_words = tiny.latents().float(), torch.tensor(400), told(loaded, PROMPTS)
+    t = ours.model.sde.time(rung)
+    with torch.no_grad():
+        expected = theirs.unet(x, rung, encoder_hidden_states=told_words.values["caption"]).sample
+        found, before = (run.model.noise(x, t, told_words) for run in (ours, loaded))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert tiny.relative(before, expected) > 0.01
+    down, up = text.values()
+    torch.testing.assert_close(both.pipeline.texts.get_parameter(name), weight + 0.5 * up @ down)
+    # No words are heard as they are heard now.
+    with torch.no_grad():
+        torch.testing.assert_close(both.model.denoise(x, t), both.model.denoise(x, t, told(both, ["", ""])))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"unet.nowhere.lora_A": (1, 2), "unet.nowhere.lora_B": (2, 1)}, "changes unet.nowhere, which this pipeline"),
+        ({"unet.conv_in.lora_A": (1, 2)}, "has unet.conv_in.lora_A.weight, and no unet.conv_in.lora_B.weight"),
+        (
+            {"unet.conv_in.lora_A": (1, 2), "unet.conv_in.lora_B": (2, 1)},
+            "of shape (2, 2), and here it has (8, 4, 3, 3)",
+        ),
+        ({"style": (2,)}, "holds style.weight, which is no low-rank change"),
+    ],
+)
+def test_other_changes_are_refused(content: dict[str, Any], said: str, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.safetensors"
+    save_file({f"{name}.weight": torch.ones(shape) for name, shape in content.items()}, path)
+    with pytest.raises(UserError) as error:
+        score_sde.load(folder, settings={"model.lora": str(path)})
+    assert "\n" not in str(error.value)
+    assert said in str(error.value)
