@@ -38,9 +38,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import Peer, peak_arithmetic, seconds
 from benchmarks.training import Contest, cifar10_shape
+from score_sde.common.condition import Condition
 from score_sde.data import Bins, Dataset
 from score_sde.experiment import build, configuration
-from score_sde.models import DDPM, MLP, NCSNpp, ScoreModel, UNet
+from score_sde.models import DDPM, MLP, Given, NCSNpp, ScoreModel, UNet
+from score_sde.models.layers.text import Text
+from score_sde.models.networks.adm import ADM
+from score_sde.models.networks.dit import DiT
 from score_sde.sde import VESDE, VPSDE
 from score_sde.solvers import get_solver, log_likelihood
 from score_sde.training.optimization import make_optimizer
@@ -49,6 +53,8 @@ CIFAR10 = {
     "DDPM++": "configs/vp/cifar10_ddpmpp_continuous.py",
     "NCSN++, deep": "configs/ve/cifar10_ncsnpp_deep_continuous.py",
 }
+# Words that there are, and of a text.
+WORDS = 50, 9
 SOLVERS: dict[str, dict[str, Any]] = {
     "default": {"num_steps": 10},
     "dpmpp_2m": {"num_steps": 10},
@@ -115,12 +121,24 @@ def networks(width: int) -> dict[str, tuple[nn.Module, Any, tuple[int, ...]]]:
         "U-Net, series": (unet(1, width), VPSDE(), (2, 64)),
         "U-Net, fields": (unet(2, width, periodic=(False, True)), VPSDE(), (2, 24, 40)),
         "U-Net, volumes": (unet(3, width), VPSDE(), (1, 12, 16, 20)),
+        "U-Net, words": (unet(2, width, conditions={"caption": Text(*WORDS)}), VPSDE(), (2, 32, 32)),
+        "DiT": (started(DiT(32, 3, width=4 * width, num_blocks=4, num_heads=4)), VPSDE(), (3, 32, 32)),
+        "DiT, words": (
+            started(DiT(32, 3, width=4 * width, num_blocks=4, num_heads=4, conditions={"caption": Text(*WORDS)})),
+            VPSDE(),
+            (3, 32, 32),
+        ),
+        "ADM": (started(ADM(32, 3, channels=width, head_width=16)), VPSDE(), (3, 32, 32)),
     }
 
 
-def unet(dims: int, width: int, **options: Any) -> UNet:
+def unet(dims: int, width: int, **options: Any) -> nn.Module:
     """Return a U-Net along `dims` axes whose output does not start at zero."""
-    network = UNet({1: 2, 2: 2, 3: 1}[dims], dims=dims, channels=width, num_blocks=1, **options)
+    return started(UNet({1: 2, 2: 2, 3: 1}[dims], dims=dims, channels=width, num_blocks=1, **options))
+
+
+def started(network: nn.Module) -> nn.Module:
+    """Return a network of which no weights are zero."""
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -182,11 +200,15 @@ def products(fast: bool) -> Iterator[None]:
 def compare_networks(network: nn.Module, sde: Any, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> float:
     """Return the difference of one network's score on the device from that on the CPU."""
     model = ScoreModel(network.cpu().to(dtype), sde, "noise").eval()
-    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, *shape, generator=generator).to(dtype)
     t = torch.linspace(0.1, 1.0, 4)
+    told = None
+    if getattr(network, "conditions", None):
+        told = Condition({"caption": torch.randint(0, WORDS[0], (4, WORDS[1]), generator=generator)})
     with torch.no_grad():
-        here = model.score(x, t)
-        there = model.to(device).score(x.to(device), t.to(device))
+        here = Given(model, told).score(x, t)
+        there = Given(model.to(device), told and told.to(device)).score(x.to(device), t.to(device))
     network.cpu()
     return difference(there, here)
 
@@ -240,7 +262,8 @@ def cifar10_networks(width: int) -> dict[str, Callable[[], nn.Module]]:
         config = configuration.load_file(file)
         config.model.channels = width
         empty = torch.empty(0, 3, 32, 32, dtype=torch.uint8)
-        return build.make_model(config, Dataset("random pictures", empty, empty, Bins(256))).network
+        model: Any = build.make_model(config, Dataset("random pictures", empty, empty, Bins(256)))
+        return model.network
 
     return {
         "UNet2DModel": lambda: Peer(width),

@@ -95,6 +95,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
+def read_some(path: Path, beginning: str) -> dict[str, Tensor]:
+    """Return those named tensors of a file, on the CPU, whose names begin so; the others are not read.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    with _reading(path), safetensors.safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(beginning)}  # noqa: SIM118
+
+
 def tensor_names(path: Path) -> list[str]:
     """Return the names of the tensors of a `.safetensors` file, without reading them.
 

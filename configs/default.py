@@ -27,13 +27,26 @@ def get_config() -> ConfigDict:
     data.path = placeholder(str)
     # What its examples are conditioned on: arrays of an .npz or .h5, or columns of a table, comma-separated; None: …
     data.condition = placeholder(str)  # … those arrays that are called condition or condition_…
+    # Captions are told by a frozen text encoder of transformers, CLIP's or T5's, in this folder; None: by their words,
+    data.text_encoder = placeholder(str)  # with an encoder that is trained along
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
     data.image_size = placeholder(int)  # height that pictures are brought to, and width …
     data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
     data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
+    # The run of an autoencoder, or its checkpoint: models are of its latents, and keep it with them: docs/systems.md
+    data.autoencoder = placeholder(str)
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
+    # Those get noise in training, of a random standard deviation from 0 to this, which the network is told, so that it
+    data.low_resolution_noise = 0.0  # can enlarge what another model drew; below 1: c becomes sqrt(1 - s^2) c + s noise
+    # Pictures are read this high, and brought to image_size by means over areas: as the next stage of a cascade is told
+    data.shrunk_from = placeholder(int)
+    # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
+    data.edges = placeholder(float)
+    # A run of configs/unclip/embedding.py, or its checkpoint: data are its embeddings of the pictures …
+    data.embedding = placeholder(str)
+    data.embed_condition = placeholder(str)  # … or models of the pictures are told them, in the place of captions
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -45,6 +58,8 @@ def get_config() -> ConfigDict:
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     # Numbers without levels: what is NaN, or an empty cell, was not observed, instead of being refused. The network
     data.missing = False  # learns what is missing given the rest, and the density of what is there, whatever is missing
+    # Random parts that training hides of whole examples, and learns given the rest, for edit.task=inpaint and run.fill:
+    data.masks = ""  # half, box, stroke, pixels, all; several, comma-separated
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
     data.box_low = ()
@@ -52,6 +67,10 @@ def get_config() -> ConfigDict:
     # Training examples set aside, for the held-out loss and for choices, if no part of the data is that: their number …
     data.validation = 0.0  # … or, below 1, their share
     data.fold = 0  # decides which examples are set aside
+
+    config.cascade = cascade = ConfigDict()
+    # Configurations, comma-separated, of the runs that draw pictures one after the other: a small one, then the same
+    cascade.stages = placeholder(str)  # larger. What else is set here holds for all of them
 
     config.sde = sde = ConfigDict()
     # vp, subvp, ve, rectified_flow; ladders: ddpm, cosine, ncsn; learned: with training.objective=variational
@@ -67,7 +86,9 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
-    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images
+    # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images;
+    # kl_autoencoder, vq_autoencoder: no score model, but what makes latents of examples: data.autoencoder
+    # joint_embedding: of images and captions, in one space: data.embedding, data.embed_condition
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
@@ -85,6 +106,8 @@ def get_config() -> ConfigDict:
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
+    # unet and dit: conditions with place, comma-separated, that are each heard by a copy of the encoder, trained beside
+    model.control = ""  # the frozen model of training.start_from: control networks
     # unet, ncsnpp, ddpm, adm and classifiers
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before; adm: also 0.5
@@ -127,9 +150,14 @@ def get_config() -> ConfigDict:
     model.num_heads_up = placeholder(int)  # of adm: heads in the decoder, if they are others
     # mixture
     model.num_components = 10
+    # kl_autoencoder, vq_autoencoder; sizes of latents are those of examples divided by 2, for each further multiplier
+    model.latent_channels = 4
+    model.num_codes = 256  # vq_autoencoder: vectors that latents are rounded to
+    # joint_embedding
+    model.embedding_size = 64  # numbers of an embedding
 
     config.training = training = ConfigDict()
-    # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
+    # Fine-tuning: weights to begin with: a run or checkpoint of ours, a published one, or a pipeline of diffusers
     training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
@@ -148,6 +176,9 @@ def get_config() -> ConfigDict:
     training.times = "log_snr"  # how times are drawn: uniform (in t), log_snr (uniform in it), edm, logit_normal, mode;
     # hybrid: uniform, or loss_aware: each rung as often as its losses were large
     training.vlb_weight = 0.001  # hybrid: weight of the variational bound, which trains the variance
+    # kl_autoencoder: weight of the rate; 1: the bound on the likelihood; less: better reconstructions
+    training.rate_weight = 1.0
+    training.commitment = 0.25  # vq_autoencoder: weight of what keeps vectors near their codes
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the times evenly over a batch
@@ -195,8 +226,13 @@ def get_config() -> ConfigDict:
     # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …
     sampling.prompt = placeholder(str)
     sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
+    # Of models that are told embeddings: the run of configs/unclip/prior.py that draws them, given sampling.prompt
+    sampling.prior = placeholder(str)
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
+    sampling.controls = ""  # runs of further controls beside the same frozen model, or beside this one, comma-separated
+    sampling.control_scales = ()  # what each control is multiplied by, in order, this run's first; (): 1
+    sampling.low_resolution_noise = 0.0  # of small pictures, for models trained with data.low_resolution_noise
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)
@@ -283,7 +319,8 @@ def get_config() -> ConfigDict:
     # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with its.)
     edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
-    edit.method = "pigdm"  # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles
+    # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles; trained, to inpaint with
+    edit.method = placeholder(str)  # a model of data.masks; None: trained, if it is one, and otherwise pigdm
     edit.noise_std = 0.0  # standard deviation of the observation's noise, in model units; dps and tds need some
     edit.scale = 1.0  # pigdm, dps, mmps: multiple of the guidance
     edit.iterations = 5  # mmps: conjugate gradients, each of them a product with the network's derivative

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import with_distortion, with_hidden
 from score_sde.data.dataset import Dataset, moved
+from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, with_random_noise
+from score_sde.data.masks import masked_part
 from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
@@ -73,6 +75,9 @@ class Batches:
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
+        masks: kinds of random masks, of which what they hide is modelled, given the rest (see `data.masks`).
+        always: those of `names` that are never hidden.
+        low_resolution_noise: the most noise of small pictures that the network is told (see `data.low_resolution`).
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -91,6 +96,9 @@ class Batches:
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
         in_parts: bool = False,
+        masks: Sequence[str] = (),
+        always: Collection[str] = (),
+        low_resolution_noise: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -103,6 +111,9 @@ class Batches:
         self.labelled = labelled
         self.names = names
         self.in_parts = in_parts
+        self.masks = masks
+        self.always = always
+        self.low_resolution_noise = low_resolution_noise
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -112,19 +123,27 @@ class Batches:
     def __next__(self) -> Batch:
         noise = BatchNoise(self.batch_size, self._generator(_NOISE, self.step, self.device), self.rows)
         indices = self._indices(self.step)[self.rows]
-        examples = moved(self.dataset.train[indices], self.device)
         self.step += 1
-        if self.augment is not None:
-            examples = self.augment(examples, noise)
         distorted = None
-        if self.distortion > 0:
-            distorted = self._happens(self.distortion, examples, noise)
-            examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
-        x_0 = self.dataset.units.encode(examples, noise)
+        if self.augment is None and not self.distortion:
+            x_0 = self.dataset.batch(indices, noise, self.device)
+        else:
+            examples = moved(self.dataset.train[indices], self.device)
+            if self.augment is not None:
+                examples = self.augment(examples, noise)
+            if self.distortion > 0:
+                distorted = self._happens(self.distortion, examples, noise)
+                examples = torch.where(distorted[:, None, None, None], distort(examples, noise), examples)
+            x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
-            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
+            always = (*self.always, LOW_RESOLUTION, NOISE) if self.low_resolution_noise else self.always
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), always)
+        if self.low_resolution_noise and condition is not None:
+            condition = with_random_noise(condition, self.dataset, self.low_resolution_noise, noise)
         batch = Batch(x_0, with_distortion(condition, distorted))
+        if self.masks:
+            return batch.in_part(masked_part(self.dataset.units.encode(examples), noise, self.masks))
         return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:

@@ -17,8 +17,10 @@ from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits
+from score_sde.data.embedded import Embedded, read_by
+from score_sde.data.latent_units import Latents
 from score_sde.data.prompts import Prompts
-from score_sde.data.units import Bins, Points, Standardised, Units, describe_units, units_described, units_of
+from score_sde.data.units import Bins, Noise, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
 
 # The most examples, evenly spaced, that moments are taken of, and the most numbers that these have together.
@@ -53,6 +55,9 @@ class Dataset:
             data units.
         condition_units: by name, the units in which models are told of that.
         captions: for each part, the captions of its examples, which are among the conditions by the numbers of words.
+        encoded: of units that are latents, what `units.encoded` gives for each training example; None if it is to be
+            computed when it is asked for.
+        embedded_by: the digest of what made embeddings that are examples, or a condition; None if there are none.
     """
 
     name: str
@@ -67,8 +72,10 @@ class Dataset:
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
-    condition_units: Mapping[str, ConditionUnits | Words | Prompts] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits | Words | Embedded | Prompts] = field(default_factory=dict)
     captions: Mapping[Part, Sequence[str]] = field(default_factory=dict)
+    encoded: Tensor | None = None
+    embedded_by: str | None = None
 
     def __post_init__(self) -> None:
         if self.train_classes is not None and not self.class_names:
@@ -81,10 +88,19 @@ class Dataset:
         return tuple(self.train.shape[1:])
 
     @property
+    def model_shape(self) -> tuple[int, ...]:
+        """The model's shape is that of what models see of an example, which latents have otherwise than examples."""
+        return self.units.shape_of(self.shape)
+
+    @property
     def quantised(self) -> Bins | Points:
-        """The units of examples that have levels are bins or points; those of others must not be asked for here."""
-        assert isinstance(self.units, Bins | Points)
-        return self.units
+        """The units of examples that have levels are bins or points; those of others must not be asked for here.
+
+        Of latents they are the units of what is decoded.
+        """
+        units = self.units.pixels if isinstance(self.units, Latents) else self.units
+        assert isinstance(units, Bins | Points)
+        return units
 
     @property
     def levels(self) -> int | None:
@@ -112,8 +128,9 @@ class Dataset:
             "shape": list(self.shape),
             "levels": self.levels,
             "class_names": list(self.class_names),
-            "units": describe_units(self.units),
+            "units": self.units.describe() if isinstance(self.units, Latents) else describe_units(self.units),
             **({"conditions": self._conditions_described} if self.condition_units else {}),
+            **({"embedded_by": self.embedded_by} if self.embedded_by else {}),
         }
 
     @property
@@ -122,7 +139,7 @@ class Dataset:
 
     def told(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return, by name, numbers `(B, *shape)` of conditions in data units as models are told of them."""
-        return {name: self.condition_units[name].encode(value, self.shape) for name, value in values.items()}
+        return {name: self.condition_units[name].encode(value, self.model_shape) for name, value in values.items()}
 
     def condition_of(
         self,
@@ -168,7 +185,7 @@ class Dataset:
         if len(self.train) < 2 or has_gaps(self.train):
             return None
         most = min(_EXAMPLES_OF_MOMENTS, _NUMBERS_OF_MOMENTS // self.train[0].numel() + 2)
-        return fit_gaussian(self.encode(self.train[:: -(-len(self.train) // most)], seed=0))
+        return fit_gaussian(self.encode_train(-(-len(self.train) // most), seed=0))
 
     @property
     def has_gaps(self) -> bool:
@@ -197,23 +214,26 @@ class Dataset:
         Numbers without levels are standardised by the training part that the model saw, whatever they are here.
         """
         of_model = self.of_model(description)
-        units = of_model.units if self.levels is not None else units_described(description.get("units"))
+        told_units = description.get("units")
+        units: Units = of_model.units
+        if self.levels is None or is_of_latents(told_units):
+            units = _units_described(told_units)
         told = _condition_units(description)
-        return replace(of_model, units=units, condition_units=told, conditions=self._read_by(told))
-
-    def _read_by(self, told: Mapping[str, ConditionUnits | Words]) -> Mapping[Part, Mapping[str, Tensor]]:
-        """Return the conditions with captions in the words of other units."""
-        words = told.get(CAPTION)
-        if not self.captions or not isinstance(words, Words):
-            return self.conditions
-        return {
-            part: {**arrays, CAPTION: words.read(self.captions[part])} if part in self.captions else arrays
+        captions, own = told.get(CAPTION), self.condition_units.get(CAPTION)
+        if not (self.captions and isinstance(captions, Words | Embedded) and isinstance(own, Words | Embedded)):
+            return replace(of_model, units=units, condition_units=told)
+        heard, numbers = read_by(captions, self.captions, own)
+        conditions: dict[Part, Mapping[str, Tensor]] = {
+            part: {**arrays, CAPTION: numbers[part]} if part in numbers else arrays
             for part, arrays in self.conditions.items()
         }
+        return replace(of_model, units=units, condition_units={**told, CAPTION: heard}, conditions=conditions)
 
     def unheard(self) -> list[str]:
         """Say of how many captions of each part something is not told: words that are not known, or too many."""
         words = self.condition_units.get(CAPTION)
+        if isinstance(words, Embedded):
+            return list(words.unheard)
         if not isinstance(words, Words):
             return []
         counts = {part: sum(map(bool, map(words.complaints, captions))) for part, captions in self.captions.items()}
@@ -231,7 +251,7 @@ class Dataset:
         """
         for name, units in _condition_units(description).items():
             own = self.condition_units.get(name)
-            if isinstance(units, Words) and isinstance(own, Words) and units != own:
+            if isinstance(units, Words | Embedded) and isinstance(own, Words | Embedded) and units != own:
                 raise UserError(
                     f"{where} knows captions by other words than those of {self.name}: train it on these data"
                 )
@@ -254,6 +274,16 @@ class Dataset:
                     f"{self.name} has {what} {_plain(here[key])}, but {where} was trained on {_plain(there[key])}: "
                     "give it the same data, or train another model in another --workdir"
                 )
+        if _autoencoder_of(here) != _autoencoder_of(there):
+            raise UserError(
+                f"{self.name} is seen {_how_seen(here)}, but {where} was trained on it {_how_seen(there)}: give it the "
+                "same autoencoder, or train another model in another --workdir"
+            )
+        if here.get("embedded_by") != there.get("embedded_by"):
+            raise UserError(
+                f"{self.name} has embeddings of {_run_of(here)}, but {where} was trained with those of "
+                f"{_run_of(there)}, which mean something else: give it the same"
+            )
         told = [
             {name: tuple(about["shape"]) for name, about in data.get("conditions", {}).items()}
             for data in (here, there)
@@ -267,6 +297,19 @@ class Dataset:
     def encode(self, examples: Tensor, seed: int) -> Tensor:
         """Return examples `(N, *shape)` in model units, with noise that is the same each time, where there is any."""
         return self.units.encode(examples, BatchNoise(len(examples), torch.Generator().manual_seed(seed)))
+
+    def encode_train(self, every: int, seed: int) -> Tensor:
+        """Return every so many of the training examples in model units, as `encode` does."""
+        if self.encoded is None or not isinstance(self.units, Latents):
+            return self.encode(self.train[::every], seed)
+        encoded = self.encoded[::every]
+        return self.units.drawn(encoded, BatchNoise(len(encoded), torch.Generator().manual_seed(seed)))
+
+    def batch(self, rows: Tensor, noise: Noise, device: torch.device) -> Tensor:
+        """Return training examples in model units, with noise, on a device."""
+        if self.encoded is not None and isinstance(self.units, Latents):
+            return self.units.drawn(moved(self.encoded[rows], device), noise)
+        return self.units.encode(moved(self.train[rows], device), noise)
 
     def to_uint8(self, x: Tensor) -> Tensor:
         """Turn pictures `(B, C, H, W)` in model units into uint8 `(B, H, W, C)`, as in `levels_to_uint8`."""
@@ -282,9 +325,10 @@ class Dataset:
 def described(description: Mapping[str, Any], low: float, high: float, as_bins: bool) -> Dataset:
     """Return a dataset of this description without examples, for models that need none any more."""
     shape, levels = description["shape"], description["levels"]
-    units = units_described(description.get("units"))
+    units = _units_described(description.get("units"))
     empty = torch.empty(0, *shape, dtype=units.dtype if levels is None else torch.uint8)
-    in_units = units if levels is None else units_of(empty, levels, low, high, as_bins)
+    known = levels is None or isinstance(units, Latents)
+    in_units = units if known else units_of(empty, levels, low, high, as_bins)
     names = tuple(description["class_names"])
     return Dataset(
         description["name"],
@@ -295,6 +339,7 @@ def described(description: Mapping[str, Any], low: float, high: float, as_bins: 
         class_names=names,
         known_gaussian=description.get("gaussian"),
         condition_units=_condition_units(description),
+        embedded_by=description.get("embedded_by"),
     )
 
 
@@ -306,11 +351,37 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words]:
-    return {
-        name: Words.described(about) if "words" in about else ConditionUnits.described(about)
-        for name, about in description.get("conditions", {}).items()
-    }
+def is_of_latents(units: Mapping[str, Any] | None) -> bool:
+    """Return whether units are described that are latents of an autoencoder."""
+    return units is not None and "autoencoder" in units
+
+
+def _units_described(description: Mapping[str, Any] | None) -> Standardised | Latents:
+    if description is not None and is_of_latents(description):
+        return Latents.described(description)
+    return units_described(description)
+
+
+def _autoencoder_of(description: Mapping[str, Any]) -> str | None:
+    """Return the digest of the autoencoder whose latents are described; None if there is none."""
+    return (description.get("units") or {}).get("digest")
+
+
+def _how_seen(description: Mapping[str, Any]) -> str:
+    digest = _autoencoder_of(description)
+    return "as it is" if digest is None else f"in latents of the autoencoder {digest}"
+
+
+def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words | Embedded]:
+    told: dict[str, ConditionUnits | Words | Embedded] = {}
+    for name, about in description.get("conditions", {}).items():
+        if "words" in about:
+            told[name] = Words.described(about)
+        elif "encoder" in about:
+            told[name] = Embedded.described(about)
+        else:
+            told[name] = ConditionUnits.described(about)
+    return told
 
 
 def has_gaps(examples: Tensor) -> bool:
@@ -318,6 +389,11 @@ def has_gaps(examples: Tensor) -> bool:
     if not examples.is_floating_point() or not len(examples):
         return False
     return any(bool(part.isnan().any()) for part in examples.split(max(1, _AT_ONCE // examples[0].numel())))
+
+
+def _run_of(description: Mapping[str, Any]) -> str:
+    by = description.get("embedded_by")
+    return f"the run with weights {by}" if by else "no run"
 
 
 def _plain(value: Any) -> str:

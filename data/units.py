@@ -43,8 +43,11 @@ from score_sde.data.box import Box
 _AT_ONCE = 2**24
 
 
-class Uniform(Protocol):
-    """Draws uniform numbers, as `common.noise.SampleNoise` does."""
+class Noise(Protocol):
+    """Draws random numbers, as `common.noise.SampleNoise` does."""
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Draw standard normal numbers of the shape, dtype and device of `like`."""
 
     def uniform(self, like: Tensor) -> Tensor:
         """Draw numbers in [0, 1) of the shape, dtype and device of `like`."""
@@ -52,6 +55,8 @@ class Uniform(Protocol):
 
 class Units(Protocol):
     """Units turn the examples of a dataset into the numbers that models see, and back.
+
+    Numbers of models have the shape of examples, but for those of `data.latent_units`.
 
     Attributes:
         levels: number of levels `K`; None for what has none.
@@ -66,7 +71,10 @@ class Units(Protocol):
     def spacing(self) -> float:
         """The spacing is the distance of neighbouring levels in model units; 1 for what has no levels."""
 
-    def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
+    def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of what models see of an example of this shape."""
+
+    def encode(self, examples: Tensor, noise: Noise | None = None) -> Tensor:
         """Turn examples `(B, *shape)` into model units; bins get noise, or without it give their middles."""
 
     def decode(self, x: Tensor) -> Tensor:
@@ -97,7 +105,11 @@ class Standardised:
     spacing: float = 1.0
     box: Box | None = None
 
-    def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
+    def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of what models see of an example, which is its own."""
+        return tuple(shape)
+
+    def encode(self, examples: Tensor, noise: Noise | None = None) -> Tensor:
         """Return examples `(B, *shape)` in model units, in torch's default dtype; no noise is drawn."""
         if self._is_identity:
             return examples
@@ -233,6 +245,10 @@ class _Levels:
         """The bins of these levels divide their interval evenly."""
         return Bins(self.levels, self.low, self.high)
 
+    def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of what models see of an example, which is its own."""
+        return tuple(shape)
+
     def decode(self, x: Tensor) -> Tensor:
         """Return the level in whose bin each number of `x` lies, or the nearest if in none; uint8, shape of `x`."""
         return ((x - self.low) / self.bins.spacing).floor().clamp(0, self.levels - 1).to(torch.uint8)
@@ -251,7 +267,7 @@ class Bins(_Levels):
         """The place of level 0 is the middle of its bin."""
         return self.low + self.spacing / 2
 
-    def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
+    def encode(self, examples: Tensor, noise: Noise | None = None) -> Tensor:
         """Turn levels `(B, *shape)` into places in their bins: random ones, or the middles without `noise`."""
         levels = as_numbers(examples)
         return self.low + self.spacing * (levels + (0.5 if noise is None else noise.uniform(levels)))
@@ -279,7 +295,7 @@ class Points(_Levels):
         """The place of level 0 is `low`."""
         return self.low
 
-    def encode(self, examples: Tensor, noise: Uniform | None = None) -> Tensor:
+    def encode(self, examples: Tensor, noise: Noise | None = None) -> Tensor:
         """Turn levels `(B, *shape)` into their points; no noise is drawn."""
         return self.low + self.spacing * examples
 

@@ -55,12 +55,14 @@ def progress_measure(
         own = []
         for rows in distributed.share(batches):
             measured = measurement(examples[rows.start : rows.stop], [seed + row for row in rows])
-            likelihoods = Likelihoods(measured.log_prob, measured.log_q, {}, measured.latents, 0, 0)
-            own.append(likelihoods.bits_per_dim)
+            found = Likelihoods(
+                measured.log_prob, measured.log_q, {}, measured.latents, 0, 0, None, examples[0].numel()
+            )
+            own.append(found.bits_per_dim)
         bits = torch.cat(distributed.gather(own))
         seeds = list(range(seed, seed + count))
         with torch.no_grad():
-            samples = draw_samples(model, solver, dataset.shape, seeds, _BATCH_SIZE, progress=False).x
+            samples = draw_samples(model, solver, dataset.model_shape, seeds, _BATCH_SIZE, progress=False).x
         return {"test_bits_per_dim": bits.mean().item()} | distances(samples)
 
     return measure

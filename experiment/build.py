@@ -12,22 +12,38 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
-from score_sde.common.part import CHANNELS, PART
+from score_sde.common.part import PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
-from score_sde.data.captions import Words
+from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
-from score_sde.data.low_resolution import with_low_resolution
+from score_sde.data.edges import with_edges
+from score_sde.data.embedded import Embedded
+from score_sde.data.latent_units import Latents
+from score_sde.data.low_resolution import shrunk, with_low_resolution
 from score_sde.data.prompts import Prompts
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
+from score_sde.experiment.autoencoders import make_autoencoder
 from score_sde.experiment.couplings import why_no_score
-from score_sde.experiment.networks import CLASSIFIERS, PIPELINE, make_network
+from score_sde.experiment.joint_embedding import make_joint_embedding
+from score_sde.experiment.low_resolution import always_told, read_larger
+from score_sde.experiment.networks import (
+    AUTOENCODERS,
+    CLASSIFIERS,
+    JOINT_EMBEDDING,
+    PIPELINE,
+    frozen_but_controls,
+    make_network,
+)
+from score_sde.experiment.parts import is_told_of_parts, picture_of_part
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
+from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
-from score_sde.models.layers.text import Text
+from score_sde.models.layers.text import EmbeddedText, Text
 from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
     SDE,
@@ -51,7 +67,7 @@ ARRAYS = "arrays"
 LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
-Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
+Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier | Autoencoder | JointEmbedding
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -71,11 +87,20 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     Raises:
         UserError: the data do not exist, or do not have the configured shape.
     """
-    dataset, data = _dataset(config, files_needed), config.data
-    if data.low_resolution is None:
-        return dataset
-    with naming("data.low_resolution"):
-        return with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+    data = config.data
+    if data.shrunk_from is None:
+        dataset = _dataset(config, files_needed)
+    else:
+        with naming("data.shrunk_from"):
+            dataset = shrunk(_dataset(read_larger(config), files_needed), data.image_size)
+    if data.low_resolution is not None:
+        with naming("data.low_resolution"):
+            noise = data.low_resolution_noise
+            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high, noise)
+    if data.edges is not None:
+        with naming("data.edges"):
+            dataset = with_edges(dataset, data.edges)
+    return dataset
 
 
 def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
@@ -163,11 +188,15 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network in AUTOENCODERS:
+        return make_autoencoder(config, dataset)
+    if config.model.network == JOINT_EMBEDDING:
+        return make_joint_embedding(config, dataset)
     made = _new_model(config, dataset)
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
-    return made
+    return frozen_but_controls(made)
 
 
 def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
@@ -177,12 +206,14 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     of_levels = model.prediction == "levels" and model.network not in CLASSIFIERS
     if of_levels and not dataset.is_image:
         raise UserError(f"prediction 'levels' is for images; for {dataset.name}: --config.model.prediction=velocity")
+    if of_levels and isinstance(dataset.units, Latents):
+        raise UserError("prediction 'levels' is for levels, and latents have none: --config.model.prediction=velocity")
     conditions = make_conditions(config, dataset)
     torch.manual_seed(config.seed)
     if model.network in CLASSIFIERS:
-        classifier = make_network(config, dataset.shape, num_outputs=conditions["class"])
+        classifier = make_network(config, dataset.model_shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
-    in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
+    in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if is_told_of_parts(config) else {}
     kinds: dict[str, Kind] = {
         **{name: Always(count) if _always_told(config, name) else count for name, count in conditions.items()},
         **{name: _kind(config, dataset, name) for name in told_names(config, dataset)},
@@ -196,22 +227,25 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
                 "model.variance=learned is for predictions of noise and the like, and no flow map: "
                 "--config.model.prediction=noise --config.model.flow_map=False"
             )
-        network = make_network(config, dataset.shape, out_channels=2 * dataset.shape[0], **told)
+        network = make_network(config, dataset.model_shape, out_channels=2 * dataset.model_shape[0], **told)
         with naming("model.variance=learned"):
             return LearnedVariance(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
     if not of_levels:
-        network = make_network(config, dataset.shape, **told)
+        network = make_network(config, dataset.model_shape, **told)
         plain = ScoreModel(network, sde, model.prediction, model.noise_label, model.data_std, model.scale_input)
         return FlowMap(plain) if model.flow_map else plain
     assert dataset.levels is not None
-    network = make_network(config, dataset.shape, out_channels=dataset.levels * dataset.shape[0], **told)
+    network = make_network(config, dataset.model_shape, out_channels=dataset.levels * dataset.shape[0], **told)
     options = (model.noise_label, model.data_std, model.scale_input, isinstance(dataset.units, Bins))
     levels = QuantisedModel(network, sde, dataset.levels, dataset.quantised.low, dataset.quantised.high, *options)
     return FlowMap(levels) if model.flow_map else levels
 
 
 def _always_told(config: ConfigDict, name: str) -> bool:
-    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are."""
+    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are, and
+    small pictures with noise."""
+    if name in always_told(config):
+        return True
     return config.model.network == "adm" and name != "distorted" and config.training.label_dropout == 0
 
 
@@ -254,7 +288,7 @@ def make_mixture(config: ConfigDict, dataset: Dataset) -> GaussianMixture:
     """
     if has_gaps(dataset.train):
         raise UserError("a mixture is fitted to whole examples, and some of these lack numbers: take model.network=mlp")
-    data, count = dataset.encode(dataset.train, config.seed), config.model.num_components
+    data, count = dataset.encode_train(1, config.seed), config.model.num_components
     if count > len(data):
         raise UserError(f"model.num_components={count}, but there are only {len(data)} training examples")
     with naming("model.num_components"):
@@ -285,9 +319,11 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
+    if config.model.network == JOINT_EMBEDDING:
+        return (CAPTION,)
     if config.model.network == PIPELINE:
         return tuple(name for name, units in dataset.condition_units.items() if isinstance(units, Prompts))
-    return () if config.model.network in ("mixture", *CLASSIFIERS) else tuple(dataset.condition_units)
+    return () if config.model.network in ("mixture", *CLASSIFIERS, *AUTOENCODERS) else tuple(dataset.condition_units)
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
@@ -295,7 +331,9 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
     units = dataset.condition_units[name]
     if isinstance(units, Words):
         return Text(units.count, units.length)
-    shape = units.told_shape(dataset.shape)
+    if isinstance(units, Embedded):
+        return EmbeddedText(units.length, units.width)
+    shape = units.told_shape(dataset.model_shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
     return Picture(shape[0], may_be_hidden=not _always_told(config, name))
@@ -304,22 +342,3 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
 def knows_classes(config: ConfigDict) -> bool:
     """Return whether the model has to do with classes."""
     return config.model.class_conditional or config.model.network in CLASSIFIERS
-
-
-def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
-    """Return how the network is told of the part of an example that is modelled, and what is given.
-
-    Raises:
-        UserError: data have levels, or the model cannot be one of parts.
-    """
-    model, objective = config.model, config.training.objective
-    if dataset.levels is not None:
-        raise UserError(f"data.missing is for numbers without levels, and {dataset.name} has {dataset.levels}")
-    if model.network not in ("mlp", "unet", "dit") and not own.is_own(model.network):
-        raise UserError(
-            f"data.missing is for networks mlp, unet and dit, not {model.network}: --config.model.network=mlp"
-        )
-    if model.flow_map or (objective != "continuous" and objective != "discrete"):
-        raise UserError(f"data.missing needs training.objective=continuous, not {objective}, and no model.flow_map")
-    numbers = dataset.shape[0] if model.network in ("unet", "dit") else math.prod(dataset.shape)
-    return Picture(CHANNELS * numbers)

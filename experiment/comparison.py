@@ -35,7 +35,7 @@ def compare_solvers(experiment: Experiment) -> Comparison:
     dataset = experiment.dataset
     return compare(
         _asked(experiment),
-        experiment.dataset.shape,
+        experiment.dataset.model_shape,
         list(contenders.items()),
         settings.budgets,
         shared=shared_options(config.sampling),

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose
 from score_sde.data import Dataset
+from score_sde.data.latent_units import Latents
 from score_sde.data.units import Points, Standardised
 from score_sde.evaluation.likelihood.bounds import ExampleBound, bounds_of_points, bounds_with_noise
 from score_sde.evaluation.likelihood.dequantisation import (
@@ -18,6 +19,7 @@ from score_sde.evaluation.likelihood.dequantisation import (
     UniformDequantiser,
     WithoutLevels,
 )
+from score_sde.evaluation.likelihood.through_decoder import ThroughDecoder
 from score_sde.experiment.couplings import why_no_score
 from score_sde.experiment.texts import read_texts
 from score_sde.sde import SDE
@@ -55,6 +57,8 @@ def make_dequantiser(config: ConfigDict, sde: SDE, dataset: Dataset, learn: Call
         UserError: the model is one of levels as points, and its density is asked for on bins. (Others, as the published
             ones of 256 levels, may be trained on points and measured on bins.)
     """
+    if isinstance(dataset.units, Latents):
+        return ThroughDecoder(dataset.units)
     if isinstance(dataset.units, Standardised):
         return WithoutLevels(dataset.units)
     name = config.likelihood.dequantisation
@@ -80,7 +84,8 @@ def make_bounds(config: ConfigDict, dataset: Dataset, t_min: float | None) -> di
     """
     settings = config.likelihood
     calls, rungs = settings.bound_calls, settings.num_rungs
-    if dataset.levels is not None and settings.dequantisation == "truncated_normal":
+    of_levels = dataset.levels is not None and not isinstance(dataset.units, Latents)
+    if of_levels and settings.dequantisation == "truncated_normal":
         known = bounds_of_points(dataset.quantised, calls, rungs, t_min)
     else:
         known = bounds_with_noise(calls, rungs, t_min)

@@ -18,6 +18,7 @@ from score_sde.common.interruption import keeping
 from score_sde.common.resumable import digest, remove_parts
 from score_sde.data import Dataset
 from score_sde.data.dataset import has_gaps
+from score_sde.data.latent_units import Latents
 from score_sde.evaluation.likelihood.bayes import Classified, log_class_shares, write_classified
 from score_sde.evaluation.likelihood.bits_per_dim import Likelihoods, describe, summarise
 from score_sde.evaluation.likelihood.dequantisation import density_time
@@ -28,15 +29,19 @@ from score_sde.evaluation.likelihood.report import (
     numbers_of,
     write_likelihoods,
 )
+from score_sde.evaluation.likelihood.through_decoder import KIND
 from score_sde.experiment import build, density
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.conditions import is_class_conditional
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.dequantisation import learned_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood_tuning import likelihood_table
+from score_sde.experiment.reconstructions import measure_reconstructions
 from score_sde.experiment.settings import settings_of
 from score_sde.experiment.variances import bound_with, variance_of
 from score_sde.models import Given
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.solvers.density.tuned import TUNED
 
 # What a density is conditioned on, with what is added to the names of its files.
@@ -114,6 +119,8 @@ def likelihood(experiment: Experiment) -> Measured | None:
         Stopped: a signal came.
     """
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    if isinstance(model, Autoencoder):
+        return Measured(*measure_reconstructions(experiment, model))
     settings = config.likelihood
     parts = {
         "test": (dataset.test, dataset.test_classes),
@@ -132,7 +139,7 @@ def likelihood(experiment: Experiment) -> Measured | None:
     condition = None
     if settings.given != "none":
         condition = dataset.condition_of(settings.split, slice(len(examples)), classes_told, names)
-    check_heard(config, dataset, condition)
+    check_heard(config, dataset, condition, controls_of(experiment.model))
 
     gaps = has_gaps(examples)
     if gaps:
@@ -145,10 +152,14 @@ def likelihood(experiment: Experiment) -> Measured | None:
         measurement = replace(measurement, bounds={})
     t_min = measurement.options["t_min"]
     told = settings.to_dict()
-    if dataset.levels is None:
+    kind = {"kind": KIND} if isinstance(dataset.units, Latents) else {}
+    if kind:
+        told = {name: value for name, value in told.items() if name not in ("dequantisation", "flow_steps")}
+    elif dataset.levels is None:
         told = {name: value for name, value in told.items() if name not in _OF_LEVELS}
     about = {
         **told,
+        **kind,
         "dataset": dataset.name,
         "checkpoint": str(experiment.path) if experiment.path else None,
         "seed": config.seed,
@@ -214,8 +225,13 @@ def make_measurement(experiment: Experiment) -> Measurement:
         options.pop("num_steps", None)
         options["table"] = likelihood_table(experiment, dequantiser, options)
     # Without noise all draws are the same.
-    num_draws = 1 if dataset.levels is None else settings.num_draws
+    num_draws = settings.num_draws if _is_noisy(dataset) else 1
     return Measurement(model, dequantiser, options, num_draws, bounds, distributed.device())
+
+
+def _is_noisy(dataset: Dataset) -> bool:
+    """Return whether what a model sees of an example is drawn: levels with noise, or latents."""
+    return dataset.levels is not None or isinstance(dataset.units, Latents)
 
 
 def _measure(job: _Job, dataset: Dataset) -> Measured | None:
@@ -228,8 +244,10 @@ def _measure(job: _Job, dataset: Dataset) -> Measured | None:
         checked = check_likelihoods(job.measurement, measured, job.examples, job.seeds, settings["num_checks"])
         summary = {
             **job.about,
-            **summarise(measured, checked, settings["divergence"] == "exact", dataset.levels is not None),
+            **summarise(measured, checked, settings["divergence"] == "exact", _is_noisy(dataset)),
         }
+        if "kind" in summary:
+            summary["log_prob_of_latents"] = measured.log_prob.mean().item()
         paths = write_likelihoods(
             measured, summary, dataset, job.examples, job.folder, job.name, settings["save_latents"], job.called
         )

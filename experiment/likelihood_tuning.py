@@ -102,7 +102,7 @@ def _tune(
     experiment: Experiment, dequantiser: Dequantiser, num_steps: int, options: Mapping[str, Any]
 ) -> TunedLikelihood:
     dataset, settings = experiment.dataset, experiment.config.likelihood
-    count = max(fewest_examples(num_steps), _MOST_NUMBERS // (FINE_STEPS * torch.Size(dataset.shape).numel()))
+    count = max(fewest_examples(num_steps), _MOST_NUMBERS // (FINE_STEPS * torch.Size(dataset.model_shape).numel()))
     examples = dataset.train[:: max(1, -(-len(dataset.train) // min(count, _MOST_EXAMPLES)))]
     if len(examples) < fewest_examples(num_steps):
         raise UserError(

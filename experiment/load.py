@@ -11,16 +11,32 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
+from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
-from score_sde.experiment import build, checkpoints, checks, configuration, networks, other_run, runs
+from score_sde.experiment import (
+    autoencoders,
+    build,
+    checkpoints,
+    checks,
+    configuration,
+    control_training,
+    controls,
+    latent_data,
+    networks,
+    other_run,
+    runs,
+)
+from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
+from score_sde.experiment.embeddings import of_embeddings
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.pipelines import dataset_of
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.training import checkpoint
 
 # The file of what a run remembers of its data.
@@ -51,21 +67,24 @@ def to_train(
         distributed.say(change)
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
-    begun = checkpoint.data_of_newest(folder / "checkpoints")
-    if begun is not None:
-        dataset = dataset.in_units_of(begun)
-        note(dataset.unheard())
+    begun = autoencoders.read(checkpoint.data_of_newest(folder / "checkpoints"), str(folder))
+    dataset = dataset.in_units_of(begun) if begun is not None else control_training.beside_base(config, dataset)
+    note(dataset.unheard())
+    dataset = latent_data.of_latents(config, dataset)
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
-    if begin_from is not None:
-        note(checkpoints.start_from(begin_from, model, config, dataset))
+    if begin_from is not None and config.model.control:
+        note(control_training.begin(model, config, dataset))
+    elif begin_from is not None:
+        note(checkpoints.start_from(str(other_run.newest(begin_from)), model, config, dataset))
     elif begun is None and config.training.teacher is not None:
         note([_begin_as_teacher(model, config, dataset)])
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     check_pairs(config, build.told_names(config, dataset))
-    beside = [name for name in build.told_names(config, dataset) if len(dataset.condition_units[name].shape) > 1]
+    arrays = {name: len(dataset.condition_units[name].shape) for name in build.told_names(config, dataset)}
+    beside = [name for name, axes in arrays.items() if axes > 1 and name != CAPTION]
     if beside and config.data.augment:
         raise UserError(
             f"data.augment would change examples, and not {', '.join(beside)}, which lies beside them: "
@@ -89,13 +108,16 @@ def to_use(
     dataset = _dataset_to_use(mode, config, found)
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
-        _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
+        _note_changes(
+            controls.as_trained(dataset, found), (checkpoint.run_of(found.path) if found else None) or folder, part
+        )
     if mode not in ("sample", "likelihood") and dataset.has_gaps:
         raise UserError(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
             "run.fill(x) and run.log_prob(x)"
         )
-    experiment = ready(config, found, dataset, folder, overrides)
+    experiment = ready(config, found, dataset, folder, overrides, autoencoders=mode == "likelihood")
+    note(experiment.dataset.unheard())
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         note([f"{folder} is the run of another model than {found.path}: see --workdir"])
     return experiment
@@ -107,27 +129,36 @@ def ready(
     dataset: Dataset,
     folder: Path,
     overrides: configuration.Overrides = (),
+    autoencoders: bool = False,
 ) -> Experiment:
     """Make the experiment of a trained model, on the device, with the data in the units that it was trained in.
 
     Raises:
-        UserError: the checkpoint does not fit the configuration or the data, or is that of a classifier.
+        UserError: the checkpoint does not fit the configuration or the data, or is that of a classifier, or, unless
+            these will do, of one of the `autoencoders`.
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
-        note(dataset.unheard())
+    if found is None:
+        dataset = latent_data.of_latents(config, dataset)
+    check_text_encoder(config, dataset)
     if config.model.precision != "float32" and (found is None or found.pipeline is None):
         raise UserError(f"model.precision={config.model.precision} is for pipelines of latents: leave it out")
     if config.model.lora is not None and (found is None or found.pipeline is None):
         raise UserError(f"model.lora={config.model.lora} is for pipelines of latents: leave it out")
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
+    place = folder if found is None or found.config is not None else found.path
+    if isinstance(model, Autoencoder) and not autoencoders:
+        raise UserError(
+            f"this is an autoencoder, which --mode likelihood measures: train a model of its latents, "
+            f"--config.data.autoencoder={place}"
+        )
     if isinstance(model, NoisyClassifier):
-        place = folder if found is None or found.config is not None else found.path
         raise UserError(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
-    return Experiment(config, dataset, model, folder, found, overrides)
+    return controls.joined(Experiment(config, dataset, model, folder, found, overrides))
 
 
 def remember(config: ConfigDict, folder: Path) -> None:
@@ -162,7 +193,7 @@ def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict) -> Dataset:
     """Make data; what has to be prepared is prepared by one process of each machine."""
     with distributed.one_first():
-        return make_dataset(config)
+        return of_embeddings(config, make_dataset(config))
 
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
@@ -177,7 +208,7 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if known is not None and (drawn or mode == "export") and build.lie_nowhere(config):
         return described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if mode == "export":
-        return build.make_dataset(config, files_needed=False)
+        return of_embeddings(config, build.make_dataset(config, files_needed=False))
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:

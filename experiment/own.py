@@ -110,7 +110,7 @@ def apart(model: _Model) -> _Model:
 
     Its owner may train it again. It can be found for as long as the copy lives.
     """
-    parts = (model.network, model.sde)
+    parts = [getattr(model, name) for name in ("network", "sde") if hasattr(model, name)]
     if not any(part is thing for part in parts for thing in _handed_over.values()):
         return model
     twin = copy.deepcopy(model)

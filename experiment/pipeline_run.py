@@ -132,7 +132,7 @@ class PipelineRun(Run):
         here, asked, _ = self._ready(prompt, condition, len(start), self._size_of(start), options)
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
         experiment = here._sampling(len(start), seed, solver, wanted)
-        model, way = sampling.asked_of(experiment, asked), solver_for(experiment)
+        model, way = sampling.model_asked(experiment, asked), solver_for(experiment)
         first, size, parts = experiment.config.seed, experiment.config.sampling.batch_size, []
         for rows in (slice(k, min(k + size, len(start))) for k in range(0, len(start), size)):
             seeds = range(first + rows.start, first + rows.stop)
@@ -157,7 +157,7 @@ class PipelineRun(Run):
         """Return the model of so many latents as a prompt asks for them, guided, for any solver; as of `sample`."""
         here, asked, number = self._ready(prompt, condition, count, size, options)
         wanted = {"guidance": guidance, "negative_prompt": negative_prompt, **options}
-        return sampling.asked_of(here._sampling(number, None, None, wanted), asked)
+        return sampling.model_asked(here._sampling(number, None, None, wanted), asked)
 
     def log_prob(
         self, x: Examples, *, prompt: Any = None, condition: Any = None, seed: int | None = None, **options: Any

@@ -13,9 +13,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
-from score_sde.common.files import at_home
 from score_sde.data.dataset import Dataset, Kind
-from score_sde.experiment import checkpoints, configuration, rules
+from score_sde.experiment import checkpoints, configuration, controls, other_run, rules
 from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
 
@@ -29,6 +28,8 @@ CONFIG_OF: dict[Kind, str] = {
     "volumes": "configs/vp/volumes.py",
 }
 DEFAULT_WORKDIR = Path("runs/digits")
+# Keys of the data that are properties of the network: whether it is told of distortion, and whose latents it is of.
+_OF_NETWORK = ("data.distortion", "data.autoencoder")
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:
@@ -116,7 +117,7 @@ def _configuration_for(look: Callable[[ConfigDict], Dataset], overrides: Overrid
 def _find_start(overrides: Overrides) -> checkpoints.Found | None:
     """Find the checkpoint that training is to begin from, which may decide the network; None if none is named."""
     place = dict(overrides).get("training.start_from")
-    return checkpoints.find(at_home(place)) if place and place.lower() != "none" else None
+    return checkpoints.find(other_run.newest(place)) if place and place.lower() != "none" else None
 
 
 def changes(config: ConfigDict, folder: Path) -> list[str]:
@@ -161,9 +162,10 @@ def configuration_to_use(
     _override(config, overrides)
     if found.config is not None:
         begun = configuration.from_dict(found.config, str(found.path))
-        # Users may give other data of the same kind; but whether it is told of distortion is a property of the network.
-        asked_for = {key for key, _ in overrides if key.startswith("data.") and key != "data.distortion"}
+        # Users may give other data of the same kind.
+        asked_for = {key for key, _ in overrides if key.startswith("data.") and key not in _OF_NETWORK}
         _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
+    controls.data_of_controls(config)
     return config, found
 
 
@@ -185,8 +187,10 @@ def _override(config: ConfigDict, overrides: Overrides) -> None:
 def _check_agreement(
     config: ConfigDict, began: ConfigDict, sections: tuple[str, ...], what: str, except_for: set[str] | None = None
 ) -> None:
-    """Raise UserError if the two differ in these sections, but for where the files of the data are and `except_for`."""
-    keys = configuration.differences(config, began, sections, {"data.folder", *(except_for or ())})
+    """Raise UserError if the two differ in these sections, but for where files of the data lie and `except_for`."""
+    # An encoder is the same wherever it lies, and whether it is, its digest says.
+    places = {"data.folder", "data.text_encoder", "data.embedding", "data.embed_condition"}
+    keys = configuration.differences(config, began, sections, {*places, *(except_for or ())})
     if keys:
         here, there = (dict(configuration.flatten(one)) for one in (config, began))
         all_of_them = ", ".join(f"{key}={there[key]}, not {here[key]}" for key in keys)

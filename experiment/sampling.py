@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
@@ -21,10 +22,14 @@ from score_sde.evaluation.samples.copies import check_comparable, describe, find
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 from score_sde.experiment import conditions
-from score_sde.experiment.condition_values import check_heard, condition_of_file
+from score_sde.experiment.asked import asked_of
+from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
 from score_sde.experiment.pipelines import as_pictures
-from score_sde.experiment.prompts import led_away_from, prompted
+from score_sde.experiment.priors import drawn_by_prior, prior_of
+from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.variances import variance_of
@@ -53,30 +58,39 @@ class Drawn(NamedTuple):
         return None if self.condition is None else self.condition.values.get("class")
 
 
-def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
+def sample(experiment: Experiment, condition: Condition | None = None, seeds: list[int] | None = None) -> Drawn:
     """Draw the samples that the section `sampling` asks for.
 
     Args:
         experiment: what is sampled.
         condition: what each sample is asked to be; as the section has it, if left out.
+        seeds: the seed of each; as the configuration has them, if left out.
     """
-    if condition is None:
-        condition = _condition(experiment)
-    return sample_of(experiment, asked_of(experiment, condition), condition)
+    seeds = seeds_of(experiment.config) if seeds is None else seeds
+    condition = condition_of_samples(experiment, condition)
+    condition = with_noise_of_samples(experiment.config, experiment.dataset, condition, seeds)
+    return sample_of(experiment, model_asked(experiment, condition), condition, seeds)
 
 
-def sample_of(experiment: Experiment, asked: Model, condition: Condition | None = None) -> Drawn:
+def seeds_of(config: ConfigDict) -> list[int]:
+    """Return the seeds of the samples that the section `sampling` asks for."""
+    return list(range(config.seed, config.seed + config.sampling.num_samples))
+
+
+def sample_of(
+    experiment: Experiment, asked: Model, condition: Condition | None = None, seeds: list[int] | None = None
+) -> Drawn:
     """Draw samples of a model, as the section `sampling` has it.
 
     Args:
         experiment: what is sampled.
         asked: the model, bound to what its samples are asked to be.
         condition: what they are asked to be.
+        seeds: the seed of each; as the configuration has them, if left out.
     """
-    config, sampling = experiment.config, experiment.config.sampling
-    seeds = list(range(config.seed, config.seed + sampling.num_samples))
+    sampling, seeds = experiment.config.sampling, seeds_of(experiment.config) if seeds is None else seeds
     solver = _solver(experiment, condition)
-    samples = draw_samples(asked, solver, experiment.dataset.shape, seeds, sampling.batch_size)
+    samples = draw_samples(asked, solver, experiment.dataset.model_shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
     settings = settings_for(experiment, ["sampling"]) if distributed.rank() == 0 else {}
     return Drawn(samples, seeds, condition, settings)
@@ -84,33 +98,34 @@ def sample_of(experiment: Experiment, asked: Model, condition: Condition | None 
 
 def drawn_from(experiment: Experiment, model: Model) -> Tensor:
     """Draw samples `(N, *shape)` of another model of an experiment's data, in model units, as the section has it."""
-    config = experiment.config
-    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
-    solver = _solver(experiment, None)
-    return draw_samples(model, solver, experiment.dataset.shape, seeds, config.sampling.batch_size).x
+    config, solver = experiment.config, _solver(experiment, None)
+    shape = experiment.dataset.model_shape
+    return draw_samples(model, solver, shape, seeds_of(config), config.sampling.batch_size).x
 
 
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
-    condition = _condition(experiment) if condition is None else condition
-    asked = asked_of(experiment, condition)
-    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
-    shape = (len(seeds), *experiment.dataset.shape)
+    condition, seeds = condition_of_samples(experiment, condition), seeds_of(config)
+    condition = with_noise_of_samples(config, experiment.dataset, condition, seeds)
+    asked = model_asked(experiment, condition)
+    shape = (len(seeds), *experiment.dataset.model_shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
 
-def _condition(experiment: Experiment) -> Condition | None:
-    """Return what the section `sampling` asks samples to be."""
+def condition_of_samples(experiment: Experiment, given: Condition | None = None) -> Condition | None:
+    """Return what samples are asked to be: what is given, or, where nothing is, what the section `sampling` says."""
+    if given is not None:
+        if experiment.config.sampling.prior is not None:
+            raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
+        return given
     config, dataset = experiment.config, experiment.dataset
-    count = config.sampling.num_samples
-    asked = joined(of_classes(conditions.sample_labels(config, dataset, count)), prompted(config, dataset, count))
-    if config.sampling.condition is None:
-        return asked
-    with naming("sampling.condition"):
-        path = at_home(config.sampling.condition)
-        return joined(condition_of_file(config, dataset, path, count), asked)
+    prior, count = prior_of(experiment), config.sampling.num_samples
+    if prior is None:
+        return asked_of(config, dataset, count)
+    embeddings = drawn_by_prior(experiment, sample(prior).samples.x, prior)
+    return joined(of_classes(conditions.sample_labels(config, dataset, count)), embeddings)
 
 
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
@@ -124,12 +139,13 @@ def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
     return solver_for(experiment, with_classes="class" in asked, with_prompts=bool(asked & words))
 
 
-def asked_of(experiment: Experiment, condition: Condition | None) -> Model:
+def model_asked(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
-    check_heard(config, experiment.dataset, condition)
+    check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
+    away = joined(away, without_the_rest(config, condition))
     of_steps = variance_of(experiment, config.sampling.variance)
     return conditions.make_guidance(config, experiment.model, condition, guides, away, of_steps)
 

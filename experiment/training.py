@@ -17,28 +17,36 @@ from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
-from score_sde.data.captions import Words
+from score_sde.data.captions import CAPTION, Words
+from score_sde.data.embedded import Embedded
+from score_sde.data.low_resolution import with_random_noise
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
-from score_sde.data.parts import random_part
 from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
+from score_sde.experiment.autoencoders import shown_reconstructions, written
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import CLASSIFIERS
-from score_sde.experiment.objectives import make_objective
+from score_sde.experiment.low_resolution import with_noise_of_samples
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING, names_of_controls
+from score_sde.experiment.objectives import make_objective, unused_keys
+from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
-from score_sde.models import Given, NoisyClassifier
+from score_sde.models import Given
+from score_sde.models.autoencoder import Autoencoder
+from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
+from score_sde.training.autoencoding import autoencoder_measure
 from score_sde.training.classification import accuracy_by_log_snr
+from score_sde.training.contrastive import retrieval
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
@@ -46,6 +54,8 @@ from score_sde.training.trainer import Trainer
 
 # Augmentations, in words.
 _CHANGES = {"flip": "mirrored left to right", "shift": "moved by a pixel", "distort": "distorted"}
+# Networks of which nothing is hidden, and which draw no samples.
+_ALL_TOLD = (*CLASSIFIERS, JOINT_EMBEDDING)
 _NUM_NAMED = 10
 _NUM_PREVIEWS = 36
 _NUM_JUMPS = 4
@@ -72,6 +82,9 @@ def train(experiment: Experiment) -> None:
     say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
     for line in notes_on_data(experiment):
         say(line)
+    by_hand = [key.removeprefix("training.") for key, _ in experiment.overrides if key.startswith("training.")]
+    for key in unused_keys(experiment.config.training.objective, by_hand):
+        distributed.note(f"objective {experiment.config.training.objective!r} does not use training.{key}")
 
     def kept() -> str:
         newest = checkpoint.latest(folder / "checkpoints") or "none yet"
@@ -105,6 +118,11 @@ def make_trainer(experiment: Experiment) -> Trainer:
             f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
             f"processes in {config.training.accumulation} parts each"
         )
+    if config.model.network == JOINT_EMBEDDING and parts > 1:
+        raise UserError(
+            "a joint embedding compares all examples of a batch, which is not divided: train it with one process, and "
+            "--config.training.accumulation=1"
+        )
     names = build.told_names(config, dataset)
     batches = Batches(
         dataset,
@@ -115,17 +133,26 @@ def make_trainer(experiment: Experiment) -> Trainer:
         distributed.rows(),
         distributed.device(),
         labelled=build.knows_classes(config),
-        label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
+        label_dropout=0.0 if config.model.network in _ALL_TOLD else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
+        masks=kinds_of_masks(config),
+        # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
+        always=names_of_controls(config),
+        low_resolution_noise=config.data.low_resolution_noise,
     )
+    no_times = (*AUTOENCODERS, JOINT_EMBEDDING)
+    without_times = config.model.network in no_times or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
-    held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
-    if config.data.missing and len(held_out):
-        noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
-        held_out = held_out.in_part(random_part(held_out.x_0, noise))
-    objective = make_objective(config, model.sde, make_teacher(config, dataset, model.sde))
-    if dataset.is_image:
+    if config.data.low_resolution_noise and told is not None and len(told):
+        source = BatchNoise(len(told), torch.Generator().manual_seed(config.seed))
+        told = with_random_noise(told, dataset, config.data.low_resolution_noise, source)
+    held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
+    # What has no process is trained beside that of the configuration, which is not used.
+    sde = build.make_sde(config) if isinstance(model, Autoencoder | JointEmbedding) else model.sde
+    objective = make_objective(config, sde, make_teacher(config, dataset, sde))
+    # Weights that are divided among processes lie as they come (FSDP takes no others).
+    if dataset.is_image and not config.training.shard:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)
@@ -139,10 +166,10 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=None if own.is_own(config.training.objective) else LossByNoise(model.sde, config.training.t_min),
-        draw=None if isinstance(model, NoisyClassifier) else _preview(config, dataset),
-        measure=_measure(config, dataset, model.sde),
-        data=dataset.description,
+        by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
+        draw=None if config.model.network in _ALL_TOLD else _preview(config, dataset),
+        measure=_measure(config, dataset, sde),
+        data=written(dataset.description),
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
         unit=dataset.kind,
     )
@@ -182,11 +209,19 @@ def notes_on_data(experiment: Experiment) -> list[str]:
         if isinstance(units, Words):
             lines.append(f"the network is told {name}s of {len(units.vocabulary)} words, up to {units.length} each")
             continue
+        if isinstance(units, Embedded):
+            lines.append(
+                f"the network is told {name}s by the text encoder {units.digest} in {units.folder}, up to "
+                f"{units.length} tokens of {units.width} numbers each"
+            )
+            continue
         shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:
         changes.append(f"{config.data.distortion:.0%} of them distorted, which the network is told")
+    if kinds_of_masks(config):
+        changes.append(f"hidden in part ({', '.join(kinds_of_masks(config))}), and the network told the rest")
     if changes:
         lines.append(f"training examples are changed at random: {', '.join(changes)}")
     return lines
@@ -207,19 +242,23 @@ def _describe_data(experiment: Experiment) -> None:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview]:
-    """Return a function that draws a few samples of a model in training, to be looked at."""
+def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] | None:
+    """Return a function that draws a few samples of a model in training, to be looked at; None if it draws none."""
+    if config.model.network in CLASSIFIERS:
+        return None
+    if config.model.network in AUTOENCODERS:
+        return shown_reconstructions(dataset)
     if config.model.flow_map:
         solver = get_solver("consistency", num_steps=_NUM_JUMPS)
     else:
         solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
     seeds = list(range(config.seed, config.seed + count))
-    told = _told_of_previews(config, dataset, count)
+    told = with_noise_of_samples(config, dataset, _told_of_previews(config, dataset, count), seeds)
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
-        samples = draw_samples(asked, solver, dataset.shape, seeds, count, progress=False)
+        samples = draw_samples(asked, solver, dataset.model_shape, seeds, count, progress=False)
         return Preview(dataset.kind, as_array(samples.x.nan_to_num(), dataset), shown_examples(dataset))
 
     return draw
@@ -248,7 +287,14 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
             x_0, Condition({"class": dataset.test_classes[:count]}), config.training.t_min, config.seed
         )
 
-    check_heard(config, dataset, None)
+    if config.model.network in AUTOENCODERS:
+        examples = next((part for part in (dataset.validation, dataset.test) if len(part)), dataset.train)
+        return autoencoder_measure(dataset.units.encode(examples[: config.training.num_measured]), config.seed)
+    if config.model.network == JOINT_EMBEDDING:
+        held_out: Part = next((each for each in HELD_OUT if len(getattr(dataset, each))), "train")
+        x_0 = dataset.encode(getattr(dataset, held_out)[: config.training.num_measured], config.seed)
+        return retrieval(x_0, dataset.condition_of(held_out, slice(0, len(x_0)), labelled=False, names=[CAPTION]))
+    check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"

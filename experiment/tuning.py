@@ -60,7 +60,7 @@ def _gits_grid(experiment: Experiment, num_steps: int) -> list[float]:
     path = companions(experiment.folder, experiment.found) / f"gits_{num_steps}.json"
     if distributed.rank() == 0 and load_times(path, model.sde, t_min) is None:
         distributed.say(f"choosing {num_steps} times for this model")
-        times = gits_times(model, num_steps, experiment.dataset.shape, t_min=t_min, device=distributed.device())
+        times = gits_times(model, num_steps, experiment.dataset.model_shape, t_min=t_min, device=distributed.device())
         save_times(path, times, model.sde)
     distributed.barrier()
     times_kept = load_times(path, model.sde, t_min)
@@ -153,7 +153,7 @@ def _tune(
     """Make tables of these numbers of steps, and write them into the file `path`, beside those that it has."""
     named = ", ".join(map(str, numbers))
     distributed.say(f"tuning samplers of {named} steps" if len(numbers) > 1 else f"tuning a sampler of {named} steps")
-    shape, sde = experiment.dataset.shape, experiment.model.sde
+    shape, sde = experiment.dataset.model_shape, experiment.model.sde
     with keeping(lambda: _kept(path)):
         with Progress("tuning") as bar:
 

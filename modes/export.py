@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from score_sde.common.distributed import rank, say
 from score_sde.common.errors import UserError
 from score_sde.common.score import check_score
+from score_sde.data.latent_units import Latents
 from score_sde.experiment import configuration
 from score_sde.experiment.experiment import Experiment
 from score_sde.models import ScoreModel
@@ -43,6 +44,8 @@ def run(experiment: Experiment, folder: Path) -> None:
     model, dataset = experiment.model, experiment.dataset
     if not dataset.is_image or dataset.shape[-2] != dataset.shape[-1]:
         raise UserError(f"pipelines are for square images, and {dataset.name} has {dataset.kind} of {dataset.shape}")
+    if isinstance(dataset.units, Latents):
+        raise UserError("a pipeline that is written here has no autoencoder, of whose latents this model is")
     if not isinstance(model, ScoreModel):
         raise UserError(f"a pipeline has no {type(model).__name__}; {_what_can(experiment.config)}")
     check_score(model, "a pipeline's sampler")

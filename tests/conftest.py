@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 # As in the command line, and before torch is imported: threads that wait sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Numbers are those of float32 on GPUs, too, which would round factors to TF32; programs that tests start inherit it.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 import pytest
 import torch

@@ -6,7 +6,8 @@
     checkpoints/best.pt, .safetensors       the same after the step whose held-out loss, `best`, is the lowest so far
 
 `model` and the averages are whole state dicts, each under the model's own names: `network.…` and what else it has.
-`data` describes the data, so that a model can be sampled without them (see `data.dataset.described`). Nothing else is
+`data` describes the data, so that a model can be sampled without them (see `data.dataset.described`), and has the
+weights of the autoencoder whose latents are modelled, if any (see `training.data_tensors`). Nothing else is
 needed to go on as if never stopped, since the randomness of a training step depends on the seed and its number alone;
 `unlogged` has the losses that the log's next line will average.
 """
@@ -26,7 +27,8 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.resumable import digest
-from score_sde.common.weight_files import check_named, read_metadata, read_safetensors, read_torch
+from score_sde.common.weight_files import check_named, read_metadata, read_safetensors, read_some, read_torch
+from score_sde.training import data_tensors
 
 # Checkpoints of format 1 had the network's weights in place of the model's.
 _FORMAT = 2
@@ -98,9 +100,13 @@ def save_weights(
     Raises:
         UserError: the file cannot be written.
     """
-    contiguous = {name: weights[name].detach().cpu().contiguous().clone() for name in sorted(weights)}
-    # One entry, since the library writes several in an order of its own, another each time.
-    about = json.dumps({"config": config, "data": data, "digest": digest(*contiguous.values())}, sort_keys=True)
+    plain, tensors = (None, {}) if data is None else data_tensors.apart(data)
+    together = {**weights, **tensors}
+    contiguous = {name: together[name].detach().cpu().contiguous().clone() for name in sorted(together)}
+    # One entry, since the library writes several in an order of its own, another each time. The order of the conditions
+    # of data is that of a network's channels.
+    in_order = json.loads(json.dumps(config, sort_keys=True))
+    about = json.dumps({"config": in_order, "data": plain, "digest": digest(*contiguous.values())})
     with write_atomically(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(contiguous, {_ABOUT: about}))
 
@@ -123,7 +129,8 @@ def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
     # The weights come back in the order of their names.
     if digest(*(weights[name] for name in sorted(weights))) != expected:
         raise UserError(f"cannot read the checkpoint {path}: it is damaged")
-    return weights, config, told.get("data")
+    tensors = data_tensors.taken_out(weights)
+    return weights, config, data_tensors.put_back(told.get("data"), tensors)
 
 
 def data_of_newest(folder: Path) -> dict[str, Any] | None:
@@ -133,10 +140,17 @@ def data_of_newest(folder: Path) -> dict[str, Any] | None:
         UserError: the checkpoint is damaged.
     """
     newest = latest(folder)
-    weights = None if newest is None else newest.with_suffix(".safetensors")
-    if weights is None or not weights.is_file():
-        return None if newest is None else load(newest).get("data")
-    return json.loads(read_metadata(weights)[_ABOUT])["data"]
+    if newest is None:
+        return None
+    weights = newest.with_suffix(".safetensors")
+    if not weights.is_file():
+        return load(newest).get("data")
+    data = json.loads(read_metadata(weights)[_ABOUT])["data"]
+    if data is not None and len(data.get("conditions", {})) > 1:
+        # Earlier versions wrote several conditions in another order there than networks have.
+        return load(newest).get("data")
+    held = read_some(weights, data_tensors.ROOT)
+    return data_tensors.put_back(data, held)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Likelihoods(NamedTuple):
         nfe: network calls of a solution; a mean over batches.
         seconds: time of all batches together, those of an earlier run that were found included.
         numbers: how many numbers of each example were observed, `(N,)`; None for all.
+        dimension: how many numbers an example has; as many as its latents, if left out.
     """
 
     log_prob: Tensor
@@ -50,6 +51,7 @@ class Likelihoods(NamedTuple):
     nfe: float
     seconds: float
     numbers: Tensor | None = None
+    dimension: int | None = None
 
     @property
     def bits_per_dim(self) -> Tensor:
@@ -58,7 +60,8 @@ class Likelihoods(NamedTuple):
 
     def to_bits(self, log_prob: Tensor) -> Tensor:
         """Return bits per dimension, of those that were observed, from nats of the first examples, `(n,)`."""
-        dimension = self.latents[0].numel() if self.numbers is None else self.numbers[: len(log_prob)]
+        whole = self.latents[0].numel() if self.dimension is None else self.dimension
+        dimension = whole if self.numbers is None else self.numbers[: len(log_prob)]
         return -log_prob / (dimension * math.log(2))
 
 
@@ -147,6 +150,8 @@ def describe(summary: dict[str, Any]) -> list[str]:
     how = f"{summary['nfe']:.0f} network calls, {summary['seconds']:.1f} s"
     lines = [f"{value_in_words(summary)} of {what}; {how}"]
     unit = unit_of(summary["levels"])
+    if "kind" in summary:
+        lines.append(f"this is a {summary['kind']}; latents have log-density {summary['log_prob_of_latents']:.2f} nats")
     if "importance_weighted" in summary:
         lines.append(f"{number(summary['importance_weighted'])} with {summary['num_draws']} draws importance-weighted")
     bounds = [f"{name} {number(bound, unit)}" for name, bound in summary["bounds"].items()]

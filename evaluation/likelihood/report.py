@@ -102,6 +102,7 @@ def measure_likelihoods(
         float(np.average([part["nfe"] for part in parts], weights=sizes)),
         float(sum(part["seconds"] for part in parts)),
         joined.get("numbers"),
+        examples[0].numel(),
     )
 
 

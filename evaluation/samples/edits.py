@@ -20,6 +20,7 @@ from torch import Tensor
 from score_sde.common.files import write_atomically
 from score_sde.common.plots import save_answers, save_grid
 from score_sde.data import Dataset
+from score_sde.data.latent_units import Latents
 from score_sde.evaluation.provenance import replacing
 
 
@@ -93,7 +94,8 @@ def _save_pictures(path: Path, edit: Edit, dataset: Dataset) -> None:
     """Write a row of pictures for each input."""
     columns = [edit.inputs] + ([] if edit.observed is None else [edit.observed])
     columns += list(edit.answers.unbind(1))
-    if edit.answers.shape[1] > 1 and edit.observed is not None:
+    of_latents = isinstance(dataset.units, Latents)
+    if edit.answers.shape[1] > 1 and edit.observed is not None and not of_latents:
         # Black shows no spread, and white one as large as half of all levels.
         columns.append(dataset.quantised.low + 2 * edit.spread)
     shown = torch.stack(columns, 1)

@@ -8,6 +8,7 @@ What kind of differentiation is going on around a forward pass.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TypeVar
 
@@ -50,11 +51,54 @@ def initialise(layer: _LayerT, init_scale: float = 1.0) -> _LayerT:
     return layer
 
 
+def zeroed(layer: nn.Module) -> nn.Module:
+    """Return a layer with all of its weights and biases zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def with_more_inputs(layer: nn.Module, count: int) -> nn.Module:
+    """Return a convolution, which something else may precede, or an affine map, with so many further inputs, after its
+    own, whose weights are zero.
+    """
+    wider = copy.deepcopy(layer)
+    for module in wider.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            module.in_channels += count
+        elif isinstance(module, nn.Linear):
+            module.in_features += count
+        else:
+            continue
+        rows, _, *kernel = module.weight.shape
+        module.weight = nn.Parameter(torch.cat([module.weight, module.weight.new_zeros(rows, count, *kernel)], dim=1))
+    return wider
+
+
 class GroupNorm(nn.GroupNorm):
     """Normalise groups as PyTorch does, but with derivatives in forward mode for channels-last images, too."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous() if transforms_active() else x)
+
+
+class PositionNorm(nn.Module):
+    """Divide features `(B, C, *size)` by their root mean square at each position, then scale and shift each channel.
+
+    What comes of a position depends on it alone, whatever lies around it (Zhang & Sennrich 2019, arXiv:1910.07467).
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = (..., *(None,) * (x.ndim - 2))
+        # Squares of reduced precision would lose what is small.
+        scale = torch.rsqrt(x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(1, keepdim=True) + self.eps)
+        return x * scale.to(x.dtype) * self.weight[each].to(x.dtype) + self.bias[each].to(x.dtype)
 
 
 def group_norm(channels: int, channels_per_group: int = 4, eps: float = 1e-6) -> GroupNorm:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from score_sde.models.layers.basic import SCALE, group_norm, linear, residual_sum
+from score_sde.models.layers.basic import SCALE, PositionNorm, group_norm, linear, residual_sum
 from score_sde.models.layers.resampling import Downsample, Upsample
 from score_sde.models.layers.space import PLANE, Space
 
@@ -30,6 +30,7 @@ class ResidualBlock(nn.Module):
         skip_rescale: divide the sum by sqrt(2).
         space: what features extend over.
         scaled: whether normalised features are multiplied by `1 + affine(embedding)`, too.
+        by_position: whether each position is normalised by itself, not with all others.
     """
 
     def __init__(
@@ -46,13 +47,18 @@ class ResidualBlock(nn.Module):
         skip_rescale: bool = False,
         space: Space = PLANE,
         scaled: bool = False,
+        by_position: bool = False,
     ) -> None:
         super().__init__()
-        self.norm_in = group_norm(in_channels, channels_per_group)
+
+        def norm(channels: int) -> nn.Module:
+            return PositionNorm(channels) if by_position else group_norm(channels, channels_per_group)
+
+        self.norm_in = norm(in_channels)
         self.resample = nn.Identity() if resample is None else resample
         self.conv_in = space.conv(in_channels, out_channels)
         self.modulation = None if embedding_width is None else linear(embedding_width, out_channels)
-        self.norm_out = group_norm(out_channels, channels_per_group)
+        self.norm_out = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = space.conv(out_channels, out_channels, init_scale=init_scale)
         changes = in_channels != out_channels or resample is not None

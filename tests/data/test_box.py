@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.data.units import Standardised, describe_units, units_described
 
@@ -99,7 +100,8 @@ def test_fit_keeps_samples_and_densities_in_the_box(tmp_path) -> None:
     # In data units: that of model units, and log |dx / dy| of each example.
     units = run.dataset.units
     assert isinstance(units, Standardised)
-    inner = score_sde.log_likelihood(run.model, units.encode(torch.tensor(asked[::2])), divergence="exact").log_prob
+    encoded = units.encode(torch.tensor(asked[::2])).to(distributed.device())
+    inner = score_sde.log_likelihood(run.model, encoded, divergence="exact").log_prob.cpu()
     np.testing.assert_allclose(found[::2], inner + units.log_scales(torch.tensor(asked[::2])), rtol=1e-3)
     # A tensor that wants gradients has the density with its determinant, too.
     wanted = torch.tensor(asked[:1], requires_grad=True)

@@ -200,7 +200,7 @@ def test_training_goes_on_from_a_published_file(pictures: Path, tmp_path: Path) 
     run = score_sde.fit(str(pictures), start_from=tmp_path / "a.pt", config="vp/adm/imagenet256", settings=values)
     expected = network_of(CASE, weights).state_dict()
     for name, tensor in run.model.network.state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-9)
+        torch.testing.assert_close(tensor.cpu(), expected[name], rtol=0, atol=1e-9)
 
 
 def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, capsys) -> None:
@@ -246,7 +246,9 @@ def test_the_variance_of_a_step_is_the_published_one(tmp_path: Path) -> None:
     """From rung 499 to 498: `nu log beta + (1 - nu) log beta-tilde`, of what the second half of the channels says."""
     weights = write(CASE, tmp_path / "a.pt")
     settings = SMALL | {"data.low": "-1"}
-    model: Any = score_sde.load(tmp_path / "a.pt", config="configs/vp/adm/imagenet256.py", settings=settings).model
+    model: Any = score_sde.load(
+        tmp_path / "a.pt", config="configs/vp/adm/imagenet256.py", settings=settings
+    ).model.cpu()
     x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     told, rung = Condition({"class": torch.tensor([4, 1])}), torch.tensor([499.0, 499.0])
     eps, v = network_of(CASE, weights)(x, rung, told).double().chunk(2, dim=1)

@@ -223,7 +223,8 @@ def test_wrapped_weights_with_numpy_beside_them_are_the_same_model(tmp_path):
     for path in (REFERENCE.with_suffix(".pth"), tmp_path / "wrapped.pth"):
         settings, found = runs.configuration_to_use(config, tmp_path, path, list(GREY.items()))
         assert found is not None
-        weights.append(found.make_model(settings, build.make_dataset(settings)).network.state_dict())
+        model: Any = found.make_model(settings, build.make_dataset(settings))
+        weights.append(model.network.state_dict())
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 

@@ -99,7 +99,7 @@ def test_a_comparison_leaves_out_what_needs_a_score(tmp_path, capsys):
 def test_the_density_is_that_of_its_own_change_of_variables(transported):
     """`log p(x) = log pi(z) + log |det dz/dx|`, with the Jacobian of the map to the noise by central differences, of
     fixed steps, which make one smooth map."""
-    model = score_sde.load(transported).model.double()
+    model = score_sde.load(transported).model.double().cpu()
     x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     fixed, h = {"method": "rk4", "num_steps": 100}, 1e-4
     columns = []

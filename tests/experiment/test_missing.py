@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.part import observed
@@ -59,9 +60,10 @@ def test_what_is_missing_is_filled_and_the_rest_stays(run: Run) -> None:
 def test_densities_of_what_is_observed_are_the_models_in_data_units(run: Run) -> None:
     x, units = torch.from_numpy(with_gaps()[:6]), run.dataset.units
     assert isinstance(units, Standardised)
-    encoded = units.encode(x)
+    encoded = units.encode(x).to(distributed.device())
     options: dict[str, Any] = {"divergence": "exact"}
-    expected = log_likelihood(part_of(run.model, observed(encoded)), encoded.nan_to_num(), **options).log_prob.double()
+    expected = log_likelihood(part_of(run.model, observed(encoded)), encoded.nan_to_num(), **options).log_prob
+    expected = expected.double().cpu()
     expected -= (~x.isnan() * units.std.log()).sum(1)
     log_prob = run.log_prob(x, **options)
     np.testing.assert_allclose(log_prob, expected, atol=2e-4)
@@ -71,8 +73,9 @@ def test_densities_of_what_is_observed_are_the_models_in_data_units(run: Run) ->
     # Given the first number: by the model of the others, each of which has a scale.
     whole = x.nan_to_num(8.0)
     given = torch.tensor([True, False, False])
-    encoded = units.encode(whole)
-    expected = log_likelihood(part_of(run.model, observed(encoded, given)), encoded, **options).log_prob.double()
+    encoded = units.encode(whole).to(distributed.device())
+    expected = log_likelihood(part_of(run.model, observed(encoded, given)), encoded, **options).log_prob
+    expected = expected.double().cpu()
     conditional = run.log_prob(whole, given=given, **options)
     np.testing.assert_allclose(conditional, expected - units.std[1:].log().sum(), atol=2e-4)
 

@@ -79,7 +79,7 @@ class ExactPosterior(nn.Module):
         if condition is not None:
             [(name, x)] = condition.values.items()
             given = noise(self.shift + x.double() @ self.slope, self.covariance)
-            hidden = condition.hidden_rows.get(name, torch.zeros(len(x), dtype=torch.bool))
+            hidden = condition.hidden_rows.get(name, torch.zeros(len(x), dtype=torch.bool, device=x.device))
             found = torch.where(hidden[:, None], found, given)
         return (found + 0 * self.unused).to(theta)
 

@@ -30,6 +30,7 @@ def experiment(validation: int = 20) -> Any:
     return SimpleNamespace(config=SimpleNamespace(seed=3, training=training), dataset=dataset, model=model)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_each_name_is_the_variance_it_says() -> None:
     made, x, t = experiment(), torch.rand(3, 1, 2, 2, dtype=torch.float64), torch.tensor(0.3)
     model = made.model

@@ -1,0 +1,134 @@
+"""Latent against pixel diffusion of glyphs at 32 x 32, after equal seconds of training, the autoencoder's included.
+
+    python -m benchmarks.latents --seconds 600 --workdir runs/latents
+
+trains three runs, `autoencoder` and `latent` (configs/autoencoders/), and `pixel` (configs/vp/glyphs.py at 32), of so
+many seconds of the processor each way, with one thread; what is there already is not trained again. Then, of some
+`--samples` with captions of the training part and guidance 2, and of 400 with those of held-out compositions:
+
+    two-sample test    accuracy of a classifier that tells samples of training captions from the pictures of these
+                       captions by random features (`evaluation.samples.features`); 0.5 where it cannot
+    retrieval          the nearest of all renderings is that of the caption
+    arithmetic         multiplications of a sample, in billions, decoding included
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import score_sde
+from benchmarks.glyphs import chosen
+from score_sde.data.captions import CAPTION
+from score_sde.data.words import Part
+from score_sde.evaluation.samples.distances import classifier_two_sample_test
+from score_sde.evaluation.samples.features import random_features
+from score_sde.experiment import load
+from score_sde.experiment.run import Run
+from score_sde.experiment.training import train
+from score_sde.training import checkpoint
+
+# The part of the seconds that the autoencoder has.
+SHARE = 1 / 3
+GUIDANCE, NUM_STEPS = 2.0, 20
+_TIMED = 12
+_NUM_HELD_OUT = 400
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/latents"))
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--only", choices=("autoencoder", "latent", "pixel", "measure"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folder, seconds = arguments.workdir, arguments.seconds
+    autoencoder = {"data.autoencoder": str(folder / "autoencoder")}
+    jobs: dict[str, tuple[str, float, dict[str, Any]]] = {
+        "autoencoder": ("autoencoders/glyphs", SHARE * seconds, {}),
+        "latent": ("autoencoders/latent_glyphs", (1 - SHARE) * seconds, autoencoder),
+        "pixel": ("vp/glyphs", seconds, {"data.image_size": 32}),
+    }
+    for name, (config, share, settings) in jobs.items():
+        if arguments.only in (None, name):
+            train_for(config, share, folder / name, settings | {"seed": arguments.seed})
+    if arguments.only not in (None, "measure"):
+        return
+    print("| model | two-sample test | retrieval, seen | retrieval, held out | arithmetic, 10^9 | seconds a sample |")
+    print("|---|---|---|---|---|---|")
+    found = {name: measured(score_sde.load(folder / name), arguments.samples) for name in ("latent", "pixel")}
+    for name, cells in found.items():
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def train_for(config: str, seconds: float, folder: Path, settings: dict[str, Any]) -> None:
+    """Train a run for about so many seconds of the processor, unless it is there."""
+    if checkpoint.latest(folder / "checkpoints") is not None and (folder / "metrics.png").exists():
+        return
+    quiet = {f"training.{name}": 0 for name in ("evaluate_every", "measure_every", "sample_every", "checkpoint_every")}
+    started = [0.0]
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in (2, 2 + _TIMED):
+            overrides = [(key, str(value)) for key, value in (settings | quiet | {"training.num_steps": count}).items()]
+            experiment = load.to_train(config, Path(temporary, str(count)), overrides)
+            begun = time.process_time()
+            train(experiment)
+            started.append(time.process_time() - begun)
+    steps = math.ceil(seconds * _TIMED / (started[2] - started[1]))
+    few = {"training.evaluate_every": 0, "training.sample_every": 0, "training.num_steps": steps}
+    overrides = [(key, str(value)) for key, value in (settings | few).items()]
+    experiment = load.to_train(config, folder, overrides)
+    begun = time.process_time()
+    train(experiment)
+    print(f"{folder}: {steps} steps in {time.process_time() - begun:.0f} s of the processor", flush=True)
+
+
+def measured(run: Run, count: int) -> list[str]:
+    """Return a run's measures as cells of a table."""
+    renderings = torch.cat([chosen(run, part, 10**9)[0] for part in ("train", "test")])
+    shares = []
+    parts: tuple[tuple[Part, int], ...] = (("train", count), ("test", _NUM_HELD_OUT))
+    for part, number in parts:
+        pictures, captions = chosen(run, part, number)
+        begun = time.process_time()
+        samples = _samples(run, captions)
+        if part == "train":
+            seconds = (time.process_time() - begun) / len(captions)
+            features = random_features(renderings.double())
+            test = classifier_two_sample_test(features(samples.double()), features(pictures.double()))
+        nearest = torch.cdist(_rows(samples), _rows(renderings)).argmin(1)
+        shares.append((renderings[nearest] == pictures).flatten(1).all(1).double().mean().item())
+    giga = arithmetic(run, captions[0]) / 1e9
+    of_test = f"{test.value:.3f} ± {test.standard_error:.3f}"
+    return [of_test, *(f"{share:.3f}" for share in shares), f"{giga:.3f}", f"{seconds:.3f}"]
+
+
+def arithmetic(run: Run, caption: str) -> float:
+    """Return the multiplications of one sample, decoding included."""
+    with FlopCounterMode(display=False) as counter:
+        _samples(run, [caption])
+    return counter.get_total_flops() / 2
+
+
+def _samples(run: Run, captions: list[str]) -> Tensor:
+    options: dict[str, Any] = {"guidance": GUIDANCE, "num_steps": NUM_STEPS, "seed": 0}
+    return torch.from_numpy(np.asarray(run.sample(condition={CAPTION: captions}, **options)))
+
+
+def _rows(pictures: Tensor) -> Tensor:
+    return pictures.flatten(1).float() / 255
+
+
+if __name__ == "__main__":
+    main()
