@@ -144,6 +144,8 @@ def ready(
     check_text_encoder(config, dataset)
     if config.model.precision != "float32" and (found is None or found.pipeline is None):
         raise UserError(f"model.precision={config.model.precision} is for pipelines of latents: leave it out")
+    if config.model.lora is not None and (found is None or found.pipeline is None):
+        raise UserError(f"model.lora={config.model.lora} is for pipelines of latents: leave it out")
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     place = folder if found is None or found.config is not None else found.path
     if isinstance(model, Autoencoder) and not autoencoders:

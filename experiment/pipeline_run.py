@@ -209,7 +209,7 @@ class PipelineRun(Run):
             return self._asked(condition, count)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(texts) if count is None else count
-        if len(texts) not in (1, count):
+        if not texts or len(texts) not in (1, count):
             raise UserError(f"{len(texts)} prompts for {count} samples: give one for all, or one for each")
         told = heard(self._experiment.dataset, texts * (count // len(texts)))
         other, _ = self._asked(condition, count)

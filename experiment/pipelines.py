@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from ml_collections import ConfigDict
 
-from score_sde.common.errors import UserError
+from score_sde.common.errors import UserError, naming
+from score_sde.common.files import at_home
 from score_sde.data import Dataset
 from score_sde.data.captions import CAPTION
 from score_sde.data.prompts import Prompts
@@ -29,6 +30,7 @@ from score_sde.models.pretrained.latent_pipelines import LatentPipeline
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 # Pictures are large: so many are drawn, at once, unless others are asked for.
 _NUM_SAMPLES = 4
+_NUM_COMPARED = 16
 _LEVELS = 256
 
 
@@ -48,6 +50,9 @@ def values_of(pipeline: LatentPipeline) -> dict[str, Any]:
         "sampling.data_std": 1.0,
         "sampling.num_samples": _NUM_SAMPLES,
         "sampling.batch_size": _NUM_SAMPLES,
+        "compare.num_samples": _NUM_COMPARED,
+        "compare.num_trajectories": _NUM_COMPARED,
+        "compare.batch_size": _NUM_SAMPLES,
     }
 
 
@@ -98,6 +103,13 @@ def as_pictures(pipeline: LatentPipeline, samples: Samples) -> tuple[Samples, Da
 
 
 def model_of(pipeline: LatentPipeline, config: ConfigDict) -> ScoreModel:
-    """Return the model of a pipeline, with all of its parts in the precision that is configured."""
+    """Return the model of a pipeline, all of whose parts have the precision, and the changes, that are configured.
+
+    Raises:
+        UserError: the changes are of another pipeline.
+    """
+    if config.model.lora is not None:
+        with naming("model.lora"):
+            pipeline.add_low_rank_changes(at_home(config.model.lora), config.model.lora_scale)
     pipeline.to(dtype=PRECISIONS[config.model.precision])
     return pipeline.model

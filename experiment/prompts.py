@@ -36,6 +36,19 @@ def prompted(config: ConfigDict, dataset: Dataset, count: int) -> Condition | No
         return _told(config, dataset, prompts * (count // len(prompts)))
 
 
+def number_of_prompts(config: ConfigDict) -> int:
+    """Return how many prompts the section `sampling` has; 0 if it asks for nothing in words.
+
+    Raises:
+        UserError: their file cannot be read.
+    """
+    prompt = config.sampling.prompt
+    if prompt is None:
+        return 0
+    with naming("sampling.prompt"):
+        return len(_lines(prompt)) if prompt.endswith(_OF_A_FILE) else 1
+
+
 def led_away_from(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
     """Return the condition, in words, that `count` samples are led away from; None for nothing.
 

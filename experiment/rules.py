@@ -231,6 +231,8 @@ RULES: dict[str, Rule] = {
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.variance": one_of("variance", build.VARIANCES),
     "model.precision": one_of("precision", pipelines.PRECISIONS),
+    "model.lora": name,
+    "model.lora_scale": number(-1e3, 1e3),
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),

@@ -15,6 +15,7 @@ from score_sde.common.condition import Condition, joined
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
+from score_sde.data.captions import CAPTION
 from score_sde.data.conditions import of_classes
 from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.samples.copies import check_comparable, describe, find_copies, write_copies
@@ -32,6 +33,7 @@ from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.variances import variance_of
+from score_sde.models.layers.text import whole
 from score_sde.solvers.base import Model, Solver, State
 
 
@@ -129,9 +131,12 @@ def condition_of_samples(experiment: Experiment, given: Condition | None = None)
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
     """Return the solver of the section `sampling` for what samples are asked to be."""
     asked = set() if condition is None else set(condition.values)
-    if asked - {"class"} and experiment.config.sampling.solver == "tuned":
-        raise UserError("solver tuned is learned for classes, and no other conditions: take another, such as default")
-    return solver_for(experiment, with_classes="class" in asked)
+    words = {CAPTION, whole(CAPTION)}
+    if asked - {"class"} - words and experiment.config.sampling.solver == "tuned":
+        raise UserError(
+            "solver tuned is learned for classes and prompts, and no other conditions: take another, such as default"
+        )
+    return solver_for(experiment, with_classes="class" in asked, with_prompts=bool(asked & words))
 
 
 def model_asked(experiment: Experiment, condition: Condition | None) -> Model:

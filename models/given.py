@@ -111,3 +111,31 @@ class GivenToAll(StepsAsModel):
 
     def _of(self, x: Tensor) -> Given:
         return Given(self.model, self.condition[torch.zeros(len(x), dtype=torch.long, device=x.device)])
+
+
+class InTurn(StepsAsModel):
+    """`model` is bound to so many examples, and is asked for however many, whose conditions are theirs in turn.
+
+    Args:
+        model: a model that is bound to conditions.
+        count: the number of examples that it is bound to.
+    """
+
+    def __init__(self, model: Any, count: int) -> None:
+        super().__init__(model)
+        self.count = count
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `∇ log p_t(x | condition)`; shape of `x`."""
+        return self._of(x).score(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
+        return self._of(x).denoise(x, t)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x` under the condition; each of the shape of `x`."""
+        return self._of(x).posterior(x, t)
+
+    def _of(self, x: Tensor) -> Any:
+        return rows_of(self.model, torch.arange(len(x), device=x.device) % self.count)

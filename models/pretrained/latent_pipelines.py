@@ -32,6 +32,8 @@ from score_sde.models.pretrained.diffusers_dit import CLASSES, read_transformer
 from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_flow import FLOWS, flow_times
 from score_sde.models.pretrained.diffusers_library import library, quiet
+from score_sde.models.pretrained.diffusers_lora import TEXT, add_low_rank_changes
+from score_sde.models.pretrained.diffusers_lora import UNET as LORA_UNET
 from score_sde.models.pretrained.diffusers_mmdit import CLASS as MMDIT
 from score_sde.models.pretrained.diffusers_mmdit import read_mmdit
 from score_sde.models.pretrained.diffusers_parts import UNET as PLAIN_UNET
@@ -39,7 +41,7 @@ from score_sde.models.pretrained.diffusers_parts import read_network, read_sched
 from score_sde.models.pretrained.diffusers_schedulers import meaning
 from score_sde.models.pretrained.diffusers_text import TextEncoder, read_text_encoder, read_tokenizer
 from score_sde.models.pretrained.dit import Means
-from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Prompted
+from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Nothing, Prompted, check_unet
 from score_sde.models.pretrained.stable_diffusion_3 import ENCODERS, AlwaysTold, ThreeTexts
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
@@ -80,6 +82,19 @@ class LatentPipeline:
         for part in (self.model, self.autoencoder, self.texts):
             part.to(device=device, dtype=dtype)
         return self
+
+    def add_low_rank_changes(self, path: Path, scale: float) -> None:
+        """Add the low-rank changes of a file to the weights, for good.
+
+        Raises:
+            UserError: the file is of another pipeline, or this is no Stable Diffusion of versions 1 and 2.
+        """
+        network = self.model.network
+        if not isinstance(network, Prompted) or self.prompts is None:
+            raise UserError("low-rank changes are read for Stable Diffusion 1 and 2 alone, not for this pipeline")
+        add_low_rank_changes({LORA_UNET: network.unet, TEXT: self.texts[0].encoder}, path, scale)
+        # The encoder may hear no words otherwise now.
+        network.nothing = Nothing(self.prompts.embed([""]))
 
 
 def scheduler_times(pipeline: LatentPipeline, num_steps: int) -> Tensor:
@@ -137,6 +152,7 @@ def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
     tokenizer = read_tokenizer(folder, "tokenizer", "CLIPTokenizer")
     text = TextEncoder(tokenizer, encoder, _length(tokenizer, encoder))
     prompts = Prompts(lambda texts: {CAPTION: text(texts)[0]}, _told_shape(text), text.complaints)
+    check_unet(read_json(folder / "unet" / "config.json"))
     unet = read_network(folder, folder / "unet", diffusers, UNET, safetensors_only=True)
     controlnet = None
     if "controlnet" in parts:

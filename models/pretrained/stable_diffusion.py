@@ -35,6 +35,21 @@ _NOT_TOLD = {
 # What is laid beside the state, by the number of its channels.
 MASKED, DEPTH, CONTROL = "masked", "depth", "control"
 _LAID = {5: MASKED, 1: DEPTH}
+_CHANNELS = 4
+
+
+def check_unet(settings: Mapping[str, Any]) -> None:
+    """See that the settings of a `UNet2DConditionModel` are of one that is told of what is known here alone.
+
+    Raises:
+        UserError: it is told of something else.
+    """
+    for name, what in _NOT_TOLD.items():
+        if settings.get(name) is not None:
+            raise UserError(f"this {UNET} has {name}={settings[name]!r}: it is told of {what}, not known here")
+    channels, made = settings.get("in_channels", _CHANNELS), settings.get("out_channels", _CHANNELS)
+    if channels != made and channels - made not in _LAID:
+        raise UserError(f"this {UNET} makes {made} channels of {channels}")
 
 
 class Prompted(nn.Module):
@@ -54,12 +69,7 @@ class Prompted(nn.Module):
 
     def __init__(self, unet: Any, nothing: Mapping[str, Tensor], controlnet: Any = None) -> None:
         super().__init__()
-        for name, what in _NOT_TOLD.items():
-            if unet.config.get(name) is not None:
-                raise UserError(f"this {UNET} has {name}={unet.config[name]!r}: it is told of {what}, not known here")
         more = unet.config.in_channels - unet.config.out_channels
-        if more and more not in _LAID:
-            raise UserError(f"this {UNET} makes {unet.config.out_channels} channels of {unet.config.in_channels}")
         self.laid = _LAID.get(more)
         self.beside = {} if self.laid is None else {self.laid: more}
         if controlnet is not None:
