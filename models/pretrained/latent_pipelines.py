@@ -268,7 +268,8 @@ def _length(tokenizer: Any, encoder: Any) -> int:
 
 
 def _told_shape(text: TextEncoder) -> tuple[int, int]:
-    return text.length, text.encoder.config.hidden_size
+    encoder: Any = text.encoder
+    return text.length, int(encoder.config.hidden_size)
 
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], ModuleType], LatentPipeline]] = {
