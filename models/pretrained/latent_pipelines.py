@@ -92,8 +92,8 @@ class LatentPipeline:
         network = self.model.network
         if not isinstance(network, Prompted) or self.prompts is None:
             raise UserError("low-rank changes are read for Stable Diffusion 1 and 2 alone, not for this pipeline")
-        unet: Any = network.unet
-        add_low_rank_changes({LORA_UNET: unet, TEXT: self.texts[0].encoder}, path, scale)
+        changed: Any = {LORA_UNET: network.unet, TEXT: self.texts[0].encoder}
+        add_low_rank_changes(changed, path, scale)
         # The encoder may hear no words otherwise now.
         network.nothing = Nothing(self.prompts.embed([""]))
 
