@@ -19,12 +19,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import torch
 from torch import Tensor, nn
 
 import score_sde
 from score_sde.common import distributed
+from score_sde.common.files import write_atomically
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.words import Part
 from score_sde.experiment.run import Run
@@ -43,8 +45,12 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="*", default=SCALES)
     parser.add_argument("--ranked", type=int, default=0, help="pictures of which 100 captions are ranked")
     parser.add_argument("--calls", type=int, default=1, help="draws of the bound by which a caption is ranked")
+    parser.add_argument("--picture", type=Path, help="write samples of some captions, held-out ones first, instead")
     arguments = parser.parse_args()
     run = score_sde.load(arguments.workdir)
+    if arguments.picture is not None:
+        show(run, arguments.picture)
+        return
     parts = list(zip(("seen", "held-out compositions"), PARTS, strict=True))
     if arguments.scales:
         tabulate(run, parts, arguments.captions, arguments.scales)
@@ -66,6 +72,26 @@ def tabulate(run: Run, parts: list[tuple[str, Part]], count: int, scales: Sequen
             samples = torch.from_numpy(run.sample(len(captions), condition={CAPTION: captions}, seed=0, guidance=scale))
             cells = " | ".join(f"{value:.3f}" for value in judge(samples, pictures, captions))
             print(f"| {called} | {scale:g} | {cells} |", flush=True)
+
+
+def show(run: Run, path: Path, count: int = 6, guidance: float = 2.0) -> None:
+    """Write a picture of samples with their captions, of held-out compositions in the first row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 * count, 5.2))
+    for row, part in enumerate(PARTS[::-1]):
+        _, captions = chosen(run, part, count)
+        samples = run.sample(count, condition={CAPTION: captions}, seed=0, guidance=guidance)
+        for column, (sample, caption) in enumerate(zip(samples, captions, strict=True)):
+            axes = figure.add_subplot(2, count, row * count + column + 1)
+            axes.imshow(sample[0], cmap="gray", vmin=0, vmax=255)
+            axes.set_axis_off()
+            style, letter = caption.split(", ", 1)
+            axes.set_title("\n".join((f"{style},", *wrap(letter, 20))), fontsize=9)
+    figure.tight_layout()
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=70)
+    print(path)
 
 
 def chosen(run: Run, part: Part, count: int) -> tuple[Tensor, list[str]]:
