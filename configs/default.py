@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
     data.path = placeholder(str)
     # What its examples are conditioned on: arrays of an .npz or .h5, or columns of a table, comma-separated; None: …
     data.condition = placeholder(str)  # … those arrays that are called condition or condition_…
+    # Captions are told by a frozen text encoder of transformers, CLIP's or T5's, in this folder; None: by their words,
+    data.text_encoder = placeholder(str)  # with an encoder that is trained along
     data.folder = "datasets"  # where downloaded files are, and what is kept of pictures that were read
     data.image_size = placeholder(int)  # height that pictures are brought to, and width …
     data.image_width = placeholder(int)  # … if it is no other; without a height: as they are, all of one size
@@ -36,6 +38,8 @@ def get_config() -> ConfigDict:
     # The run of an autoencoder, or its checkpoint: models are of its latents, and keep it with them: docs/systems.md
     data.autoencoder = placeholder(str)
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
+    # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
+    data.edges = placeholder(float)
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -47,6 +51,8 @@ def get_config() -> ConfigDict:
     data.augment = ""  # random changes of training images, comma-separated: flip, shift, distort
     # Numbers without levels: what is NaN, or an empty cell, was not observed, instead of being refused. The network
     data.missing = False  # learns what is missing given the rest, and the density of what is there, whatever is missing
+    # Random parts that training hides of whole examples, and learns given the rest, for edit.task=inpaint and run.fill:
+    data.masks = ""  # half, box, stroke, pixels, all; several, comma-separated
     data.distortion = 0.0  # probability that a training image is distorted, which the network is told
     # The box that vectors lie in, as those of a uniform prior: lower ends, one for each number or one for all; (): none
     data.box_low = ()
@@ -85,6 +91,8 @@ def get_config() -> ConfigDict:
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
     model.flow_map = False
+    # unet and dit: conditions with place, comma-separated, that are each heard by a copy of the encoder, trained beside
+    model.control = ""  # the frozen model of training.start_from: control networks
     # unet, ncsnpp, ddpm, adm and classifiers
     model.channels = 128  # at the highest resolution
     model.channel_multipliers = (1, 2, 2, 2)  # one a resolution, each half as high as the one before; adm: also 0.5
@@ -132,7 +140,7 @@ def get_config() -> ConfigDict:
     model.num_codes = 256  # vq_autoencoder: vectors that latents are rounded to
 
     config.training = training = ConfigDict()
-    # Fine-tuning: weights to begin with: a checkpoint of ours, or a published one (.pth), or a pipeline of diffusers
+    # Fine-tuning: weights to begin with: a run or checkpoint of ours, a published one, or a pipeline of diffusers
     training.start_from = placeholder(str)
     training.num_steps = 10_000
     training.batch_size = 128  # of all processes together
@@ -203,6 +211,8 @@ def get_config() -> ConfigDict:
     sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
+    sampling.controls = ""  # runs of further controls beside the same frozen model, or beside this one, comma-separated
+    sampling.control_scales = ()  # what each control is multiplied by, in order, this run's first; (): 1
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)
@@ -289,7 +299,8 @@ def get_config() -> ConfigDict:
     # Its other options are those of the section sampling. (encode and interpolate have the solver ode, with its.)
     edit.solver = "dpmpp_2s_sde"
     edit.num_steps = placeholder(int)  # None: 50, if the solver has no default
-    edit.method = "pigdm"  # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles
+    # pigdm, dps, mmps; with solvers of single steps also projection, repaint; tds, particles; trained, to inpaint with
+    edit.method = placeholder(str)  # a model of data.masks; None: trained, if it is one, and otherwise pigdm
     edit.noise_std = 0.0  # standard deviation of the observation's noise, in model units; dps and tds need some
     edit.scale = 1.0  # pigdm, dps, mmps: multiple of the guidance
     edit.iterations = 5  # mmps: conjugate gradients, each of them a product with the network's derivative

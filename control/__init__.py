@@ -2,8 +2,8 @@
 
 from score_sde.control.composition import Composed
 from score_sde.control.guidance import ClassifierGuidance, Guided
-from score_sde.control.latents import noised, slerp
-from score_sde.control.operators import LinearOperator, Masked, blurred, grey, shrunk
+from score_sde.control.latents import noised, slerp, varied
+from score_sde.control.operators import EachMasked, LinearOperator, Masked, blurred, grey, shrunk
 from score_sde.control.posterior import DPS, MMPS, Observation, PiGDM
 from score_sde.control.projection import Controlled, Projection, RePaint
 from score_sde.control.twisted import TDS, Particles
@@ -15,6 +15,7 @@ __all__ = [
     "ClassifierGuidance",
     "Composed",
     "Controlled",
+    "EachMasked",
     "Guided",
     "LinearOperator",
     "Masked",
@@ -28,4 +29,5 @@ __all__ = [
     "noised",
     "shrunk",
     "slerp",
+    "varied",
 ]

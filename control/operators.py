@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from score_sde.common.arguments import checked
+from score_sde.common.condition import Rows
 from score_sde.common.errors import UserError
 from score_sde.control.base import dot
 from score_sde.sde import SDE
@@ -113,6 +114,14 @@ class Masked(LinearOperator):
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.where(self.keep.to(x.device), y, x)
+
+
+class EachMasked(Masked):
+    """The pixels where `keep` is true are observed, of each example those of its own: bool, `(B, *dims)`."""
+
+    def rows(self, rows: Rows) -> EachMasked:
+        """Return the masks of these examples."""
+        return EachMasked(self.keep[rows])
 
 
 def grey() -> LinearOperator:

@@ -79,7 +79,7 @@ class Observation:
 
     def rows(self, rows: Rows) -> Observation:
         """Return what was observed of these examples."""
-        return replace(self, y=self.y[rows])
+        return replace(self, operator=rows_of(self.operator, rows), y=self.y[rows])
 
 
 class _PosteriorControl(ModelWrapper):

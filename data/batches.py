@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import with_distortion, with_hidden
 from score_sde.data.dataset import Dataset, moved
+from score_sde.data.masks import masked_part
 from score_sde.data.parts import random_part
 
 # Purposes of the numbers drawn from one seed, which keep them apart.
@@ -73,6 +74,8 @@ class Batches:
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
+        masks: kinds of random masks, of which what they hide is modelled, given the rest (see `data.masks`).
+        always: those of `names` that are never hidden.
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -91,6 +94,8 @@ class Batches:
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
         in_parts: bool = False,
+        masks: Sequence[str] = (),
+        always: Collection[str] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -103,6 +108,8 @@ class Batches:
         self.labelled = labelled
         self.names = names
         self.in_parts = in_parts
+        self.masks = masks
+        self.always = always
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -114,7 +121,7 @@ class Batches:
         indices = self._indices(self.step)[self.rows]
         self.step += 1
         distorted = None
-        if self.augment is None and not self.distortion:
+        if self.augment is None and not (self.distortion or self.masks):
             x_0 = self.dataset.batch(indices, noise, self.device)
         else:
             examples = moved(self.dataset.train[indices], self.device)
@@ -126,8 +133,10 @@ class Batches:
             x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
-            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise))
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), self.always)
         batch = Batch(x_0, with_distortion(condition, distorted))
+        if self.masks:
+            return batch.in_part(masked_part(self.dataset.units.encode(examples), noise, self.masks))
         return batch.in_part(random_part(x_0, noise)) if self.in_parts else batch
 
     def _happens(self, probability: float, examples: Tensor, noise: BatchNoise) -> Tensor:

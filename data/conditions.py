@@ -21,7 +21,7 @@ by means over areas. Beside vectors they become vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,17 +108,21 @@ def of_classes(numbers: Tensor | None) -> Condition | None:
     return None if numbers is None else Condition({"class": numbers})
 
 
-def with_hidden(condition: Condition | None, draw: Callable[[], Tensor]) -> Condition | None:
+def with_hidden(
+    condition: Condition | None, draw: Callable[[], Tensor], always: Collection[str] = ()
+) -> Condition | None:
     """Return a condition of training examples with all hidden of some, and then, of several names, each by itself.
 
     Args:
         condition: what could be told; None for nothing.
         draw: draws of which examples something is hidden, `(B,)`, bool.
+        always: names that are never hidden.
     """
-    if condition is None:
-        return None
+    names = [] if condition is None else [name for name in condition.values if name not in always]
+    if condition is None or not names:
+        return condition
     of_all = draw()
-    hidden = dict.fromkeys(condition.values, of_all)
+    hidden = dict.fromkeys(names, of_all)
     if len(hidden) > 1:
         hidden = {name: of_all | draw() for name in hidden}
     return Condition(condition.values, hidden)

@@ -17,6 +17,7 @@ from score_sde.common.gaussian import described as gaussian_described
 from score_sde.common.noise import BatchNoise
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits
+from score_sde.data.embedded import Embedded, read_by
 from score_sde.data.latent_units import Latents
 from score_sde.data.units import Bins, Noise, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
@@ -69,7 +70,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
-    condition_units: Mapping[str, ConditionUnits | Words] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits | Words | Embedded] = field(default_factory=dict)
     captions: Mapping[Part, Sequence[str]] = field(default_factory=dict)
     encoded: Tensor | None = None
 
@@ -214,21 +215,21 @@ class Dataset:
         if self.levels is None or is_of_latents(told_units):
             units = _units_described(told_units)
         told = _condition_units(description)
-        return replace(of_model, units=units, condition_units=told, conditions=self._read_by(told))
-
-    def _read_by(self, told: Mapping[str, ConditionUnits | Words]) -> Mapping[Part, Mapping[str, Tensor]]:
-        """Return the conditions with captions in the words of other units."""
-        words = told.get(CAPTION)
-        if not self.captions or not isinstance(words, Words):
-            return self.conditions
-        return {
-            part: {**arrays, CAPTION: words.read(self.captions[part])} if part in self.captions else arrays
+        captions, own = told.get(CAPTION), self.condition_units.get(CAPTION)
+        if not (self.captions and isinstance(captions, Words | Embedded) and isinstance(own, Words | Embedded)):
+            return replace(of_model, units=units, condition_units=told)
+        heard, numbers = read_by(captions, self.captions, own)
+        conditions: dict[Part, Mapping[str, Tensor]] = {
+            part: {**arrays, CAPTION: numbers[part]} if part in numbers else arrays
             for part, arrays in self.conditions.items()
         }
+        return replace(of_model, units=units, condition_units={**told, CAPTION: heard}, conditions=conditions)
 
     def unheard(self) -> list[str]:
         """Say of how many captions of each part something is not told: words that are not known, or too many."""
         words = self.condition_units.get(CAPTION)
+        if isinstance(words, Embedded):
+            return list(words.unheard)
         if not isinstance(words, Words):
             return []
         counts = {part: sum(map(bool, map(words.complaints, captions))) for part, captions in self.captions.items()}
@@ -246,7 +247,7 @@ class Dataset:
         """
         for name, units in _condition_units(description).items():
             own = self.condition_units.get(name)
-            if isinstance(units, Words) and isinstance(own, Words) and units != own:
+            if isinstance(units, Words | Embedded) and isinstance(own, Words | Embedded) and units != own:
                 raise UserError(
                     f"{where} knows captions by other words than those of {self.name}: train it on these data"
                 )
@@ -361,11 +362,16 @@ def _how_seen(description: Mapping[str, Any]) -> str:
     return "as it is" if digest is None else f"in latents of the autoencoder {digest}"
 
 
-def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words]:
-    return {
-        name: Words.described(about) if "words" in about else ConditionUnits.described(about)
-        for name, about in description.get("conditions", {}).items()
-    }
+def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words | Embedded]:
+    told: dict[str, ConditionUnits | Words | Embedded] = {}
+    for name, about in description.get("conditions", {}).items():
+        if "words" in about:
+            told[name] = Words.described(about)
+        elif "encoder" in about:
+            told[name] = Embedded.described(about)
+        else:
+            told[name] = ConditionUnits.described(about)
+    return told
 
 
 def has_gaps(examples: Tensor) -> bool:

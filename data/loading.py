@@ -14,6 +14,7 @@ from score_sde.data.box import Box, box_of
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits, condition_units
 from score_sde.data.dataset import Dataset
+from score_sde.data.embedded import Embedded, embedded
 from score_sde.data.sources.picture import background as colour
 from score_sde.data.sources.picture_format import RESIZES, Resize
 from score_sde.data.sources.reading import Reading
@@ -79,6 +80,8 @@ def dataset_of(
     as_bins: bool,
     box_low: Sequence[float] = (),
     box_high: Sequence[float] = (),
+    text_encoder: str | None = None,
+    cache: Path = Path("datasets"),
 ) -> Dataset:
     """Return the dataset of what a loader found, in the units that its training part decides.
 
@@ -90,9 +93,11 @@ def dataset_of(
         as_bins: whether levels are bins or points.
         box_low: lower ends of the box that vectors lie in; none for none.
         box_high: its upper ends.
+        text_encoder: the folder of the encoder by which captions are told; None for words.
+        cache: where captions are kept that were embedded.
 
     Raises:
-        UserError: examples lie outside the box, or cannot lie in one.
+        UserError: examples lie outside the box, or cannot lie in one; or captions cannot be embedded.
     """
     assert parts.validation is not None
     shape = tuple(parts.train.shape[1:])
@@ -100,16 +105,19 @@ def dataset_of(
     if box is not None:
         _check_inside(box, name, {"train": parts.train, "test": parts.test, "validation": parts.validation})
     of_train = parts.conditions.get("train", {})
-    units: dict[str, ConditionUnits | Words] = {
+    units: dict[str, ConditionUnits | Words | Embedded] = {
         name: condition_units(name, values, shape) for name, values in of_train.items()
     }
     conditions = parts.conditions
+    if text_encoder is not None and not parts.captions:
+        raise UserError(f"text_encoder={text_encoder} is for data with captions, and {name} has none: leave it out")
     if parts.captions:
-        words = units[CAPTION] = Words.of(parts.captions["train"])
-        conditions = {
-            part: {**conditions.get(part, {}), CAPTION: words.read(captions)}
-            for part, captions in parts.captions.items()
-        }
+        if text_encoder is None:
+            words = units[CAPTION] = Words.of(parts.captions["train"])
+            told = {part: words.read(captions) for part, captions in parts.captions.items()}
+        else:
+            units[CAPTION], told = embedded(parts.captions, text_encoder, cache)
+        conditions = {part: {**conditions.get(part, {}), CAPTION: numbers} for part, numbers in told.items()}
     return Dataset(
         name,
         parts.train,

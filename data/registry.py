@@ -64,6 +64,7 @@ def load_dataset(
     uniform_dequantisation: bool = True,
     box_low: Sequence[float] = (),
     box_high: Sequence[float] = (),
+    text_encoder: str | None = None,
 ) -> Dataset:
     """Load data by name, or from a path.
 
@@ -90,6 +91,7 @@ def load_dataset(
         uniform_dequantisation: whether levels are bins, filled with uniform noise, or points; see `data.units`.
         box_low: lower ends of a box that vectors lie in, one for each number, or one for all; none for no box.
         box_high: its upper ends.
+        text_encoder: the folder of a text encoder, CLIP's or T5's, that captions are told by; None for their words.
 
     Raises:
         UserError: there are no such data, their files are missing or damaged, or there are too few for `validation`.
@@ -119,7 +121,7 @@ def load_dataset(
         parts = load_path(str(path), reading)
     if parts.validation is None:
         parts = _with_validation(parts, validation, fold)
-    return dataset_of(name, parts, low, high, uniform_dequantisation, box_low, box_high)
+    return dataset_of(name, parts, low, high, uniform_dequantisation, box_low, box_high, text_encoder, reading.cache)
 
 
 def arrays_dataset(
@@ -149,6 +151,7 @@ def arrays_dataset(
     uniform_dequantisation: bool = True,
     box_low: Sequence[float] = (),
     box_high: Sequence[float] = (),
+    text_encoder: str | None = None,
 ) -> Dataset:
     """Make a dataset of examples that Python has, as `load_dataset` does of an `.npy` or `.npz` file with them.
 
@@ -191,7 +194,7 @@ def arrays_dataset(
         "validation": (validation_examples, validation_labels),
     }
     parts = load_given(found_in_parts(given, name, reading.condition), name, reading)
-    return dataset_of(name, parts, low, high, uniform_dequantisation, box_low, box_high)
+    return dataset_of(name, parts, low, high, uniform_dequantisation, box_low, box_high, text_encoder, reading.cache)
 
 
 def _with_validation(parts: Parts, size: float, fold: int) -> Parts:

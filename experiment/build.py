@@ -12,24 +12,27 @@ from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
-from score_sde.common.part import CHANNELS, PART
+from score_sde.common.part import PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
 from score_sde.data.captions import Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
+from score_sde.data.edges import with_edges
+from score_sde.data.embedded import Embedded
 from score_sde.data.latent_units import Latents
 from score_sde.data.low_resolution import with_low_resolution
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.autoencoders import make_autoencoder
 from score_sde.experiment.couplings import why_no_score
-from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, PIPELINE, make_network
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, PIPELINE, frozen_but_controls, make_network
+from score_sde.experiment.parts import is_told_of_parts, picture_of_part
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
-from score_sde.models.layers.text import Text
+from score_sde.models.layers.text import EmbeddedText, Text
 from score_sde.models.learned_variance import LearnedVariance
 from score_sde.sde import (
     SDE,
@@ -74,10 +77,13 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
         UserError: the data do not exist, or do not have the configured shape.
     """
     dataset, data = _dataset(config, files_needed), config.data
-    if data.low_resolution is None:
-        return dataset
-    with naming("data.low_resolution"):
-        return with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+    if data.low_resolution is not None:
+        with naming("data.low_resolution"):
+            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+    if data.edges is not None:
+        with naming("data.edges"):
+            dataset = with_edges(dataset, data.edges)
+    return dataset
 
 
 def _dataset(config: ConfigDict, files_needed: bool) -> Dataset:
@@ -171,7 +177,7 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
-    return made
+    return frozen_but_controls(made)
 
 
 def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
@@ -188,7 +194,7 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
     if model.network in CLASSIFIERS:
         classifier = make_network(config, dataset.model_shape, num_outputs=conditions["class"])
         return NoisyClassifier(classifier, sde, model.noise_label, model.data_std, model.scale_input)
-    in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if config.data.missing else {}
+    in_parts: dict[str, Kind] = {PART: picture_of_part(config, dataset)} if is_told_of_parts(config) else {}
     kinds: dict[str, Kind] = {
         **{name: Always(count) if _always_told(config, name) else count for name, count in conditions.items()},
         **{name: _kind(config, dataset, name) for name in told_names(config, dataset)},
@@ -303,6 +309,8 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
     units = dataset.condition_units[name]
     if isinstance(units, Words):
         return Text(units.count, units.length)
+    if isinstance(units, Embedded):
+        return EmbeddedText(units.length, units.width)
     shape = units.told_shape(dataset.model_shape)
     if len(shape) == 1 or config.model.network == "mlp":
         return Vector(math.prod(shape), scales=True)
@@ -312,22 +320,3 @@ def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:
 def knows_classes(config: ConfigDict) -> bool:
     """Return whether the model has to do with classes."""
     return config.model.class_conditional or config.model.network in CLASSIFIERS
-
-
-def picture_of_part(config: ConfigDict, dataset: Dataset) -> Picture:
-    """Return how the network is told of the part of an example that is modelled, and what is given.
-
-    Raises:
-        UserError: data have levels, or the model cannot be one of parts.
-    """
-    model, objective = config.model, config.training.objective
-    if dataset.levels is not None:
-        raise UserError(f"data.missing is for numbers without levels, and {dataset.name} has {dataset.levels}")
-    if model.network not in ("mlp", "unet", "dit") and not own.is_own(model.network):
-        raise UserError(
-            f"data.missing is for networks mlp, unet and dit, not {model.network}: --config.model.network=mlp"
-        )
-    if model.flow_map or (objective != "continuous" and objective != "discrete"):
-        raise UserError(f"data.missing needs training.objective=continuous, not {objective}, and no model.flow_map")
-    numbers = dataset.shape[0] if model.network in ("unet", "dit") else math.prod(dataset.shape)
-    return Picture(CHANNELS * numbers)

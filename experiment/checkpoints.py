@@ -28,6 +28,8 @@ from score_sde.common.weight_files import load_fitting_weights, load_weights, te
 from score_sde.data import Dataset
 from score_sde.experiment import autoencoders, build, latents, own
 from score_sde.experiment.networks import PIPELINE
+from score_sde.experiment.parts import untold
+from score_sde.experiment.wider import with_room_for_pictures
 from score_sde.models import ADM, DiT, FlowMap, NoisyClassifier, ScoreModel
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.adm import adm_classifier, holds_adm, is_adm_classifier, load_adm, read_adm_weights
@@ -92,7 +94,8 @@ def find(path: Path) -> Found:
 def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Dataset) -> list[str]:
     """Give a model that is to be trained the weights of a checkpoint, for other data of the same shape.
 
-    Vectors of classes begin anew unless there are as many; all else must fit.
+    Vectors of classes begin anew unless there are as many; channels that are told beside the states may be new; all
+    else must fit.
 
     Args:
         place: a checkpoint of ours, a published one, or a pipeline, whose network the model has.
@@ -109,11 +112,13 @@ def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Datase
     found = find(at_home(place))
     with naming("training.start_from"):
         theirs = dataset if found.data is None else latents.without_examples(found.data)
-        weights = found.weights or found.make_model(config, theirs).state_dict()
+        weights = found.weights or found.make_model(untold(config), theirs).state_dict()
         # A flow map begins with the weights of a score model, as of another flow map.
         part = model.model if isinstance(model, FlowMap) else model
+        weights, added = with_room_for_pictures(part, weights)
         begun_anew = load_fitting_weights(part, weights, str(found.path), lambda name: ".vectors." in name)
     told = [f"training begins with the weights of {found.path}"]
+    told += [f"{added} channels that the network is told beside begin unheard"] if added else []
     return told + ([f"vectors of conditions begin anew: {', '.join(begun_anew)}"] if begun_anew else [])
 
 

@@ -19,9 +19,11 @@ from score_sde.control.inverse_problems import box_mask
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.experiment import build, density, networks, objectives, own
+from score_sde.experiment.controls import check_controls
 from score_sde.experiment.couplings import REFLOW, check_coupling, why_no_score
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
 from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
+from score_sde.experiment.parts import check_parts
 from score_sde.experiment.rules import LARGEST_LOG_SNR, check_values
 from score_sde.experiment.solver import GITS, make_solver, shared_options
 from score_sde.sde import SDE
@@ -71,7 +73,9 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
         return
     _check_flow_map(config)
     _check_learned(config)
-    _check_low_resolution(config)
+    check_parts(config)
+    _check_conditioned_on_themselves(config)
+    check_controls(config)
     _check_variance(config)
     check_coupling(config, sde)
     objectives.make_objective(config, sde)
@@ -167,11 +171,13 @@ def _check_variance(config: ConfigDict) -> None:
         )
 
 
-def _check_low_resolution(config: ConfigDict) -> None:
-    """See that pictures which are conditioned on themselves are not changed while their small ones stay."""
-    if config.data.low_resolution is not None and (config.data.augment or config.data.distortion):
+def _check_conditioned_on_themselves(config: ConfigDict) -> None:
+    """See that pictures which are conditioned on what they are themselves are not changed while that stays."""
+    data = config.data
+    told = [f"data.{name}" for name in ("low_resolution", "edges") if data[name] is not None]
+    if told and (data.augment or data.distortion):
         raise UserError(
-            "data.low_resolution conditions pictures on themselves as they are: --config.data.augment= "
+            f"{told[0]} conditions pictures on themselves as they are: --config.data.augment= "
             "--config.data.distortion=0"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.files import open_npz
 from score_sde.data import Dataset
-from score_sde.data.captions import Words, words_of
+from score_sde.data.captions import Words
+from score_sde.data.embedded import Embedded
 from score_sde.data.sources.arrays import meaning
 from score_sde.data.sources.condition_arrays import CLASSES, name_of, unknown
 from score_sde.data.sources.examples import as_array
 from score_sde.experiment import build
+from score_sde.experiment.captions import told_captions
 from score_sde.experiment.conditions import class_numbers
 
 
@@ -42,7 +43,7 @@ def condition_of(
     """
     if isinstance(given, Condition):
         return _of_condition(given, count)
-    rows = {name: _rows(dataset, name, value) for name, value in _by_name(config, dataset, given).items()}
+    rows = {name: _rows(config, dataset, name, value) for name, value in _by_name(config, dataset, given).items()}
     if not rows:
         raise UserError("the condition says nothing: leave it out")
     if count is None:
@@ -89,13 +90,16 @@ def observed(config: ConfigDict, dataset: Dataset, given: Any) -> Condition:
     return condition_of(config, dataset, given, None, otherwise=1)[0]
 
 
-def check_heard(config: ConfigDict, dataset: Dataset, condition: Condition | None) -> None:
-    """See that a model which was always told of its conditions is told of them.
+def check_heard(
+    config: ConfigDict, dataset: Dataset, condition: Condition | None, controls: Collection[str] = ()
+) -> None:
+    """See that a model which was always told of its conditions is told of them, but for `controls`, which may be left
+    out: without them it is the frozen model.
 
     Raises:
         UserError: one is missing; the line names it.
     """
-    told = {} if condition is None else condition.values
+    told = {*controls} if condition is None else {*controls, *condition.values}
     missing = [name for name in build.told_names(config, dataset) if name not in told]
     if missing and not config.training.label_dropout:
         raise UserError(
@@ -128,7 +132,7 @@ def _by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]
     return named
 
 
-def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
+def _rows(config: ConfigDict, dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
     """Return what the model is told of each example, `(N, …)`, and whether one was given by itself, for all."""
     if name == "class":
         alone = isinstance(value, str) or np.ndim(value) == 0
@@ -136,9 +140,9 @@ def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
         plain = [item.item() if isinstance(item, Tensor | np.generic | np.ndarray) else item for item in items]
         return class_numbers(dataset, plain), alone
     units = dataset.condition_units[name]
-    if isinstance(units, Words):
+    if isinstance(units, Words | Embedded):
         alone = isinstance(value, str) or np.ndim(value) == 0
-        return units.read(_captions(name, units, [value] if alone else value)), alone
+        return told_captions(config, name, units, [value] if alone else value), alone
     array, shape = as_array(value), units.shape
     if array.dtype.kind not in "fiub":
         raise UserError(f"the condition {name!r} is made of real numbers, not {array.dtype}")
@@ -155,29 +159,9 @@ def _rows(dataset: Dataset, name: str, value: Any) -> tuple[Tensor, bool]:
     return dataset.told({name: torch.from_numpy(np.ascontiguousarray(array))})[name], alone
 
 
-def _captions(name: str, words: Words, given: Any) -> list[str]:
-    """Return captions as they are given, and say what of them is not told.
-
-    Raises:
-        UserError: they are no texts, or none of their words is known.
-    """
-    captions = [item.item() if isinstance(item, np.ndarray | np.generic) else item for item in given]
-    if not captions or not all(isinstance(caption, str) for caption in captions):
-        raise UserError(f"the condition {name!r} is a text, or one for each example")
-    for caption in dict.fromkeys(captions):
-        if not any(word in words.numbers for word in words_of(caption) if word.isalnum()):
-            raise UserError(
-                f"no caption of the training data has any word of {caption!r}; they have words such as "
-                f"{', '.join([word for word in words.vocabulary if word.isalnum()][:8])}"
-            )
-        for line in words.complaints(caption):
-            distributed.say(f"{caption!r}: {line}")
-    return captions
-
-
 def _has_rows(dataset: Dataset, given: Any) -> bool:
     """Return whether any array of a file has rows."""
     shapes = {name: units.shape for name, units in dataset.condition_units.items()}
     arrays = given if isinstance(given, dict) else {next(iter(shapes), "class"): given}
-    texts = {name for name, units in dataset.condition_units.items() if isinstance(units, Words)}
+    texts = {name for name, units in dataset.condition_units.items() if isinstance(units, Words | Embedded)}
     return any(np.ndim(array) > (0 if name in texts else len(shapes.get(name, ()))) for name, array in arrays.items())

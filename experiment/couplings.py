@@ -73,8 +73,8 @@ def check_coupling(config: ConfigDict, sde: SDE) -> None:
             f"{where} needs another prediction than {model.prediction}, which says nothing of the data where nothing "
             "is left of them: --config.model.prediction=flow"
         )
-    if config.data.missing:
-        raise UserError(f"{where} pairs whole examples with noise: data.missing=False")
+    if config.data.missing or config.data.masks:
+        raise UserError(f"{where} pairs whole examples with noise: data.missing=False, and no data.masks")
     if (training.coupling == REFLOW) != (training.teacher is not None) and training.objective != "lagrangian":
         raise UserError(
             "training.coupling=reflow learns from the trajectories of a trained run: name it by training.teacher"

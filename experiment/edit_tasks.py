@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
-from score_sde.common.progress import Progress
-from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, noised, shrunk, slerp
+from score_sde.common.part import Part
+from score_sde.control import LinearOperator, Masked, Observation, blurred, grey, shrunk
 from score_sde.control.inverse_problems import answer, box_mask, random_mask
-from score_sde.data import Dataset
 from score_sde.data.dataset import Kind
 from score_sde.data.latent_units import Latents
 from score_sde.data.sources.picture import read_picture
 from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.report import Report
 from score_sde.evaluation.samples.edits import Edit
-from score_sde.evaluation.watched import Watched
+from score_sde.experiment.edit_answers import answers_of, distance, in_units
 from score_sde.experiment.edit_inputs import note_reading, picture_format, read_inputs
+from score_sde.experiment.edit_latents import interpolate, latents_and_back, sdedit, vary
 from score_sde.experiment.editor import Editor
-from score_sde.models import rows_of
-from score_sde.solvers import Model, Solution, decode, encode
-from score_sde.solvers.ode.solver import ODE
+from score_sde.experiment.inpainting import TRAINED, method_of
+from score_sde.solvers import Model, Solution
 
 
 class Problem(NamedTuple):
@@ -61,16 +59,16 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
 
     def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
         observation = Observation(problem.operator, y[which].to(distributed.device()), settings.noise_std)
-        solver, model = answer(settings.method, editor.solver, model, observation, **options)
+        solver, model = answer(method_of(editor.config), editor.solver, model, observation, **options)
         x_T = model.sde.prior_sample((len(seeds), *dataset.model_shape), seeds=seeds, device=distributed.device())
         return solver(model, x_T, seeds=seeds)
 
-    answers, nfe = _answers(editor, len(inputs), solve)
+    answers, nfe = answers_of(editor, len(inputs), solve)
     misfit = problem.operator(answers.flatten(0, 1)) - y.repeat_interleave(settings.num_samples, 0)
-    numbers = {"network_calls": nfe, **_in_units("largest_misfit", misfit.abs().max(), dataset)}
+    numbers = {"network_calls": nfe, **in_units("largest_misfit", misfit.abs().max(), dataset)}
     if settings.observed:
         return Edit(problem.show(y), None, answers, numbers)
-    return Edit(inputs, problem.show(y), answers, numbers | _distance(answers, inputs, dataset))
+    return Edit(inputs, problem.show(y), answers, numbers | distance(answers, inputs, dataset))
 
 
 def _inpaint(editor: Editor) -> Edit:
@@ -80,7 +78,35 @@ def _inpaint(editor: Editor) -> Edit:
         raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
     # What is hidden is the middle of the levels, or, where there are none, no number.
     nothing = torch.nan if dataset.levels is None else 0.0
-    return _solve(editor, Problem(Masked(keep), form, lambda y: torch.where(keep, y, nothing)))
+    problem = Problem(Masked(keep), form, lambda y: torch.where(keep, y, nothing))
+    return _draw_hidden(editor, keep, problem) if method_of(editor.config) == TRAINED else _solve(editor, problem)
+
+
+def _draw_hidden(editor: Editor, keep: Tensor, problem: Problem) -> Edit:
+    """Draw what is hidden by a model that is told the rest, which stays to the last bit; `keep` is where that is."""
+    settings = editor.config.edit
+    if settings.noise_std:
+        raise UserError(
+            f"edit.method={TRAINED} keeps what is known as it is: --config.edit.noise_std=0, or edit.method=pigdm"
+        )
+    inputs = read_inputs(editor, picture_format(editor))
+    known = keep.expand_as(inputs)
+    part = Part(torch.where(known, inputs, 0), known, ~known)
+    of_answers = part[torch.arange(len(inputs)).repeat_interleave(settings.num_samples)]
+
+    def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
+        shape = (len(seeds), *editor.dataset.model_shape)
+        return editor.solver(
+            model, model.sde.prior_sample(shape, seeds=seeds, device=distributed.device()), seeds=seeds
+        )
+
+    assert editor.of_part is not None
+    drawn, nfe = answers_of(editor._replace(model=editor.of_part(of_answers)), len(inputs), solve)
+    answers = torch.where(known[:, None], inputs[:, None], drawn)
+    shown = problem.show(problem.operator(inputs))
+    if settings.observed:
+        return Edit(shown, None, answers, {"network_calls": nfe})
+    return Edit(inputs, shown, answers, {"network_calls": nfe, **distance(answers, inputs, editor.dataset)})
 
 
 def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
@@ -103,6 +129,19 @@ def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
     note_reading(report, form)
     # Of latents those are known that lie under known pixels alone.
     return keep.unflatten(3, (sizes[1], -1)).all(4).unflatten(2, (sizes[0], -1)).all(3)
+
+
+def _check_pixels(editor: Editor) -> None:
+    """See that a model sees the numbers of which something is observed.
+
+    Raises:
+        UserError: it sees latents of an autoencoder, of which nothing is known then.
+    """
+    if isinstance(editor.dataset.units, Latents):
+        raise UserError(
+            f"edit.task={editor.config.edit.task} is of pixels, and the model is of latents: take a model of pixels, "
+            "or edit.task inpaint, sdedit, interpolate or encode"
+        )
 
 
 def _colorize(editor: Editor) -> Edit:
@@ -137,64 +176,6 @@ def _deblur(editor: Editor) -> Edit:
     return _solve(editor, Problem(blurred(editor.config.edit.blur), picture_format(editor)))
 
 
-def _check_pixels(editor: Editor) -> None:
-    """See that a model sees the numbers of which something is observed.
-
-    Raises:
-        UserError: it sees latents of an autoencoder, of which nothing is known then.
-    """
-    if isinstance(editor.dataset.units, Latents):
-        raise UserError(
-            f"edit.task={editor.config.edit.task} is of pixels, and the model is of latents: take a model of pixels, "
-            "or edit.task inpaint, sdedit, interpolate or encode"
-        )
-
-
-def _sdedit(editor: Editor) -> Edit:
-    inputs = read_inputs(editor, picture_format(editor))
-
-    def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
-        start = inputs[which].to(distributed.device())
-        until, x = noised(model, start, editor.config.edit.strength, seeds=seeds)
-        return editor.solver(until, x, seeds=seeds)
-
-    answers, nfe = _answers(editor, len(inputs), solve)
-    return Edit(inputs, None, answers, {"network_calls": nfe, **_distance(answers, inputs, editor.dataset)})
-
-
-def _interpolate(editor: Editor) -> Edit:
-    inputs, count = read_inputs(editor, picture_format(editor), noise=True), editor.config.edit.num_samples
-    if len(inputs) < 2 or count < 2:
-        raise UserError("to interpolate takes two inputs, comma-separated, and edit.num_samples of at least 2")
-    shares = torch.linspace(0, 1, count, dtype=inputs.dtype).repeat(len(inputs) - 1)
-
-    def between(latents: Tensor) -> Tensor:
-        first, second = (part.repeat_interleave(count, 0) for part in (latents[:-1], latents[1:]))
-        return slerp(first, second, shares.to(first.device))
-
-    latents, answers = _there_and_back(editor, inputs, between)
-    path = answers.x.cpu().unflatten(0, (len(inputs) - 1, count))
-    ends = torch.stack([path[:, 0] - inputs[:-1], path[:, -1] - inputs[1:]])
-    numbers = {
-        "network_calls": latents.nfe + answers.nfe,
-        **_in_units("largest_difference_of_the_ends", ends.abs().max(), editor.dataset),
-    }
-    return Edit(inputs[:-1], None, path, numbers)
-
-
-def _encode(editor: Editor) -> Edit:
-    inputs, temperature = read_inputs(editor, picture_format(editor), noise=True), editor.config.edit.temperature
-    latents, decoded = _there_and_back(editor, inputs, lambda latents: temperature * latents)
-    answers = decoded.x.cpu()[:, None]
-    difference = (answers[:, 0] - inputs).abs().max()
-    numbers = {
-        "network_calls": latents.nfe + decoded.nfe,
-        "root_mean_square_of_the_latents": latents.x.square().mean().sqrt().item(),
-        **_in_units("largest_difference_from_the_input", difference, editor.dataset),
-    }
-    return Edit(inputs, None, answers, numbers)
-
-
 class Task(NamedTuple):
     """A task of editing is done by a function, and means something for some kinds of data."""
 
@@ -209,83 +190,8 @@ TASKS = {
     "colorize": Task(_colorize, ("images",)),
     "superres": Task(_superres, _IN_SPACE),
     "deblur": Task(_deblur, _IN_SPACE),
-    "sdedit": Task(_sdedit),
-    "interpolate": Task(_interpolate),
-    "encode": Task(_encode),
+    "sdedit": Task(sdedit),
+    "vary": Task(vary),
+    "interpolate": Task(interpolate),
+    "encode": Task(latents_and_back),
 }
-
-
-def _there_and_back(editor: Editor, inputs: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[Solution, Solution]:
-    """Return the latents of the inputs, and what these decode to when they are changed."""
-    options = _flow_options(editor)
-    with Progress(editor.config.edit.task, 2, "way") as bar:
-        model = Watched(rows_of(editor.model, slice(len(inputs))), bar.call)
-        latents = encode(model, inputs.to(distributed.device()), **options)
-        bar.update()
-        changed = change(latents.x)
-        decoded = decode(Watched(rows_of(editor.model, slice(len(changed))), bar.call), changed, **options)
-        bar.update()
-    return latents, decoded
-
-
-def _answers(
-    editor: Editor, num_inputs: int, solve: Callable[[Model, Tensor, list[int]], Solution]
-) -> tuple[Tensor, float]:
-    """Find answers `(M, K, *dims)`; return them and the network calls of each.
-
-    `solve` is called with the model of a batch of answers, the numbers of their inputs, and their seeds.
-    """
-    settings, size = editor.config.edit, editor.config.sampling.batch_size
-    count = settings.num_samples
-    if _by_particles(editor):
-        size = max(1, size // settings.num_particles)
-    batches = [slice(first, min(first + size, num_inputs * count)) for first in range(0, num_inputs * count, size)]
-    found, calls = [], 0
-    with Progress(settings.task, len(batches), "batch", _calls(editor)) as bar:
-        for rows in batches:
-            numbers = torch.arange(rows.start, rows.stop)
-            model = Watched(rows_of(editor.model, rows), bar.call)
-            solution = solve(model, numbers // count, (editor.config.seed + numbers).tolist())
-            found.append(solution.x.cpu())
-            calls += solution.nfe * len(numbers)
-            bar.update()
-    answers = torch.cat(found)
-    if not bool(answers.isfinite().all()):
-        raise UserError("answers are not finite: take more steps, a smaller edit.scale, or another method")
-    return answers.unflatten(0, (num_inputs, count)), calls / len(answers)
-
-
-def _calls(editor: Editor) -> int | None:
-    """Return the number of network calls of a batch of answers, where known: RePaint has more than its solver."""
-    settings = editor.config.edit
-    if _by_particles(editor) or (settings.task != "sdedit" and settings.method == "repaint"):
-        return None
-    return editor.solver.calls(editor.model.sde)
-
-
-def _by_particles(editor: Editor) -> bool:
-    """Return whether each answer is one of many particles."""
-    return editor.config.edit.task != "sdedit" and editor.config.edit.method == "tds"
-
-
-def _distance(answers: Tensor, inputs: Tensor, dataset: Dataset) -> dict[str, float]:
-    """Measure how far answers `(M, K, *dims)` are from the inputs, and from each other."""
-    error = (answers - inputs[:, None]).square().mean().sqrt()
-    numbers = _in_units("root_mean_square_difference_from_the_input", error, dataset)
-    if answers.shape[1] > 1:
-        numbers |= _in_units("spread", answers.std(1).square().mean().sqrt(), dataset)
-    return numbers
-
-
-def _in_units(name: str, value: Tensor, dataset: Dataset) -> dict[str, float]:
-    """Return a difference in model units in levels, or in standard deviations of data without levels, by its name."""
-    of_levels = dataset.levels is not None and not isinstance(dataset.units, Latents)
-    unit = "levels" if of_levels else "standard_deviations"
-    return {f"{name}_in_{unit}": value.item() / dataset.units.spacing}
-
-
-def _flow_options(editor: Editor) -> dict[str, Any]:
-    """Return those options of the solver, an `ODE`, that were given, for encoding and decoding."""
-    assert isinstance(editor.solver, ODE)
-    given = {field.name: getattr(editor.solver, field.name) for field in fields(editor.solver)}
-    return {name: value for name, value in given.items() if value is not None}

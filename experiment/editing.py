@@ -5,31 +5,33 @@ Answer `j` of `K` to input `i` has the seed `config.seed + i K + j`, and depends
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
-from score_sde.common.condition import joined
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.control import Masked, Observation, noised
 from score_sde.control.inverse_problems import answer
-from score_sde.data.conditions import of_classes
 from score_sde.evaluation.samples.edits import Edit, write_edit
 from score_sde.experiment import conditions
+from score_sde.experiment.asked import asked_of
+from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.edit_inputs import TEST, num_answers
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.prompts import led_away_from, prompted
+from score_sde.experiment.inpainting import TRAINED, method_of, model_of_part
+from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 
 # Tasks that go along the probability flow.
-BY_FLOW = ("encode", "interpolate")
+BY_FLOW = ("encode", "interpolate", "vary")
 # The number of steps of solvers that have no default of their own.
 NUM_STEPS = 50
 
@@ -38,6 +40,8 @@ def choose_solver(config: ConfigDict) -> None:
     """Put the solver that edits are made with where those of samples are, in place."""
     if config.edit.task in BY_FLOW:
         config.sampling.solver = "ode"
+        # Adaptive steps are many as they need be, however many samples are drawn by.
+        config.sampling.num_steps = config.sampling.num_steps if config.sampling.method is not None else None
     else:
         config.sampling.solver, config.sampling.num_steps = config.edit.solver, config.edit.num_steps
 
@@ -54,6 +58,8 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
         chosen += ["solver", "num_steps"]
         with naming("edit.strength"):
             model, x = noised(model, x, settings.strength, seeds=[0])
+    elif settings.task not in BY_FLOW and method_of(config) == TRAINED:
+        chosen += ["method", "solver", "num_steps"]
     elif settings.task not in BY_FLOW:
         chosen += ["method", "solver", "num_steps"]
         if settings.method in ("dps", "tds") and not settings.noise_std:
@@ -65,9 +71,10 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
         observation = Observation(operator, operator(x), settings.noise_std)
         with naming("edit.method"):
             solver, model = answer(
-                settings.method, solver, model, observation, jump=1, repeats=1, num_particles=2, num_steps=2
+                method_of(config), solver, model, observation, jump=1, repeats=1, num_particles=2, num_steps=2
             )
-    with naming(", ".join(f"edit.{key}={settings[key]}" for key in chosen if settings[key] is not None)):
+    values = {**settings.to_dict(), "method": method_of(config)}
+    with naming(", ".join(f"edit.{key}={values[key]}" for key in chosen if values[key] is not None)):
         solver(model, x, seeds=[0])
 
 
@@ -87,6 +94,10 @@ def prepare(experiment: Experiment) -> None:
         for name, _ in experiment.overrides:
             if name == "edit.solver":
                 raise UserError("edit.method=tds has steps of its own: leave out edit.solver")
+    if edit.task in BY_FLOW and experiment.config.sampling.method is None:
+        for name, _ in experiment.overrides:
+            if name == "sampling.num_steps":
+                raise UserError(f"edit.task={edit.task} has adaptive steps: leave out {name}, or give sampling.method")
     choose_solver(experiment.config)
 
 
@@ -97,16 +108,22 @@ def make_editor(experiment: Experiment) -> Editor:
         UserError: classes are asked for that there are not, or examples of several classes are to be blended.
     """
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
-    labels = conditions.sample_labels(config, dataset, num_answers(config, dataset))
-    if config.edit.task == "interpolate" and labels is not None and len(labels.unique()) > 1:
-        raise UserError("examples are interpolated within one class: give one in sampling.labels")
+    count = num_answers(config, dataset)
+    asked = asked_of(config, dataset, count)
+    check_heard(config, dataset, asked)
+    labels = None if asked is None else asked.values.get("class")
+    if config.edit.task == "interpolate" and asked is not None:
+        if labels is not None and len(labels.unique()) > 1:
+            raise UserError("examples are interpolated within one class: give one in sampling.labels")
+        if any(bool((value != value[:1]).any()) for value in asked.values.values()):
+            raise UserError("examples are interpolated under one condition: give one prompt, or one row")
     guides = conditions.find_guides(config, dataset, model.sde)
-    asked = joined(of_classes(labels), prompted(config, dataset, num_answers(config, dataset)))
-    away = led_away_from(config, dataset, 1 if asked is None else len(asked))
+    away = led_away_from(config, dataset, 1 if asked is None else count)
     models = conditions.make_guidance(config, model, asked, guides, away)
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
-    return Editor(config, dataset, models, solver, settings, labels)
+    of_part = partial(model_of_part, config, model, asked=asked, guides=guides, away=away)
+    return Editor(config, dataset, models, solver, settings, labels, of_part)
 
 
 def edit(editor: Editor) -> Edit | None:

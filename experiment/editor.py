@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from score_sde.common.part import Part
 from score_sde.data import Dataset
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
@@ -22,6 +24,7 @@ class Editor(NamedTuple):
         solver: the solver that finds answers.
         settings: plain values by name that decide the answers.
         labels: classes of the answers, if any are asked for.
+        of_part: makes the model of a part of each answer, of a model that is told of parts.
     """
 
     config: ConfigDict
@@ -30,3 +33,4 @@ class Editor(NamedTuple):
     solver: Solver
     settings: dict[str, Any]
     labels: Tensor | None = None
+    of_part: Callable[[Part], Model] | None = None

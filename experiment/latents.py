@@ -45,6 +45,7 @@ _SAME: dict[str, Any] = {
     "model.flow_map": False,
     "data.distortion": 0.0,
     "data.missing": False,
+    "data.masks": "",
 }
 
 

@@ -33,6 +33,7 @@ from score_sde.evaluation.likelihood.through_decoder import KIND
 from score_sde.experiment import build, density
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.conditions import is_class_conditional
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.dequantisation import learned_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood_tuning import likelihood_table
@@ -138,7 +139,7 @@ def likelihood(experiment: Experiment) -> Measured | None:
     condition = None
     if settings.given != "none":
         condition = dataset.condition_of(settings.split, slice(len(examples)), classes_told, names)
-    check_heard(config, dataset, condition)
+    check_heard(config, dataset, condition, controls_of(experiment.model))
 
     gaps = has_gaps(examples)
     if gaps:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.data import Dataset
+from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import described
 from score_sde.data.memory import changes, memory_of, overlap, recall
 from score_sde.data.words import PARTS
@@ -20,11 +21,13 @@ from score_sde.experiment import (
     checkpoints,
     checks,
     configuration,
+    controls,
     latent_data,
     networks,
     other_run,
     runs,
 )
+from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.experiment import Experiment
@@ -63,20 +66,24 @@ def to_train(
     note(dataset.notes)
     begun = autoencoders.read(checkpoint.data_of_newest(folder / "checkpoints"), str(folder))
     if begun is not None:
-        dataset = dataset.in_units_of(begun)
-        note(dataset.unheard())
-    dataset = latent_data.of_latents(config, dataset)
+        dataset = latent_data.of_latents(config, dataset.in_units_of(begun))
+    else:
+        dataset = controls.beside_base(config, latent_data.of_latents(config, dataset))
+    note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
-    if begin_from is not None:
-        note(checkpoints.start_from(begin_from, model, config, dataset))
+    if begin_from is not None and config.model.control:
+        note(controls.begin(model, config, dataset))
+    elif begin_from is not None:
+        note(checkpoints.start_from(str(other_run.newest(begin_from)), model, config, dataset))
     elif begun is None and config.training.teacher is not None:
         note([_begin_as_teacher(model, config, dataset)])
     build.check_classes(config, dataset)
     if config.data.augment and not dataset.is_image:
         raise UserError(f"data.augment is for images; for {dataset.name}: --config.data.augment=")
     check_pairs(config, build.told_names(config, dataset))
-    beside = [name for name in build.told_names(config, dataset) if len(dataset.condition_units[name].shape) > 1]
+    arrays = {name: len(dataset.condition_units[name].shape) for name in build.told_names(config, dataset)}
+    beside = [name for name, axes in arrays.items() if axes > 1 and name != CAPTION]
     if beside and config.data.augment:
         raise UserError(
             f"data.augment would change examples, and not {', '.join(beside)}, which lies beside them: "
@@ -100,13 +107,16 @@ def to_use(
     dataset = _dataset_to_use(mode, config, found)
     if mode in ("likelihood", "compare"):
         part = config.likelihood.split if mode == "likelihood" else "test"
-        _note_changes(dataset, (checkpoint.run_of(found.path) if found else None) or folder, part)
+        _note_changes(
+            controls.as_trained(dataset, found), (checkpoint.run_of(found.path) if found else None) or folder, part
+        )
     if mode not in ("sample", "likelihood") and dataset.has_gaps:
         raise UserError(
             f"{dataset.name} lacks numbers, and mode {mode} is for whole examples: load the run from Python, for "
             "run.fill(x) and run.log_prob(x)"
         )
     experiment = ready(config, found, dataset, folder, overrides, autoencoders=mode == "likelihood")
+    note(experiment.dataset.unheard())
     if found is not None and distributed.rank() == 0 and checkpoints.is_strange(found.path, folder):
         note([f"{folder} is the run of another model than {found.path}: see --workdir"])
     return experiment
@@ -128,7 +138,7 @@ def ready(
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
-        note(dataset.unheard())
+    check_text_encoder(config, dataset)
     if found is None:
         dataset = latent_data.of_latents(config, dataset)
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
@@ -143,7 +153,7 @@ def ready(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )
     model = model.to(distributed.device()).eval().requires_grad_(False)
-    return Experiment(config, dataset, model, folder, found, overrides)
+    return controls.joined(Experiment(config, dataset, model, folder, found, overrides))
 
 
 def remember(config: ConfigDict, folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from ml_collections import ConfigDict
@@ -13,8 +15,11 @@ from torch import nn
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.data import Dataset
 from score_sde.experiment import own
-from score_sde.models import ADM, DDPM, MLP, ADMClassifier, DiT, Encoder, NCSNpp, UNet
+from score_sde.models import ADM, DDPM, MLP, ADMClassifier, ControlNet, DiT, Encoder, NCSNpp, UNet
+from score_sde.models.layers.condition import Kind, Picture
 from score_sde.sde import geometric_sigmas
+
+AnyModule = TypeVar("AnyModule", bound=Any)
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
@@ -53,6 +58,8 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
         UserError: the network does not exist or cannot take examples of this shape.
     """
     model = config.model
+    if model.control:
+        return _controlled(config, shape, **more)
     if model.network == "mixture":
         raise UserError("a mixture needs no training: use it with --mode sample, likelihood, compare or tune")
     if own.is_own(model.network):
@@ -82,6 +89,45 @@ def make_network(config: ConfigDict, shape: tuple[int, ...], **more: Any) -> nn.
             rungs = (config.sde.num_rungs, config.sde.sigma_min, config.sde.sigma_max)
             options["sigmas"] = geometric_sigmas(*rungs).flip(0)
         return network(tuple(size), channels, **options)
+
+
+def names_of_controls(config: ConfigDict) -> tuple[str, ...]:
+    """Return the names of the conditions that are each heard by a copy of a frozen network's encoder."""
+    return tuple(name.strip() for name in config.model.control.split(",") if name.strip())
+
+
+def _controlled(config: ConfigDict, shape: tuple[int, ...], conditions: dict[str, Kind], **more: Any) -> ControlNet:
+    """Make a network with controls beside it; arguments and errors are those of `make_network`.
+
+    Raises:
+        UserError: a control is no picture among the conditions.
+    """
+    names = names_of_controls(config)
+    pictures = [name for name, kind in conditions.items() if isinstance(kind, Picture)]
+    for name in names:
+        if name not in pictures:
+            raise no_picture(name, pictures)
+    others = {name: kind for name, kind in conditions.items() if name not in names}
+    plain = copy.deepcopy(config)
+    plain.model.control = ""
+    base = make_network(plain, shape, **more, **({"conditions": others} if others else {}))
+    with naming("model.control"):
+        return ControlNet(base, {name: conditions[name].channels for name in names})  # type: ignore[union-attr]
+
+
+def no_picture(name: str, pictures: Sequence[str]) -> UserError:
+    """Return the complaint that a control is none of the conditions with place."""
+    return UserError(
+        f"model.control names {name}, and what is told of these data with place is: "
+        f"{', '.join(pictures) or 'nothing'}; see data.edges, data.low_resolution and data.condition"
+    )
+
+
+def frozen_but_controls(model: AnyModule) -> AnyModule:
+    """Return a model in which controls alone want gradients, if its network has any; it is changed in place."""
+    if isinstance(getattr(model, "network", None), ControlNet):
+        model.requires_grad_(False).network.controls.requires_grad_(True)
+    return model
 
 
 def _check_axes(network: str, shape: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ml_collections import ConfigDict
 
@@ -90,6 +90,19 @@ def _time_shape(config: ConfigDict) -> TimeShape:
 def _lagrangian_objective(config: ConfigDict, sde: SDE, teacher: Teacher | None) -> LagrangianMatching:
     denoising = _continuous_objective(config, sde) if teacher is None else None
     return LagrangianMatching(sde, teacher, denoising, config.training.t_min)
+
+
+# The keys of the section `training` that an objective draws or weighs no times by.
+_UNUSED = {
+    "discrete": ("weighting", "times", "t_min"),
+    "hybrid": ("weighting", "t_min"),
+    "variational": ("weighting", "times", "t_min"),
+}
+
+
+def unused_keys(objective: str, keys: Iterable[str]) -> list[str]:
+    """Return those of the given keys of the section `training` that an objective of this name does not use."""
+    return [key for key in keys if key in _UNUSED.get(objective, ())]
 
 
 _Made = Objective | HybridObjective | LagrangianMatching | VariationalBound

@@ -17,6 +17,7 @@ from score_sde.control.inverse_problems import METHODS
 from score_sde.control.operators import LARGEST_BLUR
 from score_sde.data.augment import AUGMENTATIONS
 from score_sde.data.loading import DAMAGED, RESIZE
+from score_sde.data.masks import MASKS
 from score_sde.data.registry import DATASETS
 from score_sde.data.sources.picture import background
 from score_sde.evaluation.likelihood.bounds import BOUNDS
@@ -25,6 +26,7 @@ from score_sde.evaluation.samples.inception import METRICS
 from score_sde.experiment import build, configuration, density, networks, objectives, own, texts, variances
 from score_sde.experiment.couplings import COUPLINGS
 from score_sde.experiment.edit_tasks import TASKS
+from score_sde.experiment.inpainting import TRAINED
 from score_sde.experiment.likelihood import CONDITIONS, SPLITS
 from score_sde.experiment.solver import GITS, THRESHOLDS
 from score_sde.models.networks.adm_classifier import Pool
@@ -185,6 +187,7 @@ RULES: dict[str, Rule] = {
     "data.dataset": one_of_or_own("dataset", [*DATASETS, build.ARRAYS, build.LATENTS]),
     "data.path": name,
     "data.condition": name,
+    "data.text_encoder": name,
     "data.folder": name,
     "data.image_size": whole(1, _NUM_PIXELS),
     "data.image_width": whole(1, _NUM_PIXELS),
@@ -193,6 +196,7 @@ RULES: dict[str, Rule] = {
     "data.num_classes": whole(1, 10**6),
     "data.low_resolution": whole(1, _NUM_PIXELS),
     "data.autoencoder": name,
+    "data.edges": positive(high=1.0),
     "data.levels": whole(2, 256),
     "data.background": reads(background),
     "data.damaged": one_of("way with damaged images", DAMAGED),
@@ -201,6 +205,7 @@ RULES: dict[str, Rule] = {
     "data.low": number(),
     "data.high": number(),
     "data.augment": words(one_of("augmentation", AUGMENTATIONS)),
+    "data.masks": words(one_of("mask", MASKS)),
     "data.distortion": _SHARE,
     "data.validation": number(0, _MANY),
     "data.fold": whole(0, _LARGEST_SEED),
@@ -227,6 +232,7 @@ RULES: dict[str, Rule] = {
     "model.dropout": _SHARE,
     "model.attention_depths": listed(whole(-15, 14), least=0),
     "model.input_frequencies": listed(whole(0, 16), least=0),
+    "model.control": words(name),
     "model.periodic": listed(whole(0, 2), least=0, most=3),
     "model.attention_resolutions": listed(whole(1, _NUM_PIXELS), least=0),
     "model.embedding": one_of("embedding", get_args(Embedding)),
@@ -297,6 +303,8 @@ RULES: dict[str, Rule] = {
     "sampling.labels": name,
     "sampling.prompt": name,
     "sampling.negative_prompt": name,
+    "sampling.controls": words(name),
+    "sampling.control_scales": listed(number(-100, 100), least=0),
     "sampling.guidance": number(-1e3, 1e3),
     "sampling.guidance_interval": listed(number(0, math.inf), least=0, most=2),
     "sampling.guidance_rescale": _SHARE,
@@ -358,7 +366,7 @@ RULES: dict[str, Rule] = {
     "edit.num_samples": whole(1, 10**4),
     "edit.solver": one_of("solver", SOLVERS),
     "edit.num_steps": whole(1, _TABLE),
-    "edit.method": one_of("method", METHODS),
+    "edit.method": one_of("method", (*METHODS, TRAINED)),
     "edit.noise_std": number(0, 1e3),
     "edit.scale": number(0, 1e3),
     "edit.jump": whole(1, _TABLE),

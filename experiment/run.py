@@ -3,7 +3,7 @@
     run = load("runs/digits")
     run.sample(64, seed=0)           examples, as `run.dataset.train` holds them
     run.bits_per_dim(x)              one number an example
-    run.fill(x)                      what is missing of examples, given the rest (with data.missing)
+    run.fill(x, given=known)         what is missing of examples, given the rest
 
 Examples go in and come out in the units and the format of the data: NumPy arrays or tensors, one or many. What is not
 asked for otherwise is as the run's configuration has it, so that numbers are those of the command line, to the last
@@ -30,22 +30,33 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
-from score_sde.common.part import missing
-from score_sde.data import Dataset, Standardised
+from score_sde.data import Dataset
 from score_sde.data.latent_units import Latents
-from score_sde.evaluation.samples.draw import as_array
-from score_sde.experiment import build, checks, conditions, configuration, own, sampling
+from score_sde.experiment import (
+    build,
+    checks,
+    conditions,
+    configuration,
+    controls,
+    differentiable,
+    filling,
+    moving,
+    own,
+    redrawing,
+    sampling,
+)
 from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.composed_posterior import ComposedPosterior
 from score_sde.experiment.condition_values import check_heard, condition_of, observed
+from score_sde.experiment.editing import NUM_STEPS
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.likelihood import make_measurement
+from score_sde.experiment.parts import is_told_of_parts, shown_levels
 from score_sde.experiment.posterior import Posterior
-from score_sde.models import Given, part_of, rows_of
-from score_sde.solvers import decode, encode, log_likelihood
+from score_sde.experiment.ranking import bounds_of_each
+from score_sde.models import Given, rows_of
+from score_sde.solvers import decode, encode
 from score_sde.solvers.base import Solution, Solver
-
-_MOST_FRAMES = 60
 
 Examples = np.ndarray | Tensor | Sequence[Any]
 
@@ -125,6 +136,7 @@ class Run:
         x: Examples,
         num_samples: int | None = None,
         *,
+        given: Any = None,
         condition: Any = None,
         seed: int | None = None,
         solver: str | Solver | None = None,
@@ -133,32 +145,61 @@ class Run:
     ) -> np.ndarray:
         """Return examples with what is missing of them drawn given the rest, in data units; the rest is as it was.
 
+        A model that was trained for this (`data.masks`, `data.missing`) draws it itself; another one by ΠGDM.
+
         Args:
-            x: examples, NaN where they were not observed.
+            x: examples, NaN where they are not known.
             num_samples: how often each is filled; the answer then has shape `(num_samples, *x.shape)`. Once, in the
                 shape of `x`, if left out.
+            given: which numbers are known, truths of the shape of `x`, or of one example; what is not NaN, if left out.
             condition: the class of all examples, or of each.
             seed: sample `j` of example `i` of `N` is drawn with `seed + j N + i`.
             solver: a name, or a solver; like the rest as of `sample`.
             num_steps: the solver's number of steps.
-            options: further keys of the section `sampling`.
+            options: further keys of the section `sampling`, such as `prompt` and `guidance`.
 
         Raises:
-            UserError: the model was not trained for this (`data.missing`), or nothing is missing of an example.
+            UserError: nothing is missing of an example, or there is no such option, class or condition.
         """
-        self._check_parts()
-        examples, alone = as_examples(self._experiment.dataset, x, gaps=True)
+        examples, known, alone = filling.read_known(self._experiment.dataset, x, given)
+        if solver is None and not filling.draws_itself(self._experiment):
+            solver, num_steps = self.config.edit.solver, num_steps or self.config.edit.num_steps or NUM_STEPS
         times = 1 if num_samples is None else num_samples
         experiment = self._sampling(times * len(examples), seed, solver, {"num_steps": num_steps, **options})
-        many = examples.repeat(times, *(1,) * (examples.ndim - 1))
         told = None if condition is None else self._condition(condition, len(examples))
-        rows = torch.arange(len(many)) % len(examples)
-        part = missing(self._experiment.dataset.units.encode(many)).to(distributed.device())
-        drawn = sampling.sample_of(experiment, part_of(self.model, part, None if told is None else told[rows]))
-        filled = torch.where(many.isnan(), self._experiment.dataset.units.decode(drawn.samples.x), many).numpy()
-        filled = filled.reshape(times, *examples.shape)
-        filled = filled[:, 0] if alone else filled
-        return filled[0] if num_samples is None else filled
+        return self._shaped(filling.fill(experiment, examples, known, told), alone, num_samples)
+
+    def redraw(
+        self,
+        x: Examples,
+        strength: float = 0.5,
+        num_samples: int | None = None,
+        *,
+        condition: Any = None,
+        seed: int | None = None,
+        solver: str | Solver | None = None,
+        num_steps: int | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Return examples drawn again from the noise of a strength on (SDEdit), in data units.
+
+        Args:
+            x: examples.
+            strength: how far the way to noise is gone, in parts of it: near 0 examples come back, at 1 they are new.
+            num_samples: how often each is drawn; shapes and seeds are as of `fill`.
+            condition: as of `sample`, like the rest: `prompt`, `guidance` …
+
+        Raises:
+            UserError: there is no such option, class or condition, or the strength is out of range.
+        """
+        examples, alone = as_examples(self._experiment.dataset, x)
+        times = 1 if num_samples is None else num_samples
+        experiment = self._sampling(times * len(examples), seed, solver, {"num_steps": num_steps, **options})
+        told = None if condition is None else self._condition(condition, len(examples))
+        units = self._experiment.dataset.units
+        return self._shaped(
+            units.decode(redrawing.redraw(experiment, units.encode(examples), strength, told)), alone, num_samples
+        )
 
     def log_prob(
         self, x: Examples, *, condition: Any = None, given: Any = None, seed: int | None = None, **options: Any
@@ -184,10 +225,31 @@ class Run:
         if isinstance(x, Tensor) and x.requires_grad:
             if given is not None:
                 raise UserError("a density given some of the numbers is not differentiated: leave out given")
-            return self._differentiable(x, condition, seed, options)
+            experiment = self._with("likelihood", seed, options)
+            return differentiable.log_prob(experiment, lambda count: self._given(condition, count), x)
         examples, alone = as_examples(self._experiment.dataset, x, gaps=self.config.data.missing)
         log_prob = self._measured(examples, condition, seed, options, given).numpy()
         return float(log_prob[0]) if alone else log_prob
+
+    def rank(self, x: Examples, conditions: Any, *, seed: int | None = None, **options: Any) -> np.ndarray:
+        """Return a bound on `log p(x | c)` under each of K conditions, such as captions, `(N, K)`, in nats, float64.
+
+        The larger, the likelier; of one example `(K,)`. Noise is the same under all, so that differences are sharp.
+
+        Args:
+            x: examples, as `run.dataset.train` has them.
+            conditions: several, as of `sample`.
+            seed: the noise of example `i` is that of `seed + i`.
+            options: further keys of the section `likelihood`, such as `bound_calls`, network calls a condition.
+
+        Raises:
+            UserError: as of `log_prob`, or the model has no bound.
+        """
+        examples, alone = as_examples(self._experiment.dataset, x)
+        asked = observed(self.config, self._experiment.dataset, conditions)
+        experiment = self._with("likelihood", seed, {"bounds": ("continuous",), **options})
+        found = bounds_of_each(experiment, examples, self._condition(asked, len(asked))).numpy()
+        return found[0] if alone else found
 
     def posterior(self, x: Any = None, *, prior: Any = None) -> Posterior:
         """Return the posterior of what the model is of, such as a simulator's parameters, given what was observed.
@@ -263,21 +325,15 @@ class Run:
             seconds: how long the way takes.
             options: further keys of the section `sampling`.
         """
-        from score_sde.common.animation import animate, evenly
-        from score_sde.common.plots import frames
-
-        dataset, sde = self._experiment.dataset, self.model.sde
         asked, _ = self._asked(condition, num_samples)
         experiment = self._sampling(num_samples, seed, solver, {"num_steps": num_steps, **options})
-        trajectory = sampling.trajectory(experiment, asked)
-        log_snr = [float(sde.at(state.t).log_snr.mean()) for state in trajectory]
-        states = []
-        for number in evenly(log_snr, _MOST_FRAMES):
-            here = sde.at(trajectory[number].t)
-            x = trajectory[number].x
-            states.append(as_array((sde.expand(1 / torch.hypot(here.alpha, here.sigma), x) * x).cpu(), dataset))
-        animate(list(frames(dataset.kind, states)), Path(path), seconds)
-        return Path(path)
+        return moving.animate(experiment, asked, Path(path), seconds)
+
+    @staticmethod
+    def _shaped(answers: Tensor, alone: bool, num_samples: int | None) -> np.ndarray:
+        """Return answers `(K, N, *shape)` without the axes that were not asked for."""
+        array = (answers[:, 0] if alone else answers).numpy()
+        return array[0] if num_samples is None else array
 
     def _sampling(
         self, count: int | None, seed: int | None, solver: str | Solver | None, options: Mapping[str, Any]
@@ -302,7 +358,7 @@ class Run:
         with naming(mode):
             configuration.from_dict(values, "run", config)
             checks.check(config, mode)
-        return replace(self._experiment, config=config)
+        return replace(self._experiment, config=config, model=controls.at_scales(self.model, config))
 
     def _asked(self, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
         """Return the condition of `count` samples, and their number, which its rows decide where it is None."""
@@ -316,7 +372,7 @@ class Run:
         """Return the model, with the condition of so many examples bound to it, if any is given."""
         dataset = self._experiment.dataset
         if condition is None:
-            check_heard(self.config, dataset, None)
+            check_heard(self.config, dataset, None, controls.controls_of(self.model))
             return self.model
         return Given(self.model, self._condition(condition, count))
 
@@ -328,12 +384,15 @@ class Run:
         told, _ = condition_of(self.config, dataset, condition, count)
         if "class" in told.values and not conditions.is_class_conditional(self.config):
             raise UserError("this model knows no classes: leave them out of the condition")
-        check_heard(self.config, dataset, told)
+        check_heard(self.config, dataset, told, controls.controls_of(self.model))
         return told.to(distributed.device())
 
     def _check_parts(self) -> None:
-        if not self.config.data.missing:
-            raise UserError("this model knows nothing of missing numbers: train one with data.missing=True")
+        if not is_told_of_parts(self.config):
+            raise UserError(
+                "this model was told of whole examples alone: train one with data.masks=half,box,all, or with "
+                "data.missing=True"
+            )
 
     def _measured(
         self, examples: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any], given: Any = None
@@ -344,36 +403,15 @@ class Run:
             given = torch.as_tensor(np.asarray(given, dtype=bool))
             given = given.expand(examples.shape) if given.shape != examples.shape else given
         experiment = self._with("likelihood", seed, options)
+        shown = shown_levels(experiment.config, experiment.dataset) if given is not None else None
         model = self._given(condition, len(examples))
-        measurement = replace(make_measurement(experiment), model=model, bounds={}, given=given)
+        measurement = replace(make_measurement(experiment), model=model, bounds={}, given=given, shown=shown)
         first, size, parts = experiment.config.seed, experiment.config.likelihood.batch_size, []
         for start in range(0, len(examples), size):
             part = slice(start, min(start + size, len(examples)))
             measured = rows_of(measurement, part)(examples[part], list(range(first + part.start, first + part.stop)))
             parts.append((measured.log_prob - measured.log_q).mean(1))
         return torch.cat(parts)
-
-    def _differentiable(self, x: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any]) -> Tensor:
-        """Return `log p(x)`, in data units, of numbers without levels, as something that can be differentiated by x."""
-        units, shape = self._experiment.dataset.units, self._experiment.dataset.shape
-        if not isinstance(units, Standardised):
-            raise UserError("levels are no numbers to be differentiated by: use run.model in model units")
-        alone = x.shape == shape
-        batch = x[None] if alone else x
-        if batch.shape[1:] != shape:
-            raise UserError(f"examples have shape {tuple(shape)}, not {tuple(x.shape)}")
-        experiment = self._with("likelihood", seed, options)
-        measurement, first = make_measurement(experiment), experiment.config.seed
-        encoded = units.encode(batch).to(distributed.device())
-        result = log_likelihood(
-            self._given(condition, len(batch)),
-            encoded,
-            seeds=list(range(first, first + len(batch))),
-            differentiable=True,
-            **measurement.options,
-        )
-        log_prob = (result.log_prob + units.log_scales(batch).to(result.log_prob)).to(x.device)
-        return log_prob[0] if alone else log_prob
 
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:
         """Return where the probability flow takes states `x` `(N, *shape)`, in batches."""

@@ -13,9 +13,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from score_sde.common.errors import UserError
-from score_sde.common.files import at_home
 from score_sde.data.dataset import Dataset, Kind
-from score_sde.experiment import checkpoints, configuration, rules
+from score_sde.experiment import checkpoints, configuration, controls, other_run, rules
 from score_sde.experiment.configuration import Overrides
 from score_sde.training import checkpoint
 
@@ -118,7 +117,7 @@ def _configuration_for(look: Callable[[ConfigDict], Dataset], overrides: Overrid
 def _find_start(overrides: Overrides) -> checkpoints.Found | None:
     """Find the checkpoint that training is to begin from, which may decide the network; None if none is named."""
     place = dict(overrides).get("training.start_from")
-    return checkpoints.find(at_home(place)) if place and place.lower() != "none" else None
+    return checkpoints.find(other_run.newest(place)) if place and place.lower() != "none" else None
 
 
 def changes(config: ConfigDict, folder: Path) -> list[str]:
@@ -166,6 +165,7 @@ def configuration_to_use(
         # Users may give other data of the same kind.
         asked_for = {key for key, _ in overrides if key.startswith("data.") and key not in _OF_NETWORK}
         _check_agreement(config, begun, ("data", "sde", "model"), f"{found.path} was trained", asked_for)
+    controls.data_of_controls(config)
     return config, found
 
 
@@ -187,8 +187,10 @@ def _override(config: ConfigDict, overrides: Overrides) -> None:
 def _check_agreement(
     config: ConfigDict, began: ConfigDict, sections: tuple[str, ...], what: str, except_for: set[str] | None = None
 ) -> None:
-    """Raise UserError if the two differ in these sections, but for where the files of the data are and `except_for`."""
-    keys = configuration.differences(config, began, sections, {"data.folder", *(except_for or ())})
+    """Raise UserError if the two differ in these sections, but for where files of the data lie and `except_for`."""
+    # A text encoder is the same wherever it lies, and whether it is, its digest says.
+    places = {"data.folder", "data.text_encoder"}
+    keys = configuration.differences(config, began, sections, {*places, *(except_for or ())})
     if keys:
         here, there = (dict(configuration.flatten(one)) for one in (config, began))
         all_of_them = ", ".join(f"{key}={there[key]}, not {here[key]}" for key in keys)

@@ -9,19 +9,20 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.condition import Condition, joined
+from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
-from score_sde.data.conditions import of_classes
 from score_sde.evaluation.provenance import remove_stale
 from score_sde.evaluation.samples.copies import check_comparable, describe, find_copies, write_copies
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
 from score_sde.experiment import conditions
-from score_sde.experiment.condition_values import check_heard, condition_of_file
+from score_sde.experiment.asked import asked_of
+from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.prompts import led_away_from, prompted
+from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.variances import variance_of
@@ -99,14 +100,8 @@ def trajectory(experiment: Experiment, condition: Condition | None = None) -> tu
 
 def _condition(experiment: Experiment) -> Condition | None:
     """Return what the section `sampling` asks samples to be."""
-    config, dataset = experiment.config, experiment.dataset
-    count = config.sampling.num_samples
-    asked = joined(of_classes(conditions.sample_labels(config, dataset, count)), prompted(config, dataset, count))
-    if config.sampling.condition is None:
-        return asked
-    with naming("sampling.condition"):
-        path = at_home(config.sampling.condition)
-        return joined(condition_of_file(config, dataset, path, count), asked)
+    config = experiment.config
+    return asked_of(config, experiment.dataset, config.sampling.num_samples)
 
 
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
@@ -120,7 +115,7 @@ def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
 def _asked(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
-    check_heard(config, experiment.dataset, condition)
+    check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
     of_steps = variance_of(experiment, config.sampling.variance)

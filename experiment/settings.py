@@ -11,6 +11,7 @@ from torch import nn
 
 from score_sde.common.resumable import digest
 from score_sde.experiment.configuration import flatten
+from score_sde.experiment.controls import network_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.solver import ignored_options
 
@@ -36,7 +37,9 @@ def settings_of(
     chosen, ignored = ("seed", "average", *sections), set(except_for)
     values = {k: v for k, v in flatten(config) if k.split(".")[0] in chosen and k not in ignored}
     origin = {"checkpoint": checkpoint and checkpoint.name, "weights": digest(*model.state_dict().values())}
-    return {**origin, **values, **more}
+    network = network_of(model)
+    scales = {} if network is None else {"control_scales": list(network.scales.values())}
+    return {**origin, **values, **scales, **more}
 
 
 def settings_for(experiment: Experiment, sections: Iterable[str], **more: Any) -> dict[str, Any]:

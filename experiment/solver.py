@@ -33,6 +33,8 @@ _NOT_OPTIONS = (
     "prompt",
     "negative_prompt",
     "condition",
+    "controls",
+    "control_scales",
     "guidance",
     "guidance_interval",
     "guidance_rescale",

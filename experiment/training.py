@@ -15,11 +15,10 @@ from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
-from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import Words
+from score_sde.data.embedded import Embedded
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
-from score_sde.data.parts import random_part
 from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformDequantiser
 from score_sde.evaluation.progress import progress_measure
@@ -31,8 +30,9 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS
-from score_sde.experiment.objectives import make_objective
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, names_of_controls
+from score_sde.experiment.objectives import make_objective, unused_keys
+from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
 from score_sde.models import Given
@@ -75,6 +75,9 @@ def train(experiment: Experiment) -> None:
     say(f"training {size:,} parameters on {len(dataset.train):,} {dataset.name} in {folder}{beginning}")
     for line in notes_on_data(experiment):
         say(line)
+    by_hand = [key.removeprefix("training.") for key, _ in experiment.overrides if key.startswith("training.")]
+    for key in unused_keys(experiment.config.training.objective, by_hand):
+        distributed.note(f"objective {experiment.config.training.objective!r} does not use training.{key}")
 
     def kept() -> str:
         newest = checkpoint.latest(folder / "checkpoints") or "none yet"
@@ -121,17 +124,18 @@ def make_trainer(experiment: Experiment) -> Trainer:
         label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
+        masks=kinds_of_masks(config),
+        # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
+        always=names_of_controls(config),
     )
     without_times = config.model.network in AUTOENCODERS or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
-    held_out = Batch(dataset.encode(dataset.validation, config.seed), told)
-    if config.data.missing and len(held_out):
-        noise = BatchNoise(len(held_out), torch.Generator().manual_seed(config.seed))
-        held_out = held_out.in_part(random_part(held_out.x_0, noise))
+    held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
     # An autoencoder has no process; that of the configuration stands where one is asked for, and is not used.
     sde = build.make_sde(config) if isinstance(model, Autoencoder) else model.sde
     objective = make_objective(config, sde, make_teacher(config, dataset, sde))
-    if dataset.is_image:
+    # Weights that are divided among processes lie as they come (FSDP takes no others).
+    if dataset.is_image and not config.training.shard:
         device = distributed.device()
         precision = training_precision(config.training.precision, device)
         layout = image_layout(precision, device, config.training.channels_last)
@@ -188,11 +192,19 @@ def notes_on_data(experiment: Experiment) -> list[str]:
         if isinstance(units, Words):
             lines.append(f"the network is told {name}s of {len(units.vocabulary)} words, up to {units.length} each")
             continue
+        if isinstance(units, Embedded):
+            lines.append(
+                f"the network is told {name}s by the text encoder {units.digest} in {units.folder}, up to "
+                f"{units.length} tokens of {units.width} numbers each"
+            )
+            continue
         shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:
         changes.append(f"{config.data.distortion:.0%} of them distorted, which the network is told")
+    if kinds_of_masks(config):
+        changes.append(f"hidden in part ({', '.join(kinds_of_masks(config))}), and the network told the rest")
     if changes:
         lines.append(f"training examples are changed at random: {', '.join(changes)}")
     return lines
@@ -261,7 +273,7 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
     if config.model.network in AUTOENCODERS:
         examples = next((part for part in (dataset.validation, dataset.test) if len(part)), dataset.train)
         return autoencoder_measure(dataset.units.encode(examples[: config.training.num_measured]), config.seed)
-    check_heard(config, dataset, None)
+    check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"

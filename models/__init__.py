@@ -8,6 +8,7 @@ from score_sde.models.given import Given, GivenToAll
 from score_sde.models.learned_variance import LearnedVariance
 from score_sde.models.networks.adm import ADM
 from score_sde.models.networks.adm_classifier import ADMClassifier
+from score_sde.models.networks.controlnet import ControlNet
 from score_sde.models.networks.ddpm import DDPM
 from score_sde.models.networks.dit import DiT
 from score_sde.models.networks.encoder import Encoder
@@ -26,6 +27,7 @@ __all__ = [
     "EMA",
     "MLP",
     "ADMClassifier",
+    "ControlNet",
     "DiT",
     "Encoder",
     "FixedVariance",

@@ -4,8 +4,8 @@ hf:ylecun/mnist        from the hub, or from the library's cache
 photos.parquet         one file
 photos/                a folder with parquet files in it
 
-The words of a name say which part of the data it is: `train-00000.parquet`, the library's split `validation` (see
-`data.words`).
+A column `caption` or `text` has captions (`data.sources.caption_columns`). The words of a name say which part of the
+data it is: `train-00000.parquet`, the library's split `validation` (see `data.words`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from score_sde.common.errors import UserError
+from score_sde.data.captions import CAPTION
+from score_sde.data.sources.caption_columns import caption_column, captions_of, unread_texts
 from score_sde.data.sources.classes import names_of
 from score_sde.data.sources.found import Found, Pictures
 from score_sde.data.sources.picture_format import Unreadable
@@ -57,11 +59,12 @@ def has_pictures(path: Path) -> bool:
     return not kinds or any(map(types.is_struct, kinds))
 
 
-def read_hugging_face(place: str) -> Found:
+def read_hugging_face(place: str, condition: Sequence[str] = ()) -> Found:
     """Find the pictures of a dataset, by its parts.
 
     Args:
         place: `hf:` and a name, or a path.
+        condition: the column of captions, where it has no usual name.
 
     Raises:
         UserError: the library is not installed, there is no such dataset, or it has no pictures.
@@ -80,10 +83,12 @@ def read_hugging_face(place: str) -> Found:
     order: tuple[str, ...] = ()
     for part in PARTS:
         if part in tables:
-            parts[part], names = _pictures(tables[part], place)
+            parts[part], names = _pictures(tables[part], place, condition)
             if part == "train":
                 order = names
                 notes += _unread_classes(tables[part], place)
+                features = tables[part].features
+                notes += unread_texts(features, caption_column(features, condition, place), place)
     return Found(parts, order, tuple(notes))
 
 
@@ -164,7 +169,7 @@ def files_of_parts(path: Path, notes: list[str]) -> dict[Part, list[str]]:
     return files
 
 
-def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
+def _pictures(part: Any, place: str, condition: Sequence[str]) -> tuple[Pictures, tuple[str, ...]]:
     """Return the pictures of a part, a `datasets.Dataset`, and all its classes if it says their order."""
     import datasets
     from PIL import Image
@@ -178,6 +183,8 @@ def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
         what = f"several with pictures ({listed(columns)}): keep one" if columns else "none of which holds pictures"
         raise UserError(f"{place} has the columns {listed(features)}, {what}")
     classes, order = _classes(part, place)
+    texts = caption_column(features, condition, place)
+    captions = None if texts is None else captions_of(part, texts, place)
 
     # They stay files: decoded by the library, they would have lost how many bits and frames they had.
     packed = part.cast_column(columns[0], datasets.Image(decode=False))
@@ -193,9 +200,9 @@ def _pictures(part: Any, place: str) -> tuple[Pictures, tuple[str, ...]]:
         return datasets.Image().decode_example(file)
 
     rows = range(len(part))
-    return Pictures(
-        [f"{place}[{row}]" for row in rows], [str(row) for row in rows], picture, part._fingerprint, classes
-    ), order
+    places, names = [f"{place}[{row}]" for row in rows], [str(row) for row in rows]
+    told = {} if captions is None else {CAPTION: captions}
+    return Pictures(places, names, picture, part._fingerprint, classes, told), order
 
 
 def _class_column(part: Any) -> str | None:

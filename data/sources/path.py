@@ -40,9 +40,7 @@ def load_path(place: str, reading: Reading) -> Parts:
         UserError: there is nothing there, it is damaged or of no kind named above, or its parts do not fit together.
     """
     if place.startswith(HUB):
-        if reading.condition:
-            raise UserError(f"{place} has no arrays or columns that examples could be conditioned on by name")
-        return load_pictures(read_hugging_face(place), place, reading)
+        return load_pictures(read_hugging_face(place, reading.condition), place, reading)
     try:
         path = Path(place).expanduser()
         missing = not path.exists()
@@ -72,10 +70,9 @@ def _read(path: Path, condition: tuple[str, ...]) -> Found:
     elif is_cifar10(path):
         found = read_cifar10(path)
     elif is_parquet(path):
-        found = read_hugging_face(str(path))
+        found = read_hugging_face(str(path), condition)
     elif path.is_dir() or suffix == ".zip":
-        found = find_image_files(path)
-        found = with_captions(found, path) if path.is_dir() else found
+        found = with_captions(find_image_files(path), path)
         return with_pairs(found, ",".join(condition)) if condition else found
     else:
         raise UserError(

@@ -7,7 +7,7 @@ that was not observed whole, the density is that of what was (`common.part`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -79,6 +79,8 @@ class Measurement:
         device: where the model is.
         given: which numbers the density is conditioned on, bool, of a shape that broadcasts to the examples'; None for
             none.
+        shown: what a model is told of given levels, `(B, *shape)` of examples `(B, *shape)`; None of numbers without
+            levels, which are told as they are.
     """
 
     model: Model
@@ -88,12 +90,13 @@ class Measurement:
     bounds: Mapping[str, ExampleBound] = field(default_factory=dict)
     device: torch.device | str = "cpu"
     given: Tensor | None = None
+    shown: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, examples: Tensor, seeds: list[int]) -> Measured:
         """Measure examples `(B, *shape)`, as their dataset has them; `seeds[i]` decides all noise of example `i`."""
         started = time.perf_counter()
         draws = self._draws(examples, seeds, self.num_draws)
-        solutions = [self._solve(draw.x, seeds, self.options) for draw in draws]
+        solutions = [self._solve(examples, draw.x, seeds, self.options) for draw in draws]
         terms = {name: self._terms(bound, examples, draws[0], seeds) for name, bound in self.bounds.items()}
         return Measured(
             torch.stack([log_prob for log_prob, _, _ in solutions], dim=1),
@@ -111,9 +114,9 @@ class Measurement:
         tight = {name: value for name, value in self.options.items() if name not in _SOLVER_OPTIONS} | _TIGHT
         return Checked(
             first,
-            self._solve(draw.x, seeds, tight)[0] - draw.log_q,
-            self._solve(draw.x, changed[0], self.options)[0] - draw.log_q,
-            self._solve(other.x, changed[1], self.options)[0] - other.log_q,
+            self._solve(examples, draw.x, seeds, tight)[0] - draw.log_q,
+            self._solve(examples, draw.x, changed[0], self.options)[0] - draw.log_q,
+            self._solve(examples, other.x, changed[1], self.options)[0] - other.log_q,
         )
 
     def rows(self, rows: Rows) -> Measurement:
@@ -127,13 +130,21 @@ class Measurement:
         if self.given is None:
             return draws
         # The scale is that of the numbers that have a density, and what is given has none.
+        if self.shown is not None:
+            share = 1 - self.given.expand(examples.shape).flatten(1).double().mean(1)
+            return [draw._replace(log_q=share * draw.log_q) for draw in draws]
         log_q = self.dequantiser.sample(torch.where(self.given, torch.nan, examples), noise).log_q
         return [draw._replace(log_q=log_q) for draw in draws]
 
-    def _solve(self, x: Tensor, seeds: list[int], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
+    def _solve(
+        self, examples: Tensor, x: Tensor, seeds: list[int], options: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, int]:
         x, model = x.to(self.device), self.model
         if self.given is not None or bool(x.isnan().any()):
-            model, x = _of_part(model, observed(x, self.given)), x.nan_to_num()
+            part = observed(x, None if self.given is None else self.given.to(self.device))
+            if self.shown is not None:
+                part = replace(part, values=torch.where(part.given, self.shown(examples).to(x), 0))
+            model, x = _of_part(model, part), x.nan_to_num()
         result = log_likelihood(model, x, seeds=seeds, **options)
         return result.log_prob.cpu().double(), result.latents.float().cpu(), result.nfe
 

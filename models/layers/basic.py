@@ -8,6 +8,7 @@ What kind of differentiation is going on around a forward pass.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TypeVar
 
@@ -48,6 +49,30 @@ def initialise(layer: _LayerT, init_scale: float = 1.0) -> _LayerT:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """Return a layer with all of its weights and biases zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def with_more_inputs(layer: nn.Module, count: int) -> nn.Module:
+    """Return a convolution, which something else may precede, or an affine map, with so many further inputs, after its
+    own, whose weights are zero.
+    """
+    wider = copy.deepcopy(layer)
+    for module in wider.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            module.in_channels += count
+        elif isinstance(module, nn.Linear):
+            module.in_features += count
+        else:
+            continue
+        rows, _, *kernel = module.weight.shape
+        module.weight = nn.Parameter(torch.cat([module.weight, module.weight.new_zeros(rows, count, *kernel)], dim=1))
+    return wider
 
 
 class GroupNorm(nn.GroupNorm):

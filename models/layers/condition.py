@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.basic import linear, transforms_active
-from score_sde.models.layers.text import WIDTH, Text, Texts, whole
+from score_sde.models.layers.text import WIDTH, EmbeddedText, Text, Texts, whole
 
 # Standard deviation of vectors at first: about twice the size of the embedding of time that they are added to. Smaller
 # ones are heard later, larger ones drown the time.
@@ -78,14 +78,14 @@ class Picture:
 
 
 # What a network is told under a name; a whole number K stands for one of 0 … K - 1.
-Kind = int | Always | Vector | Tokens | Picture | Text
+Kind = int | Always | Vector | Tokens | Picture | Text | EmbeddedText
 
 
 def heard_kinds(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
     """Return the kinds of what networks hear: those of texts are tokens, and a vector beside (`models.layers.text`)."""
     heard: dict[str, Kind] = {}
     for name, kind in kinds.items():
-        if isinstance(kind, Text):
+        if isinstance(kind, Text | EmbeddedText):
             heard |= {name: Tokens(WIDTH), whole(name): Vector(WIDTH, scales=True)}
         else:
             heard[name] = kind
@@ -94,7 +94,7 @@ def heard_kinds(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
 
 def texts_of(kinds: Mapping[str, Kind]) -> Texts:
     """Return the ear of those conditions that are texts."""
-    return Texts({name: kind for name, kind in kinds.items() if isinstance(kind, Text)})
+    return Texts({name: kind for name, kind in kinds.items() if isinstance(kind, Text | EmbeddedText)})
 
 
 class ConditionVectors(nn.Module):
@@ -344,7 +344,9 @@ def _check_value(name: str, kind: Kind, value: Tensor, hidden: Tensor | None, si
         if here != (kind.length,) or value.is_floating_point():
             raise UserError(f"{name!r} must be ({kind.length},) words, by their numbers, for each example, not {here}")
         return
-    if isinstance(kind, Vector):
+    if isinstance(kind, EmbeddedText):
+        what, fits = f"({1 + kind.length}, {kind.size})", here == (1 + kind.length, kind.size)
+    elif isinstance(kind, Vector):
         what, fits = f"({kind.size},)", here == (kind.size,)
     elif isinstance(kind, Tokens):
         what, fits = f"(N, {kind.width})", len(here) == 2 and here[0] > 0 and here[1] == kind.width

@@ -1,8 +1,11 @@
-"""How a network hears a text: an encoder of words, trained along, makes tokens and a vector of them.
+"""How a network hears a text: as tokens, to which positions attend, and as a vector, which modulates.
 
 A text is whole numbers `(B, L)`, words by their place in a vocabulary, 0 for nothing more (`data.captions`). A small
-transformer, in which words attend to each other, makes a token of each, `(B, L, width)`, to which positions attend, and
-of their mean a vector, which modulates (`models.layers.condition`).
+transformer, in which words attend to each other and which is trained along, makes a token of each, `(B, L, width)`; the
+vector is their mean (`models.layers.condition`).
+
+Or it is rows that a frozen encoder has made, a vector and tokens (`data.embedded`), zeros for nothing more. Each row is
+normalised and brought to the same width by a map that is trained along.
 """
 
 from __future__ import annotations
@@ -26,6 +29,14 @@ class Text:
 
     count: int
     length: int
+
+
+@dataclass(frozen=True)
+class EmbeddedText:
+    """A text as a frozen encoder tells it is rows, a vector and `length` tokens: `(B, 1 + length, size)`."""
+
+    length: int
+    size: int
 
 
 class TextEncoder(nn.Module):
@@ -56,6 +67,26 @@ class TextEncoder(nn.Module):
         return tokens * there, (tokens * there).sum(1) / there.sum(1)
 
 
+class Bridge(nn.Module):
+    """The rows of a frozen encoder become tokens and a vector that networks hear, each by a map of its own.
+
+    Args:
+        text: the size of rows.
+        width: size of a token.
+    """
+
+    def __init__(self, text: EmbeddedText, width: int = WIDTH) -> None:
+        super().__init__()
+        self.tokens = nn.Sequential(nn.LayerNorm(text.size), nn.Linear(text.size, width))
+        self.whole = nn.Sequential(nn.LayerNorm(text.size), nn.Linear(text.size, width))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens `(B, L, width)`, zeros where there is nothing, and the vector `(B, width)`."""
+        rows = rows.to(next(self.parameters()))
+        there = (rows[:, 1:] != 0).any(-1, keepdim=True).to(rows)
+        return self.tokens(rows[:, 1:]) * there, self.whole(rows[:, 0])
+
+
 def _gelu(x: Tensor) -> Tensor:
     # PyTorch's fused layer, which it takes for its own activations where no gradient is wanted, approximates on GPUs.
     return F.gelu(x)
@@ -68,9 +99,11 @@ class Texts(nn.Module):
         texts: what texts there are, by name.
     """
 
-    def __init__(self, texts: Mapping[str, Text]) -> None:
+    def __init__(self, texts: Mapping[str, Text | EmbeddedText]) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({name: TextEncoder(text) for name, text in texts.items()})
+        self.encoders = nn.ModuleDict(
+            {name: TextEncoder(text) if isinstance(text, Text) else Bridge(text) for name, text in texts.items()}
+        )
 
     def forward(self, condition: Condition | None) -> Condition | None:
         """Return the condition with tokens and vectors; what is hidden stays so."""

@@ -8,6 +8,7 @@ are: a series is a sequence of patches, a volume one of cubes. They are padded t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
-from score_sde.models.layers.basic import linear
+from score_sde.models.layers.basic import linear, with_more_inputs
 from score_sde.models.layers.condition import (
     Kind,
     Picture,
@@ -113,17 +114,62 @@ class DiT(nn.Module):
         """List the parts whose weights are gathered at a time where they are divided among processes."""
         return list(self.blocks)
 
-    def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, condition: Condition | None = None, added: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Return the network's output `(B, out_channels, *size)`.
 
         Args:
             x: states, `(B, in_channels, *size)`.
             noise_label: what the network is told of the time, `(B,)`.
             condition: the condition of as many examples, if the network is told of any.
+            added: what is added to what each of the first blocks makes of the patches, as many as there are.
 
         Raises:
             UserError: `x` has another shape; the network is not told of such a condition.
         """
+        h, told, tokens = self._begin(x, noise_label, condition)
+        for index, block in enumerate(self.blocks):
+            h = block(h, told[index % len(told)], tokens)
+            h = h + added[index] if index < len(added) else h
+        shift, scale = self.modulation(told[0])[:, None].chunk(2, dim=-1)
+        return from_patches(self.output(modulated(self.norm(h), shift, scale)), self.size, self.patch_size)
+
+    def features(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> tuple[Tensor, ...]:
+        """Return what each block makes of the patches, `(B, N, width)`; arguments and errors are those of a call."""
+        h, told, tokens = self._begin(x, noise_label, condition)
+        made = []
+        for index, block in enumerate(self.blocks):
+            h = block(h, told[index % len(told)], tokens)
+            made.append(h)
+        return tuple(made)
+
+    def copy_of_encoder(self, told: Mapping[str, Picture]) -> DiT:
+        """Return a copy of the first half of the blocks that has `features` alone, and is told of these pictures, too,
+        at first with zero weights.
+        """
+        twin = copy.deepcopy(self)
+        del twin.norm, twin.modulation, twin.output
+        twin.blocks = twin.blocks[: self._half]
+        twin.embeddings = twin.embeddings[: self._half]
+        more = sum(picture.laid for picture in told.values()) * self.patch_size ** len(self.size)
+        twin.input = with_more_inputs(twin.input, more)
+        twin.conditions, twin.pictures = {**self.conditions, **told}, {**self.pictures, **told}
+        return twin
+
+    def zero_maps(self) -> nn.ModuleList:
+        """Return affine maps of the features of the first half of the blocks, which are zero at first."""
+        width = self.input.out_features
+        return nn.ModuleList(zero_linear(width, width) for _ in range(self._half))
+
+    @property
+    def _half(self) -> int:
+        return -(-len(self.blocks) // 2)
+
+    def _begin(
+        self, x: Tensor, noise_label: Tensor, condition: Condition | None
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Return the patches, what blocks are told of the time and the condition, and the tokens by name."""
         self._check(x, condition)
         condition = self.texts(condition)
         heard = part_of(condition, self.modulating)
@@ -131,14 +177,8 @@ class DiT(nn.Module):
         tokens = {name: ear(*said(condition, name), len(x)) for name, ear in self.tokens.items()}
         beside = laid_beside(x, condition, self.pictures)
         state = with_fourier_features(x, self.input_frequencies)
-        h = (
-            self.input(to_patches(torch.cat([state, *beside], dim=1) if beside else state, self.patch_size))
-            + self.places
-        )
-        for index, block in enumerate(self.blocks):
-            h = block(h, told[index % len(told)], tokens)
-        shift, scale = self.modulation(told[0])[:, None].chunk(2, dim=-1)
-        return from_patches(self.output(modulated(self.norm(h), shift, scale)), self.size, self.patch_size)
+        patches = to_patches(torch.cat([state, *beside], dim=1) if beside else state, self.patch_size)
+        return self.input(patches) + self.places, told, tokens
 
     def _check(self, x: Tensor, condition: Condition | None) -> None:
         wanted = (self.in_channels, *self.size)

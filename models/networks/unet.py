@@ -6,12 +6,13 @@ Blocks are those of NCSN++ (Song et al. 2021, arXiv:2011.13456, appendix H): res
 by sqrt(2). Every encoder feature map is concatenated to the decoder's at the same resolution. Examples of any size are
 padded to the multiple that halving needs, and the output is cropped to their size again.
 
-The two halves can be called one by one, `decode(encode(x, heard), heard)`, so that features can be changed in between
-(control networks: Zhang et al. 2023, arXiv:2302.05543).
+The two halves can be called one by one, `decode(encode(x, heard), heard)`, so that features can be changed in between,
+as control networks do (`controlnet`).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.layers.attention import CrossAttention, SelfAttention
+from score_sde.models.layers.basic import with_more_inputs, zeroed
 from score_sde.models.layers.condition import (
     Kind,
     Picture,
@@ -70,6 +72,11 @@ class Features(NamedTuple):
 
     maps: tuple[Tensor, ...]
     size: tuple[int, ...]
+
+    def plus(self, added: Sequence[Tensor]) -> Features:
+        """Return features to which something is added, map by map; nothing if there is nothing to add."""
+        maps = tuple(own + more for own, more in zip(self.maps, added, strict=True)) if added else self.maps
+        return Features(maps, self.size)
 
 
 class UNet(nn.Module):
@@ -174,6 +181,7 @@ class UNet(nn.Module):
                 skips.append(own)
                 here = own
         self.bottleneck = nn.ModuleList([stage(here, here, attend=attends[-1]), stage(here, here)])
+        self.map_widths = (*skips, here)
 
         self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
         for own, attend in zip(reversed(widths), reversed(attends), strict=True):
@@ -190,19 +198,38 @@ class UNet(nn.Module):
         """List the parts whose weights are gathered at a time where they are divided among processes."""
         return [module for module in self.modules() if isinstance(module, Stage)]
 
-    def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, condition: Condition | None = None, added: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Return the network's output `(B, out_channels, *size)`.
 
         Args:
             x: states, `(B, in_channels, *size)`.
             noise_label: what the network is told of the time, `(B,)`.
             condition: the condition of as many examples, if the network is told of any.
+            added: what is added to each feature map of the encoder, like `features`; nothing, if left out.
 
         Raises:
             UserError: `x` has another number of axes or channels; the network is not told of such a condition.
         """
         heard = self.hear(x, noise_label, condition)
-        return self.decode(self.encode(x, heard), heard)
+        return self.decode(self.encode(x, heard).plus(added), heard)
+
+    def features(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> tuple[Tensor, ...]:
+        """Return the feature maps of the encoder; arguments and errors are those of a call."""
+        return self.encode(x, self.hear(x, noise_label, condition)).maps
+
+    def copy_of_encoder(self, told: Mapping[str, Picture]) -> UNet:
+        """Return a copy that has `features` alone, and is told of these pictures, too, at first with zero weights."""
+        twin = copy.deepcopy(self)
+        del twin.decoder, twin.up, twin.head
+        twin.conv_in = with_more_inputs(twin.conv_in, sum(picture.laid for picture in told.values()))
+        twin.conditions, twin.pictures = {**self.conditions, **told}, {**self.pictures, **told}
+        return twin
+
+    def zero_maps(self) -> nn.ModuleList:
+        """Return convolutions over single positions of each of the `features`, which are zero at first."""
+        return nn.ModuleList(zeroed(self.space.conv(width, width, kernel_size=1)) for width in self.map_widths)
 
     def hear(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Heard:
         """Return what blocks are told; arguments and errors are those of a call."""

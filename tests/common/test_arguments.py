@@ -577,6 +577,7 @@ SUBJECTS |= {
         {"control": ""},
     ),
     "Masked": Subject(Masked, made(Masked), {}, {"keep": ""}),
+    "EachMasked": Subject(control.EachMasked, made(control.EachMasked), {}, {"keep": ""}),
     "LinearOperator": Subject(control.LinearOperator, made(control.LinearOperator), {}, {"function": ""}),
     "blurred": Subject(control.blurred, made(control.blurred), {}, {"std": "1 1.5 1e-30"}),
     "shrunk": Subject(control.shrunk, made(control.shrunk), {}, {"factor": "1 10**9 10**400"}),
@@ -586,6 +587,12 @@ SUBJECTS |= {
         {"strength": 0.5},
         {"strength": "1"},
         fixed=("model", "x_0"),
+    ),
+    "varied": Subject(
+        control.varied,
+        made(control.varied),
+        {"sde": VP, "latents": X_T, "strength": 0.5},
+        {"latents": "", "strength": "0 1 1e-30"},
     ),
     "slerp": Subject(
         control.slerp, made(control.slerp), {"a": X_0, "b": X_T, "share": T_MIN}, {"a": "", "b": "", "share": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +70,19 @@ def test_prompts_of_a_file_are_taken_in_turn(run, tmp_path):
         run.sample(2, prompt=str(tmp_path / "none.txt"))
 
 
-def test_what_is_not_heard_of_a_prompt_is_said(run, capsys):
-    run.sample(1, prompt="heavenly bold sans")
-    assert "no caption of the training data has heavenly" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no caption of the training data has any word of 'quux'"):
+def test_a_prompt_of_words_that_are_not_known_is_refused_and_what_is_too_long_is_said(run, capsys):
+    known = "no caption of the training data has the word 'boldly' of 'boldly sans' (did you mean 'bold'?)"
+    for asked in ({"prompt": "boldly sans"}, {"prompt": "sans", "negative_prompt": "boldly sans"}):
+        with pytest.raises(UserError, match=re.escape(known)):
+            run.sample(1, guidance=2.0, **asked)
+    with pytest.raises(UserError, match="has the word 'quux' of 'quux'; they have words such as a, above, acute, b"):
         run.sample(1, prompt="quux")
+    with pytest.raises(UserError, match="there are no words in ', '; they have words such as"):
+        run.sample(1, prompt=", ")
+    longest = run.dataset.condition_units["caption"].length
+    run.sample(1, prompt="bold; " + "a " * longest)
+    assert "no caption of the training data has ;" in (said := capsys.readouterr().out)
+    assert f"the longest has {longest} words, of {longest + 2} the rest is not heard" in said
 
 
 def test_a_model_without_captions_has_no_prompts(tmp_path):

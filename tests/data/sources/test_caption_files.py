@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +66,18 @@ def test_each_picture_has_its_own_caption(write, pictures):
     assert of(dataset) == WANTED
 
 
+def test_captions_are_packed_with_the_pictures(pictures, tmp_path):
+    """Of both kinds in one archive, the text beside a picture is the nearer; what is damaged is named."""
+    written_as_table(pictures)
+    (pictures / "a" / "7.txt").write_text("grey of\n0 and 7", encoding="utf-8")
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", pictures))
+    assert of(load_dataset(path=packed, folder=tmp_path / "kept", num_channels=1)) == WANTED
+    (pictures / "a" / "metadata.csv").write_bytes(b"\xff\xfe")
+    damaged = Path(shutil.make_archive(str(tmp_path / "damaged"), "zip", pictures))
+    with pytest.raises(UserError, match=r"damaged.zip/a/metadata.csv: captions are text in UTF-8"):
+        load_dataset(path=damaged, folder=tmp_path / "kept", num_channels=1)
+
+
 def test_pictures_without_captions_have_none(pictures):
     assert not load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1).condition_units
 
@@ -104,3 +119,53 @@ def test_captions_may_go_over_several_lines_and_those_of_other_pictures_are_refu
     table.rename(pictures / "metadata.csv")
     with pytest.raises(UserError, match=r"metadata|are of 0.png and the like, and there is no such picture"):
         load_dataset(path=pictures, folder=pictures.parent / "kept", num_channels=1)
+
+
+def written_as_parquet(path: Path, **columns) -> Path:
+    """Write pictures of the same brightness, with columns beside, as the library datasets stores them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("datasets")
+    from pyarrow.parquet import write_table
+
+    pictures = []
+    for number in range(20):
+        file = io.BytesIO()
+        Image.new("L", (8, 8), 10 * number).save(file, "png")
+        pictures.append({"bytes": file.getvalue(), "path": f"{number}.png"})
+    write_table(pyarrow.table({"image": pictures, **columns}), path)
+    return path
+
+
+def test_a_column_of_a_table_of_pictures_has_the_captions(tmp_path):
+    captions = [text(number) for number in range(20)]
+    lines = ["grey of\n" + text(number).removeprefix("grey of ") for number in range(20)]
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"text": captions}, {}),
+        ({"caption": lines, "text": ["other"] * 20}, {}),
+        ({"prose": captions, "caption": ["other"] * 20}, {"condition": "prose"}),
+    ]
+    for columns, asked in cases:
+        path = written_as_parquet(tmp_path / "own.parquet", **columns)
+        dataset = load_dataset(path=path, folder=tmp_path / "kept", num_channels=1, **asked)
+        assert of(dataset) == WANTED
+        assert any("are not read, but those of" in note for note in dataset.notes) == (len(columns) == 2)
+    plain = written_as_parquet(tmp_path / "own.parquet", caption=[None] * 20, text=[["a", "b"]] * 20)
+    dataset = load_dataset(path=plain, folder=tmp_path / "kept", num_channels=1)
+    assert not dataset.condition_units
+
+
+def test_a_column_that_has_not_all_captions_or_no_texts_is_refused(tmp_path):
+    captions = [text(number) for number in range(20)]
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"text": [None, *captions[1:]]}, {}, "column text has no caption for 1 of 20 rows, first row 0"),
+        (
+            {"prose": captions},
+            {"condition": "pros"},
+            r"one column of texts \(prose\), not on pros .did you mean 'prose'",
+        ),
+        ({"number": list(range(20))}, {"condition": "number"}, r"one column of texts \(it has none\), not on number"),
+    ]
+    for columns, asked, line in cases:
+        path = written_as_parquet(tmp_path / "own.parquet", **columns)
+        with pytest.raises(UserError, match=line):
+            load_dataset(path=path, folder=tmp_path / "kept", num_channels=1, **asked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models import DiT, UNet
 from score_sde.models.layers.condition import heard_kinds
-from score_sde.models.layers.text import Text, TextEncoder, Texts
+from score_sde.models.layers.text import Bridge, EmbeddedText, Text, TextEncoder, Texts
 
 TEXT = Text(7, 4)
 
@@ -95,3 +97,45 @@ def test_a_text_is_heard_by_tokens_and_a_vector():
         "Vector",
         "int",
     ]
+
+
+def test_rows_of_a_frozen_encoder_are_normalised_and_brought_to_a_width():
+    """A vector and tokens by their maps, written out; zero rows are no tokens, and hidden texts are not heard."""
+    torch.manual_seed(0)
+    bridge = Bridge(EmbeddedText(3, 6), 5).double()
+    rows = torch.randn(2, 4, 6, dtype=torch.float64)
+    rows[0, 2:] = 0
+    tokens, vector = bridge(rows)
+
+    def heard(part: Any, row: torch.Tensor) -> torch.Tensor:
+        norm, linear = part.children()
+        normal = (row - row.mean(-1, keepdim=True)) / (row.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
+        return normal @ linear.weight.T + linear.bias
+
+    torch.testing.assert_close(vector, heard(bridge.whole, rows[:, 0]), rtol=1e-12, atol=1e-12)
+    wanted = heard(bridge.tokens, rows[:, 1:])
+    wanted[0, 1:] = 0
+    torch.testing.assert_close(tokens, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_networks_hear_rows_of_a_frozen_encoder(network):
+    kinds = {"caption": EmbeddedText(3, 6)}
+    torch.manual_seed(0)
+    made: UNet | DiT
+    if network == "unet":
+        made = UNet(1, channels=8, channel_multipliers=(1, 2), num_blocks=1, conditions=kinds).double()
+    else:
+        made = DiT(size=(8, 8), in_channels=1, width=16, num_blocks=1, num_heads=2, conditions=kinds).double()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    made.eval()
+    x, label, rows = torch.randn(2, 1, 8, 8).double(), torch.zeros(2).double(), torch.randn(2, 4, 6)
+    told = Condition({"caption": rows})
+    assert (made(x, label, told) - made(x, label, Condition({"caption": rows.flip(0)}))).norm() > 1e-2
+    # Tokens have no order, but the vector is apart from them.
+    turned = Condition({"caption": rows[:, [0, 2, 3, 1]]})
+    torch.testing.assert_close(made(x, label, told), made(x, label, turned), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(made(x, label, told.hidden("caption")), made(x, label, None))
+    with pytest.raises(UserError, match=r"'caption' must be \(4, 6\) real numbers"):
+        made(x, label, Condition({"caption": rows[:, 1:]}))

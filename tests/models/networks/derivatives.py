@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def check_derivatives(network: nn.Module, x: Tensor, labels: Tensor) -> None:
+def check_derivatives(network: Callable[[Tensor, Tensor], Tensor], x: Tensor, labels: Tensor) -> None:
     """See that forward, backward, second and batched derivatives of a float64 network at `x` agree."""
     v, w = torch.randn(2, *x.shape, dtype=torch.float64)
 

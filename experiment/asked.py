@@ -1,0 +1,28 @@
+"""What samples and answers are asked to be, whichever way the section `sampling` says it."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from score_sde.common.condition import Condition, joined
+from score_sde.common.errors import naming
+from score_sde.common.files import at_home
+from score_sde.data import Dataset
+from score_sde.data.conditions import of_classes
+from score_sde.experiment.condition_values import condition_of_file
+from score_sde.experiment.conditions import sample_labels
+from score_sde.experiment.prompts import prompted
+
+
+def asked_of(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
+    """Return what `count` samples are asked to be, by `labels`, `condition` and `prompt`; None if they may be anything.
+
+    Raises:
+        UserError: the model knows no such condition, or what is asked for cannot be shared evenly by so many.
+    """
+    asked = joined(of_classes(sample_labels(config, dataset, count)), prompted(config, dataset, count))
+    if config.sampling.condition is None:
+        return asked
+    with naming("sampling.condition"):
+        path = at_home(config.sampling.condition)
+        return joined(condition_of_file(config, dataset, path, count), asked)
