@@ -56,7 +56,7 @@ ARRAYS = "arrays"
 LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
-Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier | Autoencoder
+Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -171,13 +171,18 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
-    if config.model.network in AUTOENCODERS:
-        return make_autoencoder(config, dataset)
     made = _new_model(config, dataset)
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
     return frozen_but_controls(made)
+
+
+def make_trained(config: ConfigDict, dataset: Dataset) -> Trained | Autoencoder:
+    """Make what is trained: the autoencoder of the section `model`, or its model, as `make_model` does."""
+    if config.model.network in AUTOENCODERS:
+        return make_autoencoder(config, dataset)
+    return make_model(config, dataset)
 
 
 def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:

@@ -31,6 +31,7 @@ from score_sde.experiment.networks import PIPELINE
 from score_sde.experiment.parts import untold
 from score_sde.experiment.wider import with_room_for_pictures
 from score_sde.models import ADM, DiT, FlowMap, NoisyClassifier, ScoreModel
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.adm import adm_classifier, holds_adm, is_adm_classifier, load_adm, read_adm_weights
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
@@ -59,7 +60,7 @@ class Found:
     """
 
     path: Path
-    make_model: Callable[[ConfigDict, Dataset], build.Trained]
+    make_model: Callable[[ConfigDict, Dataset], build.Trained | Autoencoder]
     config: dict[str, Any] | None = None
     values: dict[str, Any] = field(default_factory=dict)
     self_sufficient: bool = True
@@ -151,12 +152,12 @@ def _own(
 ) -> Found:
     """Describe a checkpoint of our own; `averages` of the weights are by decay, under None that of `ema_decay`."""
 
-    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained | Autoencoder:
         if data is not None:
             dataset.check_like(data, build.knows_classes(config), str(path))
             dataset.check_words(data, str(path))
             dataset = dataset.of_model(data)
-        model = own.apart(build.make_model(config, dataset))
+        model = own.apart(build.make_trained(config, dataset))
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
             raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")

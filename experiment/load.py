@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
+from torch import nn
 
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
@@ -71,7 +72,7 @@ def to_train(
         dataset = controls.beside_base(config, latent_data.of_latents(config, dataset))
     note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
-    model = build.make_model(config, dataset)
+    model = build.make_trained(config, dataset)
     if begin_from is not None and config.model.control:
         note(controls.begin(model, config, dataset))
     elif begin_from is not None:
@@ -163,7 +164,7 @@ def remember(config: ConfigDict, folder: Path) -> None:
         configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
 
 
-def _begin_as_teacher(model: build.Trained, config: ConfigDict, dataset: Dataset) -> str:
+def _begin_as_teacher(model: nn.Module, config: ConfigDict, dataset: Dataset) -> str:
     """Give a few-step model the weights of its teacher, if it has its network; return what the user should know."""
     place = str(other_run.newest(config.training.teacher))
     try:

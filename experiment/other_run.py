@@ -14,6 +14,7 @@ from score_sde.common.files import at_home
 from score_sde.data import Dataset
 from score_sde.experiment import checkpoints, configuration
 from score_sde.models import NoisyClassifier
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.sde import SDE
 from score_sde.training import checkpoint
 
@@ -48,6 +49,8 @@ def load(place: str, what: str, config: ConfigDict, dataset: Dataset, sde: SDE) 
         if key in configuration.differences(config, trained_with, ("data",)):
             raise UserError(f"{found.path} was trained with another {key}: give the same")
     model = found.make_model(trained_with, dataset)
+    if isinstance(model, Autoencoder):
+        raise UserError(f"{found.path} is an autoencoder, which has no flow")
     if isinstance(model, NoisyClassifier):
         raise UserError(f"{found.path} is a classifier, which has no flow")
     _check_same(sde, model.sde, str(found.path))

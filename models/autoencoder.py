@@ -117,20 +117,21 @@ class Autoencoder(nn.Module):
 
         Without gradients, many latents are decoded tile by tile.
         """
-        codes = self.rounded(z)
-        if torch.is_grad_enabled() or not self._in_tiles(z):
+        codes, radius = self.rounded(z), self._radius()
+        if torch.is_grad_enabled() or radius is None or max(z.shape[2:]) <= TILE + 2 * radius:
             return self.decoder(codes)
-        return decode_in_tiles(self.decoder, codes, self.factor, TILE, 2 * self.decoder.radius)
+        return decode_in_tiles(self.decoder, codes, self.factor, TILE, 2 * radius)
 
     def rounded(self, z: Tensor) -> Tensor:
         """Return what the decoder sees of latents; shape of `z`."""
         return z
 
-    def _in_tiles(self, z: Tensor) -> bool:
-        """Return whether there are so many latents that they are decoded tile by tile, by a decoder that can be."""
+    def _radius(self) -> int | None:
+        """Return how far a latent is felt, if that is not too far for tiles; None if they would not give the whole."""
         decoder = self.decoder
-        fits = isinstance(decoder, ConvDecoder) and not decoder.periodic and 2 * decoder.radius <= TILE
-        return fits and max(z.shape[2:]) > TILE + 2 * decoder.radius
+        if not isinstance(decoder, ConvDecoder) or decoder.periodic or 2 * decoder.radius > TILE:
+            return None
+        return decoder.radius
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return `log p(x | z)` of examples in model units given their latents, `(B,)`, in nats."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,13 +32,15 @@ def decode_in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int, 
             slice(max(0, start - overlap), min(size, start + tile + overlap))
             for start, size in zip(starts, sizes, strict=True)
         )
-        decoded = decode(z[(..., *around)])
+        chosen: Any = (..., *around)
+        decoded = decode(z[chosen])
         for axis, (start, place, size) in enumerate(zip(starts, around, sizes, strict=True), start=2):
             share = _share(place, start, start + tile, size, factor, overlap).to(decoded)
             decoded = decoded * share.reshape(-1, *(1,) * (z.ndim - 1 - axis))
         if whole is None:
             whole = decoded.new_zeros(*decoded.shape[:2], *(factor * size for size in sizes))
-        whole[(..., *(slice(factor * place.start, factor * place.stop) for place in around))] += decoded
+        larger: Any = (..., *(slice(factor * place.start, factor * place.stop) for place in around))
+        whole[larger] += decoded
     assert whole is not None
     return whole
 

@@ -82,6 +82,8 @@ def test_batches_of_what_was_encoded_before_are_those_that_are_encoded_now() -> 
     for _ in range(3):
         first, second = (next(each).x_0 for each in batches)
         torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+    assert computed.gaussian is not None
+    assert kept.gaussian is not None
     torch.testing.assert_close(computed.gaussian.mean, kept.gaussian.mean)
     assert kept.model_shape == (SIZE, 1)
 

@@ -15,7 +15,7 @@ import score_sde
 from score_sde.common.errors import UserError
 from score_sde.data.latent_units import Latents
 from score_sde.experiment import autoencoders, load
-from score_sde.models.autoencoder import KLAutoencoder, VQAutoencoder
+from score_sde.models.autoencoder import Autoencoder, KLAutoencoder, VQAutoencoder
 from score_sde.training import checkpoint
 from tests.modes.test_main import complaint, run  # noqa: F401
 
@@ -98,7 +98,7 @@ def test_rate_and_distortion_are_written(place, kind) -> None:
         assert found["rate"] == pytest.approx(16 * math.log2(7) / 64, rel=1e-6)
         assert 1 <= found["codes_in_use"] <= 7
     log = np.genfromtxt(place / kind / "metrics.csv", delimiter=",", names=True)
-    assert {"rate_bits_per_dim", "reconstruction_error"} <= set(log.dtype.names)
+    assert {"rate_bits_per_dim", "reconstruction_error"} <= set(log.dtype.names or ())
 
 
 def test_a_model_of_latents_that_was_stopped_is_one_that_was_not(place, tmp_path) -> None:
@@ -143,6 +143,7 @@ def test_what_was_computed_before_is_what_the_autoencoder_makes(place) -> None:
     experiment = load.to_train(None, place / "latent", [])
     dataset = experiment.dataset
     assert dataset.encoded is not None
+    assert isinstance(dataset.units, Latents)
     torch.testing.assert_close(dataset.encoded[:70], dataset.units.encoded(dataset.train[:70]), rtol=1e-5, atol=1e-6)
     latents = dataset.encode_train(1, 0)
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(2), rtol=0, atol=0.02)
@@ -241,7 +242,7 @@ def test_series_and_volumes(tmp_path, shape, kind) -> None:
     assert found["bits_per_dim"] == pytest.approx(measured + per_example, rel=1e-5)
 
 
-def autoencoder_bits(model: torch.nn.Module, x: torch.Tensor, count: int) -> float:
+def autoencoder_bits(model: Autoencoder, x: torch.Tensor, count: int) -> float:
     from score_sde.training.autoencoding import autoencoder_measure
 
     return autoencoder_measure(x, 0)(model)["bits_per_dim_bound"]

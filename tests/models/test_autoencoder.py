@@ -32,6 +32,9 @@ class Given:
     def normal(self, like: Tensor) -> Tensor:
         return self.noise.reshape(like.shape)
 
+    def uniform(self, like: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 def test_the_rate_is_the_divergence_of_normals() -> None:
     mean, std = normals(3, 2, 4), normals(3, 2, 4, seed=1).exp()
@@ -129,6 +132,7 @@ def test_gradients_pass_straight_through_codes() -> None:
     torch.testing.assert_close(model.encoder.bias.grad, wanted.sum((0, 2)), rtol=1e-10, atol=1e-12)
     # Codes follow the vectors that are nearest to them, and those of no vector stay.
     numbers, pull = model.nearest(z), 2 * (codes.detach() - z)
+    assert model.codes.grad is not None
     for k in range(5):
         mine = (pull * (numbers == k)[:, None]).sum((0, 2))
         torch.testing.assert_close(model.codes.grad[k], mine, rtol=1e-10, atol=1e-12)
