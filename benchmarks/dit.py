@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.models import DiT
-from score_sde.models.pretrained.diffusers import library
+from score_sde.models.pretrained.diffusers_library import library
 
 SIZE, CHANNELS, CLASSES = 32, 4, 1000
 WIDTH, NUM_BLOCKS, NUM_HEADS = 384, 12, 6

@@ -10,8 +10,8 @@ each scale of guidance:
     IoU          of ink (darker than the middle) in the sample and in the caption's rendering, mean
     spread       the standard deviation of the samples, in parts of the renderings' own
 
-and how often a picture's own caption is the likeliest of 100, by a bound on `log p(x | caption)` with the same times
-and noise for all (one in a hundred by chance).
+and how often a picture's own caption is the likeliest of 100 captions of its part, spread evenly or of the renderings
+nearest to it, by a bound on `log p(x | caption)` with the same times and noise for all (one in a hundred by chance).
 """
 
 from __future__ import annotations
@@ -42,24 +42,30 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=200)
     parser.add_argument("--scales", type=float, nargs="*", default=SCALES)
     parser.add_argument("--ranked", type=int, default=0, help="pictures of which 100 captions are ranked")
-    parser.add_argument("--calls", type=int, default=4, help="network calls by which a caption is ranked")
+    parser.add_argument("--calls", type=int, default=1, help="draws of the bound by which a caption is ranked")
     arguments = parser.parse_args()
     run = score_sde.load(arguments.workdir)
+    parts = list(zip(("seen", "held-out compositions"), PARTS, strict=True))
+    if arguments.scales:
+        tabulate(run, parts, arguments.captions, arguments.scales)
+    for called, part in parts if arguments.ranked else ():
+        even, near = ranked_first(run, part, arguments.ranked, arguments.calls)
+        print(f"{called}: own caption first among 100 {even:.3f}, among the 100 nearest {near:.3f}", flush=True)
+
+
+def tabulate(run: Run, parts: list[tuple[str, Part]], count: int, scales: Sequence[float]) -> None:
+    """Print the measures of samples of so many captions of each part, at each scale of guidance."""
     judge = Judge(run)
     print(
         f"Letters of renderings moved by up to a pixel are recognised {judge.accuracy:.3f} of the time.\n", flush=True
     )
     print("| captions | guidance | retrieval | letter | IoU | spread |\n|---|---|---|---|---|---|")
-    parts = list(zip(("seen", "held-out compositions"), PARTS, strict=True))
     for called, part in parts:
-        pictures, captions = chosen(run, part, arguments.captions)
-        for scale in arguments.scales:
+        pictures, captions = chosen(run, part, count)
+        for scale in scales:
             samples = torch.from_numpy(run.sample(len(captions), condition={CAPTION: captions}, seed=0, guidance=scale))
             cells = " | ".join(f"{value:.3f}" for value in judge(samples, pictures, captions))
             print(f"| {called} | {scale:g} | {cells} |", flush=True)
-    for called, part in parts if arguments.ranked else ():
-        share = ranked_first(run, part, arguments.ranked, arguments.calls)
-        print(f"{called}: of {arguments.ranked} pictures {share:.3f} have their own caption ranked first among 100")
 
 
 def chosen(run: Run, part: Part, count: int) -> tuple[Tensor, list[str]]:
@@ -97,12 +103,16 @@ class Judge:
         samples, pictures = samples.to(distributed.device()), pictures.to(distributed.device())
         nearest = torch.cdist(_rows(samples), _rows(self.renderings)).argmin(1)
         found = (self.renderings[nearest] == pictures).flatten(1).all(1)
-        wanted = torch.tensor([self._number[caption] for caption in captions], device=distributed.device())
         ink, inked = samples < INK, pictures < INK
         iou = (ink & inked).flatten(1).sum(1) / (ink | inked).flatten(1).sum(1).clamp(min=1)
         spread = samples.double().std(0).square().mean().sqrt() / pictures.double().std(0).square().mean().sqrt()
-        told = self._letters.tell(samples) == wanted
+        told = self.knows(samples, captions)
         return [float(value) for value in (found.double().mean(), told.double().mean(), iou.double().mean(), spread)]
+
+    def knows(self, samples: Tensor, captions: list[str]) -> Tensor:
+        """Return whether the letter of each sample is recognised as that of its caption, `(N,)`, bool."""
+        wanted = torch.tensor([self._number[caption] for caption in captions], device=distributed.device())
+        return self._letters.tell(samples.to(distributed.device())) == wanted
 
 
 def same_letters(renderings: Tensor, captions: list[str]) -> dict[str, int]:
@@ -167,12 +177,22 @@ class Letters(nn.Sequential):
         return torch.cat([self(some.float() / 255).argmax(1) for some in pictures.split(512)])
 
 
-def ranked_first(run: Run, part: Part, count: int, calls: int) -> float:
-    """Return the share of pictures whose own caption is the likeliest of 100 of the same part."""
-    pictures, captions = chosen(run, part, 100)
-    rows = torch.linspace(0, len(pictures) - 1, count).long()
-    first = run.rank(pictures[rows], {CAPTION: captions}, seed=0, bound_calls=calls).argmax(1)
-    return (pictures[torch.from_numpy(first)] == pictures[rows]).flatten(1).all(1).double().mean().item()
+def ranked_first(run: Run, part: Part, count: int, calls: int) -> tuple[float, float]:
+    """Return the shares of pictures whose own caption is the likeliest of 100 of the same part.
+
+    These lie evenly over the part, or are those whose renderings are nearest to the picture.
+    """
+    pictures, captions = chosen(run, part, 10**9)
+    evenly = torch.linspace(0, len(pictures) - 1, 100).long()
+    right = torch.zeros(2, dtype=torch.float64)
+    for place, row in enumerate(evenly[torch.linspace(0, 99, count).long()].tolist()):
+        nearest = torch.cdist(_rows(pictures[row : row + 1]), _rows(pictures))[0].argsort(stable=True)[:100]
+        for which, others in enumerate((evenly, nearest)):
+            asked = {CAPTION: [captions[other] for other in others.tolist()]}
+            first = int(run.rank(pictures[row], asked, seed=place, bound_calls=calls).argmax())
+            right[which] += torch.equal(pictures[others[first]], pictures[row])
+    even, near = (right / count).tolist()
+    return even, near
 
 
 def _letter(caption: str) -> str:

@@ -262,7 +262,8 @@ def cifar10_networks(width: int) -> dict[str, Callable[[], nn.Module]]:
         config = configuration.load_file(file)
         config.model.channels = width
         empty = torch.empty(0, 3, 32, 32, dtype=torch.uint8)
-        return build.make_model(config, Dataset("random pictures", empty, empty, Bins(256))).network
+        model: Any = build.make_model(config, Dataset("random pictures", empty, empty, Bins(256)))
+        return model.network
 
     return {
         "UNet2DModel": lambda: Peer(width),

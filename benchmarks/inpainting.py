@@ -144,11 +144,11 @@ def chosen(
     best = (-math.inf, "", 0)
     for name, answers in options.items():
         kernels = scored(answers(x[first], known[first]), x[first], known[first], classes[first], recognise).log_kernels
-        value, width = kernels.mean(0).max(0)
-        best = max(best, (float(value), name, int(width)))
+        value, widest = kernels.mean(0).max(0)
+        best = max(best, (float(value), name, int(widest)))
     _, name, width = best
-    answers = options[name](x[others], known[others])
-    scores = scored(answers, x[others], known[others], classes[others], recognise)
+    made = options[name](x[others], known[others])
+    scores = scored(made, x[others], known[others], classes[others], recognise)
     return f"{name} ({WIDTHS[width]:.1f})", scores.log_kernels[:, width], scores
 
 

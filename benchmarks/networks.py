@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import dit
 from score_sde.common.files import write_atomically
 from score_sde.models import NCSNpp
-from score_sde.models.pretrained.diffusers import library
+from score_sde.models.pretrained.diffusers_library import library
 from score_sde.training.precision import image_layout
 
 WIDTHS = (1, 2, 2, 2)

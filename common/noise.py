@@ -22,7 +22,9 @@ from torch import Tensor
 from score_sde.common.errors import UserError
 from score_sde.common.float64 import widest_dtype
 
-Stream = Literal["prior", "solver", "dequantisation", "probe", "brownian", "bound", "control", "choice"]
+Stream = Literal[
+    "prior", "solver", "dequantisation", "probe", "brownian", "bound", "control", "choice", "low_resolution"
+]
 
 
 class SampleNoise:

@@ -38,8 +38,15 @@ def get_config() -> ConfigDict:
     # The run of an autoencoder, or its checkpoint: models are of its latents, and keep it with them: docs/systems.md
     data.autoencoder = placeholder(str)
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
+    # Those get noise in training, of a random standard deviation from 0 to this, which the network is told, so that it
+    data.low_resolution_noise = 0.0  # can enlarge what another model drew; below 1: c becomes sqrt(1 - s^2) c + s noise
+    # Pictures are read this high, and brought to image_size by means over areas: as the next stage of a cascade is told
+    data.shrunk_from = placeholder(int)
     # Condition pictures on their own edges, where brightness changes by more than this share of all of it a pixel: 0.15
     data.edges = placeholder(float)
+    # A run of configs/unclip/embedding.py, or its checkpoint: data are its embeddings of the pictures …
+    data.embedding = placeholder(str)
+    data.embed_condition = placeholder(str)  # … or models of the pictures are told them, in the place of captions
     data.levels = 256  # of brightness, of a path's pictures
     data.background = "white"  # behind pictures that are transparent: a colour's name, or #ffffff
     data.damaged = "refuse"  # pictures that cannot be read: refuse, skip
@@ -61,6 +68,10 @@ def get_config() -> ConfigDict:
     data.validation = 0.0  # … or, below 1, their share
     data.fold = 0  # decides which examples are set aside
 
+    config.cascade = cascade = ConfigDict()
+    # Configurations, comma-separated, of the runs that draw pictures one after the other: a small one, then the same
+    cascade.stages = placeholder(str)  # larger. What else is set here holds for all of them
+
     config.sde = sde = ConfigDict()
     # vp, subvp, ve, rectified_flow; ladders: ddpm, cosine, ncsn; learned: with training.objective=variational
     sde.name = "vp"
@@ -77,6 +88,7 @@ def get_config() -> ConfigDict:
     # unet, dit: series, images, fields, volumes; ncsnpp, ddpm, adm: images; mlp: vectors, and all else as vectors;
     # mixture: of Gaussians, fitted, needs no training; classifier, adm_classifier: of noisy images;
     # kl_autoencoder, vq_autoencoder: no score model, but what makes latents of examples: data.autoencoder
+    # joint_embedding: of images and captions, in one space: data.embedding, data.embed_condition
     model.network = "ncsnpp"
     model.class_conditional = False  # tell the network the classes of the data
     model.prediction = (
@@ -87,6 +99,9 @@ def get_config() -> ConfigDict:
     model.data_std = 1.0  # standard deviation of the data, for the edm prediction and scale_input
     # Of steps with noise, and of the discrete bound: fixed; learned: the network says it with twice the channels, for
     model.variance = "fixed"  # the ladders ddpm and cosine, with training.objective=hybrid
+    model.precision = "float32"  # of the weights of a pipeline of latents: bfloat16, float16, float64
+    model.lora = placeholder(str)  # a file of low-rank changes that are added to a Stable Diffusion's weights …
+    model.lora_scale = 1.0  # … by this factor
     model.scale_input = True  # divide the network's input by its standard deviation
     model.num_blocks = 4  # residual blocks: at each resolution, or in all (mlp, dit)
     # Tell the network a second time, so that it jumps along the flow: few-step models, training.objective=lagrangian
@@ -138,6 +153,8 @@ def get_config() -> ConfigDict:
     # kl_autoencoder, vq_autoencoder; sizes of latents are those of examples divided by 2, for each further multiplier
     model.latent_channels = 4
     model.num_codes = 256  # vq_autoencoder: vectors that latents are rounded to
+    # joint_embedding
+    model.embedding_size = 64  # numbers of an embedding
 
     config.training = training = ConfigDict()
     # Fine-tuning: weights to begin with: a run or checkpoint of ours, a published one, or a pipeline of diffusers
@@ -209,10 +226,13 @@ def get_config() -> ConfigDict:
     # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …
     sampling.prompt = placeholder(str)
     sampling.negative_prompt = placeholder(str)  # … and what guidance leads away from; None: a picture of anything
+    # Of models that are told embeddings: the run of configs/unclip/prior.py that draws them, given sampling.prompt
+    sampling.prior = placeholder(str)
     # What else they are conditioned on: file.npz of one row, or several, in turn
     sampling.condition = placeholder(str)
     sampling.controls = ""  # runs of further controls beside the same frozen model, or beside this one, comma-separated
     sampling.control_scales = ()  # what each control is multiplied by, in order, this run's first; (): 1
+    sampling.low_resolution_noise = 0.0  # of small pictures, for models trained with data.low_resolution_noise
     sampling.guidance = 1.0  # scale: 0 unconditional, 1 the plain conditional, more is guidance …
     sampling.guidance_interval = ()  # … between two values of rho = sigma / alpha; elsewhere 1
     sampling.guidance_rescale = 0.0  # share by which images get back their deviation without guidance (CFG-rescale)
@@ -290,7 +310,8 @@ def get_config() -> ConfigDict:
     likelihood.per_example = placeholder(bool)  # adaptive steps of each example's own
 
     config.edit = edit = ConfigDict()
-    # inpaint, superres, deblur, and of pictures colorize: what is missing is sampled; sdedit; interpolate; encode
+    # inpaint, superres, deblur, and of pictures colorize: what is missing is sampled; sdedit; interpolate; encode;
+    # upscale: by a model that is told small pictures, data.low_resolution
     edit.task = "inpaint"
     # A picture's file, or, of all kinds of data, test:5, test:5-9 for test examples; several, comma-separated.
     edit.input = placeholder(str)

@@ -51,7 +51,10 @@ class ConditionUnits:
 
     def encode(self, values: Tensor, beside: tuple[int, ...]) -> Tensor:
         """Return numbers `(B, *shape)` as they are told beside examples of a shape, `(B, *told_shape(beside))`."""
-        standard = self.standardised.encode(values).to(torch.get_default_dtype())
+        return self.brought_to(beside, self.standardised.encode(values).to(torch.get_default_dtype()))
+
+    def brought_to(self, beside: tuple[int, ...], standard: Tensor) -> Tensor:
+        """Return standardised numbers `(B, *shape)` in the size in which they are told beside examples of a shape."""
         size, here = beside[1:], self.shape[1:]
         if not size:
             return standard.flatten(1)

@@ -19,6 +19,7 @@ from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import ConditionUnits
 from score_sde.data.embedded import Embedded, read_by
 from score_sde.data.latent_units import Latents
+from score_sde.data.prompts import Prompts
 from score_sde.data.units import Bins, Noise, Points, Standardised, Units, describe_units, units_described, units_of
 from score_sde.data.words import Part
 
@@ -56,6 +57,7 @@ class Dataset:
         captions: for each part, the captions of its examples, which are among the conditions by the numbers of words.
         encoded: of units that are latents, what `units.encoded` gives for each training example; None if it is to be
             computed when it is asked for.
+        embedded_by: the digest of what made embeddings that are examples, or a condition; None if there are none.
     """
 
     name: str
@@ -70,9 +72,10 @@ class Dataset:
     notes: tuple[str, ...] = ()
     known_gaussian: Mapping[str, Any] | None = None
     conditions: Mapping[Part, Mapping[str, Tensor]] = field(default_factory=dict)
-    condition_units: Mapping[str, ConditionUnits | Words | Embedded] = field(default_factory=dict)
+    condition_units: Mapping[str, ConditionUnits | Words | Embedded | Prompts] = field(default_factory=dict)
     captions: Mapping[Part, Sequence[str]] = field(default_factory=dict)
     encoded: Tensor | None = None
+    embedded_by: str | None = None
 
     def __post_init__(self) -> None:
         if self.train_classes is not None and not self.class_names:
@@ -127,6 +130,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "units": self.units.describe() if isinstance(self.units, Latents) else describe_units(self.units),
             **({"conditions": self._conditions_described} if self.condition_units else {}),
+            **({"embedded_by": self.embedded_by} if self.embedded_by else {}),
         }
 
     @property
@@ -275,6 +279,11 @@ class Dataset:
                 f"{self.name} is seen {_how_seen(here)}, but {where} was trained on it {_how_seen(there)}: give it the "
                 "same autoencoder, or train another model in another --workdir"
             )
+        if here.get("embedded_by") != there.get("embedded_by"):
+            raise UserError(
+                f"{self.name} has embeddings of {_run_of(here)}, but {where} was trained with those of "
+                f"{_run_of(there)}, which mean something else: give it the same"
+            )
         told = [
             {name: tuple(about["shape"]) for name, about in data.get("conditions", {}).items()}
             for data in (here, there)
@@ -330,6 +339,7 @@ def described(description: Mapping[str, Any], low: float, high: float, as_bins: 
         class_names=names,
         known_gaussian=description.get("gaussian"),
         condition_units=_condition_units(description),
+        embedded_by=description.get("embedded_by"),
     )
 
 
@@ -379,6 +389,11 @@ def has_gaps(examples: Tensor) -> bool:
     if not examples.is_floating_point() or not len(examples):
         return False
     return any(bool(part.isnan().any()) for part in examples.split(max(1, _AT_ONCE // examples[0].numel())))
+
+
+def _run_of(description: Mapping[str, Any]) -> str:
+    by = description.get("embedded_by")
+    return f"the run with weights {by}" if by else "no run"
 
 
 def _plain(value: Any) -> str:

@@ -23,6 +23,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.files import open_npz, write_atomically
 from score_sde.data.captions import CAPTION
 from score_sde.data.dataset import Dataset
+from score_sde.data.embeddings import EMBEDDING
 from score_sde.data.words import PARTS, Part
 
 Memory = dict[str, np.ndarray]
@@ -174,6 +175,9 @@ def _of_classes(names: list[str] | None, count: int) -> np.ndarray:
 def _said(dataset: Dataset, part: Part) -> Mapping[str, Tensor]:
     """Return what examples are conditioned on; of captions a hash of the text, as words may be numbered otherwise."""
     arrays = dataset.conditions.get(part, {})
+    if dataset.embedded_by is not None:
+        # Pictures and the run that embeds them decide embeddings, but for rounding; another run is refused by itself.
+        arrays = {name: values for name, values in arrays.items() if name != EMBEDDING}
     if part not in dataset.captions:
         return arrays
     hashes = np.array([_hash(caption.encode()) for caption in dataset.captions[part]], dtype=np.uint64)

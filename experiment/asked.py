@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from score_sde.common.condition import Condition, joined
-from score_sde.common.errors import naming
+from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.data import Dataset
 from score_sde.data.conditions import of_classes
@@ -20,6 +20,10 @@ def asked_of(config: ConfigDict, dataset: Dataset, count: int) -> Condition | No
     Raises:
         UserError: the model knows no such condition, or what is asked for cannot be shared evenly by so many.
     """
+    if config.sampling.prior is not None:
+        raise UserError(
+            "sampling.prior draws embeddings for --mode sample alone: elsewhere give some, sampling.condition"
+        )
     asked = joined(of_classes(sample_labels(config, dataset, count)), prompted(config, dataset, count))
     if config.sampling.condition is None:
         return asked

@@ -14,23 +14,34 @@ from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.files import at_home
 from score_sde.common.part import PART
 from score_sde.data import Dataset, arrays_dataset, load_dataset
-from score_sde.data.captions import Words
+from score_sde.data.captions import CAPTION, Words
 from score_sde.data.conditions import conditions_of
 from score_sde.data.dataset import has_gaps
 from score_sde.data.edges import with_edges
 from score_sde.data.embedded import Embedded
 from score_sde.data.latent_units import Latents
-from score_sde.data.low_resolution import with_low_resolution
+from score_sde.data.low_resolution import shrunk, with_low_resolution
+from score_sde.data.prompts import Prompts
 from score_sde.data.units import Bins, units_of
 from score_sde.experiment import own
 from score_sde.experiment.autoencoders import make_autoencoder
 from score_sde.experiment.couplings import why_no_score
-from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, PIPELINE, frozen_but_controls, make_network
+from score_sde.experiment.joint_embedding import make_joint_embedding
+from score_sde.experiment.low_resolution import always_told, read_larger
+from score_sde.experiment.networks import (
+    AUTOENCODERS,
+    CLASSIFIERS,
+    JOINT_EMBEDDING,
+    PIPELINE,
+    frozen_but_controls,
+    make_network,
+)
 from score_sde.experiment.parts import is_told_of_parts, picture_of_part
 from score_sde.models import FlowMap, GaussianMixture, NoisyClassifier, QuantisedModel, ScoreModel
 from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.flow_map import KIND, UNTIL
 from score_sde.models.gaussian_mixture import fit_mixture
+from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.models.layers.condition import Always, Kind, Picture, Vector
 from score_sde.models.layers.text import EmbeddedText, Text
 from score_sde.models.learned_variance import LearnedVariance
@@ -56,7 +67,7 @@ ARRAYS = "arrays"
 LATENTS = "latents"
 
 AnyModel = ScoreModel | QuantisedModel | FlowMap | GaussianMixture
-Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier
+Trained = ScoreModel | QuantisedModel | FlowMap | NoisyClassifier | Autoencoder | JointEmbedding
 
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "vp": lambda c: VPSDE(c.beta_min, c.beta_max),
@@ -76,10 +87,15 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
     Raises:
         UserError: the data do not exist, or do not have the configured shape.
     """
-    dataset, data = _dataset(config, files_needed), config.data
+    data = config.data
+    if data.shrunk_from is None:
+        dataset = _dataset(config, files_needed)
+    else:
+        with naming("data.shrunk_from"):
+            dataset = shrunk(_dataset(read_larger(config), files_needed), data.image_size)
     if data.low_resolution is not None:
         with naming("data.low_resolution"):
-            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high)
+            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high, data.low_resolution_noise)
     if data.edges is not None:
         with naming("data.edges"):
             dataset = with_edges(dataset, data.edges)
@@ -171,18 +187,15 @@ def make_model(config: ConfigDict, dataset: Dataset) -> Trained:
     Raises:
         UserError: the network does not exist or cannot take examples of this shape.
     """
+    if config.model.network in AUTOENCODERS:
+        return make_autoencoder(config, dataset)
+    if config.model.network == JOINT_EMBEDDING:
+        return make_joint_embedding(config, dataset)
     made = _new_model(config, dataset)
     trained = made.model if isinstance(made, FlowMap) else made
     trained.no_score = why_no_score(config)
     made.gaussian = dataset.gaussian
     return frozen_but_controls(made)
-
-
-def make_trained(config: ConfigDict, dataset: Dataset) -> Trained | Autoencoder:
-    """Make what is trained: the autoencoder of the section `model`, or its model, as `make_model` does."""
-    if config.model.network in AUTOENCODERS:
-        return make_autoencoder(config, dataset)
-    return make_model(config, dataset)
 
 
 def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
@@ -228,7 +241,10 @@ def _new_model(config: ConfigDict, dataset: Dataset) -> Trained:
 
 
 def _always_told(config: ConfigDict, name: str) -> bool:
-    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are."""
+    """Return whether a network has no room for what is hidden: ADM's of published form, where classes never are, and
+    small pictures with noise."""
+    if name in always_told(config):
+        return True
     return config.model.network == "adm" and name != "distorted" and config.training.label_dropout == 0
 
 
@@ -302,11 +318,11 @@ def make_conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def told_names(config: ConfigDict, dataset: Dataset) -> tuple[str, ...]:
     """Return the names of the conditions, beside classes, that the network is told of."""
-    return (
-        ()
-        if config.model.network in ("mixture", *CLASSIFIERS, *AUTOENCODERS, PIPELINE)
-        else tuple(dataset.condition_units)
-    )
+    if config.model.network == JOINT_EMBEDDING:
+        return (CAPTION,)
+    if config.model.network == PIPELINE:
+        return tuple(name for name, units in dataset.condition_units.items() if isinstance(units, Prompts))
+    return () if config.model.network in ("mixture", *CLASSIFIERS, *AUTOENCODERS) else tuple(dataset.condition_units)
 
 
 def _kind(config: ConfigDict, dataset: Dataset, name: str) -> Kind:

@@ -6,6 +6,8 @@
     DiT-XL-2-256x256.pt, SiT-XL-2-256.pt        of the published DiT and SiT code; fit configurations of latents
     exported/, google/ddpm-cifar10-32           a folder with model_index.json, or a name on the hub: knows its network,
                                                 process and image size
+    stable-diffusion/                           a folder of a pipeline of latents, with its autoencoder and encoders of
+                                                texts
 
 All are read without running any code in them. Where there are averages, the moving average of the weights is used.
 """
@@ -22,21 +24,22 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
+from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.common.weight_files import load_fitting_weights, load_weights, tensor_names
 from score_sde.data import Dataset
-from score_sde.experiment import autoencoders, build, latents, own
+from score_sde.experiment import autoencoders, build, latents, own, pipelines
 from score_sde.experiment.networks import PIPELINE
 from score_sde.experiment.parts import untold
 from score_sde.experiment.wider import with_room_for_pictures
 from score_sde.models import ADM, DiT, FlowMap, NoisyClassifier, ScoreModel
-from score_sde.models.autoencoder import Autoencoder
 from score_sde.models.networks.ncsnpp import Block, NCSNpp
 from score_sde.models.pretrained.adm import adm_classifier, holds_adm, is_adm_classifier, load_adm, read_adm_weights
 from score_sde.models.pretrained.diffusers import image_units, load_pipeline
 from score_sde.models.pretrained.dit import Means
 from score_sde.models.pretrained.dit_weights import MARKS, is_reference, read_reference_weights
+from score_sde.models.pretrained.latent_pipelines import LatentPipeline, is_latent_pipeline, load_latent_pipeline
 from score_sde.models.pretrained.score_sde import copy_weights, read_checkpoint
 from score_sde.sde import geometric_sigmas
 from score_sde.training import checkpoint
@@ -57,15 +60,17 @@ class Found:
         self_sufficient: whether no configuration need be given.
         data: the description of the data that the model was trained on (see `data.dataset.described`), or None.
         weights: the weights of one of our own, by name; None of others.
+        pipeline: the parts of a pipeline of latents; None of others.
     """
 
     path: Path
-    make_model: Callable[[ConfigDict, Dataset], build.Trained | Autoencoder]
+    make_model: Callable[[ConfigDict, Dataset], build.Trained]
     config: dict[str, Any] | None = None
     values: dict[str, Any] = field(default_factory=dict)
     self_sufficient: bool = True
     data: dict[str, Any] | None = None
     weights: dict[str, torch.Tensor] | None = None
+    pipeline: LatentPipeline | None = None
 
 
 def find(path: Path) -> Found:
@@ -74,6 +79,8 @@ def find(path: Path) -> Found:
     Raises:
         UserError: there is no checkpoint, it is damaged, or it is of no known kind.
     """
+    if is_latent_pipeline(path):
+        return _latent_pipeline(path)
     if is_pipeline(path):
         return _pipeline(path)
     if holds_adm(path):
@@ -152,12 +159,12 @@ def _own(
 ) -> Found:
     """Describe a checkpoint of our own; `averages` of the weights are by decay, under None that of `ema_decay`."""
 
-    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained | Autoencoder:
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
         if data is not None:
             dataset.check_like(data, build.knows_classes(config), str(path))
             dataset.check_words(data, str(path))
             dataset = dataset.of_model(data)
-        model = own.apart(build.make_trained(config, dataset))
+        model = own.apart(build.make_model(config, dataset))
         if config.average not in averages:
             decays = ", ".join(f"{decay:g}" for decay in averages if decay is not None)
             raise UserError(f"{path} has no average with decay {config.average:g}; it has: {decays or 'one'}")
@@ -317,6 +324,15 @@ def _pipeline(path: Path) -> Found:
         "sampling.data_std": (1.0 - low) / 4,  # about that of most photographs
     }
     return Found(path, make_model, values=values)
+
+
+def _latent_pipeline(path: Path) -> Found:
+    pipeline = load_latent_pipeline(path)
+
+    def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
+        return pipelines.model_of(pipeline.to(distributed.device()), config)
+
+    return Found(path, make_model, values=pipelines.values_of(pipeline), pipeline=pipeline)
 
 
 def _pipeline_of_latents(path: Path, model: ScoreModel, network: DiT) -> Found:

@@ -19,9 +19,10 @@ from score_sde.control.inverse_problems import box_mask
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.experiment import build, density, networks, objectives, own
-from score_sde.experiment.controls import check_controls
+from score_sde.experiment.control_training import check_controls
 from score_sde.experiment.couplings import REFLOW, check_coupling, why_no_score
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
+from score_sde.experiment.joint_embedding import check_joint_embedding
 from score_sde.experiment.likelihood_tuning import check_tuned_likelihood
 from score_sde.experiment.parts import check_parts
 from score_sde.experiment.rules import LARGEST_LOG_SNR, check_values
@@ -46,6 +47,12 @@ def check(config: ConfigDict, mode: str) -> None:
         UserError: it cannot be used; the line names the key.
     """
     check_values(config)
+    check_joint_embedding(config, mode)
+    if config.cascade.stages is not None:
+        raise UserError(
+            "cascade.stages names several runs, for --mode train and sample: else give the folder of one, or its "
+            "configuration"
+        )
     if mode == "export" or config.sde.name == networks.PIPELINE:
         return
     sde = build.make_sde(config)
@@ -73,6 +80,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
         return
     _check_flow_map(config)
     _check_learned(config)
+    _check_embeddings(config)
     check_parts(config)
     _check_conditioned_on_themselves(config)
     check_controls(config)
@@ -84,7 +92,7 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
             "training.patience stops by the held-out loss: data.validation and training.evaluate_every say "
             "of how many examples, and how often"
         )
-    if not training.measure_every or config.model.network in networks.CLASSIFIERS:
+    if not training.measure_every or config.model.network in (*networks.CLASSIFIERS, networks.JOINT_EMBEDDING):
         return
     if training.num_measured < NUM_FOLDS:
         raise UserError(
@@ -174,12 +182,30 @@ def _check_variance(config: ConfigDict) -> None:
 def _check_conditioned_on_themselves(config: ConfigDict) -> None:
     """See that pictures which are conditioned on what they are themselves are not changed while that stays."""
     data = config.data
+    if data.low_resolution_noise and data.low_resolution is None:
+        raise UserError("data.low_resolution_noise is that of small pictures: give their height, data.low_resolution")
     told = [f"data.{name}" for name in ("low_resolution", "edges") if data[name] is not None]
     if told and (data.augment or data.distortion):
         raise UserError(
             f"{told[0]} conditions pictures on themselves as they are: --config.data.augment= "
             "--config.data.distortion=0"
         )
+
+
+def _check_embeddings(config: ConfigDict) -> None:
+    """See that pictures whose embeddings are data, or a condition, are not changed while these stay."""
+    data = config.data
+    if data.embedding is not None and data.embed_condition is not None:
+        raise UserError("data.embedding makes data of what data.embed_condition tells models of pictures: take one")
+    if data.embedding is None and data.embed_condition is None:
+        return
+    if data.augment or data.distortion:
+        raise UserError(
+            "embeddings are those of pictures as they are: --config.data.augment= --config.data.distortion=0"
+        )
+    beside = [name for name in ("low_resolution", "edges", "autoencoder") if data[name] is not None]
+    if beside and data.embedding is not None:
+        raise UserError(f"data.embedding makes vectors of pictures: leave out data.{beside[0]}")
 
 
 def _check_steps(config: ConfigDict, mode: str) -> None:

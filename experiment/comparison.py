@@ -14,10 +14,14 @@ from score_sde.common.score import NoScoreError, no_score
 from score_sde.evaluation.comparison.compare import Comparison, compare
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.comparison.report import write_report
+from score_sde.experiment import conditions
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.prompts import led_away_from, number_of_prompts, prompted
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.solver import shared_options
 from score_sde.experiment.tuning import tuned_tables
+from score_sde.models.given import InTurn
+from score_sde.solvers.base import Model
 from score_sde.solvers.standard_normal import StandardNormal
 
 
@@ -26,20 +30,34 @@ def compare_solvers(experiment: Experiment) -> Comparison:
     config, settings = experiment.config, experiment.config.compare
     contenders: dict[str, dict[str, Any]] = {name: {} for name in _solvers_that_serve(experiment)}
     if "tuned" in contenders:
-        contenders["tuned"]["path"] = tuned_tables(experiment, settings.budgets)
+        with_prompts = config.sampling.prompt is not None
+        contenders["tuned"]["path"] = tuned_tables(experiment, settings.budgets, with_prompts=with_prompts)
+    dataset = experiment.dataset
     return compare(
-        experiment.model,
+        _asked(experiment),
         experiment.dataset.model_shape,
         list(contenders.items()),
         settings.budgets,
         shared=shared_options(config.sampling),
-        dataset=experiment.dataset,
+        # Of a pipeline of latents there may be no examples: then solvers are compared with exact endpoints alone.
+        dataset=dataset if len(dataset.test) or experiment.found is None or not experiment.found.pipeline else None,
         repetitions=range(config.seed, config.seed + settings.repetitions),
         num_samples=settings.num_samples,
         num_trajectories=settings.num_trajectories,
         batch_size=settings.batch_size,
         device=distributed.device(),
     )
+
+
+def _asked(experiment: Experiment) -> Model:
+    """Return the model of samples as the prompts of the section `sampling` ask for them, in turn, guided to them."""
+    config, dataset = experiment.config, experiment.dataset
+    count = number_of_prompts(config)
+    if not count:
+        return experiment.model
+    asked, away = prompted(config, dataset, count), led_away_from(config, dataset, count)
+    guides = conditions.find_guides(config, dataset, experiment.model.sde)
+    return InTurn(conditions.make_guidance(config, experiment.model, asked, guides, away), count)
 
 
 def _solvers_that_serve(experiment: Experiment) -> list[str]:
@@ -70,6 +88,8 @@ def write(experiment: Experiment, comparison: Comparison) -> list[Path]:
         UserError: a file cannot be written.
     """
     shared = {f"sampling.{name}": value for name, value in shared_options(experiment.config.sampling).items()}
-    dataset = experiment.dataset
+    dataset, sampling = experiment.dataset, experiment.config.sampling
+    if sampling.prompt is not None:
+        shared |= {f"sampling.{name}": sampling[name] for name in ("prompt", "negative_prompt", "guidance")}
     made_with = settings_for(experiment, ["compare"], test_examples=digest(dataset.test), **shared)
     return write_report(comparison, experiment.folder / "compare", dataset.name, made_with)

@@ -17,12 +17,14 @@ from score_sde.common.files import open_npz
 from score_sde.data import Dataset
 from score_sde.data.captions import Words
 from score_sde.data.embedded import Embedded
+from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, clean
 from score_sde.data.sources.arrays import meaning
 from score_sde.data.sources.condition_arrays import CLASSES, name_of, unknown
 from score_sde.data.sources.examples import as_array
 from score_sde.experiment import build
 from score_sde.experiment.captions import told_captions
 from score_sde.experiment.conditions import class_numbers
+from score_sde.experiment.low_resolution import always_told
 
 
 def condition_of(
@@ -43,7 +45,7 @@ def condition_of(
     """
     if isinstance(given, Condition):
         return _of_condition(given, count)
-    rows = {name: _rows(config, dataset, name, value) for name, value in _by_name(config, dataset, given).items()}
+    rows = {name: _rows(config, dataset, name, value) for name, value in by_name(config, dataset, given).items()}
     if not rows:
         raise UserError("the condition says nothing: leave it out")
     if count is None:
@@ -55,6 +57,8 @@ def condition_of(
             what = "classes" if name == "class" else f"rows of {name!r}"
             raise UserError(f"{len(value)} {what} for {count} examples: give one for all, or one for each")
         values[name] = value.expand(count, *value.shape[1:])
+    if LOW_RESOLUTION in values and NOISE in dataset.condition_units and NOISE not in values:
+        values |= dataset.told({NOISE: clean(count)})
     return Condition(values), count
 
 
@@ -101,6 +105,11 @@ def check_heard(
     """
     told = {*controls} if condition is None else {*controls, *condition.values}
     missing = [name for name in build.told_names(config, dataset) if name not in told]
+    if always_told(config) and LOW_RESOLUTION in missing:
+        raise UserError(
+            "this model enlarges pictures: give small ones, condition={'low_resolution': …} from Python, or a file, "
+            "--config.sampling.condition=FILE.npz; likelihood.given=own takes those of the data"
+        )
     if missing and not config.training.label_dropout:
         raise UserError(
             f"this model was trained with its condition never hidden (training.label_dropout=0): tell it of "
@@ -115,10 +124,12 @@ def _of_condition(given: Condition, count: int | None) -> tuple[Condition, int]:
     return (given, len(given)) if count in (None, len(given)) else (given[torch.zeros(count, dtype=torch.long)], count)
 
 
-def _by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]:
+def by_name(config: ConfigDict, dataset: Dataset, given: Any) -> dict[str, Any]:
     """Return what is asked for by the names that the model knows."""
     names = build.told_names(config, dataset)
     if not isinstance(given, Mapping):
+        # Small pictures given by themselves have no noise.
+        names = tuple(name for name in names if name != NOISE)
         if names and (len(names) > 1 or config.model.class_conditional):
             known = ", ".join([*(["class"] if config.model.class_conditional else []), *names])
             raise UserError(f"this model knows several conditions, {known}: say which, condition={{name: values}}")

@@ -33,7 +33,7 @@ def load_file(path: str | Path) -> ConfigDict:
     """Load the configuration that the Python file `path` returns from its `get_config()`.
 
     A relative path is looked up from the current folder, then among the project's own: `configs/vp/digits.py`, or
-    `vp/digits` for short.
+    `vp/digits` for short. One that was written by `save`, `.json`, will do as well.
 
     Raises:
         UserError: there is no such file, or it does not make a configuration.
@@ -43,6 +43,8 @@ def load_file(path: str | Path) -> ConfigDict:
     if file is None:
         there = [str(found.relative_to(CONFIGS.parent)) for found in sorted(CONFIGS.rglob("*.py"))]
         raise UserError(f"there is no configuration file {path}{nearest(str(path), there)}")
+    if file.suffix == ".json":
+        return load_json(file)
     try:
         spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
         assert spec is not None

@@ -25,6 +25,7 @@ from score_sde.experiment.edit_inputs import note_reading, picture_format, read_
 from score_sde.experiment.edit_latents import interpolate, latents_and_back, sdedit, vary
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.inpainting import TRAINED, method_of
+from score_sde.experiment.upscaling import UPSCALE, upscale
 from score_sde.solvers import Model, Solution
 
 
@@ -131,19 +132,6 @@ def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
     return keep.unflatten(3, (sizes[1], -1)).all(4).unflatten(2, (sizes[0], -1)).all(3)
 
 
-def _check_pixels(editor: Editor) -> None:
-    """See that a model sees the numbers of which something is observed.
-
-    Raises:
-        UserError: it sees latents of an autoencoder, of which nothing is known then.
-    """
-    if isinstance(editor.dataset.units, Latents):
-        raise UserError(
-            f"edit.task={editor.config.edit.task} is of pixels, and the model is of latents: take a model of pixels, "
-            "or edit.task inpaint, sdedit, interpolate or encode"
-        )
-
-
 def _colorize(editor: Editor) -> Edit:
     _check_pixels(editor)
     channels = editor.dataset.shape[0]
@@ -176,6 +164,19 @@ def _deblur(editor: Editor) -> Edit:
     return _solve(editor, Problem(blurred(editor.config.edit.blur), picture_format(editor)))
 
 
+def _check_pixels(editor: Editor) -> None:
+    """See that a model sees the numbers of which something is observed.
+
+    Raises:
+        UserError: it sees latents of an autoencoder, of which nothing is known then.
+    """
+    if isinstance(editor.dataset.units, Latents):
+        raise UserError(
+            f"edit.task={editor.config.edit.task} is of pixels, and the model is of latents: take a model of pixels, "
+            "or edit.task inpaint, sdedit, vary, interpolate or encode"
+        )
+
+
 class Task(NamedTuple):
     """A task of editing is done by a function, and means something for some kinds of data."""
 
@@ -189,6 +190,7 @@ TASKS = {
     "inpaint": Task(_inpaint),
     "colorize": Task(_colorize, ("images",)),
     "superres": Task(_superres, _IN_SPACE),
+    UPSCALE: Task(upscale, ("images",)),
     "deblur": Task(_deblur, _IN_SPACE),
     "sdedit": Task(sdedit),
     "vary": Task(vary),

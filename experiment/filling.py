@@ -22,6 +22,7 @@ from score_sde.experiment import conditions, sampling
 from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.inpainting import model_of_part
 from score_sde.experiment.parts import is_told_of_parts
@@ -84,7 +85,7 @@ def fill(experiment: Experiment, examples: Tensor, known: Tensor, condition: Con
     rows = torch.arange(count) % len(examples)
     many, keep = examples[rows], known[rows]
     asked = asked_of(config, dataset, count) if condition is None else condition[rows]
-    check_heard(config, dataset, asked)
+    check_heard(config, dataset, asked, controls_of(experiment.model))
     part = Part(torch.where(keep, dataset.units.encode(many), 0), keep, ~keep)
     drawn = sampling.sample_of(experiment, _model_of(experiment, part, asked)).samples.x
     filled = torch.where(keep, many, dataset.units.decode(drawn))

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from torch import nn
 
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
@@ -22,6 +21,7 @@ from score_sde.experiment import (
     checkpoints,
     checks,
     configuration,
+    control_training,
     controls,
     latent_data,
     networks,
@@ -31,7 +31,9 @@ from score_sde.experiment import (
 from score_sde.experiment.captions import check_text_encoder
 from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
+from score_sde.experiment.embeddings import of_embeddings
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipelines import dataset_of
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
 from score_sde.models.autoencoder import Autoencoder
@@ -69,12 +71,12 @@ def to_train(
     if begun is not None:
         dataset = latent_data.of_latents(config, dataset.in_units_of(begun))
     else:
-        dataset = controls.beside_base(config, latent_data.of_latents(config, dataset))
+        dataset = control_training.beside_base(config, latent_data.of_latents(config, dataset))
     note(dataset.unheard())
     begin_from = config.training.start_from if begun is None else None
-    model = build.make_trained(config, dataset)
+    model = build.make_model(config, dataset)
     if begin_from is not None and config.model.control:
-        note(controls.begin(model, config, dataset))
+        note(control_training.begin(model, config, dataset))
     elif begin_from is not None:
         note(checkpoints.start_from(str(other_run.newest(begin_from)), model, config, dataset))
     elif begun is None and config.training.teacher is not None:
@@ -139,9 +141,13 @@ def ready(
     """
     if found is not None and found.data is not None:
         dataset = dataset.in_units_of(found.data)
-    check_text_encoder(config, dataset)
     if found is None:
         dataset = latent_data.of_latents(config, dataset)
+    check_text_encoder(config, dataset)
+    if config.model.precision != "float32" and (found is None or found.pipeline is None):
+        raise UserError(f"model.precision={config.model.precision} is for pipelines of latents: leave it out")
+    if config.model.lora is not None and (found is None or found.pipeline is None):
+        raise UserError(f"model.lora={config.model.lora} is for pipelines of latents: leave it out")
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     place = folder if found is None or found.config is not None else found.path
     if isinstance(model, Autoencoder) and not autoencoders:
@@ -164,7 +170,7 @@ def remember(config: ConfigDict, folder: Path) -> None:
         configuration.save(configuration.from_dict(kept, "the configuration"), folder / "config.json")
 
 
-def _begin_as_teacher(model: nn.Module, config: ConfigDict, dataset: Dataset) -> str:
+def _begin_as_teacher(model: build.Trained, config: ConfigDict, dataset: Dataset) -> str:
     """Give a few-step model the weights of its teacher, if it has its network; return what the user should know."""
     place = str(other_run.newest(config.training.teacher))
     try:
@@ -189,18 +195,22 @@ def _make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
 def _prepared(make_dataset: Callable[[ConfigDict], Dataset], config: ConfigDict) -> Dataset:
     """Make data; what has to be prepared is prepared by one process of each machine."""
     with distributed.one_first():
-        return make_dataset(config)
+        return of_embeddings(config, make_dataset(config))
 
 
 def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | None) -> Dataset:
     """Make the data, or, where no example of them is needed, take what the checkpoint knows of them."""
+    if found is not None and found.pipeline is not None:
+        if mode == "likelihood" and config.data.path is None:
+            raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
+        return dataset_of(found.pipeline, config)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)
     drawn = mode == "sample" and not (config.sampling.metrics or config.sampling.copies or measured)
     if known is not None and (drawn or mode == "export") and build.lie_nowhere(config):
         return described(known, config.data.low, config.data.high, config.data.uniform_dequantisation)
     if mode == "export":
-        return build.make_dataset(config, files_needed=False)
+        return of_embeddings(config, build.make_dataset(config, files_needed=False))
     if not (drawn or (mode == "edit" and not names_test_examples(config.edit.input))):
         return _make_dataset(config)
     if known is None:

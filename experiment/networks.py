@@ -35,6 +35,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
 CLASSIFIERS = ("classifier", "adm_classifier")
 # Those that make few numbers of an example, and the example of these.
 KL, VQ = AUTOENCODERS = ("kl_autoencoder", "vq_autoencoder")
+# What embeds pictures and captions in one space, and is no score model.
+JOINT_EMBEDDING = "joint_embedding"
 # The name of a configuration's network and process where a pipeline of diffusers decides them.
 PIPELINE = "pipeline"
 # Over how many axes the examples extend that each network takes: vectors over none.

@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 from score_sde.common.errors import UserError, choose
 from score_sde.experiment import own
 from score_sde.experiment.couplings import make_coupling
-from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING
 from score_sde.sde import SDE
 from score_sde.sde.times import TimeShape, get_time_distribution
 from score_sde.training.autoencoding import Autoencoding
 from score_sde.training.classification import Classification
+from score_sde.training.contrastive import Contrastive
 from score_sde.training.flow_map import LagrangianMatching, Teacher
 from score_sde.training.hybrid import HybridObjective
 from score_sde.training.objectives import Objective, get_discrete_objective, get_objective
@@ -25,13 +26,15 @@ UNIFORM, LOSS_AWARE = HYBRID_TIMES = ("uniform", "loss_aware")
 
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
-) -> _Made | Classification | Autoencoding | own.OwnObjective:
+) -> _Made | Classification | Autoencoding | Contrastive | own.OwnObjective:
     """Make the loss of the section `training`; the `teacher` is for flow maps and reflow."""
     training = config.training
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
     if config.model.network in AUTOENCODERS:
         return Autoencoding(training.rate_weight)
+    if config.model.network == JOINT_EMBEDDING:
+        return Contrastive()
     if config.model.network in CLASSIFIERS:
         times = get_time_distribution(training.times, sde, training.t_min, _time_shape(config))
         return Classification(times, training.stratified)

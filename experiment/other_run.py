@@ -15,6 +15,7 @@ from score_sde.data import Dataset
 from score_sde.experiment import checkpoints, configuration
 from score_sde.models import NoisyClassifier
 from score_sde.models.autoencoder import Autoencoder
+from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.sde import SDE
 from score_sde.training import checkpoint
 
@@ -49,10 +50,12 @@ def load(place: str, what: str, config: ConfigDict, dataset: Dataset, sde: SDE) 
         if key in configuration.differences(config, trained_with, ("data",)):
             raise UserError(f"{found.path} was trained with another {key}: give the same")
     model = found.make_model(trained_with, dataset)
-    if isinstance(model, Autoencoder):
-        raise UserError(f"{found.path} is an autoencoder, which has no flow")
     if isinstance(model, NoisyClassifier):
         raise UserError(f"{found.path} is a classifier, which has no flow")
+    if isinstance(model, Autoencoder):
+        raise UserError(f"{found.path} is an autoencoder, which has no flow: data.autoencoder is where it is of use")
+    if isinstance(model, JointEmbedding):
+        raise UserError(f"{found.path} is a joint embedding, which has no flow")
     _check_same(sde, model.sde, str(found.path))
     return model.to(distributed.device()).eval().requires_grad_(False), trained_with
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.data import Dataset
 from score_sde.data.captions import CAPTION
+from score_sde.data.prompts import Prompts
 from score_sde.experiment.condition_values import condition_of
 
 _OF_A_FILE = ".txt"
@@ -32,6 +36,19 @@ def prompted(config: ConfigDict, dataset: Dataset, count: int) -> Condition | No
         return _told(config, dataset, prompts * (count // len(prompts)))
 
 
+def number_of_prompts(config: ConfigDict) -> int:
+    """Return how many prompts the section `sampling` has; 0 if it asks for nothing in words.
+
+    Raises:
+        UserError: their file cannot be read.
+    """
+    prompt = config.sampling.prompt
+    if prompt is None:
+        return 0
+    with naming("sampling.prompt"):
+        return len(_lines(prompt)) if prompt.endswith(_OF_A_FILE) else 1
+
+
 def led_away_from(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
     """Return the condition, in words, that `count` samples are led away from; None for nothing.
 
@@ -48,7 +65,26 @@ def led_away_from(config: ConfigDict, dataset: Dataset, count: int) -> Condition
 def _told(config: ConfigDict, dataset: Dataset, prompts: list[str]) -> Condition:
     if CAPTION not in dataset.condition_units:
         raise UserError(f"this model is told no captions, as one of configs/vp/glyphs.py is; {dataset.name} has none")
+    if isinstance(dataset.condition_units[CAPTION], Prompts):
+        return heard(dataset, prompts)
     return condition_of(config, dataset, {CAPTION: prompts}, len(prompts))[0]
+
+
+def heard(dataset: Dataset, prompts: Sequence[str]) -> Condition:
+    """Return what a pipeline hears of prompts, one row each, and say what it does not hear.
+
+    Raises:
+        UserError: it hears no words, or these are none.
+    """
+    units = dataset.condition_units.get(CAPTION)
+    if not isinstance(units, Prompts):
+        raise UserError("this pipeline hears no prompts: leave them out")
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise UserError("a prompt is a text, or one for each sample")
+    for prompt in dict.fromkeys(prompts):
+        for line in units.complaints(prompt):
+            distributed.say(f"{prompt!r}: {line}")
+    return Condition(units.read(prompts))
 
 
 def _lines(path: str) -> list[str]:

@@ -32,9 +32,13 @@ from score_sde.data.dataset import described
 from score_sde.data.sources.given_conditions import tells_classes
 from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
+from score_sde.experiment.cascade_run import Cascade
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.pipeline_run import PipelineRun
+from score_sde.experiment.pipelines import dataset_of
 from score_sde.experiment.report import report
 from score_sde.experiment.run import Run
+from score_sde.experiment.stages import find_stages
 from score_sde.experiment.training import train
 from score_sde.sde import SDE
 from score_sde.training import checkpoint
@@ -142,8 +146,8 @@ def load(
     """Open a trained run.
 
     Args:
-        path: the folder of a run, of which the newest checkpoint is taken; a checkpoint by itself, `.pt` or
-            `.safetensors`; a published one, with its configuration; or a pipeline of diffusers.
+        path: the folder of a run, of which the newest checkpoint is taken, or of a cascade; a checkpoint by itself,
+            `.pt` or `.safetensors`; a published one, with its configuration; or a pipeline of diffusers.
         config: the configuration, where the checkpoint does not say it.
         network: the network, where it is one of your own that cannot be made by its name.
         sde: the process, likewise.
@@ -159,16 +163,26 @@ def load(
     folder = place if is_run else checkpoint.run_of(place) or runs.workdir_for(None, str(place))
     overrides = [(key, str(value)) for key, value in (settings or {}).items()]
     config_path = None if config is None else os.fspath(config)
+    stages = find_stages(config_path, folder, overrides) if is_run else None
+    if stages is not None:
+        if network is not None or sde is not None:
+            raise UserError("a cascade has several networks: load its stages, each from its own folder")
+        runs_of = {s.name: load(s.folder, device=device, settings=dict(s.overrides)) for s in stages.all}
+        return Cascade(runs_of, folder)
     chosen, found = runs.configuration_to_use(config_path, folder, None if is_run else place, overrides)
     for section, thing in (("model.network", network), ("sde.name", sde)):
         if thing is not None:
             _hand_over_again(chosen, section, thing)
-    return Run(_ready(chosen, found, folder, overrides))
+    experiment = _ready(chosen, found, folder, overrides)
+    pipeline = None if found is None else found.pipeline
+    return Run(experiment) if pipeline is None else PipelineRun(experiment, pipeline)
 
 
 def _ready(config: ConfigDict, found: checkpoints.Found | None, folder: Path, overrides: Any) -> Experiment:
     """Make the experiment of a checkpoint, without its data where it describes them."""
-    if found is not None and found.data is not None:
+    if found is not None and found.pipeline is not None:
+        dataset = dataset_of(found.pipeline, config)
+    elif found is not None and found.data is not None:
         dataset = described(found.data, config.data.low, config.data.high, config.data.uniform_dequantisation)
     else:
         dataset = build.make_dataset(config, files_needed=found is None)

@@ -13,6 +13,7 @@ from score_sde.evaluation.watched import Watched
 from score_sde.experiment import conditions
 from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.tuning import solver_for
@@ -35,7 +36,7 @@ def redraw(experiment: Experiment, x: Tensor, strength: float, condition: Condit
     count, size = config.sampling.num_samples, config.sampling.batch_size
     rows = torch.arange(count) % len(x)
     asked = asked_of(config, dataset, count) if condition is None else condition[rows]
-    check_heard(config, dataset, asked)
+    check_heard(config, dataset, asked, controls_of(model))
     guides, away = conditions.find_guides(config, dataset, model.sde), led_away_from(config, dataset, count)
     guided = conditions.make_guidance(config, model, asked, guides, away)
     solver, drawn = solver_for(experiment), list[Tensor]()

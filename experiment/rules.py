@@ -23,7 +23,7 @@ from score_sde.data.sources.picture import background
 from score_sde.evaluation.likelihood.bounds import BOUNDS
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.evaluation.samples.inception import METRICS
-from score_sde.experiment import build, configuration, density, networks, objectives, own, texts, variances
+from score_sde.experiment import build, configuration, density, networks, objectives, own, pipelines, texts, variances
 from score_sde.experiment.couplings import COUPLINGS
 from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.inpainting import TRAINED
@@ -195,8 +195,12 @@ RULES: dict[str, Rule] = {
     "data.num_channels": whole(1, 3),
     "data.num_classes": whole(1, 10**6),
     "data.low_resolution": whole(1, _NUM_PIXELS),
-    "data.autoencoder": name,
     "data.edges": positive(high=1.0),
+    "data.autoencoder": name,
+    "data.embedding": name,
+    "data.embed_condition": name,
+    "data.low_resolution_noise": below_one,
+    "data.shrunk_from": whole(1, _NUM_PIXELS),
     "data.levels": whole(2, 256),
     "data.background": reads(background),
     "data.damaged": one_of("way with damaged images", DAMAGED),
@@ -211,6 +215,7 @@ RULES: dict[str, Rule] = {
     "data.fold": whole(0, _LARGEST_SEED),
     "data.box_low": listed(number(-_FARTHEST, _FARTHEST), least=0, most=_MANY),
     "data.box_high": listed(number(-_FARTHEST, _FARTHEST), least=0, most=_MANY),
+    "cascade.stages": names,
     "sde.name": one_of_or_own("SDE", [*build.SDES, networks.PIPELINE]),
     "sde.beta_min": number(0, _LARGEST_BETA),
     "sde.beta_max": number(0, _LARGEST_BETA),
@@ -220,11 +225,14 @@ RULES: dict[str, Rule] = {
     "sde.log_snr_max": number(_LEAST_LOG_SNR, LARGEST_LOG_SNR),
     "sde.log_snr_min": number(_LEAST_LOG_SNR, LARGEST_LOG_SNR),
     "model.network": one_of_or_own(
-        "network", [*networks.NETWORKS, *networks.AUTOENCODERS, "mixture", networks.PIPELINE]
+        "network", [*networks.NETWORKS, *networks.AUTOENCODERS, networks.JOINT_EMBEDDING, "mixture", networks.PIPELINE]
     ),
     "model.prediction": one_of("prediction", [*PARAMETRISATIONS, "levels"]),
     "model.noise_label": one_of("noise label", NOISE_LABELS),
     "model.variance": one_of("variance", build.VARIANCES),
+    "model.precision": one_of("precision", pipelines.PRECISIONS),
+    "model.lora": name,
+    "model.lora_scale": number(-1e3, 1e3),
     "model.data_std": positive(least=1e-6),
     "model.num_blocks": whole(1, 1000),
     "model.channels": whole(1, 10**4),
@@ -253,6 +261,7 @@ RULES: dict[str, Rule] = {
     "model.num_components": whole(1, 10**5),
     "model.latent_channels": whole(1, 10**4),
     "model.num_codes": whole(2, 10**6),
+    "model.embedding_size": whole(2, 10**5),
     "training.start_from": name,
     "training.num_steps": whole(1),
     "training.batch_size": whole(1, _BATCH),
@@ -305,6 +314,8 @@ RULES: dict[str, Rule] = {
     "sampling.negative_prompt": name,
     "sampling.controls": words(name),
     "sampling.control_scales": listed(number(-100, 100), least=0),
+    "sampling.prior": name,
+    "sampling.low_resolution_noise": below_one,
     "sampling.guidance": number(-1e3, 1e3),
     "sampling.guidance_interval": listed(number(0, math.inf), least=0, most=2),
     "sampling.guidance_rescale": _SHARE,

@@ -49,7 +49,9 @@ from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.composed_posterior import ComposedPosterior
 from score_sde.experiment.condition_values import check_heard, condition_of, observed
 from score_sde.experiment.editing import NUM_STEPS
+from score_sde.experiment.embeddings import embed, of_embeddings
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.joint_embedding import check_joint_embedding
 from score_sde.experiment.likelihood import make_measurement
 from score_sde.experiment.parts import is_told_of_parts, shown_levels
 from score_sde.experiment.posterior import Posterior
@@ -94,7 +96,7 @@ class Run:
         described = self._experiment.dataset
         if len(described.train):
             return described
-        dataset = build.make_dataset(self.config)
+        dataset = of_embeddings(self.config, build.make_dataset(self.config))
         if isinstance(described.units, Latents):
             dataset = replace(dataset, units=described.units)
         dataset.check_like(described.description, build.knows_classes(self.config), repr(self))
@@ -299,6 +301,17 @@ class Run:
         examples = self._experiment.dataset.units.decode(x).numpy()
         return examples[0] if alone else examples
 
+    def embed(self, x: Any) -> np.ndarray:
+        """Return the embeddings of pictures or captions in a joint space, `(N, d)`, or of one alone, `(d,)`; float32.
+
+        Args:
+            x: pictures, as `run.dataset.train` has them; or a caption, or a list of them.
+
+        Raises:
+            UserError: the run is of another kind of model, or pictures or captions are none that it knows.
+        """
+        return embed(self._experiment, x)
+
     def animate(
         self,
         path: str | os.PathLike[str],
@@ -415,6 +428,7 @@ class Run:
 
     def _solved(self, solve: Callable[..., Solution], x: Tensor, condition: Any, options: Mapping[str, Any]) -> Tensor:
         """Return where the probability flow takes states `x` `(N, *shape)`, in batches."""
+        check_joint_embedding(self.config, "encode")
         if x.shape[1:] != self._experiment.dataset.model_shape:
             raise UserError(f"examples have shape {self._experiment.dataset.model_shape}, not {tuple(x.shape[1:])}")
         model, size = self._given(condition, len(x)), self.config.sampling.batch_size

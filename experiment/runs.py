@@ -188,8 +188,8 @@ def _check_agreement(
     config: ConfigDict, began: ConfigDict, sections: tuple[str, ...], what: str, except_for: set[str] | None = None
 ) -> None:
     """Raise UserError if the two differ in these sections, but for where files of the data lie and `except_for`."""
-    # A text encoder is the same wherever it lies, and whether it is, its digest says.
-    places = {"data.folder", "data.text_encoder"}
+    # An encoder is the same wherever it lies, and whether it is, its digest says.
+    places = {"data.folder", "data.text_encoder", "data.embedding", "data.embed_condition"}
     keys = configuration.differences(config, began, sections, {*places, *(except_for or ())})
     if keys:
         here, there = (dict(configuration.flatten(one)) for one in (config, began))

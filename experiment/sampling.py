@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.condition import Condition
+from score_sde.common.condition import Condition, joined
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home, write_atomically
 from score_sde.common.resumable import digest
-from score_sde.evaluation.provenance import remove_stale
+from score_sde.data.captions import CAPTION
+from score_sde.data.conditions import of_classes
+from score_sde.evaluation.provenance import as_text, remove_stale, replacing
 from score_sde.evaluation.samples.copies import check_comparable, describe, find_copies, write_copies
 from score_sde.evaluation.samples.draw import Samples, draw_samples, write_samples
 from score_sde.evaluation.samples.inception import Extractors, inception, measure_images
@@ -22,10 +26,14 @@ from score_sde.experiment.asked import asked_of
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
+from score_sde.experiment.pipelines import as_pictures
+from score_sde.experiment.priors import drawn_by_prior, prior_of
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.variances import variance_of
+from score_sde.models.layers.text import whole
 from score_sde.solvers.base import Model, Solver, State
 
 
@@ -50,28 +58,37 @@ class Drawn(NamedTuple):
         return None if self.condition is None else self.condition.values.get("class")
 
 
-def sample(experiment: Experiment, condition: Condition | None = None) -> Drawn:
+def sample(experiment: Experiment, condition: Condition | None = None, seeds: list[int] | None = None) -> Drawn:
     """Draw the samples that the section `sampling` asks for.
 
     Args:
         experiment: what is sampled.
         condition: what each sample is asked to be; as the section has it, if left out.
+        seeds: the seed of each; as the configuration has them, if left out.
     """
-    if condition is None:
-        condition = _condition(experiment)
-    return sample_of(experiment, _asked(experiment, condition), condition)
+    seeds = seeds_of(experiment.config) if seeds is None else seeds
+    condition = condition_of_samples(experiment, condition)
+    condition = with_noise_of_samples(experiment.config, experiment.dataset, condition, seeds)
+    return sample_of(experiment, model_asked(experiment, condition), condition, seeds)
 
 
-def sample_of(experiment: Experiment, asked: Model, condition: Condition | None = None) -> Drawn:
+def seeds_of(config: ConfigDict) -> list[int]:
+    """Return the seeds of the samples that the section `sampling` asks for."""
+    return list(range(config.seed, config.seed + config.sampling.num_samples))
+
+
+def sample_of(
+    experiment: Experiment, asked: Model, condition: Condition | None = None, seeds: list[int] | None = None
+) -> Drawn:
     """Draw samples of a model, as the section `sampling` has it.
 
     Args:
         experiment: what is sampled.
         asked: the model, bound to what its samples are asked to be.
         condition: what they are asked to be.
+        seeds: the seed of each; as the configuration has them, if left out.
     """
-    config, sampling = experiment.config, experiment.config.sampling
-    seeds = list(range(config.seed, config.seed + sampling.num_samples))
+    sampling, seeds = experiment.config.sampling, seeds_of(experiment.config) if seeds is None else seeds
     solver = _solver(experiment, condition)
     samples = draw_samples(asked, solver, experiment.dataset.model_shape, seeds, sampling.batch_size)
     # After the solver is made, which may decide the number of steps.
@@ -81,43 +98,54 @@ def sample_of(experiment: Experiment, asked: Model, condition: Condition | None 
 
 def drawn_from(experiment: Experiment, model: Model) -> Tensor:
     """Draw samples `(N, *shape)` of another model of an experiment's data, in model units, as the section has it."""
-    config = experiment.config
-    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
-    solver = _solver(experiment, None)
-    return draw_samples(model, solver, experiment.dataset.model_shape, seeds, config.sampling.batch_size).x
+    config, solver = experiment.config, _solver(experiment, None)
+    shape = experiment.dataset.model_shape
+    return draw_samples(model, solver, shape, seeds_of(config), config.sampling.batch_size).x
 
 
 def trajectory(experiment: Experiment, condition: Condition | None = None) -> tuple[State, ...]:
     """Return the states that samples go through, in model units, all in one batch; arguments as of `sample`."""
     config, model = experiment.config, experiment.model
-    condition = _condition(experiment) if condition is None else condition
-    asked = _asked(experiment, condition)
-    seeds = list(range(config.seed, config.seed + config.sampling.num_samples))
+    condition, seeds = condition_of_samples(experiment, condition), seeds_of(config)
+    condition = with_noise_of_samples(config, experiment.dataset, condition, seeds)
+    asked = model_asked(experiment, condition)
     shape = (len(seeds), *experiment.dataset.model_shape)
     latents = model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
     return _solver(experiment, condition)(asked, latents, seeds=seeds, trajectory=True).trajectory
 
 
-def _condition(experiment: Experiment) -> Condition | None:
-    """Return what the section `sampling` asks samples to be."""
-    config = experiment.config
-    return asked_of(config, experiment.dataset, config.sampling.num_samples)
+def condition_of_samples(experiment: Experiment, given: Condition | None = None) -> Condition | None:
+    """Return what samples are asked to be: what is given, or, where nothing is, what the section `sampling` says."""
+    if given is not None:
+        if experiment.config.sampling.prior is not None:
+            raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
+        return given
+    config, dataset = experiment.config, experiment.dataset
+    prior, count = prior_of(experiment), config.sampling.num_samples
+    if prior is None:
+        return asked_of(config, dataset, count)
+    embeddings = drawn_by_prior(experiment, sample(prior).samples.x, prior)
+    return joined(of_classes(conditions.sample_labels(config, dataset, count)), embeddings)
 
 
 def _solver(experiment: Experiment, condition: Condition | None) -> Solver:
     """Return the solver of the section `sampling` for what samples are asked to be."""
     asked = set() if condition is None else set(condition.values)
-    if asked - {"class"} and experiment.config.sampling.solver == "tuned":
-        raise UserError("solver tuned is learned for classes, and no other conditions: take another, such as default")
-    return solver_for(experiment, with_classes="class" in asked)
+    words = {CAPTION, whole(CAPTION)}
+    if asked - {"class"} - words and experiment.config.sampling.solver == "tuned":
+        raise UserError(
+            "solver tuned is learned for classes and prompts, and no other conditions: take another, such as default"
+        )
+    return solver_for(experiment, with_classes="class" in asked, with_prompts=bool(asked & words))
 
 
-def _asked(experiment: Experiment, condition: Condition | None) -> Model:
+def model_asked(experiment: Experiment, condition: Condition | None) -> Model:
     """Return the model of samples with this condition, guided as the section `sampling` has it."""
     config = experiment.config
     check_heard(config, experiment.dataset, condition, controls_of(experiment.model))
     guides = conditions.find_guides(config, experiment.dataset, experiment.model.sde)
     away = led_away_from(config, experiment.dataset, 1 if condition is None else len(condition))
+    away = joined(away, without_the_rest(config, condition))
     of_steps = variance_of(experiment, config.sampling.variance)
     return conditions.make_guidance(config, experiment.model, condition, guides, away, of_steps)
 
@@ -130,10 +158,14 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     """
     sampling, folder = experiment.config.sampling, experiment.folder / "samples"
     columns = sampling.labels.count(",") + 1 if sampling.labels else None
+    samples, dataset, beside = drawn.samples, experiment.dataset, []
+    if experiment.found is not None and experiment.found.pipeline is not None:
+        beside = [_write_latents(experiment, drawn)]
+        samples, dataset = as_pictures(experiment.found.pipeline, samples)
     paths = write_samples(
-        drawn.samples,
+        samples,
         drawn.seeds,
-        experiment.dataset,
+        dataset,
         folder,
         solver_name(experiment),
         drawn.labels,
@@ -143,7 +175,16 @@ def write(experiment: Experiment, drawn: Drawn) -> list[Path]:
     # These were measured of the samples that were there before; they are measured anew, if asked for.
     for name in ("metrics.json", "copies.json"):
         remove_stale(_beside(experiment, name), drawn.settings)
-    return paths
+    return paths + beside
+
+
+def _write_latents(experiment: Experiment, drawn: Drawn) -> Path:
+    """Write the latents of a pipeline's samples beside their pictures; return the path."""
+    path = _beside(experiment, "latents.npz")
+    with replacing(path, drawn.settings), write_atomically(path) as temporary:
+        latents = drawn.samples.x.numpy()
+        np.savez_compressed(temporary, samples=latents, seeds=drawn.seeds, settings=as_text(drawn.settings))
+    return path
 
 
 def extractors_for(experiment: Experiment) -> Extractors | None:

@@ -35,6 +35,8 @@ _NOT_OPTIONS = (
     "condition",
     "controls",
     "control_scales",
+    "low_resolution_noise",
+    "prior",
     "guidance",
     "guidance_interval",
     "guidance_rescale",

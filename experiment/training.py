@@ -16,7 +16,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
-from score_sde.data.captions import Words
+from score_sde.data.captions import CAPTION, Words
 from score_sde.data.embedded import Embedded
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.words import HELD_OUT, PARTS, Part
@@ -30,18 +30,21 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, names_of_controls
+from score_sde.experiment.low_resolution import always_told, with_noise_of_held_out, with_noise_of_samples
+from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING, names_of_controls
 from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
 from score_sde.experiment.solver import make_solver
 from score_sde.experiment.teacher import make_teacher
 from score_sde.models import Given
 from score_sde.models.autoencoder import Autoencoder
+from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
 from score_sde.training.autoencoding import autoencoder_measure
 from score_sde.training.classification import accuracy_by_log_snr
+from score_sde.training.contrastive import retrieval
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
 from score_sde.training.precision import image_layout, training_precision
@@ -49,6 +52,8 @@ from score_sde.training.trainer import Trainer
 
 # Augmentations, in words.
 _CHANGES = {"flip": "mirrored left to right", "shift": "moved by a pixel", "distort": "distorted"}
+# Networks of which nothing is hidden, and which draw no samples.
+_ALL_TOLD = (*CLASSIFIERS, JOINT_EMBEDDING)
 _NUM_NAMED = 10
 _NUM_PREVIEWS = 36
 _NUM_JUMPS = 4
@@ -111,6 +116,11 @@ def make_trainer(experiment: Experiment) -> Trainer:
             f"training.batch_size={config.training.batch_size} cannot be divided among {distributed.world_size()} "
             f"processes in {config.training.accumulation} parts each"
         )
+    if config.model.network == JOINT_EMBEDDING and parts > 1:
+        raise UserError(
+            "a joint embedding compares all examples of a batch, which is not divided: train it with one process, and "
+            "--config.training.accumulation=1"
+        )
     names = build.told_names(config, dataset)
     batches = Batches(
         dataset,
@@ -121,18 +131,21 @@ def make_trainer(experiment: Experiment) -> Trainer:
         distributed.rows(),
         distributed.device(),
         labelled=build.knows_classes(config),
-        label_dropout=0.0 if config.model.network in CLASSIFIERS else config.training.label_dropout,
+        label_dropout=0.0 if config.model.network in _ALL_TOLD else config.training.label_dropout,
         names=names,
         in_parts=config.data.missing,
         masks=kinds_of_masks(config),
         # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
-        always=names_of_controls(config),
+        always=(*names_of_controls(config), *always_told(config)),
+        low_resolution_noise=config.data.low_resolution_noise,
     )
-    without_times = config.model.network in AUTOENCODERS or own.is_own(config.training.objective)
+    no_times = (*AUTOENCODERS, JOINT_EMBEDDING)
+    without_times = config.model.network in no_times or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
+    told = with_noise_of_held_out(config, dataset, told)
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
-    # An autoencoder has no process; that of the configuration stands where one is asked for, and is not used.
-    sde = build.make_sde(config) if isinstance(model, Autoencoder) else model.sde
+    # What has no process is trained beside that of the configuration, which is not used.
+    sde = build.make_sde(config) if isinstance(model, Autoencoder | JointEmbedding) else model.sde
     objective = make_objective(config, sde, make_teacher(config, dataset, sde))
     # Weights that are divided among processes lie as they come (FSDP takes no others).
     if dataset.is_image and not config.training.shard:
@@ -150,7 +163,7 @@ def make_trainer(experiment: Experiment) -> Trainer:
         config,
         experiment.folder,
         by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
-        draw=_preview(config, dataset),
+        draw=None if config.model.network in _ALL_TOLD else _preview(config, dataset),
         measure=_measure(config, dataset, sde),
         data=written(dataset.description),
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
@@ -237,7 +250,7 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] |
         solver = get_solver("default", num_steps=20, data_std=config.sampling.data_std or 0.5)
     count = _NUM_PREVIEWS_OF_VECTORS if dataset.kind == "vectors" else _NUM_PREVIEWS
     seeds = list(range(config.seed, config.seed + count))
-    told = _told_of_previews(config, dataset, count)
+    told = with_noise_of_samples(config, dataset, _told_of_previews(config, dataset, count), seeds)
 
     def draw(model: Any) -> Preview:
         asked = model if told is None else Given(model, told.to(distributed.device()))
@@ -273,6 +286,10 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
     if config.model.network in AUTOENCODERS:
         examples = next((part for part in (dataset.validation, dataset.test) if len(part)), dataset.train)
         return autoencoder_measure(dataset.units.encode(examples[: config.training.num_measured]), config.seed)
+    if config.model.network == JOINT_EMBEDDING:
+        held_out: Part = next((each for each in HELD_OUT if len(getattr(dataset, each))), "train")
+        x_0 = dataset.encode(getattr(dataset, held_out)[: config.training.num_measured], config.seed)
+        return retrieval(x_0, dataset.condition_of(held_out, slice(0, len(x_0)), labelled=False, names=[CAPTION]))
     check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(

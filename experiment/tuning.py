@@ -2,6 +2,7 @@
 
 tuned.json                  for the model as it is
 tuned_classes_1.5.json      for samples of classes, guided with this scale
+tuned_prompts_7.json        for samples of prompts
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from score_sde.evaluation.watched import Watched
 from score_sde.experiment import conditions
 from score_sde.experiment.checkpoints import companions
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.prompts import led_away_from, number_of_prompts, prompted
 from score_sde.experiment.solver import GITS, NUM_STEPS, make_solver, option_names
 from score_sde.solvers.base import Model, Solver
 from score_sde.solvers.fast.gits import gits_times, load_times, save_times
@@ -34,13 +36,17 @@ _NUM_TUNED_STEPS = 10
 _MOST_EXAMPLES = 4096
 
 
-def solver_for(experiment: Experiment, default_steps: int = NUM_STEPS, with_classes: bool = False) -> Solver:
-    """Return the solver of the section `sampling` for a model, or for it given classes; tables for `tuned`, and GITS's
-    times, are made first."""
+def solver_for(
+    experiment: Experiment, default_steps: int = NUM_STEPS, with_classes: bool = False, with_prompts: bool = False
+) -> Solver:
+    """Return the solver of the section `sampling` for a model, or for it given classes or prompts; tables for `tuned`,
+    and GITS's times, are made first."""
     sampling, options = experiment.config.sampling, dict[str, Any]()
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
-        options["path"] = tuned_tables(experiment, [sampling.num_steps], sampling.learned_noise, with_classes)
+        options["path"] = tuned_tables(
+            experiment, [sampling.num_steps], sampling.learned_noise, with_classes, with_prompts
+        )
         options |= {"eta": "learned"} if sampling.learned_noise else {}
     elif sampling.grid == GITS and "grid" in option_names(sampling.solver):
         sampling.num_steps = sampling.num_steps or default_steps
@@ -63,7 +69,11 @@ def _gits_grid(experiment: Experiment, num_steps: int) -> list[float]:
 
 
 def tuned_tables(
-    experiment: Experiment, numbers: Sequence[int], noise: bool = False, with_classes: bool = False
+    experiment: Experiment,
+    numbers: Sequence[int],
+    noise: bool = False,
+    with_classes: bool = False,
+    with_prompts: bool = False,
 ) -> Path:
     """Return the file of tables for solver `tuned`; those that are missing are tuned first.
 
@@ -72,17 +82,27 @@ def tuned_tables(
         numbers: the numbers of steps that there are to be tables of.
         noise: whether amounts of noise are to be learned for them, too.
         with_classes: whether samples are asked to be of classes.
+        with_prompts: whether they are asked for in words; tables are learned of the prompts of the section `sampling`,
+            and serve others.
     """
+    if with_prompts and (with_classes or noise):
+        raise UserError("tables are learned for prompts, or for classes, or with noise: ask for one of these")
     if noise and experiment.config.sampling.reference is not None:
         raise UserError("noise is learned without guidance: leave out sampling.reference, or sampling.learned_noise")
     if noise and with_classes:
         raise UserError("noise is learned for samples of any class: leave out the classes, or sampling.learned_noise")
-    path = companions(experiment.folder, experiment.found) / _name(experiment, with_classes)
+    path = companions(experiment.folder, experiment.found) / _name(experiment, with_classes, with_prompts)
     if distributed.rank() == 0:
         have = load_tables(path) if path.exists() else {}
         missing = sorted(set(numbers) - have.keys())
         if missing:
-            have |= _tune(experiment, path, have, missing, with_classes)
+            if with_prompts and experiment.config.sampling.prompt is None:
+                raise UserError(
+                    f"there is no table of {missing[0]} steps for this guidance in {path}: make one, --mode tune "
+                    f"--config.sampling.prompt=FILE.txt --config.sampling.guidance="
+                    f"{experiment.config.sampling.guidance:g} --config.tuning.num_steps={missing[0]}"
+                )
+            have |= _tune(experiment, path, have, missing, with_classes, with_prompts)
         without = sorted(number for number in set(numbers) if have[number].amounts is None)
         if noise and without:
             _learn_noise(experiment, path, have, without)
@@ -90,9 +110,9 @@ def tuned_tables(
     return path
 
 
-def _name(experiment: Experiment, with_classes: bool) -> str:
+def _name(experiment: Experiment, with_classes: bool, with_prompts: bool = False) -> str:
     sampling = experiment.config.sampling
-    if not with_classes and sampling.reference is None:
+    if not with_classes and not with_prompts and sampling.reference is None:
         return "tuned.json"
     parts = [f"{sampling.guidance:g}", *(f"{end:g}" for end in sampling.guidance_interval or ())]
     remedies = {
@@ -102,12 +122,19 @@ def _name(experiment: Experiment, with_classes: bool) -> str:
     }
     parts += [f"{name}{value:g}" for name, value in remedies.items() if value is not None]
     parts += [name for name in ("classifier", "reference") if sampling[name]]
-    return f"tuned{'_classes' * with_classes}_{'_'.join(parts)}.json"
+    parts += ["negative"] if with_prompts and sampling.negative_prompt is not None else []
+    return f"tuned{'_classes' * with_classes}{'_prompts' * with_prompts}_{'_'.join(parts)}.json"
 
 
-def _asked(experiment: Experiment, count: int, with_classes: bool) -> Model:
-    """Return the model of `count` samples: of all classes in turn, if they are asked to be of classes."""
+def _asked(experiment: Experiment, count: int, with_classes: bool, with_prompts: bool = False) -> Model:
+    """Return the model of `count` samples: of all classes or prompts in turn, if they are asked to be of such."""
     config, dataset = experiment.config, experiment.dataset
+    if with_prompts:
+        asked = prompted(config, dataset, number_of_prompts(config))
+        assert asked is not None
+        asked = asked[torch.arange(count) % len(asked)]
+        guides = conditions.find_guides(config, dataset, experiment.model.sde)
+        return conditions.make_guidance(config, experiment.model, asked, guides, led_away_from(config, dataset, count))
     if not with_classes and config.sampling.reference is None:
         return experiment.model
     labels = torch.arange(count) % dataset.num_classes if with_classes else None
@@ -116,7 +143,12 @@ def _asked(experiment: Experiment, count: int, with_classes: bool) -> Model:
 
 
 def _tune(
-    experiment: Experiment, path: Path, have: Mapping[int, Kept], numbers: Sequence[int], with_classes: bool
+    experiment: Experiment,
+    path: Path,
+    have: Mapping[int, Kept],
+    numbers: Sequence[int],
+    with_classes: bool,
+    with_prompts: bool = False,
 ) -> dict[int, Kept]:
     """Make tables of these numbers of steps, and write them into the file `path`, beside those that it has."""
     named = ", ".join(map(str, numbers))
@@ -129,7 +161,7 @@ def _tune(
                 bar.note = f"{number} steps, iteration {iteration}, held-out error {error:.3g}"
 
             tuned = tune(
-                Watched(_asked(experiment, num_examples(shape), with_classes), bar.call),
+                Watched(_asked(experiment, num_examples(shape), with_classes, with_prompts), bar.call),
                 numbers,
                 shape,
                 iterations=experiment.config.tuning.iterations,

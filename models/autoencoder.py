@@ -117,21 +117,20 @@ class Autoencoder(nn.Module):
 
         Without gradients, many latents are decoded tile by tile.
         """
-        codes, radius = self.rounded(z), self._radius()
-        if torch.is_grad_enabled() or radius is None or max(z.shape[2:]) <= TILE + 2 * radius:
-            return self.decoder(codes)
-        return decode_in_tiles(self.decoder, codes, self.factor, TILE, 2 * radius)
+        codes, decoder = self.rounded(z), self.decoder
+        if torch.is_grad_enabled() or not isinstance(decoder, ConvDecoder) or not self._in_tiles(decoder, z):
+            return decoder(codes)
+        return decode_in_tiles(decoder, codes, self.factor, TILE, 2 * decoder.radius)
 
     def rounded(self, z: Tensor) -> Tensor:
         """Return what the decoder sees of latents; shape of `z`."""
         return z
 
-    def _radius(self) -> int | None:
-        """Return how far a latent is felt, if that is not too far for tiles; None if they would not give the whole."""
-        decoder = self.decoder
-        if not isinstance(decoder, ConvDecoder) or decoder.periodic or 2 * decoder.radius > TILE:
-            return None
-        return decoder.radius
+    @staticmethod
+    def _in_tiles(decoder: ConvDecoder, z: Tensor) -> bool:
+        """Return whether there are so many latents that they are decoded tile by tile, by a decoder that can be."""
+        fits = not decoder.periodic and 2 * decoder.radius <= TILE
+        return fits and max(z.shape[2:]) > TILE + 2 * decoder.radius
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Return `log p(x | z)` of examples in model units given their latents, `(B,)`, in nats."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_sde.common.condition import Condition, Rows
+from score_sde.common.condition import Condition, Rows, joined
 from score_sde.common.posterior import Posterior
 from score_sde.models.wrapper import StepsAsModel, rows_of
 
@@ -60,6 +60,31 @@ class Given(StepsAsModel):
         return () if self.condition is None else (self.condition,)
 
 
+class GivenBeside(StepsAsModel):
+    """`model` is given a part of its condition, and takes the rest as it took the whole.
+
+    Args:
+        model: a model whose methods take a condition, as for `Given`.
+        condition: the part of the condition, one row for each example.
+    """
+
+    def __init__(self, model: Any, condition: Condition) -> None:
+        super().__init__(model)
+        self.condition = condition
+
+    def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return `∇ log p_t(x)` under both parts; shape of `x`."""
+        return self.model.score(x, t, joined(self.condition, condition))
+
+    def denoise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return `E[x_0 | x_t = x]` under both parts; shape of `x`."""
+        return self.model.denoise(x, t, joined(self.condition, condition))
+
+    def rows(self, rows: Rows) -> GivenBeside:
+        """Return the model with this part of the condition of these examples."""
+        return GivenBeside(rows_of(self.model, rows), self.condition[rows])
+
+
 class GivenToAll(StepsAsModel):
     """`model` is given the same condition for every example, of however many.
 
@@ -86,3 +111,31 @@ class GivenToAll(StepsAsModel):
 
     def _of(self, x: Tensor) -> Given:
         return Given(self.model, self.condition[torch.zeros(len(x), dtype=torch.long, device=x.device)])
+
+
+class InTurn(StepsAsModel):
+    """`model` is bound to so many examples, and is asked for however many, whose conditions are theirs in turn.
+
+    Args:
+        model: a model that is bound to conditions.
+        count: the number of examples that it is bound to.
+    """
+
+    def __init__(self, model: Any, count: int) -> None:
+        super().__init__(model)
+        self.count = count
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `∇ log p_t(x | condition)`; shape of `x`."""
+        return self._of(x).score(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
+        return self._of(x).denoise(x, t)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x` under the condition; each of the shape of `x`."""
+        return self._of(x).posterior(x, t)
+
+    def _of(self, x: Tensor) -> Any:
+        return rows_of(self.model, torch.arange(len(x), device=x.device) % self.count)

@@ -28,19 +28,18 @@ def decode_in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int, 
     sizes = z.shape[2:]
     whole: Tensor | None = None
     for starts in itertools.product(*(range(0, size, tile) for size in sizes)):
-        around = tuple(
+        around: Any = tuple(
             slice(max(0, start - overlap), min(size, start + tile + overlap))
             for start, size in zip(starts, sizes, strict=True)
         )
-        chosen: Any = (..., *around)
-        decoded = decode(z[chosen])
+        decoded = decode(z[(..., *around)])
         for axis, (start, place, size) in enumerate(zip(starts, around, sizes, strict=True), start=2):
             share = _share(place, start, start + tile, size, factor, overlap).to(decoded)
             decoded = decoded * share.reshape(-1, *(1,) * (z.ndim - 1 - axis))
         if whole is None:
             whole = decoded.new_zeros(*decoded.shape[:2], *(factor * size for size in sizes))
-        larger: Any = (..., *(slice(factor * place.start, factor * place.stop) for place in around))
-        whole[larger] += decoded
+        there: Any = (..., *(slice(factor * place.start, factor * place.stop) for place in around))
+        whole[there] += decoded
     assert whole is not None
     return whole
 

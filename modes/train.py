@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from score_sde.experiment import cascade
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.stages import Stages
 from score_sde.experiment.training import train
 
 
@@ -14,3 +16,8 @@ def run(experiment: Experiment) -> None:
         Stopped: a signal came.
     """
     train(experiment)
+
+
+def run_stages(stages: Stages) -> None:
+    """Train the stages of a cascade, one after the other; raises as `run`."""
+    cascade.train(stages)

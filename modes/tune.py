@@ -19,5 +19,7 @@ def run(experiment: Experiment) -> None:
         return
     tuning = experiment.config.tuning
     with_classes = experiment.config.sampling.labels is not None
-    path = tuned_tables(experiment, tuning.num_steps, tuning.loss == "distribution", with_classes)
+    with_prompts = experiment.config.sampling.prompt is not None
+    noise = tuning.loss == "distribution"
+    path = tuned_tables(experiment, tuning.num_steps, noise, with_classes, with_prompts)
     distributed.say(f"--config.sampling.solver=tuned uses {path}, with --config.sampling.num_steps=N")

@@ -124,13 +124,20 @@ def main(overrides: Overrides) -> int:
 def _run(overrides: Overrides) -> None:
     # Imported here, so that --help and mistakes in flags need not wait for torch.
     from score_sde.common import distributed
-    from score_sde.experiment import load, report, runs
+    from score_sde.experiment import load, report, runs, stages
 
     folder = Path(FLAGS.workdir) if FLAGS.workdir else runs.workdir_for(FLAGS.config, FLAGS.checkpoint, overrides)
     with naming("--device"):
         distributed.use_device(FLAGS.device)
     mode = import_module(f"score_sde.modes.{FLAGS.mode}")
     with distributed.process_group():
+        cascade = None if FLAGS.checkpoint else stages.find_stages(FLAGS.config, folder, overrides)
+        if cascade is not None:
+            if FLAGS.mode not in ("train", "sample"):
+                one = cascade.all[-1].folder
+                raise UserError(f"--mode {FLAGS.mode} is for one stage of the cascade, such as --workdir {one}")
+            mode.run_stages(cascade)
+            return
         if FLAGS.mode == "train":
             mode.run(load.to_train(FLAGS.config, folder, overrides))
             page = report.report(folder)

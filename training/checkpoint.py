@@ -103,8 +103,10 @@ def save_weights(
     plain, tensors = (None, {}) if data is None else data_tensors.apart(data)
     together = {**weights, **tensors}
     contiguous = {name: together[name].detach().cpu().contiguous().clone() for name in sorted(together)}
-    # One entry, since the library writes several in an order of its own, another each time.
-    about = json.dumps({"config": config, "data": plain, "digest": digest(*contiguous.values())}, sort_keys=True)
+    # One entry, since the library writes several in an order of its own, another each time. The order of the conditions
+    # of data is that of a network's channels.
+    in_order = json.loads(json.dumps(config, sort_keys=True))
+    about = json.dumps({"config": in_order, "data": plain, "digest": digest(*contiguous.values())})
     with write_atomically(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(contiguous, {_ABOUT: about}))
 
@@ -138,10 +140,15 @@ def data_of_newest(folder: Path) -> dict[str, Any] | None:
         UserError: the checkpoint is damaged.
     """
     newest = latest(folder)
-    weights = None if newest is None else newest.with_suffix(".safetensors")
-    if weights is None or not weights.is_file():
-        return None if newest is None else load(newest).get("data")
+    if newest is None:
+        return None
+    weights = newest.with_suffix(".safetensors")
+    if not weights.is_file():
+        return load(newest).get("data")
     data = json.loads(read_metadata(weights)[_ABOUT])["data"]
+    if data is not None and len(data.get("conditions", {})) > 1:
+        # Earlier versions wrote several conditions in another order there than networks have.
+        return load(newest).get("data")
     held = read_some(weights, data_tensors.ROOT)
     return data_tensors.put_back(data, held)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Control(nn.Module):
     def __init__(self, base: Controllable, name: str, channels: int) -> None:
         super().__init__()
         self.name, self.channels = name, channels
-        self.copy = base.copy_of_encoder({name: Picture(channels, may_be_hidden=False)})
+        self.copy: Any = base.copy_of_encoder({name: Picture(channels, may_be_hidden=False)})
         self.zero = base.zero_maps().to(next(self.copy.parameters()))
 
     def forward(self, x: Tensor, noise_label: Tensor, condition: Condition) -> list[Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +149,7 @@ class DiT(nn.Module):
         """Return a copy of the first half of the blocks that has `features` alone, and is told of these pictures, too,
         at first with zero weights.
         """
-        twin = copy.deepcopy(self)
+        twin: Any = copy.deepcopy(self)
         del twin.norm, twin.modulation, twin.output
         twin.blocks = twin.blocks[: self._half]
         twin.embeddings = twin.embeddings[: self._half]

@@ -17,11 +17,14 @@ from score_sde.models.layers.condition import (
     VectorsBeside,
     check,
     flattened,
+    heard_kinds,
     laid_beside,
     part_of,
     scaling,
+    texts_of,
 )
 from score_sde.models.layers.embeddings import NoiseEmbedding, PositionalFeatures
+from score_sde.models.layers.text import EmbeddedText, Text
 
 _NUM_TIME_FEATURES = 64
 
@@ -38,16 +41,20 @@ class MLP(nn.Module):
         width: features of the hidden layers.
         num_blocks: residual blocks, of two layers each.
         conditions: what the network is told, by name: numbers and vectors (arrays that are flattened within), see
-            `ConditionVectors`; or a `Picture`, of as many channels as it has numbers.
+            `ConditionVectors`; a `Picture`, of as many channels as it has numbers; or a `Text`, heard by its vector.
     """
 
     def __init__(
         self, dimension: int, width: int = 128, num_blocks: int = 3, conditions: Mapping[str, Kind] | None = None
     ) -> None:
         super().__init__()
-        told = dict(conditions or {})
+        self.told = told = dict(conditions or {})
         self.pictures = {name: kind for name, kind in told.items() if isinstance(kind, Picture)}
-        self.modulating = {name: kind for name, kind in told.items() if name not in self.pictures}
+        self.texts = texts_of(told)
+        # There are no positions that could attend to the tokens of a text.
+        self.tokens = [name for name, kind in told.items() if isinstance(kind, Text | EmbeddedText)]
+        heard = {name: kind for name, kind in heard_kinds(told).items() if name not in self.tokens}
+        self.modulating = {name: kind for name, kind in heard.items() if name not in self.pictures}
         self.embedding = NoiseEmbedding(PositionalFeatures(_NUM_TIME_FEATURES), width, self.modulating)
         # Weights of variance 1 / dimension give features of unit variance. Smaller ones hide the state behind the time
         # for thousands of steps of training.
@@ -66,6 +73,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, condition: Condition | None = None) -> Tensor:
         if x.flatten(1).shape[1] != self.input.in_features:
             raise UserError(f"this network takes {self.input.in_features} numbers an example, not {tuple(x.shape)}")
+        condition = self._heard(condition)
         modulating = condition
         if self.laid is not None and condition is not None:
             modulating = part_of(condition, [name for name in condition.values if name not in self.pictures])
@@ -79,6 +87,14 @@ class MLP(nn.Module):
         for block in self.blocks:
             h = block(h, embedding)
         return self.output(F.silu(h)).reshape(x.shape)
+
+    def _heard(self, condition: Condition | None) -> Condition | None:
+        """Return the condition with the vectors of texts in the place of these."""
+        if not self.tokens or condition is None:
+            return condition
+        check(self.told, condition, len(condition))
+        heard = self.texts(condition)
+        return part_of(heard, [name for name in heard.values if name not in self.tokens])
 
     def _laid_beside(self, x: Tensor, condition: Condition | None) -> Tensor:
         """Return pictures as vectors, `(B, channels)`, each with whether it is there."""

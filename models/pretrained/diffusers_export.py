@@ -33,7 +33,7 @@ from score_sde.models.layers.residual import ResidualBlock
 from score_sde.models.layers.resolutions import DecoderResolution, EncoderResolution, Stage
 from score_sde.models.learned_variance import LearnedVariance
 from score_sde.models.networks.ncsnpp import NCSNpp
-from score_sde.models.pretrained.diffusers import library
+from score_sde.models.pretrained.diffusers_library import library
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import SDE, VESDE, DDPMLadder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -110,7 +111,8 @@ def test_the_bound_through_a_linear_decoder_falls_short_by_the_divergence_of_its
     units = Latents(autoencoder, pixels, mean=mean, std=std)
     x = density.sample((3,))[..., None]
     noise = math.sqrt(2) * torch.cat([torch.eye(2, dtype=DOUBLE), -torch.eye(2, dtype=DOUBLE)])
-    drawn = units.draw_and_rate(pixels.decode(x).repeat_interleave(4, 0), Given(noise.repeat(3, 1)))
+    given: Any = Given(noise.repeat(3, 1))
+    drawn = units.draw_and_rate(pixels.decode(x).repeat_interleave(4, 0), given)
     # What models of latents know: z is standard normal, and y = (z - mean) / std.
     of_y = distributions.Normal(-mean / std, 1 / std).log_prob(drawn.y).flatten(1).sum(1)
     bound = (of_y - drawn.log_q).reshape(3, 4).mean(1)

@@ -127,7 +127,9 @@ def test_previews_are_drawn_given_the_conditions_of_held_out_examples() -> None:
     """Of the exact network what is left, once the mean given each condition is taken away, is the noise around it."""
     x, c = pairs()
     run = score_sde.fit(x, condition=c, network=Exact(x, c), settings={**EXACT, "data.test_share": 0.1})
-    drawn = _preview(run.config, run.dataset)(run.model).samples
+    preview = _preview(run.config, run.dataset)
+    assert preview is not None
+    drawn = preview(run.model).samples
     known = run.dataset.conditions["test"]["condition"].numpy()[np.arange(len(drawn)) % len(run.dataset.test)]
     residual = (drawn - known @ A - B) / DEVIATION
     np.testing.assert_allclose(residual.mean(0), 0, atol=4 / math.sqrt(len(drawn)))
@@ -325,3 +327,23 @@ def test_a_run_does_not_go_on_with_other_conditions(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == newest
     score_sde.fit(x, condition=c, workdir=tmp_path, settings=longer)
     assert (tmp_path / "checkpoints" / "step_0000009.pt").exists()
+
+
+def test_pictures_keep_their_order_whatever_their_names(tmp_path):
+    """Which channel is whose is known to a run that goes on, and to both files of a checkpoint."""
+    generator = np.random.default_rng(0)
+    x, zeta, alpha = (generator.normal(size=(40, channels, 8)).astype(np.float32) for channels in (2, 1, 1))
+    settings = {"model.channels": 8, "model.channel_multipliers": (1,), "model.num_blocks": 1}
+    settings |= {"training.schedule": "constant", "training.sample_every": 0, "training.batch_size": 8}
+
+    def fitted(name: str, num_steps: int) -> Any:
+        told = {"zeta": zeta, "alpha": alpha}
+        return score_sde.fit(x, condition=told, workdir=tmp_path / name, num_steps=num_steps, settings=settings)
+
+    fitted("resumed", 1)
+    resumed, whole = (fitted(name, 2).model.state_dict() for name in ("resumed", "whole"))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    asked: dict[str, Any] = {"condition": {"zeta": zeta[:2], "alpha": alpha[:2]}, "seed": 1, "num_steps": 2}
+    files = [tmp_path / "whole" / "checkpoints" / f"step_0000002.{suffix}" for suffix in ("pt", "safetensors")]
+    first, second = (score_sde.load(path).sample(**asked) for path in files)
+    assert np.array_equal(first, second)

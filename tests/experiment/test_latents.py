@@ -86,7 +86,7 @@ def test_latents_are_those_of_the_original_network(name: str, files: Path, tmp_p
 
 
 def test_a_pipeline_of_latents_is_sampled_as_from_python(tmp_path: Path, capsys: Any) -> None:
-    """Guided, with its own 1000 classes; the hidden one is what samples are guided from."""
+    """Guided, with its own 1000 classes; the hidden one is what samples are guided from. Its autoencoder shows them."""
     diffusers = pytest.importorskip("diffusers")
     transformer = diffusers.DiTTransformer2DModel(2, 8, num_layers=1, sample_size=8, out_channels=8)
     with torch.no_grad():
@@ -99,8 +99,10 @@ def test_a_pipeline_of_latents_is_sampled_as_from_python(tmp_path: Path, capsys:
     place = f"--checkpoint={tmp_path / 'dit'}"
     assert run("--mode=sample", place, f"--workdir={tmp_path / 'run'}", *flags(asked)) == 0
     assert "note" not in capsys.readouterr().err
-    with np.load(tmp_path / "run" / "samples" / "ddim.npz") as file:
+    with np.load(tmp_path / "run" / "samples" / "ddim_latents.npz") as file:
         drawn = file["samples"]
+    with np.load(tmp_path / "run" / "samples" / "ddim.npz") as file:
+        images = file["images"]
     model = load_pipeline(tmp_path / "dit")
     given: Any = Given(model, Condition({"class": torch.tensor([207, 360])}))
     x_T = model.sde.prior_sample((2, 4, 8, 8), seeds=[5, 6])
@@ -108,8 +110,13 @@ def test_a_pipeline_of_latents_is_sampled_as_from_python(tmp_path: Path, capsys:
         expected = get_solver("ddim", num_steps=4)(Guided(given, model, 4.0), x_T).x
     np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     options: Any = {"solver": "ddim", "num_steps": 4, "guidance": 4.0}
-    again = score_sde.load(tmp_path / "dit").sample(condition=[207, 360], seed=5, **options)
+    loaded: Any = score_sde.load(tmp_path / "dit")
+    again = loaded.sample(condition=[207, 360], seed=5, latents=True, **options)
     np.testing.assert_array_equal(again, drawn)
+    with torch.no_grad():
+        shown = vae.decode(torch.from_numpy(drawn) / vae.config.scaling_factor).sample.movedim(1, -1)
+    expected = ((shown / 2 + 0.5).clamp(0, 1) * 255).round()
+    np.testing.assert_allclose(images.astype(float), expected, rtol=0, atol=1)
     line = complaint(capsys, "--mode=sample", place, f"--workdir={tmp_path / 'run'}", "--config.sampling.labels=1000")
     assert "1000" in line
     assert "give a file of them" in complaint(capsys, "--mode=likelihood", place, f"--workdir={tmp_path / 'run'}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def test_what_does_not_fit_is_refused(line: str, values: dict[str, object]) -> N
 def test_the_recipe_has_the_schedule_among_its_weights_and_others_have_none() -> None:
     vdm, vp = (configuration.load_file(f"configs/vp/{name}.py") for name in ("digits_vdm", "digits"))
     checks.check(vdm, "train")
-    models = [build.make_model(config, build.make_dataset(config)) for config in (vdm, vp)]
+    models: list[Any] = [build.make_model(config, build.make_dataset(config)) for config in (vdm, vp)]
     learned, plain = ({name for name in model.state_dict() if not name.startswith("network.")} for model in models)
     assert learned - plain == {f"sde.{name}" for name in ("log_slope", "log_heights", "log_rates", "centres")}
     assert not any(name.startswith("sde.") for name in plain)

@@ -31,4 +31,4 @@ def test_what_an_objective_does_not_use_is_noted_and_changes_no_loss(name: str, 
         ] * len(unused)
         assert "learning_rate" not in told
         losses.append(np.genfromtxt(folder / "metrics.csv", delimiter=",", names=True)["loss"])
-    np.testing.assert_array_equal(*losses)
+    np.testing.assert_array_equal(losses[0], losses[1])

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from score_sde.common.condition import Condition
+from score_sde.common.errors import UserError
 from score_sde.models import MLP
+from score_sde.models.layers.condition import Vector
+from score_sde.models.layers.text import WIDTH, Text
 
 
 def make_mlp(dimension: int) -> MLP:
@@ -44,3 +49,23 @@ def test_any_shape_is_a_vector() -> None:
 
 def test_starts_near_zero() -> None:
     assert MLP(4)(torch.randn(8, 4), torch.zeros(8)).abs().max() < 1e-4
+
+
+def test_a_text_is_heard_by_its_vector() -> None:
+    """A network told a text is one told its encoder's vector: the same weights give the same output."""
+    torch.manual_seed(0)
+    told = MLP(3, width=16, num_blocks=1, conditions={"caption": Text(9, 4)}).double()
+    torch.nn.init.normal_(told.output.weight)
+    plain = MLP(3, width=16, num_blocks=1, conditions={"caption_whole": Vector(WIDTH, scales=True)}).double()
+    names = plain.state_dict().keys()
+    plain.load_state_dict({name: value for name, value in told.state_dict().items() if name in names})
+    x, labels = torch.randn(5, 3, dtype=torch.float64), torch.linspace(-99, 99, 5, dtype=torch.float64)
+    words = torch.tensor([[2, 3, 4, 5], [8, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0], [5, 4, 3, 2]])
+    hidden = torch.tensor([False, False, True, False, False])
+    _, vectors = told.texts.encoders["caption"](words)
+    condition = Condition({"caption": words}).hidden("caption", hidden)
+    expected = plain(x, labels, Condition({"caption_whole": vectors}).hidden("caption_whole", hidden))
+    torch.testing.assert_close(told(x, labels, condition), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(told(x, labels)[2], expected[2], rtol=1e-12, atol=1e-12)
+    with pytest.raises(UserError, match="must be"):
+        told(x, labels, Condition({"caption": words[:, :3]}))

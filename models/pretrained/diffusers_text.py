@@ -1,0 +1,130 @@
+"""The text encoders of a pipeline: the library transformers' own, read from the folder alone.
+
+A tokeniser makes of a text so many numbers, `L`, and an encoder of these as many tokens, `(L, width)`, and, where it
+has a projection, a vector of the whole. No code is read: classes are chosen here, and weights are `.safetensors`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from score_sde.common.errors import UserError
+from score_sde.models.pretrained.diffusers_library import first_line, quiet
+from score_sde.models.pretrained.diffusers_parts import safe_names
+
+
+def transformers_library() -> ModuleType:
+    """Import the library transformers, without its progress bars, and return it.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import transformers
+    except ImportError as error:
+        raise UserError(
+            f"the text encoders of a pipeline need the package transformers ({error}): pip install "
+            "'score-sde[pipelines]'"
+        ) from error
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
+class TextEncoder(nn.Module):
+    """A text encoder of a pipeline makes tokens of texts.
+
+    Args:
+        tokenizer: the library's tokeniser.
+        encoder: the library's encoder.
+        length: the number of tokens of a text, to which it is filled up or cut.
+        layer: which hidden state is taken, counted from the last; None for the encoder's own output.
+    """
+
+    def __init__(self, tokenizer: Any, encoder: nn.Module, length: int, layer: int | None = None) -> None:
+        super().__init__()
+        self.tokenizer, self.encoder, self.length, self.layer = tokenizer, encoder, length, layer
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of texts, `(N, L, width)`, and, of a hidden state, the encoder's first output beside it."""
+        read = self.tokenizer(
+            list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        )
+        device = next(self.encoder.parameters()).device
+        masked = getattr(self.encoder.config, "use_attention_mask", False)
+        told = {"attention_mask": read.attention_mask.to(device)} if masked else {}
+        if self.layer is None:
+            return self.encoder(read.input_ids.to(device), **told)[0], None
+        answer = self.encoder(read.input_ids.to(device), output_hidden_states=True, **told)
+        return answer.hidden_states[self.layer], answer[0]
+
+    def complaints(self, text: str) -> list[str]:
+        """Say of a text that is too long what is not heard of it."""
+        with quiet():
+            numbers = self.tokenizer([text], padding=False, truncation=False)["input_ids"][0]
+        if len(numbers) <= self.length:
+            return []
+        rest = self.tokenizer.decode(numbers[self.length - 1 : -1])
+        return [f"it has {len(numbers)} tokens, and {self.length} are heard; the rest is not: {rest.strip()!r}"]
+
+
+def read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
+    """Read a text encoder, in evaluation mode and float32.
+
+    Args:
+        folder: that of the pipeline.
+        name: the part.
+        kind: the library's class.
+
+    Raises:
+        UserError: a file is missing, damaged or a pickle, or is of another class.
+    """
+    place, transformers = _place(folder, name), transformers_library()
+    names = [path.name for path in place.iterdir()]
+    if not any(each.endswith((".safetensors", ".safetensors.index.json")) for each in safe_names(names, place)):
+        raise UserError(f"{place} has no model.safetensors: there is {', '.join(sorted(names)) or 'nothing'}")
+    try:
+        with quiet():
+            encoder, report = getattr(transformers, kind).from_pretrained(
+                str(place), local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+    except Exception as error:  # the library has many checks, and each raises its own
+        raise UserError(f"{place} is not of a {kind}: {first_line(error)}") from error
+    wrong = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])
+    if wrong:
+        raise UserError(f"{place} is not of a {kind}: its weights lack {wrong[0]}, or have it in another shape")
+    return encoder.float().eval().requires_grad_(False)
+
+
+def read_tokenizer(folder: Path, name: str, kind: str) -> Any:
+    """Read a tokeniser.
+
+    Args:
+        folder: that of the pipeline.
+        name: the part.
+        kind: the library's class.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    place, transformers = _place(folder, name), transformers_library()
+    try:
+        with quiet():
+            return getattr(transformers, kind).from_pretrained(str(place), local_files_only=True)
+    except Exception as error:
+        raise UserError(f"{place} is not of a {kind}: {first_line(error)}") from error
+
+
+def _place(folder: Path, name: str) -> Path:
+    if not (folder / name).is_dir():
+        raise UserError(f"there is no {folder / name}")
+    return folder / name

@@ -1,0 +1,308 @@
+"""Whole pipelines of diffusers, from Python and by the command line: our solvers' pictures on their networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import score_sde
+from score_sde.common.condition import Condition
+from score_sde.common.errors import UserError
+from score_sde.control import Guided, noised
+from score_sde.experiment.pipeline_run import PipelineRun
+from score_sde.models import Given
+from score_sde.models.given import InTurn
+from score_sde.solvers import get_solver
+from tests.experiment.test_checkpoints import complaint, run
+
+pytest.importorskip("transformers")
+diffusers = pytest.importorskip("diffusers")
+
+from tests.models.pretrained import tiny_pipelines as tiny  # noqa: E402
+
+PROMPTS = ["a cat", "two dogs"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> Path:
+    place = tmp_path_factory.mktemp("pipelines") / "sd"
+    tiny.stable_diffusion(place, diffusers.PNDMScheduler(**tiny.LADDER, skip_prk_steps=True))
+    return place
+
+
+@pytest.fixture(scope="module", name="loaded")
+def loaded_pipeline(folder: Path) -> PipelineRun:
+    opened = score_sde.load(folder)
+    assert isinstance(opened, PipelineRun)
+    return opened
+
+
+def told(opened: PipelineRun, texts: list[str]) -> Condition:
+    assert opened.pipeline.prompts is not None
+    return Condition(opened.pipeline.prompts.read(texts))
+
+
+def test_samples_are_the_solver_s_on_the_guided_network(loaded: PipelineRun) -> None:
+    options: dict[str, Any] = {"solver": "dpmpp_2m", "num_steps": 4, "guidance": 5.0, "seed": 7}
+    found = loaded.sample(prompt=PROMPTS, negative_prompt="bad", latents=True, **options)
+    model, away = (Given(loaded.model, told(loaded, texts)) for texts in (PROMPTS, ["bad", "bad"]))
+    x_T = loaded.model.sde.prior_sample((2, 4, 8, 8), seeds=[7, 8])
+    with torch.no_grad():
+        expected = get_solver("dpmpp_2m", num_steps=4)(Guided(model, away, 5.0), x_T).x
+    np.testing.assert_array_equal(found, expected)
+    asked = loaded.asked(2, prompt=PROMPTS, negative_prompt="bad", guidance=5)
+    with torch.no_grad():
+        np.testing.assert_array_equal(found, get_solver("dpmpp_2m", num_steps=4)(asked, x_T).x)
+    pictures = loaded.sample(prompt=PROMPTS, negative_prompt="bad", **options)
+    np.testing.assert_array_equal(pictures, loaded.decode(found))
+    # One at a time, larger, and of anything.
+    alone = loaded.sample(prompt=PROMPTS, latents=True, batch_size=1, negative_prompt="bad", **options)
+    np.testing.assert_allclose(alone, found, rtol=1e-4, atol=1e-4 * np.abs(found).max())
+    assert loaded.sample(prompt=PROMPTS, size=(16, 24), num_steps=2).shape == (2, 3, 16, 24)
+    assert loaded.sample(1, num_steps=2).dtype == np.uint8
+
+
+def test_the_command_line_draws_the_same(folder: Path, loaded: PipelineRun, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+    keys = {"prompt": tmp_path / "prompts.txt", "guidance": 5, "num_samples": 2, "num_steps": 3, "solver": "unipc"}
+    asked = [f"--config.sampling.{key}={value}" for key, value in keys.items()]
+    common = [f"--checkpoint={folder}", f"--workdir={tmp_path / 'run'}"]
+    assert run("--mode=sample", *common, *asked) == 0
+    assert "note" not in capsys.readouterr().err
+    with np.load(tmp_path / "run" / "samples" / "unipc.npz") as file:
+        drawn = file["images"]
+    with np.load(tmp_path / "run" / "samples" / "unipc_latents.npz") as file:
+        latents = file["samples"]
+    options: dict[str, Any] = {"guidance": 5.0, "num_steps": 3, "solver": "unipc"}
+    np.testing.assert_array_equal(latents, loaded.sample(prompt=PROMPTS, latents=True, **options))
+    np.testing.assert_array_equal(drawn.transpose(0, 3, 1, 2), loaded.sample(prompt=PROMPTS, **options))
+    for wrong, said in {
+        "--config.data.image_size=15": "pictures of 15 x 16 have no latents: both must be multiples of 2",
+        "--config.sampling.guidance=nan": "must lie between",
+        "--config.sampling.labels=1": "has no classes",
+    }.items():
+        assert said in complaint(capsys, "--mode=sample", *common, *asked, wrong)
+    assert "give a file of them" in complaint(capsys, "--mode=likelihood", *common)
+
+
+def test_half_precision_is_near(folder: Path, loaded: PipelineRun) -> None:
+    """Eight bits of weights and features; latents, and all between calls, remain float32."""
+    options: dict[str, Any] = {"num_steps": 2, "solver": "ddim", "latents": True}
+    half = score_sde.load(folder, settings={"model.precision": "bfloat16"})
+    assert isinstance(half, PipelineRun)
+    assert {weight.dtype for weight in half.pipeline.model.parameters()} == {torch.bfloat16}
+    found, expected = (each.sample(prompt="a cat", **options) for each in (half, loaded))
+    assert found.dtype == np.float32
+    assert 1e-6 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert half.sample(prompt="a cat", num_steps=2).shape == (1, 3, 16, 16)
+
+
+def test_edits_begin_at_noised_latents(loaded: PipelineRun) -> None:
+    pictures = loaded.sample(prompt=PROMPTS, num_steps=2)
+    z = torch.from_numpy(loaded.encode(pictures))
+    until, x = noised(Given(loaded.model, told(loaded, ["red", "red"])), z, 0.4, seeds=[3, 4])
+    with torch.no_grad():
+        expected = get_solver("ddim", num_steps=3)(until, x, seeds=[3, 4]).x
+    options: dict[str, Any] = {"strength": 0.4, "solver": "ddim", "num_steps": 3, "seed": 3}
+    found = loaded.edit(pictures, prompt="red", latents=True, **options)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(loaded.edit(z.numpy(), prompt="red", latents=True, **options), expected)
+    np.testing.assert_array_equal(loaded.edit(pictures, prompt="red", **options), loaded.decode(expected.numpy()))
+    last_channels = pictures[0].transpose(1, 2, 0)
+    np.testing.assert_array_equal(loaded.encode(last_channels), loaded.encode(pictures[:1])[0])
+
+
+def test_a_model_that_is_asked_in_turn(loaded: PipelineRun) -> None:
+    model = InTurn(Given(loaded.model, told(loaded, PROMPTS)), 2)
+    x, t = tiny.latents(3).float(), torch.tensor(0.4)
+    with torch.no_grad():
+        found = model.denoise(x, t)
+        expected = Given(loaded.model, told(loaded, [*PROMPTS, PROMPTS[0]])).denoise(x, t)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_asked_wrongly_is_said_in_one_line(loaded: PipelineRun) -> None:
+    grey = np.zeros((2, 3, 16, 16), dtype=np.uint8)
+    for ask, said in [
+        (lambda: loaded.sample(3, prompt=PROMPTS), "2 prompts for 3 samples: give one for all, or one for each"),
+        (lambda: loaded.sample(prompt=[]), "0 prompts for 0 samples: give one for all, or one for each"),
+        (lambda: loaded.sample(prompt=[3]), "a prompt is a text, or one for each sample"),
+        (lambda: loaded.sample(prompt="a", style=3), "style"),
+        (lambda: loaded.sample(prompt="a", control=grey), "this pipeline is not told control: leave control= out"),
+        (lambda: loaded.sample(prompt="a", size=15), "pictures of 15 x 15 have no latents"),
+        (lambda: loaded.sample(prompt="a", solver="tuned", num_steps=3, guidance=9), "--mode tune"),
+        (lambda: loaded.edit(grey, prompt="a", strength=2), "must lie between"),
+        (lambda: loaded.encode(grey.astype(float)), "pictures are uint8 (N, 3, H, W), not torch.float64"),
+        (lambda: loaded.encode(grey[:, :2]), "pictures are uint8 (N, 3, H, W), not (2, 2, 16, 16)"),
+        (lambda: loaded.decode(np.zeros((2, 3, 8, 8))), "latents have shape (N, 4, h, w), not (2, 3, 8, 8)"),
+        (lambda: loaded.log_prob(grey), "a density is one of latents, floats (N, C, h, w), not torch.uint8"),
+    ]:
+        with pytest.raises(UserError) as error:
+            ask()
+        assert "\n" not in str(error.value)
+        assert said in str(error.value)
+
+
+def _without(name: str) -> Any:
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def _index(**changes: Any) -> Any:
+    def change(folder: Path) -> None:
+        path = folder / "model_index.json"
+        parts = json.loads(path.read_text(encoding="utf-8")) | changes
+        path.write_text(json.dumps(parts), encoding="utf-8")
+
+    return change
+
+
+def _pickled(part: str, name: str) -> Any:
+    def change(folder: Path) -> None:
+        (kept,) = (folder / part).glob("*.safetensors")
+        kept.unlink()
+        torch.save({"weight": torch.zeros(1)}, folder / part / name)
+
+    return change
+
+
+def _settings(part: str, **changes: Any) -> Any:
+    def change(folder: Path) -> None:
+        path = folder / part
+        settings = json.loads(path.read_text(encoding="utf-8")) | changes
+        path.write_text(json.dumps(settings), encoding="utf-8")
+
+    return change
+
+
+def _truncated(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_without("vae"), "there is no"),
+        (_without("text_encoder"), "there is no"),
+        (_without("tokenizer"), "there is no"),
+        (_without("scheduler"), "there is no"),
+        (_index(text_encoder=None), "whose text_encoder is not there, and known is CLIPTextModel"),
+        (
+            _index(unet=["diffusers", "UNet3DConditionModel"]),
+            "whose unet is diffusers.UNet3DConditionModel, and known is",
+        ),
+        (_index(adapter=["mine", "Adapter"]), "with a part adapter, which is not known here"),
+        (_index(scheduler=["diffusers", "LCMScheduler"]), "LCMScheduler is for consistency models"),
+        (_index(_class_name="FluxPipeline"), "is not a pipeline of a UNet2DModel, but FluxPipeline"),
+        (
+            _pickled("unet", "diffusion_pytorch_model.bin"),
+            "diffusion_pytorch_model.bin, a pickle, and only .safetensors",
+        ),
+        (_pickled("text_encoder", "pytorch_model.bin"), "pytorch_model.bin, a pickle, and only .safetensors"),
+        (_settings("unet/config.json", addition_embed_type="text_time"), "as in Stable Diffusion XL, not known here"),
+        (_settings("unet/config.json", in_channels=6), "makes 4 channels of 6"),
+        (_settings("unet/config.json", sample_size=None), "does not say how large its latents are"),
+        (
+            _settings("unet/config.json", style=3),
+            "has style=3, which the UNet2DConditionModel of the installed diffusers",
+        ),
+        (_settings("vae/config.json", latent_channels=3), "vae"),
+        (_settings("text_encoder/config.json", hidden_size=8), "is not of a CLIPTextModel"),
+        (_truncated, "it is truncated, damaged, or not a checkpoint"),
+    ],
+)
+def test_bad_folders_are_refused_in_one_line(spoil: Any, said: str, folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "bad"
+    shutil.copytree(folder, place)
+    spoil(place)
+    with pytest.raises(UserError) as error:
+        score_sde.load(place)
+    assert "\n" not in str(error.value)
+    assert str(place) in str(error.value)
+    assert said in str(error.value)
+
+
+def test_precision_is_for_pipelines(capsys: Any, tmp_path: Path) -> None:
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+    )
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'ddpm'}", "--config.model.precision=bfloat16")
+    assert "model.precision=bfloat16 is for pipelines of latents" in line
+
+
+def low_rank(weights: dict[str, torch.Tensor], rank: int = 2) -> dict[str, torch.Tensor]:
+    """Return changes of weights, by their places with the prefix of their network, under the library's names."""
+    generator, made = torch.Generator().manual_seed(0), {}
+    for place, weight in weights.items():
+        made[f"{place}.lora_A.weight"] = 0.3 * torch.randn(rank, weight.shape[1], generator=generator)
+        made[f"{place}.lora_B.weight"] = 0.3 * torch.randn(len(weight), rank, generator=generator)
+    return made
+
+
+def test_low_rank_changes_are_added(folder: Path, loaded: PipelineRun, tmp_path: Path) -> None:
+    """The denoiser's output is the library's with peft; the encoder's weights are the formula's."""
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    named = theirs.unet.named_modules()
+    changes = low_rank(
+        {f"unet.{place}": part.weight for place, part in named if place.endswith((".to_q", ".to_out.0"))}
+    )
+    (name, weight), *_ = [one for one in loaded.pipeline.texts.named_parameters() if one[0].endswith("q_proj.weight")]
+    place = name.removeprefix("0.encoder.").removeprefix("text_model.").removesuffix(".weight")
+    text = low_rank({f"text_encoder.text_model.{place}": weight})
+    for file, content in {"both": changes | text, "unet": changes}.items():
+        save_file(content, tmp_path / f"{file}.safetensors")
+    theirs.load_lora_weights(changes)
+    theirs.fuse_lora(lora_scale=0.5)
+
+    def opened(file: str) -> PipelineRun:
+        settings = {"model.lora": str(tmp_path / f"{file}.safetensors"), "model.lora_scale": "0.5"}
+        loaded = score_sde.load(folder, settings=settings)
+        assert isinstance(loaded, PipelineRun)
+        return loaded
+
+    ours, both = opened("unet"), opened("both")
+    x, rung, told_words = tiny.latents().float(), torch.tensor(400), told(loaded, PROMPTS)
+    t = ours.model.sde.time(rung)
+    with torch.no_grad():
+        expected = theirs.unet(x, rung, encoder_hidden_states=told_words.values["caption"]).sample
+        found, before = (run.model.noise(x, t, told_words) for run in (ours, loaded))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert tiny.relative(before, expected) > 0.01
+    down, up = text.values()
+    torch.testing.assert_close(both.pipeline.texts.get_parameter(name), weight + 0.5 * up @ down)
+    # No words are heard as they are heard now.
+    with torch.no_grad():
+        torch.testing.assert_close(both.model.denoise(x, t), both.model.denoise(x, t, told(both, ["", ""])))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"unet.nowhere.lora_A": (1, 2), "unet.nowhere.lora_B": (2, 1)}, "changes unet.nowhere, which this pipeline"),
+        ({"unet.conv_in.lora_A": (1, 2)}, "has unet.conv_in.lora_A.weight, and no unet.conv_in.lora_B.weight"),
+        (
+            {"unet.conv_in.lora_A": (1, 2), "unet.conv_in.lora_B": (2, 1)},
+            "of shape (2, 2), and here it has (8, 4, 3, 3)",
+        ),
+        ({"style": (2,)}, "holds style.weight, which is no low-rank change"),
+    ],
+)
+def test_other_changes_are_refused(content: dict[str, Any], said: str, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.safetensors"
+    save_file({f"{name}.weight": torch.ones(shape) for name, shape in content.items()}, path)
+    with pytest.raises(UserError) as error:
+        score_sde.load(folder, settings={"model.lora": str(path)})
+    assert "\n" not in str(error.value)
+    assert said in str(error.value)
