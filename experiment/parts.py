@@ -17,7 +17,6 @@ from score_sde.common.errors import UserError
 from score_sde.common.noise import BatchNoise
 from score_sde.common.part import CHANNELS
 from score_sde.data import Batch, Dataset
-from score_sde.data.latent_units import Latents
 from score_sde.data.masks import masked_part
 from score_sde.data.parts import random_part
 from score_sde.experiment import own
@@ -93,8 +92,6 @@ def shown_levels(config: ConfigDict, dataset: Dataset) -> Callable[[Tensor], Ten
     Raises:
         UserError: the section `likelihood` has noise of another kind, whose density is not that of each level alone.
     """
-    if isinstance(dataset.units, Latents):
-        raise UserError("what is given is numbers of examples, and this model is of latents: take a model of pixels")
     if dataset.levels is None:
         return None
     if config.likelihood.dequantisation != "uniform":
