@@ -3,8 +3,9 @@
     python -m benchmarks.latents --seconds 600 --workdir runs/latents
 
 trains three runs, `autoencoder` and `latent` (configs/autoencoders/), and `pixel` (configs/vp/glyphs.py at 32), of so
-many seconds of the processor each way, with one thread; what is there already is not trained again. Then, of some
-`--samples` with captions of the training part and guidance 2, and of 400 with those of held-out compositions:
+many seconds each way, of the processor with one thread, or of a GPU; what is there already is not trained again. Then,
+of `--samples` samples with captions of the training part and guidance 2, and of 400 or fewer with those of held-out
+compositions:
 
     two-sample test    accuracy of a classifier that tells samples of training captions from the pictures of these
                        captions by random features (`evaluation.samples.features`); 0.5 where it cannot
@@ -28,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import score_sde
 from benchmarks.glyphs import chosen
+from score_sde.common import distributed
 from score_sde.data.captions import CAPTION
 from score_sde.data.words import Part
 from score_sde.evaluation.samples.distances import classifier_two_sample_test
@@ -40,8 +42,10 @@ from score_sde.training import checkpoint
 # The part of the seconds that the autoencoder has.
 SHARE = 1 / 3
 GUIDANCE, NUM_STEPS = 2.0, 20
-_TIMED = 12
+# Steps that are timed first, on a processor and on a GPU.
+_TIMED = {"cpu": 12, "cuda": 200}
 _NUM_HELD_OUT = 400
+_AT_ONCE = {"sampling.batch_size": 200}
 
 
 def main() -> None:
@@ -67,44 +71,49 @@ def main() -> None:
         return
     print("| model | two-sample test | retrieval, seen | retrieval, held out | arithmetic, 10^9 | seconds a sample |")
     print("|---|---|---|---|---|---|")
-    found = {name: measured(score_sde.load(folder / name), arguments.samples) for name in ("latent", "pixel")}
+    found = {
+        name: measured(score_sde.load(folder / name, settings=_AT_ONCE), arguments.samples)
+        for name in ("latent", "pixel")
+    }
     for name, cells in found.items():
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def train_for(config: str, seconds: float, folder: Path, settings: dict[str, Any]) -> None:
-    """Train a run for about so many seconds of the processor, unless it is there."""
+    """Train a run for about so many seconds, unless it is there."""
     if checkpoint.latest(folder / "checkpoints") is not None and (folder / "metrics.png").exists():
         return
-    quiet = {f"training.{name}": 0 for name in ("evaluate_every", "measure_every", "sample_every", "checkpoint_every")}
-    started = [0.0]
+    every = ("log", "evaluate", "measure", "sample", "checkpoint")
+    quiet = {f"training.{name}_every": 0 for name in every}
+    started, timed = list[float](), _TIMED[distributed.device().type]
     with tempfile.TemporaryDirectory() as temporary:
-        for count in (2, 2 + _TIMED):
+        # The first run imports and warms up.
+        for number, count in enumerate((2, 2, 2 + timed)):
             overrides = [(key, str(value)) for key, value in (settings | quiet | {"training.num_steps": count}).items()]
-            experiment = load.to_train(config, Path(temporary, str(count)), overrides)
-            begun = time.process_time()
+            experiment = load.to_train(config, Path(temporary, str(number)), overrides)
+            begun = _clock()
             train(experiment)
-            started.append(time.process_time() - begun)
-    steps = math.ceil(seconds * _TIMED / (started[2] - started[1]))
+            started.append(_clock() - begun)
+    steps = math.ceil(seconds * timed / (started[2] - started[1]))
     few = {"training.evaluate_every": 0, "training.sample_every": 0, "training.num_steps": steps}
     overrides = [(key, str(value)) for key, value in (settings | few).items()]
     experiment = load.to_train(config, folder, overrides)
-    begun = time.process_time()
+    begun = _clock()
     train(experiment)
-    print(f"{folder}: {steps} steps in {time.process_time() - begun:.0f} s of the processor", flush=True)
+    print(f"{folder}: {steps} steps in {_clock() - begun:.0f} s", flush=True)
 
 
 def measured(run: Run, count: int) -> list[str]:
     """Return a run's measures as cells of a table."""
     renderings = torch.cat([chosen(run, part, 10**9)[0] for part in ("train", "test")])
     shares = []
-    parts: tuple[tuple[Part, int], ...] = (("train", count), ("test", _NUM_HELD_OUT))
+    parts: tuple[tuple[Part, int], ...] = (("train", count), ("test", min(count, _NUM_HELD_OUT)))
     for part, number in parts:
         pictures, captions = chosen(run, part, number)
-        begun = time.process_time()
+        begun = _clock()
         samples = _samples(run, captions)
         if part == "train":
-            seconds = (time.process_time() - begun) / len(captions)
+            seconds = (_clock() - begun) / len(captions)
             features = random_features(renderings.double())
             test = classifier_two_sample_test(features(samples.double()), features(pictures.double()))
         nearest = torch.cdist(_rows(samples), _rows(renderings)).argmin(1)
@@ -119,6 +128,11 @@ def arithmetic(run: Run, caption: str) -> float:
     with FlopCounterMode(display=False) as counter:
         _samples(run, [caption])
     return counter.get_total_flops() / 2
+
+
+def _clock() -> float:
+    """Return seconds of the processor, or, where a GPU computes, seconds as they pass."""
+    return time.perf_counter() if distributed.device().type == "cuda" else time.process_time()
 
 
 def _samples(run: Run, captions: list[str]) -> Tensor:

@@ -125,7 +125,7 @@ class Batches:
         indices = self._indices(self.step)[self.rows]
         self.step += 1
         distorted = None
-        if self.augment is None and not self.distortion:
+        if self.augment is None and not (self.distortion or self.masks):
             x_0 = self.dataset.batch(indices, noise, self.device)
         else:
             examples = moved(self.dataset.train[indices], self.device)

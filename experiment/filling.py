@@ -17,6 +17,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.part import Part
 from score_sde.control import EachMasked, Observation, PiGDM
 from score_sde.data import Dataset
+from score_sde.data.latent_units import Latents
 from score_sde.experiment import conditions, sampling
 from score_sde.experiment.arrays import as_examples
 from score_sde.experiment.asked import asked_of
@@ -41,6 +42,8 @@ def read_known(dataset: Dataset, x: Any, given: Any) -> tuple[Tensor, Tensor, bo
     Raises:
         UserError: they are not of the shape of the data, nothing is hidden of an example, or what is known is NaN.
     """
+    if isinstance(dataset.units, Latents):
+        raise UserError("what is known is numbers of examples, and this model is of latents: take a model of pixels")
     array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
     gone = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, dtype=bool)
     if dataset.levels is not None:

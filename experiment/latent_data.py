@@ -42,9 +42,10 @@ def of_latents(config: ConfigDict, dataset: Dataset) -> Dataset:
         return replace(dataset, encoded=_encoded(config, dataset, dataset.units))
     if config.data.autoencoder is None:
         return dataset
-    if config.data.missing or config.data.distortion:
+    if config.data.missing or config.data.masks or config.data.distortion:
         raise UserError(
-            "latents are of whole examples as they are: --config.data.missing=False --config.data.distortion=0"
+            "latents are of whole examples as they are: --config.data.missing=False --config.data.masks= "
+            "--config.data.distortion=0"
         )
     with naming("data.autoencoder"):
         units = _units(config.data.autoencoder, dataset)

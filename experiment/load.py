@@ -68,9 +68,11 @@ def to_train(
     dataset = _prepared(make_dataset, config)
     note(dataset.notes)
     begun = autoencoders.read(checkpoint.data_of_newest(folder / "checkpoints"), str(folder))
-    dataset = dataset.in_units_of(begun) if begun is not None else control_training.beside_base(config, dataset)
+    if begun is not None:
+        dataset = latent_data.of_latents(config, dataset.in_units_of(begun))
+    else:
+        dataset = control_training.beside_base(config, latent_data.of_latents(config, dataset))
     note(dataset.unheard())
-    dataset = latent_data.of_latents(config, dataset)
     begin_from = config.training.start_from if begun is None else None
     model = build.make_model(config, dataset)
     if begin_from is not None and config.model.control:

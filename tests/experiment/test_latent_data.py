@@ -211,6 +211,13 @@ def test_what_does_not_fit_is_said(place, tmp_path, complaint) -> None:  # noqa:
     assert "is of pixels" in complaint(
         "--mode=edit", "--config.edit.task=superres", "--config.edit.input=test:0", "--workdir", latent
     )
+    assert "whole examples" in complaint(
+        "--mode=train", *MODEL, fitting, "--config.data.masks=box", "--workdir", tmp_path / "a"
+    )
+    loaded = score_sde.load(latent)
+    x = loaded.dataset.test[:2]
+    with pytest.raises(UserError, match="this model is of latents"):
+        loaded.fill(x, given=x > 3)
     certain = [*MODEL, vq, *steps(1), f"--config.data.folder={place / 'cache'}"]
     assert run("--mode=train", *certain, "--workdir", tmp_path / "certain") == 0
     assert "kl_autoencoder" in complaint("--mode=likelihood", "--workdir", tmp_path / "certain")

@@ -32,6 +32,9 @@ class Given:
     def normal(self, like: Tensor) -> Tensor:
         return self.noise.reshape(like.shape)
 
+    def uniform(self, like: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 def test_the_rate_is_the_divergence_of_normals() -> None:
     mean, std = normals(3, 2, 4), normals(3, 2, 4, seed=1).exp()
