@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/unclip"))
     names = ("EMBEDDING", "PRIOR", "DECODER", "DIRECT")
     parser.add_argument("--steps", type=int, nargs=4, default=(1000, 3000, 3500, 3500), metavar=names)
-    parser.add_argument("--direct", type=Path, help="a run of configs/vp/glyphs.py, which is not trained then")
+    parser.add_argument(
+        "--direct", type=Path, help="a run of configs/vp/glyphs.py, or its checkpoint, not trained then"
+    )
     parser.add_argument("--device")
     parser.add_argument("--captions", type=int, default=200)
     parser.add_argument("--scale", type=float, default=2.0, help="of guidance, of the decoder and the direct model")

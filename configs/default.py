@@ -310,7 +310,8 @@ def get_config() -> ConfigDict:
     likelihood.per_example = placeholder(bool)  # adaptive steps of each example's own
 
     config.edit = edit = ConfigDict()
-    # inpaint, superres, deblur, and of pictures colorize: what is missing is sampled; sdedit; interpolate; encode
+    # inpaint, superres, deblur, and of pictures colorize: what is missing is sampled; sdedit; interpolate; encode;
+    # upscale: by a model that is told small pictures, data.low_resolution
     edit.task = "inpaint"
     # A picture's file, or, of all kinds of data, test:5, test:5-9 for test examples; several, comma-separated.
     edit.input = placeholder(str)

@@ -15,7 +15,7 @@ from score_sde.common.part import Part
 from score_sde.data.augment import Augmentation, distort
 from score_sde.data.conditions import with_distortion, with_hidden
 from score_sde.data.dataset import Dataset, moved
-from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, with_random_noise
+from score_sde.data.low_resolution import with_random_noise
 from score_sde.data.masks import masked_part
 from score_sde.data.parts import random_part
 
@@ -75,9 +75,9 @@ class Batches:
         label_dropout: probability that the condition of an example is hidden; see `data.conditions`.
         names: the names of the other conditions of the dataset that the network is told.
         in_parts: whether random parts of the examples are modelled, given others (see `data.parts`).
+        low_resolution_noise: the most noise of small pictures that the network is told (see `data.low_resolution`).
         masks: kinds of random masks, of which what they hide is modelled, given the rest (see `data.masks`).
         always: those of `names` that are never hidden.
-        low_resolution_noise: the most noise of small pictures that the network is told (see `data.low_resolution`).
 
     Attributes:
         step: number of batches drawn so far; set it to go on from there.
@@ -96,9 +96,9 @@ class Batches:
         label_dropout: float = 0.0,
         names: Sequence[str] = (),
         in_parts: bool = False,
+        low_resolution_noise: float = 0.0,
         masks: Sequence[str] = (),
         always: Collection[str] = (),
-        low_resolution_noise: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -111,9 +111,9 @@ class Batches:
         self.labelled = labelled
         self.names = names
         self.in_parts = in_parts
+        self.low_resolution_noise = low_resolution_noise
         self.masks = masks
         self.always = always
-        self.low_resolution_noise = low_resolution_noise
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
@@ -137,8 +137,7 @@ class Batches:
             x_0 = self.dataset.units.encode(examples, noise)
         condition = self.dataset.condition_of("train", indices, self.labelled, self.names, self.device)
         if self.label_dropout:
-            always = (*self.always, LOW_RESOLUTION, NOISE) if self.low_resolution_noise else self.always
-            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), always)
+            condition = with_hidden(condition, lambda: self._happens(self.label_dropout, x_0, noise), self.always)
         if self.low_resolution_noise and condition is not None:
             condition = with_random_noise(condition, self.dataset, self.low_resolution_noise, noise)
         batch = Batch(x_0, with_distortion(condition, distorted))

@@ -95,8 +95,7 @@ def make_dataset(config: ConfigDict, files_needed: bool = True) -> Dataset:
             dataset = shrunk(_dataset(read_larger(config), files_needed), data.image_size)
     if data.low_resolution is not None:
         with naming("data.low_resolution"):
-            noise = data.low_resolution_noise
-            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high, noise)
+            dataset = with_low_resolution(dataset, data.low_resolution, data.low, data.high, data.low_resolution_noise)
     if data.edges is not None:
         with naming("data.edges"):
             dataset = with_edges(dataset, data.edges)

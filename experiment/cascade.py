@@ -1,6 +1,6 @@
 r"""Cascades: a small picture is drawn, then larger ones, each given the one before (Ho et al. 2021, arXiv:2106.15282).
 
-    p(x) = p(x_1) p(x_2 | x_1) … p(x_n | x_{n-1}),        x_{k-1} = U^T x_k, by means over areas, to whole levels
+    p(x) = p(x_1) p(x_2 | x_1) … p(x_n | x_{n-1}),        x_{k-1} = D x_k, by means over areas, to whole levels
 
 Each factor is a stage, a run of its own (`experiment.stages`), which has its own solver, steps and guidance. All of
 them are asked for the same class or caption. Stage `k` gets noise in what it is told of `x_{k-1}`, as much as its
@@ -13,29 +13,23 @@ draw with the same noise.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from score_sde.common.condition import Condition, joined
 from score_sde.common.distributed import say
 from score_sde.common.errors import Stopped, UserError
-from score_sde.data.low_resolution import LOW_RESOLUTION, smaller, to_levels
+from score_sde.data.low_resolution import LOW_RESOLUTION
 from score_sde.experiment import load, sampling
-from score_sde.experiment.arrays import as_examples
-from score_sde.experiment.condition_values import by_name, condition_of
+from score_sde.experiment.condition_values import condition_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.report import report
-from score_sde.experiment.run import Examples, Run
 from score_sde.experiment.sampling import Drawn
 from score_sde.experiment.solver import note_ignored
 from score_sde.experiment.stages import Stages, remember_stages
 from score_sde.experiment.training import train as train_run
-from score_sde.solvers.base import Solver
 
 _STREAM = zlib.crc32(b"cascade")
 
@@ -138,117 +132,3 @@ def _told(experiment: Experiment, small: Tensor) -> Condition:
     """Return the condition of a stage that is told these small pictures."""
     given = {LOW_RESOLUTION: small.numpy()}
     return condition_of(experiment.config, experiment.dataset, given, len(small))[0]
-
-
-class Cascade(Run):
-    """A cascade is a run whose model is a product: that of its last stage, given what those before it draw.
-
-    Args:
-        runs: the stages, by name.
-        folder: the folder of the cascade.
-
-    Attributes:
-        stages: the stages, by name, runs like any other; what the other attributes are of is the last one.
-    """
-
-    def __init__(self, runs: Mapping[str, Run], folder: Path) -> None:
-        super().__init__(list(runs.values())[-1]._experiment)
-        self.stages = dict(runs)
-        self.folder = folder
-
-    def sample(
-        self,
-        num_samples: int | None = None,
-        *,
-        condition: Any = None,
-        seed: int | None = None,
-        solver: str | Solver | None = None,
-        num_steps: int | None = None,
-        guidance: float | None = None,
-        **options: Any,
-    ) -> np.ndarray:
-        """Draw samples `(N, *shape)`, levels as uint8, by all stages.
-
-        Arguments are those of `Run.sample`, and hold for all stages; options of one are given by its name, as in
-        `glyphs_16={"num_steps": 30}`.
-        """
-        options |= {"num_steps": num_steps, "guidance": guidance}
-        return self._enlarged(None, num_samples, condition, seed, solver, options)
-
-    def upscale(
-        self,
-        x: Examples,
-        *,
-        condition: Any = None,
-        seed: int | None = None,
-        solver: str | Solver | None = None,
-        **options: Any,
-    ) -> np.ndarray:
-        """Enlarge pictures `(N, C, h, w)`, or one, of a size that a stage draws, by all stages after it.
-
-        Args:
-            x: the pictures, as the data have them.
-            condition: the class of all, or of each, or what else they are asked to be; as of `sample`.
-            seed: picture `i` is enlarged with `seed + i`.
-            solver: a name, or a solver.
-            options: further keys of the section `sampling`, or, by a stage's name, of that one.
-
-        Raises:
-            UserError: no stage is told pictures of this size.
-        """
-        shape = tuple(np.shape(x))
-        datasets = [run._experiment.dataset for run in self.stages.values()][:-1]
-        fitting = [dataset for dataset in datasets if shape[-len(dataset.shape) :] == dataset.shape]
-        if not fitting:
-            sizes = ", ".join(str(dataset.shape) for dataset in datasets)
-            raise UserError(f"pictures of shape {shape}: this cascade enlarges ones of {sizes}, or (N, …) of them")
-        small, alone = as_examples(fitting[0], x)
-        drawn = self._enlarged(small, len(small), condition, seed, solver, options)
-        return drawn[0] if alone else drawn
-
-    def _enlarged(
-        self,
-        small: Tensor | None,
-        count: int | None,
-        condition: Any,
-        seed: int | None,
-        solver: str | Solver | None,
-        options: Mapping[str, Any],
-    ) -> np.ndarray:
-        """Return samples made of small pictures by the stages that they are for; None for samples of all stages."""
-        runs = list(self.stages.values())
-        shapes = [run._experiment.dataset.shape for run in runs]
-        first = 0 if small is None else shapes.index(tuple(small.shape[1:])) + 1
-        given, experiments, asked = self._by_name(condition), [], []
-        for name, run in list(self.stages.items())[first:]:
-            told, rows = run._asked(given, count)
-            count = rows or self.config.sampling.num_samples
-            shared = {key: value for key, value in options.items() if key not in self.stages}
-            experiment = run._sampling(count, seed, solver, {**shared, **options.get(name, {})})
-            experiments.append(experiment)
-            asked.append(sampling.condition_of_samples(experiment) if told is None else told)
-        drawn = draw(experiments, asked, sampling.seeds_of(experiments[-1].config), first, small)
-        return self._experiment.dataset.units.decode(drawn[-1].samples.x).numpy()
-
-    def _measured(
-        self, examples: Tensor, condition: Any, seed: int | None, options: Mapping[str, Any], given: Any = None
-    ) -> Tensor:
-        """Return `log p(x)` of each example, `(N,)`: the sum of the stages' own, each given the smaller picture."""
-        if given is not None:
-            raise UserError("a cascade knows no parts of pictures: leave given out")
-        runs, told, total = list(self.stages.values()), self._by_name(condition), torch.zeros(len(examples))
-        for before, run in zip([None, *runs[:-1]][::-1], runs[::-1], strict=True):
-            if before is None:
-                return total + run._measured(examples, told, seed, options)
-            small = to_levels(smaller(examples, before._experiment.dataset.shape))
-            given_small = {LOW_RESOLUTION: small, **({} if told is None else told)}
-            total = total + run._measured(examples, given_small, seed, options)
-            examples = small
-        return total
-
-    def _by_name(self, condition: Any) -> Any:
-        """Return what is asked for by the names that the first stage knows, which are those of all."""
-        if condition is None or isinstance(condition, Condition):
-            return condition
-        first = next(iter(self.stages.values()))
-        return by_name(first.config, first._experiment.dataset, condition)

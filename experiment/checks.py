@@ -203,8 +203,9 @@ def _check_embeddings(config: ConfigDict) -> None:
         raise UserError(
             "embeddings are those of pictures as they are: --config.data.augment= --config.data.distortion=0"
         )
-    if data.low_resolution is not None and data.embedding is not None:
-        raise UserError("data.embedding makes vectors of pictures: leave out data.low_resolution")
+    beside = [name for name in ("low_resolution", "edges", "autoencoder") if data[name] is not None]
+    if beside and data.embedding is not None:
+        raise UserError(f"data.embedding makes vectors of pictures: leave out data.{beside[0]}")
 
 
 def _check_steps(config: ConfigDict, mode: str) -> None:

@@ -25,6 +25,7 @@ from score_sde.experiment.edit_inputs import note_reading, picture_format, read_
 from score_sde.experiment.edit_latents import interpolate, latents_and_back, sdedit, vary
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.inpainting import TRAINED, method_of
+from score_sde.experiment.upscaling import UPSCALE, upscale
 from score_sde.solvers import Model, Solution
 
 
@@ -189,6 +190,7 @@ TASKS = {
     "inpaint": Task(_inpaint),
     "colorize": Task(_colorize, ("images",)),
     "superres": Task(_superres, _IN_SPACE),
+    UPSCALE: Task(upscale, ("images",)),
     "deblur": Task(_deblur, _IN_SPACE),
     "sdedit": Task(sdedit),
     "vary": Task(vary),

@@ -12,6 +12,7 @@ import torch
 from ml_collections import ConfigDict
 
 from score_sde.common import distributed
+from score_sde.common.condition import joined
 from score_sde.common.errors import UserError, choose, naming
 from score_sde.control import Masked, Observation, noised
 from score_sde.control.inverse_problems import answer
@@ -25,9 +26,11 @@ from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.inpainting import TRAINED, method_of, model_of_part
+from score_sde.experiment.low_resolution import without_the_rest
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
+from score_sde.experiment.upscaling import UPSCALE, told_small
 from score_sde.solvers import Model
 from score_sde.solvers.base import Solver
 
@@ -59,7 +62,7 @@ def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
         chosen += ["solver", "num_steps"]
         with naming("edit.strength"):
             model, x = noised(model, x, settings.strength, seeds=[0])
-    elif settings.task not in BY_FLOW and method_of(config) == TRAINED:
+    elif settings.task == UPSCALE or (settings.task not in BY_FLOW and method_of(config) == TRAINED):
         chosen += ["method", "solver", "num_steps"]
     elif settings.task not in BY_FLOW:
         chosen += ["method", "solver", "num_steps"]
@@ -91,7 +94,7 @@ def prepare(experiment: Experiment) -> None:
         ):
             raise UserError(f"--mode edit has a solver of its own: --config.edit.{key}")
     edit = experiment.config.edit
-    if edit.task not in ("sdedit", *BY_FLOW) and edit.method == "tds":
+    if edit.task not in ("sdedit", UPSCALE, *BY_FLOW) and edit.method == "tds":
         for name, _ in experiment.overrides:
             if name == "edit.solver":
                 raise UserError("edit.method=tds has steps of its own: leave out edit.solver")
@@ -111,6 +114,8 @@ def make_editor(experiment: Experiment) -> Editor:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     count = num_answers(config, dataset)
     asked = asked_of(config, dataset, count)
+    if config.edit.task == UPSCALE:
+        asked = joined(asked, told_small(config, dataset))
     check_heard(config, dataset, asked, controls_of(model))
     labels = None if asked is None else asked.values.get("class")
     if config.edit.task == "interpolate" and asked is not None:
@@ -120,6 +125,7 @@ def make_editor(experiment: Experiment) -> Editor:
             raise UserError("examples are interpolated under one condition: give one prompt, or one row")
     guides = conditions.find_guides(config, dataset, model.sde)
     away = led_away_from(config, dataset, 1 if asked is None else count)
+    away = joined(away, without_the_rest(config, asked))
     models = conditions.make_guidance(config, model, asked, guides, away)
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}

@@ -21,6 +21,8 @@ _NOT_ASKED: dict[str, Any] = {
     "data.masks": "",
     "data.text_encoder": None,
     "data.low_resolution": None,
+    "data.edges": None,
+    "data.autoencoder": None,
     "data.embedding": None,
     "data.embed_condition": None,
     "model.class_conditional": False,

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
-from score_sde.common.noise import SampleNoise
+from score_sde.common.noise import BatchNoise, SampleNoise
 from score_sde.data import Dataset
-from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, clean, with_noise
+from score_sde.data.low_resolution import LOW_RESOLUTION, NOISE, clean, with_noise, with_random_noise
 
 
 def read_larger(config: ConfigDict) -> ConfigDict:
@@ -60,6 +60,14 @@ def with_noise_of_samples(
             "section sampling"
         )
     return with_noise(condition, dataset, torch.full((len(condition),), std), SampleNoise(seeds, "low_resolution"))
+
+
+def with_noise_of_held_out(config: ConfigDict, dataset: Dataset, told: Condition | None) -> Condition | None:
+    """Return what a model is told of held-out examples with noise as in training, the same each time."""
+    if not config.data.low_resolution_noise or told is None or not len(told):
+        return told
+    source = BatchNoise(len(told), torch.Generator().manual_seed(config.seed))
+    return with_random_noise(told, dataset, config.data.low_resolution_noise, source)
 
 
 def without_the_rest(config: ConfigDict, condition: Condition | None) -> Condition | None:

@@ -53,7 +53,7 @@ class PipelineRun(Run):
         super().__init__(experiment)
         self.pipeline = pipeline
 
-    def sample(  # type: ignore[override]
+    def sample(
         self,
         num_samples: int | None = None,
         *,
@@ -225,7 +225,7 @@ class PipelineRun(Run):
         dataset = pipelines.dataset_of(self.pipeline, config)
         return PipelineRun(replace(self._experiment, config=config, dataset=dataset), self.pipeline)
 
-    def encode(self, x: Examples, *, seed: int | None = None, **options: Any) -> np.ndarray:  # type: ignore[override]
+    def encode(self, x: Examples, *, seed: int | None = None, **options: Any) -> np.ndarray:
         """Return the latents of pictures, float32 `(N, C, h, w)`; of one picture those of one.
 
         Args:
@@ -240,7 +240,7 @@ class PipelineRun(Run):
         made = self.pipeline.autoencoder.encode(pictures, noise).cpu().numpy()
         return made[0] if alone else made
 
-    def decode(self, z: Examples, **options: Any) -> np.ndarray:  # type: ignore[override]
+    def decode(self, z: Examples, **options: Any) -> np.ndarray:
         """Return the pictures of latents, uint8 `(N, C, H, W)`; of one that of one."""
         if options:
             raise UserError(f"latents are decoded without {', '.join(options)}")

@@ -32,7 +32,7 @@ from score_sde.data.dataset import described
 from score_sde.data.sources.given_conditions import tells_classes
 from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
-from score_sde.experiment.cascade import Cascade
+from score_sde.experiment.cascade_run import Cascade
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.pipeline_run import PipelineRun
 from score_sde.experiment.pipelines import dataset_of

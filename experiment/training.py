@@ -15,11 +15,9 @@ from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
-from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.embedded import Embedded
-from score_sde.data.low_resolution import with_random_noise
 from score_sde.data.memory import changes, check_conditions, memory_of, overlap, recall, remember
 from score_sde.data.words import HELD_OUT, PARTS, Part
 from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformDequantiser
@@ -32,7 +30,7 @@ from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
 from score_sde.experiment.density import make_dequantiser
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.load import MEMORY, note
-from score_sde.experiment.low_resolution import with_noise_of_samples
+from score_sde.experiment.low_resolution import always_told, with_noise_of_held_out, with_noise_of_samples
 from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING, names_of_controls
 from score_sde.experiment.objectives import make_objective, unused_keys
 from score_sde.experiment.parts import held_out_in_parts, kinds_of_masks
@@ -138,15 +136,13 @@ def make_trainer(experiment: Experiment) -> Trainer:
         in_parts=config.data.missing,
         masks=kinds_of_masks(config),
         # Where a control's picture is hidden there is the frozen model, from which nothing is to be learnt.
-        always=names_of_controls(config),
+        always=(*names_of_controls(config), *always_told(config)),
         low_resolution_noise=config.data.low_resolution_noise,
     )
     no_times = (*AUTOENCODERS, JOINT_EMBEDDING)
     without_times = config.model.network in no_times or own.is_own(config.training.objective)
     told = dataset.condition_of("validation", labelled=build.knows_classes(config), names=names)
-    if config.data.low_resolution_noise and told is not None and len(told):
-        source = BatchNoise(len(told), torch.Generator().manual_seed(config.seed))
-        told = with_random_noise(told, dataset, config.data.low_resolution_noise, source)
+    told = with_noise_of_held_out(config, dataset, told)
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
     # What has no process is trained beside that of the configuration, which is not used.
     sde = build.make_sde(config) if isinstance(model, Autoencoder | JointEmbedding) else model.sde

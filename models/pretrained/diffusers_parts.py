@@ -119,7 +119,7 @@ def differentiable_attention(unet: nn.Module, fused: bool = False) -> None:
     """
     from diffusers.models.attention_processor import Attention, AttnProcessor
 
-    processor = FusedOrWrittenOut() if fused else AttnProcessor()
+    processor: Any = FusedOrWrittenOut() if fused else AttnProcessor()
 
     for module in unet.modules():
         if isinstance(module, Attention):

@@ -92,7 +92,8 @@ class LatentPipeline:
         network = self.model.network
         if not isinstance(network, Prompted) or self.prompts is None:
             raise UserError("low-rank changes are read for Stable Diffusion 1 and 2 alone, not for this pipeline")
-        add_low_rank_changes({LORA_UNET: network.unet, TEXT: self.texts[0].encoder}, path, scale)
+        changed: Any = {LORA_UNET: network.unet, TEXT: self.texts[0].encoder}
+        add_low_rank_changes(changed, path, scale)
         # The encoder may hear no words otherwise now.
         network.nothing = Nothing(self.prompts.embed([""]))
 
@@ -274,7 +275,8 @@ def _length(tokenizer: Any, encoder: Any) -> int:
 
 
 def _told_shape(text: TextEncoder) -> tuple[int, int]:
-    return text.length, text.encoder.config.hidden_size
+    encoder: Any = text.encoder
+    return text.length, int(encoder.config.hidden_size)
 
 
 _READERS: dict[str, Callable[[Path, dict[str, Any], ModuleType], LatentPipeline]] = {

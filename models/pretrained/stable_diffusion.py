@@ -139,7 +139,7 @@ class Nothing(nn.Module):
             if value.shape[1:] != nothing.shape[1:]:
                 wanted, here = tuple(nothing.shape[1:]), tuple(value.shape[1:])
                 raise UserError(f"{name!r} must be {wanted} numbers for each example, not {here}")
-            hidden = condition.hidden_rows.get(name)
+            hidden = condition.hidden_rows.get(name) if condition else None
             if hidden is not None:
                 value = torch.where(hidden.reshape(-1, *(1,) * (value.ndim - 1)), nothing.to(value), value)
             heard[name] = value

@@ -10,7 +10,7 @@ Of an encoder that is missing tokens and vectors are zero, as they were now and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,11 +62,11 @@ class ThreeTexts(nn.Module):
 
     def __init__(self, encoders: Mapping[str, TextEncoder], token_width: int, vector_width: int) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict(encoders)
+        self.encoders: Any = nn.ModuleDict(encoders)
         self.token_width, self.vector_width = token_width, vector_width
-        clips = [encoder for name, encoder in encoders.items() if name != THIRD]
+        clips: list[Any] = [encoder for name, encoder in encoders.items() if name != THIRD]
         self.clip_length = clips[0].length if clips else _CLIP_LENGTH
-        known = sum(encoder.encoder.config.projection_dim for encoder in clips)
+        known = sum(int(encoder.encoder.config.projection_dim) for encoder in clips)
         # What is not there of the vector is of those that are missing, whose tokens have as many numbers.
         self.missing_width = 0 if len(clips) == 2 else vector_width - known
 

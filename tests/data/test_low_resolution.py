@@ -65,8 +65,8 @@ def test_shrunk_pictures_are_the_small_ones_that_are_told_in_whole_levels() -> N
 def test_noise_in_training_is_of_a_uniform_deviation_which_is_told_and_never_hidden() -> None:
     """`U(c_s) = sqrt(1 - s^2) c + s U(n)` of constant `c = 1`: what `U` makes of `n` has the covariance `U U^T`."""
     data = with_low_resolution(WHITE, 2, noise=MOST)
-    batches = Batches(data, 4000, seed=0, names=tuple(data.condition_units), label_dropout=1.0)
-    batches.low_resolution_noise = MOST
+    names = tuple(data.condition_units)
+    batches = Batches(data, 4000, 0, names=names, label_dropout=1.0, always=names, low_resolution_noise=MOST)
     condition = next(batches).condition
     assert condition is not None
     assert not condition.hidden_rows

@@ -134,10 +134,24 @@ def test_the_command_line_draws_what_python_does(cascade, folder, capsys):
     assert "one stage of the cascade" in capsys.readouterr().err
 
 
-def newest(folder: Path) -> Path:
+def newest_checkpoint(folder: Path) -> Path:
     found = checkpoint.latest(folder / "checkpoints")
     assert found is not None
     return found
+
+
+def test_a_stage_enlarges_a_picture_of_a_file(cascade, folder):
+    """By the command line and from Python the same, of test examples made small."""
+    flags = ["--config.edit.task=upscale", "--config.edit.input=test:1-2", "--config.edit.num_samples=2"]
+    flags += ["--config.edit.solver=dpmpp_2m", "--config.edit.num_steps=3", "--config.sampling.labels=3"]
+    assert run("--mode=edit", f"--workdir={folder / 'large'}", *flags) == 0
+    with np.load(folder / "large" / "edit" / "upscale.npz") as file:
+        images = file["answers"].reshape(4, 8, 8, 1)
+    large = cascade.stages["large"]
+    low = large.dataset.conditions["test"]["low_resolution"][1:3].repeat_interleave(2, 0)
+    drawn = large.sample(4, condition={"low_resolution": low, "class": 3}, seed=0, num_steps=3)
+    assert np.array_equal(images, large.dataset.levels_to_uint8(torch.from_numpy(drawn)).numpy())
+    assert run("--mode=edit", f"--workdir={folder / 'small'}", *flags) == 1
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -145,7 +159,7 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {
         f"{stage}.{name}": value
         for stage in ("small", "large")
-        for name, value in checkpoint.load(newest(folder / stage))["model"].items()
+        for name, value in checkpoint.load(newest_checkpoint(folder / stage))["model"].items()
     }
 
 

@@ -152,10 +152,11 @@ def test_a_model_that_is_asked_in_turn(loaded: PipelineRun) -> None:
 
 def test_what_is_asked_wrongly_is_said_in_one_line(loaded: PipelineRun) -> None:
     grey = np.zeros((2, 3, 16, 16), dtype=np.uint8)
+    no_texts: Any = [3]
     for ask, said in [
         (lambda: loaded.sample(3, prompt=PROMPTS), "2 prompts for 3 samples: give one for all, or one for each"),
         (lambda: loaded.sample(prompt=[]), "0 prompts for 0 samples: give one for all, or one for each"),
-        (lambda: loaded.sample(prompt=[3]), "a prompt is a text, or one for each sample"),
+        (lambda: loaded.sample(prompt=no_texts), "a prompt is a text, or one for each sample"),
         (lambda: loaded.sample(prompt="a", style=3), "style"),
         (lambda: loaded.sample(prompt="a", control=grey), "this pipeline is not told control: leave control= out"),
         (lambda: loaded.sample(prompt="a", size=15), "pictures of 15 x 15 have no latents"),

@@ -207,7 +207,8 @@ def pictures_of(count: int, channels: int = 3, size: int = 16) -> Tensor:
 def guided_beside(ours: LatentPipeline, **given: Any) -> Any:
     told = told_beside(ours, given, len(PROMPTS), (16, 16))
     assert told is not None
-    return guided(replace(ours, model=GivenBeside(ours.model, told)))
+    beside: Any = GivenBeside(ours.model, told)
+    return guided(replace(ours, model=beside))
 
 
 def test_a_control_network_changes_features(tmp_path: Path) -> None:
@@ -260,6 +261,7 @@ def test_depths(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = pipeline.unet(torch.cat([x, made], 1), rung, encoder_hidden_states=told["caption"]).sample
         model = Given(GivenBeside(ours.model, beside), Condition(told))
-        t = ours.model.sde.time(rung[0])
-        found = (x - ours.model.sde.at(t).alpha * model.denoise(x, t)) / ours.model.sde.at(t).sigma
+        sde: Any = ours.model.sde
+        t = sde.time(rung[0])
+        found = (x - sde.at(t).alpha * model.denoise(x, t)) / sde.at(t).sigma
     assert relative(found, expected) < 1e-5

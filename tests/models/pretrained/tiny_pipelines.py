@@ -26,9 +26,14 @@ def clip_tokenizer() -> Any:
 
 
 def clip_config(tokenizer: Any, width: int = WIDTH, **more: Any) -> Any:
-    sizes = {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1, "pad_token_id": 0}
-    places = {"vocab_size": len(tokenizer), "max_position_embeddings": WORDS}
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    ends: dict[str, Any] = {"bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1, "pad_token_id": 0}
+    places: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": WORDS}
     return transformers.CLIPTextConfig(**sizes, **ends, **places, **more)
 
 
@@ -92,7 +97,7 @@ def t5_tokenizer() -> Any:
 def stable_diffusion_3(folder: Path, scheduler: Any, **parts: Any) -> Any:
     """Save a pipeline with three encoders of texts, or without some, given as None; return it."""
     projected = {"projection_dim": WIDTH}
-    t5 = {"d_model": 2 * WIDTH + 4, "d_ff": 16, "d_kv": 4, "num_layers": 1, "num_heads": 2}
+    t5: dict[str, Any] = {"d_model": 2 * WIDTH + 4, "d_ff": 16, "d_kv": 4, "num_layers": 1, "num_heads": 2}
     tokenizer, tokenizer_3 = clip_tokenizer(), t5_tokenizer()
     made: dict[str, Any] = {
         "vae": autoencoder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=1.5),
