@@ -329,3 +329,45 @@ def test_other_changes_are_refused(content: dict[str, Any], said: str, folder: P
         score_sde.load(folder, settings={"model.lora": str(path)})
     assert "\n" not in str(error.value)
     assert said in str(error.value)
+
+
+def test_what_a_pipeline_is_always_told_besides(tmp_path: Path, capsys: Any) -> None:
+    """A picture that controls is told under the prompt and under what samples are led away from."""
+    kind = diffusers.StableDiffusionControlNetPipeline
+    tiny.stable_diffusion(
+        tmp_path / "sd", diffusers.PNDMScheduler(**tiny.LADDER), kind=kind, controlnet=tiny.controlnet()
+    )
+    opened: Any = score_sde.load(tmp_path / "sd")
+    control = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    options: dict[str, Any] = {"solver": "ddim", "num_steps": 2, "guidance": 4.0, "negative_prompt": "bad"}
+    found = opened.sample(prompt=PROMPTS, control=control, latents=True, **options)
+    beside = {"control": torch.from_numpy(control.transpose(2, 0, 1)[None] / np.float32(255)).expand(2, -1, -1, -1)}
+    model, away = (
+        Given(opened.model, Condition({**told(opened, texts).values, **beside})) for texts in (PROMPTS, ["bad", "bad"])
+    )
+    with torch.no_grad():
+        x_T = opened.model.sde.prior_sample((2, 4, 8, 8), seeds=[0, 1])
+        expected = get_solver("ddim", num_steps=2)(Guided(model, away, 4.0), x_T).x
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    flat = {"method": "rk4", "num_steps": 1, "divergence": "hutchinson", "seed": 0}
+    density = opened.log_prob(found[:1], prompt=PROMPTS[0], control=control, **flat)
+    expected = log_likelihood(
+        Given(opened.model, Condition({**told(opened, PROMPTS[:1]).values, "control": beside["control"][:1]})),
+        torch.from_numpy(found[:1]),
+        seeds=[0],
+        method="rk4",
+        num_steps=1,
+        divergence="hutchinson",
+    ).log_prob
+    np.testing.assert_allclose(density, expected, rtol=1e-5)
+    for given, said in [
+        ({}, "this pipeline is always told control: give control="),
+        ({"control": control[:8], "size": 16}, "control is 8 x 16, and the pictures are to be 16 x 16"),
+        ({"control": np.stack([control] * 3)}, "3 of control for 2 samples: give one, or one for each"),
+        ({"control": control, "mask": control[..., 0]}, "this pipeline is not told mask: leave mask= out"),
+    ]:
+        with pytest.raises(UserError) as error:
+            opened.sample(prompt=PROMPTS, **given)
+        assert said in str(error.value)
+    line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'sd'}", f"--workdir={tmp_path / 'run'}")
+    assert "is always told of 'control' besides: give it from Python" in line
