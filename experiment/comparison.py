@@ -34,7 +34,7 @@ def compare_solvers(experiment: Experiment) -> Comparison:
         contenders["tuned"]["path"] = tuned_tables(experiment, settings.budgets, with_prompts=with_prompts)
     dataset = experiment.dataset
     return compare(
-        _asked(experiment),
+        asked_in_turn(experiment),
         experiment.dataset.model_shape,
         list(contenders.items()),
         settings.budgets,
@@ -49,7 +49,7 @@ def compare_solvers(experiment: Experiment) -> Comparison:
     )
 
 
-def _asked(experiment: Experiment) -> Model:
+def asked_in_turn(experiment: Experiment) -> Model:
     """Return the model of samples as the prompts of the section `sampling` ask for them, in turn, guided to them."""
     config, dataset = experiment.config, experiment.dataset
     count = number_of_prompts(config)

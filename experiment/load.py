@@ -203,6 +203,11 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if found is not None and found.pipeline is not None:
         if mode == "likelihood" and config.data.path is None:
             raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
+        if mode == "edit" and not names_test_examples(config.edit.input):
+            raise UserError(
+                f"pictures are edited by a pipeline from Python: score_sde.load({str(found.path)!r}).edit(pictures, "
+                "prompt=…, strength=…)"
+            )
         return dataset_of(found.pipeline, config)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)

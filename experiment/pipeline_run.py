@@ -89,7 +89,10 @@ class PipelineRun(Run):
         """
         here, asked, count = self._ready(prompt, condition, num_samples, size, options)
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
-        x = sampling.sample(here._sampling(count, seed, solver, wanted), asked).samples.x
+        experiment = here._sampling(count, seed, solver, wanted)
+        asked = sampling.condition_of_samples(experiment, asked)
+        # Not as `sample_of`, which reads all weights, gigabytes, to tell what samples were drawn with.
+        x = sampling.drawn_from(here._plain(experiment), sampling.model_asked(experiment, asked), asked)
         return x.numpy() if latents else self.decode(x)
 
     def edit(
@@ -132,7 +135,7 @@ class PipelineRun(Run):
         here, asked, _ = self._ready(prompt, condition, len(start), self._size_of(start), options)
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
         experiment = here._sampling(len(start), seed, solver, wanted)
-        model, way = sampling.model_asked(experiment, asked), solver_for(experiment)
+        model, way = sampling.model_asked(experiment, asked), solver_for(here._plain(experiment))
         first, size, parts = experiment.config.seed, experiment.config.sampling.batch_size, []
         for rows in (slice(k, min(k + size, len(start))) for k in range(0, len(start), size)):
             seeds = range(first + rows.start, first + rows.stop)
@@ -195,8 +198,13 @@ class PipelineRun(Run):
         beside = told_beside(self.pipeline, given, number, (height, width))
         if beside is None:
             return here, asked, count
-        model = GivenBeside(here.model, beside.to(distributed.device()))
-        return PipelineRun(replace(here._experiment, model=model), self.pipeline), asked, count
+        told = PipelineRun(here._experiment, self.pipeline)
+        told.model = GivenBeside(here.model, beside.to(distributed.device()))
+        return told, asked, count
+
+    def _plain(self, experiment: Experiment) -> Experiment:
+        """Return the experiment of the model by itself, told nothing besides."""
+        return replace(experiment, model=self._experiment.model)
 
     def _size_of(self, latents: Tensor) -> tuple[int, int]:
         """Return height and width of the pictures of latents."""

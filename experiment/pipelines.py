@@ -40,7 +40,7 @@ def values_of(pipeline: LatentPipeline) -> dict[str, Any]:
     return {
         "data.dataset": build.LATENTS,
         "data.image_size": height * pipeline.autoencoder.factor,
-        "data.image_width": width * pipeline.autoencoder.factor,
+        **({} if width == height else {"data.image_width": width * pipeline.autoencoder.factor}),
         "data.num_channels": pipeline.autoencoder.picture_channels,
         "sde.name": PIPELINE,
         "model.class_conditional": pipeline.num_classes > 0,

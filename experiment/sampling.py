@@ -96,9 +96,10 @@ def sample_of(
     return Drawn(samples, seeds, condition, settings)
 
 
-def drawn_from(experiment: Experiment, model: Model) -> Tensor:
-    """Draw samples `(N, *shape)` of another model of an experiment's data, in model units, as the section has it."""
-    config, solver = experiment.config, _solver(experiment, None)
+def drawn_from(experiment: Experiment, model: Model, condition: Condition | None = None) -> Tensor:
+    """Draw samples `(N, *shape)` of another model of an experiment's data, in model units, as the section has it; the
+    model is bound to the condition, if there is one."""
+    config, solver = experiment.config, _solver(experiment, condition)
     shape = experiment.dataset.model_shape
     return draw_samples(model, solver, shape, seeds_of(config), config.sampling.batch_size).x
 

@@ -135,6 +135,11 @@ def local_folder(source: str | Path) -> Path:
             return Path(huggingface_hub.snapshot_download(str(source), local_files_only=True))
         about = huggingface_hub.HfApi().model_info(str(source))
         names = [file.rfilename for file in about.siblings or []]
+        if any(name.startswith(("text_encoder/", "vqvae/")) for name in names):
+            raise UserError(
+                f"{source} is a pipeline of latents of many parts, which is read from a folder alone: download it, hf "
+                f"download {source} --local-dir FOLDER"
+            )
         part = "transformer" if "transformer/config.json" in names else "unet"
         wanted = ["model_index.json", "scheduler/*.json", f"{part}/config.json"]
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]

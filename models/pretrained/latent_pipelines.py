@@ -119,7 +119,10 @@ def is_latent_pipeline(folder: Path) -> bool:
         parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(parts, dict) and parts.get("_class_name") in _READERS
+    if not isinstance(parts, dict) or parts.get("_class_name") not in _READERS:
+        return False
+    # A DiT without its autoencoder is a model of latents all the same, which `models.pretrained.diffusers` reads.
+    return parts["_class_name"] != "DiTPipeline" or (folder / "vae").is_dir()
 
 
 def load_latent_pipeline(folder: Path) -> LatentPipeline:
@@ -213,7 +216,8 @@ def _dit(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPi
     known = {"vae": ("diffusers", (KL,)), "transformer": ("diffusers", CLASSES)}
     _check_parts(folder, parts, known)
     scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
-    autoencoder = _autoencoder(folder, "vae", diffusers, KL)
+    # Published ones are of the time before .safetensors; what is not data is refused all the same.
+    autoencoder = _autoencoder(folder, "vae", diffusers, KL, safetensors_only=False)
     network = read_transformer(folder / "transformer")
     count = network.conditions["class"]
     assert isinstance(count, int)
@@ -242,8 +246,10 @@ def _check_parts(folder: Path, parts: Mapping[str, Any], known: Known, passed_ov
             raise UserError(f"{folder} is a {kind} with a part {name}, which is not known here")
 
 
-def _autoencoder(folder: Path, name: str, diffusers: ModuleType, kind: str) -> PictureAutoencoder:
-    network = read_network(folder, folder / name, diffusers, kind, safetensors_only=True)
+def _autoencoder(
+    folder: Path, name: str, diffusers: ModuleType, kind: str, safetensors_only: bool = True
+) -> PictureAutoencoder:
+    network = read_network(folder, folder / name, diffusers, kind, safetensors_only)
     return PictureAutoencoder(network.eval().requires_grad_(False))
 
 

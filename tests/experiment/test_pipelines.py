@@ -16,10 +16,11 @@ import score_sde
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.control import Guided, noised
+from score_sde.experiment.comparison import asked_in_turn
 from score_sde.experiment.pipeline_run import PipelineRun
 from score_sde.models import Given
 from score_sde.models.given import InTurn
-from score_sde.solvers import get_solver
+from score_sde.solvers import get_solver, log_likelihood
 from tests.experiment.test_checkpoints import complaint, run
 
 pytest.importorskip("transformers")
@@ -84,12 +85,14 @@ def test_the_command_line_draws_the_same(folder: Path, loaded: PipelineRun, tmp_
     np.testing.assert_array_equal(latents, loaded.sample(prompt=PROMPTS, latents=True, **options))
     np.testing.assert_array_equal(drawn.transpose(0, 3, 1, 2), loaded.sample(prompt=PROMPTS, **options))
     for wrong, said in {
-        "--config.data.image_size=15": "pictures of 15 x 16 have no latents: both must be multiples of 2",
+        "--config.data.image_size=15": "pictures of 15 x 15 have no latents: both must be multiples of 2",
         "--config.sampling.guidance=nan": "must lie between",
         "--config.sampling.labels=1": "has no classes",
     }.items():
         assert said in complaint(capsys, "--mode=sample", *common, *asked, wrong)
     assert "give a file of them" in complaint(capsys, "--mode=likelihood", *common)
+    edit = ["--config.edit.task=sdedit", "--config.edit.input=picture.png"]
+    assert "are edited by a pipeline from Python" in complaint(capsys, "--mode=edit", *common, *edit)
 
 
 def test_half_precision_is_near(folder: Path, loaded: PipelineRun) -> None:
@@ -117,6 +120,25 @@ def test_edits_begin_at_noised_latents(loaded: PipelineRun) -> None:
     np.testing.assert_array_equal(loaded.edit(pictures, prompt="red", **options), loaded.decode(expected.numpy()))
     last_channels = pictures[0].transpose(1, 2, 0)
     np.testing.assert_array_equal(loaded.encode(last_channels), loaded.encode(pictures[:1])[0])
+
+
+def test_densities_are_those_of_latents_given_the_prompt(loaded: PipelineRun) -> None:
+    z = 0.5 * tiny.latents().float()
+    options: dict[str, Any] = {"method": "rk4", "num_steps": 2, "divergence": "hutchinson"}
+    expected = log_likelihood(Given(loaded.model, told(loaded, PROMPTS)), z, seeds=[3, 4], **options).log_prob
+    found = loaded.log_prob(z, prompt=PROMPTS, seed=3, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert loaded.log_prob(z[0], prompt=PROMPTS[0], seed=3, **options) == pytest.approx(found[0], rel=1e-5)
+
+
+def test_solvers_are_compared_on_prompts_in_turn(loaded: PipelineRun, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
+    values = {"prompt": str(tmp_path / "prompts.txt"), "negative_prompt": "bad", "guidance": 4.0}
+    compared = asked_in_turn(loaded._sampling(None, None, None, values))
+    x, t = tiny.latents(3).float(), torch.tensor(0.6)
+    asked = loaded.asked(3, prompt=[*PROMPTS, PROMPTS[0]], negative_prompt="bad", guidance=4)
+    with torch.no_grad():
+        torch.testing.assert_close(compared.denoise(x, t), asked.denoise(x, t), rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_that_is_asked_in_turn(loaded: PipelineRun) -> None:
@@ -307,3 +329,45 @@ def test_other_changes_are_refused(content: dict[str, Any], said: str, folder: P
         score_sde.load(folder, settings={"model.lora": str(path)})
     assert "\n" not in str(error.value)
     assert said in str(error.value)
+
+
+def test_what_a_pipeline_is_always_told_besides(tmp_path: Path, capsys: Any) -> None:
+    """A picture that controls is told under the prompt and under what samples are led away from."""
+    kind = diffusers.StableDiffusionControlNetPipeline
+    tiny.stable_diffusion(
+        tmp_path / "sd", diffusers.PNDMScheduler(**tiny.LADDER), kind=kind, controlnet=tiny.controlnet()
+    )
+    opened: Any = score_sde.load(tmp_path / "sd")
+    control = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    options: dict[str, Any] = {"solver": "ddim", "num_steps": 2, "guidance": 4.0, "negative_prompt": "bad"}
+    found = opened.sample(prompt=PROMPTS, control=control, latents=True, **options)
+    beside = {"control": torch.from_numpy(control.transpose(2, 0, 1)[None] / np.float32(255)).expand(2, -1, -1, -1)}
+    model, away = (
+        Given(opened.model, Condition({**told(opened, texts).values, **beside})) for texts in (PROMPTS, ["bad", "bad"])
+    )
+    with torch.no_grad():
+        x_T = opened.model.sde.prior_sample((2, 4, 8, 8), seeds=[0, 1])
+        expected = get_solver("ddim", num_steps=2)(Guided(model, away, 4.0), x_T).x
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    flat = {"method": "rk4", "num_steps": 1, "divergence": "hutchinson", "seed": 0}
+    density = opened.log_prob(found[:1], prompt=PROMPTS[0], control=control, **flat)
+    expected = log_likelihood(
+        Given(opened.model, Condition({**told(opened, PROMPTS[:1]).values, "control": beside["control"][:1]})),
+        torch.from_numpy(found[:1]),
+        seeds=[0],
+        method="rk4",
+        num_steps=1,
+        divergence="hutchinson",
+    ).log_prob
+    np.testing.assert_allclose(density, expected, rtol=1e-5)
+    for given, said in [
+        ({}, "this pipeline is always told control: give control="),
+        ({"control": control[:8], "size": 16}, "control is 8 x 16, and the pictures are to be 16 x 16"),
+        ({"control": np.stack([control] * 3)}, "3 of control for 2 samples: give one, or one for each"),
+        ({"control": control, "mask": control[..., 0]}, "this pipeline is not told mask: leave mask= out"),
+    ]:
+        with pytest.raises(UserError) as error:
+            opened.sample(prompt=PROMPTS, **given)
+        assert said in str(error.value)
+    line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'sd'}", f"--workdir={tmp_path / 'run'}")
+    assert "is always told of 'control' besides: give it from Python" in line
