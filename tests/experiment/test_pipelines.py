@@ -360,12 +360,13 @@ def test_what_a_pipeline_is_always_told_besides(tmp_path: Path, capsys: Any) -> 
         divergence="hutchinson",
     ).log_prob
     np.testing.assert_allclose(density, expected, rtol=1e-5)
-    for given, said in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "this pipeline is always told control: give control="),
         ({"control": control[:8], "size": 16}, "control is 8 x 16, and the pictures are to be 16 x 16"),
         ({"control": np.stack([control] * 3)}, "3 of control for 2 samples: give one, or one for each"),
         ({"control": control, "mask": control[..., 0]}, "this pipeline is not told mask: leave mask= out"),
-    ]:
+    ]
+    for given, said in wrong:
         with pytest.raises(UserError) as error:
             opened.sample(prompt=PROMPTS, **given)
         assert said in str(error.value)
