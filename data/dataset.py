@@ -362,14 +362,15 @@ def _units_described(description: Mapping[str, Any] | None) -> Standardised | La
     return units_described(description)
 
 
-def _autoencoder_of(description: Mapping[str, Any]) -> str | None:
-    """Return the digest of the autoencoder whose latents are described; None if there is none."""
-    return (description.get("units") or {}).get("digest")
+def _autoencoder_of(description: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Return the digest of the autoencoder whose latents are described, their mean and deviation; None for none."""
+    units = description.get("units") or {}
+    return (units["digest"], str(units.get("mean")), str(units.get("std"))) if "digest" in units else None
 
 
 def _how_seen(description: Mapping[str, Any]) -> str:
-    digest = _autoencoder_of(description)
-    return "as it is" if digest is None else f"in latents of the autoencoder {digest}"
+    seen = _autoencoder_of(description)
+    return "as it is" if seen is None else f"in latents of the autoencoder {seen[0]}, of mean {seen[1]}"
 
 
 def _condition_units(description: Mapping[str, Any]) -> dict[str, ConditionUnits | Words | Embedded]:

@@ -96,7 +96,7 @@ def with_noise(condition: Condition, dataset: Dataset, std: Tensor, source: Batc
     assert isinstance(units, ConditionUnits)
     drawn = source.normal(picture.new_empty(len(picture), *units.shape))
     s = std.to(picture).reshape(-1, *(1,) * (picture.ndim - 1))
-    noisy = (1 - s**2).sqrt() * picture + s * units.brought_to(dataset.shape, drawn)
+    noisy = (1 - s**2).sqrt() * picture + s * units.brought_to(dataset.model_shape, drawn)
     told = dataset.told({NOISE: std[:, None]})[NOISE]
     return Condition({**condition.values, LOW_RESOLUTION: noisy, NOISE: told}, condition.hidden_rows)
 

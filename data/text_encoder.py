@@ -164,6 +164,8 @@ class FrozenEncoder:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                # How attention is computed is not for a file to say, which could name code of others.
+                attn_implementation="sdpa",
                 output_loading_info=True,
             )
         except Exception as error:  # damaged weights fail in many ways

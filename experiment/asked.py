@@ -30,3 +30,18 @@ def asked_of(config: ConfigDict, dataset: Dataset, count: int) -> Condition | No
     with naming("sampling.condition"):
         path = at_home(config.sampling.condition)
         return joined(condition_of_file(config, dataset, path, count), asked)
+
+
+def beside_given(config: ConfigDict, dataset: Dataset, given: Condition) -> Condition:
+    """Return a condition that was given, with what the section `sampling` asks for besides, on the CPU.
+
+    Raises:
+        UserError: something is asked for twice, or the model knows no such condition.
+    """
+    given, more = given.to("cpu"), asked_of(config, dataset, len(given))
+    twice = [] if more is None else sorted(set(more.values) & set(given.values))
+    if twice:
+        raise UserError(f"{', '.join(twice)} is asked for twice: by the condition, and by labels, condition or prompt")
+    together = joined(given, more)
+    assert together is not None
+    return together

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from score_sde.common.condition import Condition
+from score_sde.common.condition import Condition, joined
 from score_sde.common.errors import UserError
 from score_sde.data.low_resolution import LOW_RESOLUTION, smaller, to_levels
 from score_sde.experiment import sampling
 from score_sde.experiment.arrays import as_examples
+from score_sde.experiment.asked import beside_given
 from score_sde.experiment.cascade import draw
-from score_sde.experiment.condition_values import by_name
+from score_sde.experiment.condition_values import by_name, condition_of
 from score_sde.experiment.run import Examples, Run
 from score_sde.solvers.base import Solver
 
@@ -107,7 +108,10 @@ class Cascade(Run):
             shared = {key: value for key, value in options.items() if key not in self.stages}
             experiment = run._sampling(count, seed, solver, {**shared, **options.get(name, {})})
             experiments.append(experiment)
-            asked.append(sampling.condition_of_samples(experiment) if told is None else told)
+            if told is None:
+                asked.append(sampling.condition_of_samples(experiment))
+            else:
+                asked.append(beside_given(experiment.config, experiment.dataset, told))
         drawn = draw(experiments, asked, sampling.seeds_of(experiments[-1].config), first, small)
         return self._experiment.dataset.units.decode(drawn[-1].samples.x).numpy()
 
@@ -122,7 +126,12 @@ class Cascade(Run):
             if before is None:
                 return total + run._measured(examples, told, seed, options)
             small = to_levels(smaller(examples, before._experiment.dataset.shape))
-            given_small = {LOW_RESOLUTION: small, **({} if told is None else told)}
+            given_small: Any = {LOW_RESOLUTION: small}
+            if isinstance(told, Condition):
+                made, _ = condition_of(run.config, run._experiment.dataset, given_small, len(small))
+                given_small = joined(made, told.to("cpu"))
+            elif told is not None:
+                given_small |= told
             total = total + run._measured(examples, given_small, seed, options)
             examples = small
         return total

@@ -29,7 +29,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.common.weight_files import load_fitting_weights, load_weights, tensor_names
 from score_sde.data import Dataset
-from score_sde.experiment import autoencoders, build, latents, own, pipelines
+from score_sde.experiment import autoencoders, build, configuration, latents, own, pipelines
 from score_sde.experiment.networks import PIPELINE
 from score_sde.experiment.parts import untold
 from score_sde.experiment.wider import with_room_for_pictures
@@ -124,10 +124,26 @@ def start_from(place: str, model: nn.Module, config: ConfigDict, dataset: Datase
         # A flow map begins with the weights of a score model, as of another flow map.
         part = model.model if isinstance(model, FlowMap) else model
         weights, added = with_room_for_pictures(part, weights)
+        if added and found.config is not None:
+            _check_order(part, found.make_model(configuration.from_dict(found.config, place), theirs), place)
         begun_anew = load_fitting_weights(part, weights, str(found.path), lambda name: ".vectors." in name)
     told = [f"training begins with the weights of {found.path}"]
     told += [f"{added} channels that the network is told beside begin unheard"] if added else []
     return told + ([f"vectors of conditions begin anew: {', '.join(begun_anew)}"] if begun_anew else [])
+
+
+def _check_order(here: nn.Module, before: nn.Module, place: str) -> None:
+    """See that the pictures that a network was told come first, in their order, among those that it will be told.
+
+    Raises:
+        UserError: they do not.
+    """
+    told, known = (list(getattr(getattr(model, "network", None), "pictures", ())) for model in (here, before))
+    if told[: len(known)] != known:
+        raise UserError(
+            f"{place} is told {', '.join(known)}, and this network {', '.join(told)}, in this order: new pictures must "
+            "come after those"
+        )
 
 
 def companions(folder: Path, found: Found | None) -> Path:

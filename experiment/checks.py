@@ -113,6 +113,9 @@ def _check_autoencoder(config: ConfigDict) -> None:
         "model.flow_map": False,
         "data.missing": False,
         "data.distortion": 0.0,
+        "data.masks": "",
+        "data.low_resolution": None,
+        "data.edges": None,
         "data.autoencoder": None,
         "training.compile": False,
     }

@@ -53,6 +53,9 @@ def asked_in_turn(experiment: Experiment) -> Model:
     """Return the model of samples as the prompts of the section `sampling` ask for them, in turn, guided to them."""
     config, dataset = experiment.config, experiment.dataset
     count = number_of_prompts(config)
+    for key in ("labels", "condition", "prior"):
+        if config.sampling[key]:
+            raise UserError(f"--mode compare draws samples of prompts, or of anything: leave out sampling.{key}")
     if not count:
         return experiment.model
     asked, away = prompted(config, dataset, count), led_away_from(config, dataset, count)
@@ -90,6 +93,7 @@ def write(experiment: Experiment, comparison: Comparison) -> list[Path]:
     shared = {f"sampling.{name}": value for name, value in shared_options(experiment.config.sampling).items()}
     dataset, sampling = experiment.dataset, experiment.config.sampling
     if sampling.prompt is not None:
-        shared |= {f"sampling.{name}": sampling[name] for name in ("prompt", "negative_prompt", "guidance")}
+        told = ("prompt", "negative_prompt", *(name for name in sampling if name.startswith("guidance")))
+        shared |= {f"sampling.{name}": sampling[name] for name in told}
     made_with = settings_for(experiment, ["compare"], test_examples=digest(dataset.test), **shared)
     return write_report(comparison, experiment.folder / "compare", dataset.name, made_with)

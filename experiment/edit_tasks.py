@@ -20,6 +20,7 @@ from score_sde.data.sources.picture import read_picture
 from score_sde.data.sources.picture_format import PictureFormat
 from score_sde.data.sources.report import Report
 from score_sde.evaluation.samples.edits import Edit
+from score_sde.experiment.build import LATENTS
 from score_sde.experiment.edit_answers import answers_of, distance, in_units
 from score_sde.experiment.edit_inputs import note_reading, picture_format, read_inputs
 from score_sde.experiment.edit_latents import interpolate, latents_and_back, sdedit, vary
@@ -170,7 +171,7 @@ def _check_pixels(editor: Editor) -> None:
     Raises:
         UserError: it sees latents of an autoencoder, of which nothing is known then.
     """
-    if isinstance(editor.dataset.units, Latents):
+    if isinstance(editor.dataset.units, Latents) or editor.config.data.dataset == LATENTS:
         raise UserError(
             f"edit.task={editor.config.edit.task} is of pixels, and the model is of latents: take a model of pixels, "
             "or edit.task inpaint, sdedit, vary, interpolate or encode"

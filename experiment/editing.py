@@ -26,7 +26,7 @@ from score_sde.experiment.edit_tasks import TASKS
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.inpainting import TRAINED, method_of, model_of_part
-from score_sde.experiment.low_resolution import without_the_rest
+from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
@@ -116,6 +116,8 @@ def make_editor(experiment: Experiment) -> Editor:
     asked = asked_of(config, dataset, count)
     if config.edit.task == UPSCALE:
         asked = joined(asked, told_small(config, dataset))
+    else:
+        asked = with_noise_of_samples(config, dataset, asked, range(config.seed, config.seed + count))
     check_heard(config, dataset, asked, controls_of(model))
     labels = None if asked is None else asked.values.get("class")
     if config.edit.task == "interpolate" and asked is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.condition import Condition
+from score_sde.common.condition import Condition, joined
 from score_sde.common.errors import UserError
 from score_sde.common.part import Part
 from score_sde.control import EachMasked, Observation, PiGDM
@@ -20,11 +20,12 @@ from score_sde.data import Dataset
 from score_sde.data.latent_units import Latents
 from score_sde.experiment import conditions, sampling
 from score_sde.experiment.arrays import as_examples
-from score_sde.experiment.asked import asked_of
+from score_sde.experiment.asked import asked_of, beside_given
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.inpainting import model_of_part
+from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
 from score_sde.experiment.parts import is_told_of_parts
 from score_sde.experiment.prompts import led_away_from
 from score_sde.models import GaussianMixture
@@ -84,7 +85,9 @@ def fill(experiment: Experiment, examples: Tensor, known: Tensor, condition: Con
     count = config.sampling.num_samples
     rows = torch.arange(count) % len(examples)
     many, keep = examples[rows], known[rows]
-    asked = asked_of(config, dataset, count) if condition is None else condition[rows]
+    given = None if condition is None else condition.to("cpu")[rows]
+    asked = asked_of(config, dataset, count) if given is None else beside_given(config, dataset, given)
+    asked = with_noise_of_samples(config, dataset, asked, sampling.seeds_of(config))
     check_heard(config, dataset, asked, controls_of(experiment.model))
     part = Part(torch.where(keep, dataset.units.encode(many), 0), keep, ~keep)
     drawn = sampling.sample_of(experiment, _model_of(experiment, part, asked)).samples.x
@@ -100,7 +103,7 @@ def draws_itself(experiment: Experiment) -> bool:
 def _model_of(experiment: Experiment, part: Part, asked: Condition | None) -> Model:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     guides = conditions.find_guides(config, dataset, model.sde)
-    away = led_away_from(config, dataset, len(part))
+    away = joined(led_away_from(config, dataset, len(part)), without_the_rest(config, asked))
     if draws_itself(experiment):
         return model_of_part(config, model, part, asked, guides, away)
     guided, part = conditions.make_guidance(config, model, asked, guides, away), part.to(distributed.device())

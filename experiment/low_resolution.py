@@ -43,7 +43,11 @@ def with_noise_of_samples(
     Raises:
         UserError: the model was not trained on so much noise, or is told of noise that is there already.
     """
-    std = config.sampling.low_resolution_noise
+    std, most = config.sampling.low_resolution_noise, config.data.low_resolution_noise
+    if condition is not None and NOISE in condition.values:
+        largest = dataset.told({NOISE: clean(1) + most})[NOISE].to(condition.values[NOISE])
+        if bool((condition.values[NOISE] > largest + 1e-4).any()):
+            raise UserError(f"{NOISE} is more than the {most:g} that this model was trained with: take that or less")
     if not std:
         return condition
     if std > config.data.low_resolution_noise:

@@ -132,6 +132,9 @@ class PipelineRun(Run):
         start = given if given.is_floating_point() else torch.as_tensor(self.encode(x))
         alone = start.ndim == 3
         start = (start[None] if alone else start).float()
+        if start.ndim != 4 or start.shape[1] != self.pipeline.shape[0]:
+            own = f"(N, {self.pipeline.shape[0]}, h, w)"
+            raise UserError(f"pictures are uint8, and floats latents {own}, not {tuple(start.shape)}")
         here, asked, _ = self._ready(prompt, condition, len(start), self._size_of(start), options)
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
         experiment = here._sampling(len(start), seed, solver, wanted)
@@ -185,6 +188,10 @@ class PipelineRun(Run):
         here, told, _ = self._ready(prompt, condition, count, self._size_of(latents), options)
         return super(PipelineRun, here).log_prob(latents, condition=told, seed=seed, **options)
 
+    def animate(self, path: Any, *args: Any, **options: Any) -> Any:
+        """Refuse: the states that samples go through are latents, which are not shown."""
+        raise UserError("a pipeline's states are latents, which are not shown on their way: see sample and decode")
+
     def _ready(
         self, prompt: Any, condition: Any, count: int | None, size: Size | None, options: dict[str, Any]
     ) -> tuple[PipelineRun, Condition | None, int | None]:
@@ -215,6 +222,8 @@ class PipelineRun(Run):
         """Return what so many samples are asked to be, and their number."""
         if prompt is None:
             return self._asked(condition, count)
+        if not isinstance(prompt, str | list | tuple):
+            raise UserError(f"a prompt is a text, or a list of them, not {prompt!r}")
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(texts) if count is None else count
         if not texts or len(texts) not in (1, count):
@@ -227,7 +236,11 @@ class PipelineRun(Run):
         """Return this run for pictures of another size."""
         if size is None:
             return self
-        height, width = (size, size) if isinstance(size, int) else size
+        pair = (size, size) if isinstance(size, int) else size
+        whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(k, int) and k > 0 for k in pair)
+        if not whole:
+            raise UserError(f"size is a number of pixels, or (height, width), not {size!r}")
+        height, width = pair
         config = copy.deepcopy(self.config)
         config.data.image_size, config.data.image_width = height, width
         dataset = pipelines.dataset_of(self.pipeline, config)

@@ -59,6 +59,8 @@ def led_away_from(config: ConfigDict, dataset: Dataset, count: int) -> Condition
     if negative is None:
         return None
     with naming("sampling.negative_prompt"):
+        if config.sampling.guidance == 1:
+            raise UserError("guidance leads away from it, and sampling.guidance=1 is none: take more, such as 2")
         return _told(config, dataset, [negative] * count)
 
 

@@ -48,7 +48,7 @@ def bounds_of_each(experiment: Experiment, examples: Tensor, told: Condition) ->
         for start in range(0, len(told), settings.batch_size):
             some = told[slice(start, start + settings.batch_size)]
             same = Dequantised(draw.x.to(device).expand(len(some), *draw.x.shape[1:]), draw.log_q.expand(len(some)))
-            many = example.to(device).expand(same.x.shape)
+            many = example.to(device).expand(len(some), *example.shape[1:])
             terms = bound(Given(experiment.model, some), many, same, [seed] * len(some))
             found[row, start : start + len(some)] = terms.log_prob
     return found

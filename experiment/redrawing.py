@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.condition import Condition
+from score_sde.common.condition import Condition, joined
 from score_sde.common.progress import Progress
 from score_sde.control import noised
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment import conditions
-from score_sde.experiment.asked import asked_of
+from score_sde.experiment.asked import asked_of, beside_given
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
+from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.tuning import solver_for
 from score_sde.models import rows_of
@@ -35,9 +36,12 @@ def redraw(experiment: Experiment, x: Tensor, strength: float, condition: Condit
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     count, size = config.sampling.num_samples, config.sampling.batch_size
     rows = torch.arange(count) % len(x)
-    asked = asked_of(config, dataset, count) if condition is None else condition[rows]
+    given = None if condition is None else condition.to("cpu")[rows]
+    asked = asked_of(config, dataset, count) if given is None else beside_given(config, dataset, given)
+    asked = with_noise_of_samples(config, dataset, asked, range(config.seed, config.seed + count))
     check_heard(config, dataset, asked, controls_of(model))
     guides, away = conditions.find_guides(config, dataset, model.sde), led_away_from(config, dataset, count)
+    away = joined(away, without_the_rest(config, asked))
     guided = conditions.make_guidance(config, model, asked, guides, away)
     solver, drawn = solver_for(experiment), list[Tensor]()
     with Progress("samples", -(-count // size), "batch") as bar:

@@ -46,6 +46,7 @@ from score_sde.experiment import (
     sampling,
 )
 from score_sde.experiment.arrays import as_examples
+from score_sde.experiment.asked import beside_given
 from score_sde.experiment.composed_posterior import ComposedPosterior
 from score_sde.experiment.condition_values import check_heard, condition_of, observed
 from score_sde.experiment.editing import NUM_STEPS
@@ -130,6 +131,7 @@ class Run:
         """
         asked, count = self._asked(condition, num_samples)
         experiment = self._sampling(count, seed, solver, {"num_steps": num_steps, "guidance": guidance, **options})
+        asked = None if asked is None else beside_given(experiment.config, experiment.dataset, asked)
         x = sampling.sample(experiment, asked).samples.x
         return self._experiment.dataset.units.decode(x).numpy()
 
@@ -199,9 +201,9 @@ class Run:
         experiment = self._sampling(times * len(examples), seed, solver, {"num_steps": num_steps, **options})
         told = None if condition is None else self._condition(condition, len(examples))
         units = self._experiment.dataset.units
-        return self._shaped(
-            units.decode(redrawing.redraw(experiment, units.encode(examples), strength, told)), alone, num_samples
-        )
+        drawn = redrawing.redraw(experiment, units.encode(examples), strength, told)
+        answers = units.decode(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
+        return self._shaped(answers, alone, num_samples)
 
     def log_prob(
         self, x: Examples, *, condition: Any = None, given: Any = None, seed: int | None = None, **options: Any
@@ -340,6 +342,7 @@ class Run:
         """
         asked, _ = self._asked(condition, num_samples)
         experiment = self._sampling(num_samples, seed, solver, {"num_steps": num_steps, **options})
+        asked = None if asked is None else beside_given(experiment.config, experiment.dataset, asked)
         return moving.animate(experiment, asked, Path(path), seconds)
 
     @staticmethod
@@ -371,6 +374,8 @@ class Run:
         with naming(mode):
             configuration.from_dict(values, "run", config)
             checks.check(config, mode)
+        if config.sampling.controls != self.config.sampling.controls:
+            raise UserError("controls are joined as a run is loaded: load(…, settings={'sampling.controls': …})")
         return replace(self._experiment, config=config, model=controls.at_scales(self.model, config))
 
     def _asked(self, condition: Any, count: int | None) -> tuple[Condition | None, int | None]:
@@ -413,8 +418,12 @@ class Run:
         """Return `log p(x)`, in data units, of each example, `(N,)`, float64."""
         if given is not None:
             self._check_parts()
-            given = torch.as_tensor(np.asarray(given, dtype=bool))
-            given = given.expand(examples.shape) if given.shape != examples.shape else given
+            truths = torch.as_tensor(given if isinstance(given, Tensor) else np.asarray(given))
+            if truths.dtype != torch.bool:
+                raise UserError(f"given says which numbers are known: truths, not {truths.dtype}")
+            if truths.shape not in (examples.shape, examples.shape[1:]):
+                raise UserError(f"given has shape {tuple(truths.shape)}, for examples {tuple(examples.shape)}")
+            given = truths.expand(examples.shape)
         experiment = self._with("likelihood", seed, options)
         shown = shown_levels(experiment.config, experiment.dataset) if given is not None else None
         model = self._given(condition, len(examples))

@@ -213,6 +213,8 @@ def notes_on_data(experiment: Experiment) -> list[str]:
             continue
         shape = units.shape
         lines.append(f"the network is told of the condition {name}, {' x '.join(map(str, shape))} numbers an example")
+    if kinds_of_masks(config) and "all" not in kinds_of_masks(config):
+        lines.append("no mask hides all (data.masks=…,all), so that the model fills, and knows no whole examples")
     changes = [_CHANGES[name.strip()] for name in config.data.augment.split(",") if name.strip()]
     if config.data.distortion:
         changes.append(f"{config.data.distortion:.0%} of them distorted, which the network is told")

@@ -18,6 +18,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.interruption import keeping
 from score_sde.common.progress import Progress
 from score_sde.data.conditions import of_classes
+from score_sde.data.units import Bins, Points
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment import conditions
 from score_sde.experiment.checkpoints import companions
@@ -42,6 +43,8 @@ def solver_for(
     """Return the solver of the section `sampling` for a model, or for it given classes or prompts; tables for `tuned`,
     and GITS's times, are made first."""
     sampling, options = experiment.config.sampling, dict[str, Any]()
+    if sampling.threshold is not None and not isinstance(experiment.dataset.units, Bins | Points):
+        raise UserError("sampling.threshold is for levels: latents, and numbers without levels, have no limits")
     if sampling.solver == "tuned":
         sampling.num_steps = sampling.num_steps or _NUM_TUNED_STEPS
         options["path"] = tuned_tables(

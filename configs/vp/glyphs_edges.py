@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
     config = glyphs.get_config()
     config.data.edges = 0.15
     config.model.control = "edges"
-    config.training.update(start_from="runs/vp_glyphs", num_steps=1200, batch_size=32, learning_rate=2e-3)
+    config.training.update(start_from="runs/vp_glyphs", num_steps=1200, warmup_steps=120, batch_size=32)
+    config.training.update(learning_rate=2e-3)
     # A caption says almost all of a letter: where it is told, edges tell nothing that could be learnt.
     config.training.update(label_dropout=0.8, evaluate_every=400, sample_every=400, checkpoint_every=400)
     return config

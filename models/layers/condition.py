@@ -193,7 +193,9 @@ class VectorsOfVectors(nn.Module):
             return self.of_hidden.expand(count, -1)
         value = value.to(self.of_hidden)
         if hidden is None:
-            return self.second(F.silu(self.first(value)))
+            heard = self.second(F.silu(self.first(value)))
+            # Every weight has a gradient, as several processes need.
+            return heard + 0 * self.of_hidden.to(heard)
         # Hidden values may be anything, also not numbers at all.
         heard = self.second(F.silu(self.first(torch.where(hidden[:, None], 0, value))))
         return torch.where(hidden[:, None], self.of_hidden, heard)
@@ -226,7 +228,8 @@ class VectorsBeside(nn.Module):
             return of_hidden.expand(count, -1)
         value = value.to(of_hidden)
         if hidden is None:
-            return self.vectors[name](value)
+            heard = self.vectors[name](value)
+            return heard + 0 * of_hidden.to(heard)
         return torch.where(hidden[:, None], of_hidden, self.vectors[name](torch.where(hidden[:, None], 0, value)))
 
 
@@ -246,7 +249,9 @@ class TokensOrNone(nn.Module):
         if value is None:
             return self.of_hidden.expand(count, 1, -1)
         value = value.to(self.of_hidden)
-        return value if hidden is None else torch.where(hidden[:, None, None], self.of_hidden, value)
+        if hidden is None:
+            return value + 0 * self.of_hidden
+        return torch.where(hidden[:, None, None], self.of_hidden, value)
 
 
 def scaling(kinds: Mapping[str, Kind]) -> dict[str, int]:

@@ -9,6 +9,7 @@ diffusers and peft, or kohya's, of the denoiser (`unet.`) and of the encoder of 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def _changes(weights: dict[str, Tensor], about: dict[str, str], where: str) -> d
     except Exception as error:  # names of other programs are converted by many rules
         raise UserError(f"{where} holds no low-rank changes that are known here: {first_line(error)}") from error
     alphas = alphas or {}
-    settings = json.loads(about[_METADATA]) if _METADATA in about else {}
+    try:
+        settings = json.loads(about.get(_METADATA, "{}"))
+    except ValueError as error:
+        raise UserError(f"{where} has {_METADATA} that is no JSON") from error
     changes, used = {}, set()
     for name, down in converted.items():
         match = _PAIR.match(name)
@@ -78,11 +82,14 @@ def _changes(weights: dict[str, Tensor], about: dict[str, str], where: str) -> d
         if settings.get(f"{network}.alpha_pattern") or settings.get(f"{network}.use_dora"):
             raise UserError(f"{where} has changes of a kind that is not known here: alpha_pattern or use_dora")
         rank = len(down)
+        if up.ndim < 2 or up.shape[1] != rank:
+            raise UserError(f"{where}: {name} is of rank {rank}, and {up_name} of shape {tuple(up.shape)}")
         alpha = alphas.get(f"{network}.{place}.alpha", settings.get(f"{network}.lora_alpha", rank))
         product = up.double().flatten(1) @ down.double().flatten(1)
         if down.ndim > 2:
             product = product.unflatten(1, tuple(down.shape[1:]))
-        changes[network, place] = float(alpha) / rank * product
+        divisor = math.sqrt(rank) if settings.get(f"{network}.use_rslora") else rank
+        changes[network, place] = float(alpha) / divisor * product
         used |= {name, up_name}
     rest = [name for name in converted if name not in used]
     if rest or not changes:

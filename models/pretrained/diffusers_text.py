@@ -92,11 +92,13 @@ def read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
     names = [path.name for path in place.iterdir()]
     if not any(each.endswith((".safetensors", ".safetensors.index.json")) for each in safe_names(names, place)):
         raise UserError(f"{place} has no model.safetensors: there is {', '.join(sorted(names)) or 'nothing'}")
+    if "adapter_config.json" in names:
+        raise UserError(f"{place} has an adapter, adapter_config.json, which is not read: save the whole without it")
+    # How attention is computed is not for a file to say, which could name code of others.
+    safe: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "attn_implementation": "sdpa"}
     try:
         with quiet():
-            encoder, report = getattr(transformers, kind).from_pretrained(
-                str(place), local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
+            encoder, report = getattr(transformers, kind).from_pretrained(str(place), output_loading_info=True, **safe)
     except Exception as error:  # the library has many checks, and each raises its own
         raise UserError(f"{place} is not of a {kind}: {first_line(error)}") from error
     wrong = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score_sde import __main__ as program
 from score_sde.experiment.objectives import unused_keys
+from tests.modes.test_main import run
 
 SMALL = ["num_steps=2", "log_every=1", "sample_every=0", "evaluate_every=0", "learning_rate=1e-3"]
 BY_HAND = {"weighting": "sigma2", "times": "loss_aware", "t_min": "0.2"}
@@ -24,7 +24,7 @@ def test_what_an_objective_does_not_use_is_noted_and_changes_no_loss(name: str, 
         folder = tmp_path / str(len(given))
         flags = ["--mode=train", f"--config=configs/vp/{name}.py", f"--workdir={folder}", "--config.model.channels=8"]
         flags += ["--config.model.num_blocks=1", *(f"--config.training.{small}" for small in SMALL), *given]
-        assert program.main(program.parse(["main.py", *flags])) == 0
+        assert run(*flags) == 0
         told = capsys.readouterr().err
         assert [f"objective {objective!r} does not use training.{key}" in told for key in unused] == [
             bool(given)

@@ -221,7 +221,7 @@ def test_edits_that_mean_nothing_are_refused(gaussian, complaint, tmp_path, monk
     # Of the reading there is nothing to be said here.
     monkeypatch.setattr("score_sde.common.distributed.note", lambda line: None)
     one = "--config.edit.input=test:0"
-    tasks = "do: inpaint, superres, deblur, sdedit, interpolate, encode"
+    tasks = "do: inpaint, superres, deblur, sdedit, vary, interpolate, encode"
     colour = line(one, "--config.edit.task=colorize")
     assert colour.endswith(f"colorize means nothing for series, as series has; {tasks}")
     assert "a box is (start, length)" in line(one, "--config.edit.box=0.25,0.25,0.5,0.5")
