@@ -38,6 +38,8 @@ def beside_given(config: ConfigDict, dataset: Dataset, given: Condition) -> Cond
     Raises:
         UserError: something is asked for twice, or the model knows no such condition.
     """
+    if config.sampling.prior is not None:
+        raise UserError("sampling.prior draws what samples are asked to be: leave out it, or the condition")
     given, more = given.to("cpu"), asked_of(config, dataset, len(given))
     twice = [] if more is None else sorted(set(more.values) & set(given.values))
     if twice:

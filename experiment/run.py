@@ -421,9 +421,11 @@ class Run:
             truths = torch.as_tensor(given if isinstance(given, Tensor) else np.asarray(given))
             if truths.dtype != torch.bool:
                 raise UserError(f"given says which numbers are known: truths, not {truths.dtype}")
-            if truths.shape not in (examples.shape, examples.shape[1:]):
-                raise UserError(f"given has shape {tuple(truths.shape)}, for examples {tuple(examples.shape)}")
-            given = truths.expand(examples.shape)
+            try:
+                given = truths.expand(examples.shape)
+            except RuntimeError as error:
+                shapes = f"{tuple(truths.shape)}, for examples of {tuple(examples.shape)}"
+                raise UserError(f"given has shape {shapes}") from error
         experiment = self._with("likelihood", seed, options)
         shown = shown_levels(experiment.config, experiment.dataset) if given is not None else None
         model = self._given(condition, len(examples))

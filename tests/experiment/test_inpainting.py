@@ -163,8 +163,11 @@ def test_prompts_of_what_is_filled_and_redrawn(glyphs: Run) -> None:
         assert np.abs(same.astype(int) - plain.astype(int)).max() <= 1
         with pytest.raises(UserError, match="guidance needs a class to guide to"):
             draw(guidance=3.0)
-        # Without guidance nothing is led away from.
-        np.testing.assert_array_equal(draw(negative_prompt="mono", guidance=1.0), draw(guidance=1.0))
+        with pytest.raises(UserError, match="guidance=1 is none"):
+            draw(negative_prompt="mono", guidance=1.0)
+        # What is asked for twice is refused, and what is asked for besides is heard.
+        with pytest.raises(UserError, match="caption is asked for twice"):
+            draw(condition=PROMPT, prompt=PROMPT)
 
 
 def test_mode_edit_takes_prompts(glyphs: Run, capsys: pytest.CaptureFixture[str]) -> None:

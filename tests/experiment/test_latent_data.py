@@ -201,18 +201,19 @@ def test_what_does_not_fit_is_said(place, tmp_path, complaint) -> None:  # noqa:
     assert "no autoencoder" in complaint(
         "--mode=train", *MODEL, f"--config.data.autoencoder={latent}", "--workdir", tmp_path / "a"
     )
-    other = ["--config.data.dataset=glyphs", "--config.data.image_size=16", "--config.data.augment="]
+    cache = f"--config.data.folder={place / 'cache'}"
+    other = [cache, "--config.data.dataset=glyphs", "--config.data.image_size=16", "--config.data.augment="]
     fitting = f"--config.data.autoencoder={place / 'kl'}"
     assert "shape (1, 8, 8)" in complaint("--mode=train", *MODEL, *other, fitting, "--workdir", tmp_path / "a")
     assert "this is an autoencoder" in complaint("--mode=sample", "--workdir", place / "kl")
     assert "levels" in complaint(
-        "--mode=train", *MODEL, fitting, "--config.model.prediction=levels", "--workdir", tmp_path / "a"
+        "--mode=train", *MODEL, cache, fitting, "--config.model.prediction=levels", "--workdir", tmp_path / "a"
     )
     assert "is of pixels" in complaint(
         "--mode=edit", "--config.edit.task=superres", "--config.edit.input=test:0", "--workdir", latent
     )
     assert "whole examples" in complaint(
-        "--mode=train", *MODEL, fitting, "--config.data.masks=box", "--workdir", tmp_path / "a"
+        "--mode=train", *MODEL, cache, fitting, "--config.data.masks=box", "--workdir", tmp_path / "a"
     )
     loaded = score_sde.load(latent)
     x = loaded.dataset.test[:2]

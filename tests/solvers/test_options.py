@@ -102,7 +102,7 @@ class Silent:
 
 @pytest.mark.parametrize("name", STARTS)
 def test_a_process_that_is_none_is_refused_before_the_model_is_asked(name: str) -> None:
-    with pytest.raises(UserError, match="^Process has a log-SNR that rises from t = 0.001 to 0.03"):
+    with pytest.raises(UserError, match=r"^Process has a log-SNR that rises from t = 0\.001 to 0\.03"):
         STARTS[name](Silent(Process(lambda t: 1 - t / 2, lambda t: 1.1 - t)))
 
 
