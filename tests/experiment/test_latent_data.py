@@ -219,6 +219,9 @@ def test_what_does_not_fit_is_said(place, tmp_path, complaint) -> None:  # noqa:
     x = loaded.dataset.test[:2]
     with pytest.raises(UserError, match="this model is of latents"):
         loaded.fill(x, given=x > 3)
+    with pytest.raises(UserError, match=r"sampling\.threshold is for levels: latents"):
+        loaded.sample(1, threshold="static")
+    assert loaded.redraw(x, 0.5, 2, num_steps=2).shape == (2, *x.shape)
     certain = [*MODEL, vq, *steps(1), f"--config.data.folder={place / 'cache'}"]
     assert run("--mode=train", *certain, "--workdir", tmp_path / "certain") == 0
     assert "kl_autoencoder" in complaint("--mode=likelihood", "--workdir", tmp_path / "certain")

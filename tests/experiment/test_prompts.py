@@ -59,6 +59,11 @@ def test_guidance_leads_away_from_nothing_or_from_a_negative_prompt(run):
     assert not np.array_equal(*guided.values())
 
 
+def test_what_is_asked_for_twice_is_refused(run):
+    with pytest.raises(UserError, match="caption is asked for twice"):
+        run.sample(2, condition=PROMPT, prompt="mono")
+
+
 def test_prompts_of_a_file_are_taken_in_turn(run, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("bold sans\n\nserif, latin small letter e\n", encoding="utf-8")
