@@ -70,3 +70,9 @@ class Stopped(Exception):  # noqa: N818
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says first, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].rstrip(".:")

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from score_sde.common import distributed
-from score_sde.common.errors import UserError
+from score_sde.common.errors import UserError, first_line
 from score_sde.common.files import at_home
 
 # The class of transformers that has the encoder, by the kind that a folder's config.json tells.
@@ -149,7 +149,7 @@ class FrozenEncoder:
                 str(self._vocabulary), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # a tokenizer that is not there fails in many ways
-            raise UserError(f"{self.folder} has no tokenizer that can be read: {_first_line(error)}") from error
+            raise UserError(f"{self.folder} has no tokenizer that can be read: {first_line(error)}") from error
         if tokenizer.pad_token_id is None:
             raise UserError(f"the tokenizer of {self.folder} has no token to pad with: set its pad_token, and save it")
         return tokenizer
@@ -169,7 +169,7 @@ class FrozenEncoder:
                 output_loading_info=True,
             )
         except Exception as error:  # damaged weights fail in many ways
-            raise UserError(f"cannot read the text encoder in {self.folder}: {_first_line(error)}") from error
+            raise UserError(f"cannot read the text encoder in {self.folder}: {first_line(error)}") from error
         # What is missing would be drawn at random.
         wrong = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
         if wrong:
@@ -208,7 +208,3 @@ def _library() -> Any:
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     return transformers
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -85,7 +85,27 @@ class GivenBeside(StepsAsModel):
         return GivenBeside(rows_of(self.model, rows), self.condition[rows])
 
 
-class GivenToAll(StepsAsModel):
+class _ForAnyNumber(StepsAsModel):
+    """A model answers for however many examples, by one that is bound to as many."""
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `∇ log p_t(x | condition)`; shape of `x`."""
+        return self._of(x).score(x, t)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
+        return self._of(x).denoise(x, t)
+
+    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
+        """Return mean and variance of `x_0 | x_t = x` under the condition; each of the shape of `x`."""
+        return self._of(x).posterior(x, t)
+
+    def _of(self, x: Tensor) -> Any:
+        """Return the model that is bound to as many examples as there are states."""
+        raise NotImplementedError
+
+
+class GivenToAll(_ForAnyNumber):
     """`model` is given the same condition for every example, of however many.
 
     Args:
@@ -97,23 +117,11 @@ class GivenToAll(StepsAsModel):
         super().__init__(model)
         self.condition = condition
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return `∇ log p_t(x | condition)`; shape of `x`."""
-        return self._of(x).score(x, t)
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
-        return self._of(x).denoise(x, t)
-
-    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
-        """Return mean and variance of `x_0 | x_t = x` under the condition; each of the shape of `x`."""
-        return self._of(x).posterior(x, t)
-
     def _of(self, x: Tensor) -> Given:
         return Given(self.model, self.condition[torch.zeros(len(x), dtype=torch.long, device=x.device)])
 
 
-class InTurn(StepsAsModel):
+class InTurn(_ForAnyNumber):
     """`model` is bound to so many examples, and is asked for however many, whose conditions are theirs in turn.
 
     Args:
@@ -124,18 +132,6 @@ class InTurn(StepsAsModel):
     def __init__(self, model: Any, count: int) -> None:
         super().__init__(model)
         self.count = count
-
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return `∇ log p_t(x | condition)`; shape of `x`."""
-        return self._of(x).score(x, t)
-
-    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return `E[x_0 | x_t = x, condition]`; shape of `x`."""
-        return self._of(x).denoise(x, t)
-
-    def posterior(self, x: Tensor, t: Tensor) -> Posterior:
-        """Return mean and variance of `x_0 | x_t = x` under the condition; each of the shape of `x`."""
-        return self._of(x).posterior(x, t)
 
     def _of(self, x: Tensor) -> Any:
         return rows_of(self.model, torch.arange(len(x), device=x.device) % self.count)

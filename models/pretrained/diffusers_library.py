@@ -56,8 +56,3 @@ def quiet() -> Iterator[None]:
 def public(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without those that the library keeps for itself, by which it may leave others out."""
     return {key: value for key, value in settings.items() if not key.startswith("_")}
-
-
-def first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0].rstrip(".:")

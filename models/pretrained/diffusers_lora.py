@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from score_sde.common.errors import UserError
+from score_sde.common.errors import UserError, first_line
 from score_sde.common.weight_files import check_finite, read_safetensors
-from score_sde.models.pretrained.diffusers_library import first_line, library, quiet
+from score_sde.models.pretrained.diffusers_library import library, quiet
 
 UNET, TEXT = "unet", "text_encoder"
 _DOWN = r"\.(?:lora_A(?:\.default)?|lora\.down|lora_linear_layer\.down)\.weight$"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.common import distributed
-from score_sde.common.errors import UserError
+from score_sde.common.errors import UserError, first_line
 from score_sde.common.weight_files import load_weights
 from score_sde.models.layers.basic import transforms_active
 from score_sde.models.pretrained.diffusers_files import choose_weights, read_json, read_weights
-from score_sde.models.pretrained.diffusers_library import first_line, public
+from score_sde.models.pretrained.diffusers_library import public
 from score_sde.models.pretrained.diffusers_schedulers import VE, check_class
 
 VE_PIPELINE = "ScoreSdeVePipeline"

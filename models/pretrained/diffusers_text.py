@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from score_sde.common.errors import UserError
-from score_sde.models.pretrained.diffusers_library import first_line, quiet
+from score_sde.common.errors import UserError, first_line
+from score_sde.models.pretrained.diffusers_library import quiet
 from score_sde.models.pretrained.diffusers_parts import safe_names
 
 
