@@ -1,21 +1,24 @@
 """Latent against pixel diffusion of glyphs at 32 x 32, after equal seconds of training, the autoencoder's included.
 
-    python -m benchmarks.latents --seconds 600 --workdir runs/latents
+    python -m benchmarks.latents --seconds 400 --seeds 0 1 2 --workdir runs/latents
 
-trains three runs, `autoencoder` and `latent` (configs/autoencoders/), and `pixel` (configs/vp/glyphs.py at 32), of so
-many seconds each way, of the processor with one thread, or of a GPU; what is there already is not trained again. Then,
-of `--samples` samples with captions of the training part and guidance 2, and of 400 or fewer with those of held-out
-compositions:
+trains three runs a seed, `autoencoder` and `latent` (configs/autoencoders/), and `pixel` (configs/vp/glyphs.py at 32),
+of so many seconds each way, of the processor with one thread, or of a GPU; what is there already is not trained again.
+Then, of `--samples` samples with captions of the training part and guidance 2, and of 400 or fewer with those of
+held-out compositions, the mean over seeds, with the least and the largest:
 
     two-sample test    accuracy of a classifier that tells samples of training captions from the pictures of these
                        captions by random features (`evaluation.samples.features`); 0.5 where it cannot
     retrieval          the nearest of all renderings is that of the caption
     arithmetic         multiplications of a sample, in billions, decoding included
+
+and of the autoencoder, on held-out compositions, how far reconstructions are off, in levels (root mean square).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 import time
@@ -41,9 +44,7 @@ from score_sde.training import checkpoint
 
 # The part of the seconds that the autoencoder has.
 SHARE = 1 / 3
-GUIDANCE, NUM_STEPS = 2.0, 20
-# Steps that are timed first, on a processor and on a GPU.
-_TIMED = {"cpu": 12, "cuda": 200}
+GUIDANCE, NUM_STEPS = 2.0, 10
 _NUM_HELD_OUT = 400
 _AT_ONCE = {"sampling.batch_size": 200}
 
@@ -52,12 +53,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/latents"))
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--only", choices=("autoencoder", "latent", "pixel", "measure"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder, seconds = arguments.workdir, arguments.seconds
+    folder, count = arguments.workdir, arguments.samples
+    found = [of_seed(seed, arguments.seconds, folder / str(seed), count) for seed in arguments.seeds]
+    print("\n| model | two-sample test | retrieval, seen | retrieval, held out | arithmetic, 10^9 | seconds a sample |")
+    print("|---|---|---|---|---|---|")
+    for name in ("latent", "pixel"):
+        values = np.array([each[name] for each in found])
+        print(f"| {name} | {' | '.join(spread(column) for column in values.T)} |", flush=True)
+    errors = np.array([each["autoencoder"] for each in found])
+    print(f"\nReconstructions of held-out compositions are off by {spread(errors)} levels.")
+
+
+def of_seed(seed: int, seconds: float, folder: Path, count: int) -> dict[str, list[float]]:
+    """Train the three runs of a seed, and return what is measured of each, by name."""
     autoencoder = {"data.autoencoder": str(folder / "autoencoder")}
     jobs: dict[str, tuple[str, float, dict[str, Any]]] = {
         "autoencoder": ("autoencoders/glyphs", SHARE * seconds, {}),
@@ -65,18 +77,23 @@ def main() -> None:
         "pixel": ("vp/glyphs", seconds, {"data.image_size": 32}),
     }
     for name, (config, share, settings) in jobs.items():
-        if arguments.only in (None, name):
-            train_for(config, share, folder / name, settings | {"seed": arguments.seed})
-    if arguments.only not in (None, "measure"):
-        return
-    print("| model | two-sample test | retrieval, seen | retrieval, held out | arithmetic, 10^9 | seconds a sample |")
-    print("|---|---|---|---|---|---|")
-    found = {
-        name: measured(score_sde.load(folder / name, settings=_AT_ONCE), arguments.samples)
-        for name in ("latent", "pixel")
-    }
-    for name, cells in found.items():
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        train_for(config, share, folder / name, settings | {"seed": seed})
+    latent, pixel = (score_sde.load(folder / name, settings=_AT_ONCE) for name in ("latent", "pixel"))
+    found = {"latent": measured(latent, count), "pixel": measured(pixel, count), "autoencoder": [off_by(latent)]}
+    print(f"seed {seed}: {found}", flush=True)
+    return found
+
+
+def off_by(run: Run) -> float:
+    """Return how far reconstructions of held-out examples are off by the autoencoder of a run, in levels."""
+    examples = run.dataset.test
+    found = run.dataset.units.decode(run.dataset.units.encode(examples))
+    return (found.double() - examples.double()).square().mean().sqrt().item()
+
+
+def spread(values: np.ndarray) -> str:
+    """Return mean, least and largest of values of several seeds as the cell of a table."""
+    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
 
 
 def train_for(config: str, seconds: float, folder: Path, settings: dict[str, Any]) -> None:
@@ -85,16 +102,23 @@ def train_for(config: str, seconds: float, folder: Path, settings: dict[str, Any
         return
     every = ("log", "evaluate", "measure", "sample", "checkpoint")
     quiet = {f"training.{name}_every": 0 for name in every}
-    started, timed = list[float](), _TIMED[distributed.device().type]
     with tempfile.TemporaryDirectory() as temporary:
-        # The first run imports and warms up.
-        for number, count in enumerate((2, 2, 2 + timed)):
+
+        def seconds_of(count: int) -> float:
+            """Train so many steps, and return the seconds."""
             overrides = [(key, str(value)) for key, value in (settings | quiet | {"training.num_steps": count}).items()]
-            experiment = load.to_train(config, Path(temporary, str(number)), overrides)
+            experiment = load.to_train(config, Path(temporary, str(next(numbers))), overrides)
             begun = _clock()
             train(experiment)
-            started.append(_clock() - begun)
-    steps = math.ceil(seconds * timed / (started[2] - started[1]))
+            return _clock() - begun
+
+        numbers = itertools.count()
+        # The first run imports and warms up; then so many steps that what comes before them is little of the time.
+        seconds_of(2)
+        least, timed = seconds_of(2), 8
+        while (taken := seconds_of(2 + timed)) < 4 * least:
+            timed *= 2
+    steps = math.ceil(seconds * timed / (taken - least))
     few = {"training.evaluate_every": 0, "training.sample_every": 0, "training.num_steps": steps}
     overrides = [(key, str(value)) for key, value in (settings | few).items()]
     experiment = load.to_train(config, folder, overrides)
@@ -103,8 +127,8 @@ def train_for(config: str, seconds: float, folder: Path, settings: dict[str, Any
     print(f"{folder}: {steps} steps in {_clock() - begun:.0f} s", flush=True)
 
 
-def measured(run: Run, count: int) -> list[str]:
-    """Return a run's measures as cells of a table."""
+def measured(run: Run, count: int) -> list[float]:
+    """Return a run's measures, in the order of the table."""
     renderings = torch.cat([chosen(run, part, 10**9)[0] for part in ("train", "test")])
     shares = []
     parts: tuple[tuple[Part, int], ...] = (("train", count), ("test", min(count, _NUM_HELD_OUT)))
@@ -119,8 +143,7 @@ def measured(run: Run, count: int) -> list[str]:
         nearest = torch.cdist(_rows(samples), _rows(renderings)).argmin(1)
         shares.append((renderings[nearest] == pictures).flatten(1).all(1).double().mean().item())
     giga = arithmetic(run, captions[0]) / 1e9
-    of_test = f"{test.value:.3f} ± {test.standard_error:.3f}"
-    return [of_test, *(f"{share:.3f}" for share in shares), f"{giga:.3f}", f"{seconds:.3f}"]
+    return [test.value, *shares, giga, seconds]
 
 
 def arithmetic(run: Run, caption: str) -> float:
