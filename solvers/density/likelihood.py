@@ -10,7 +10,8 @@ square and the integral's, so tolerances hold for nats per dimension. With sever
 and their mean is what is controlled.
 
 Derivatives of the log-likelihood come from the adjoint equation (Chen et al. 2018, arXiv:1806.07366), solved back from
-`T`: no trajectory is stored.
+`T`, so that no trajectory is stored; by methods with fixed steps they are those of what is returned, to rounding, and
+the states of the steps are stored.
 
 Where the model knows the Gaussian that its data look like, `adaptive_adams` follows the rest (see
 `solvers.density.coordinates`).
@@ -153,7 +154,7 @@ def log_likelihood(
             path.start,
             nodes.flip(0),
             norm=path.error_norm,
-            adjoint_parameters=_parameters(model) if differentiable else None,
+            parameters=_parameters(model) if differentiable else None,
             integrals=path.num_integrals,
         )
         return arrived(path, state, prior)

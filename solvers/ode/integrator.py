@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from score_sde.common.float64 import widest_dtype
 from score_sde.solvers.ode.adams import integrate_adams
 from score_sde.solvers.ode.adaptive_adams import integrate_adaptive_adams
 from score_sde.solvers.ode.flow import RESOLUTION, ProbabilityFlow
+from score_sde.solvers.ode.recomputed import recomputed
 from score_sde.solvers.ode.runge_kutta import (
     Field,
     Norm,
@@ -87,8 +88,10 @@ class Integrator:
     error norm, and therefore whose step size, is one for the whole batch. All other methods are torchdiffeq's:
     `scipy_solver`, adaptive with one step for the batch (`options={"solver": …}` as in `scipy.integrate.solve_ivp`),
     and those with fixed steps. `adams`, with fixed steps, one call each, is ours (see `solvers.ode.adams`), and so is
-    `adaptive_adams`, with steps and orders for each example, one call each (see `solvers.ode.adaptive_adams`); where
-    derivatives are wanted, `dopri5` takes its place.
+    `adaptive_adams`, with steps and orders for each example, one call each (see `solvers.ode.adaptive_adams`).
+
+    Where derivatives are wanted, those of fixed steps are of these steps, exactly (see `solvers.ode.recomputed`); all
+    others are by torchdiffeq's adjoint equation, to the tolerance, and `dopri5` takes the place of `adaptive_adams`.
 
     Args:
         method: a method of torchdiffeq, `adams` or `adaptive_adams`.
@@ -161,7 +164,7 @@ class Integrator:
         y: Tensor,
         nodes: Tensor,
         norm: Norm = root_mean_square,
-        adjoint_parameters: tuple[Tensor, ...] | None = None,
+        parameters: tuple[Tensor, ...] | None = None,
         visit: Visit | None = None,
         integrals: int = 0,
     ) -> Tensor:
@@ -173,8 +176,8 @@ class Integrator:
             y: state `(B, n)` at the first node.
             nodes: the steps of methods with fixed ones; of others, only the ends count; float64, on the CPU.
             norm: size of each example's error.
-            adjoint_parameters: what the solution can be differentiated by, beside `y`: by torchdiffeq's adjoint method,
-                with steps for the whole batch. None: by nothing.
+            parameters: what the solution can be differentiated by, beside `y`, with steps for the whole batch. None: by
+                nothing.
             visit: called with the state at the start of each step; where it is not to be differentiated by anything.
 
             integrals: so many of the last numbers of a state are integrals beside it; `adaptive_adams` keeps their
@@ -183,26 +186,26 @@ class Integrator:
         Raises:
             UserError: the solution cannot be followed; says where, and what to change.
         """
-        if self._is_adaptive_adams and adjoint_parameters is not None:
+        if self._is_adaptive_adams and parameters is not None:
             other = replace(self, method=_WITH_ADJOINT)
-            return other(flow, derivative, y, nodes, norm, adjoint_parameters, visit)
+            return other(flow, derivative, y, nodes, norm, parameters, visit)
+        if self.takes_fixed_steps and parameters is not None:
+            derivative = recomputed(derivative, parameters)
         rtol, atol = self.tolerances(y.dtype)
         try:
             if self._is_adams:
-                if adjoint_parameters is not None:
-                    raise UserError("method 'adams' has no adjoint: take another one for derivatives, such as rk4")
                 y = integrate_adams(derivative, y, nodes, visit=visit, **self.options)
             elif self._is_adaptive_adams:
                 start, end = float(nodes[0]), float(nodes[-1])
                 tolerances: dict[str, Any] = {"rtol": rtol, "atol": atol, "norm": norm, "integrals": integrals}
                 y = integrate_adaptive_adams(derivative, y, start, end, **tolerances, visit=visit, **self.options)
-            elif self._owns_steps and adjoint_parameters is None:
+            elif self._owns_steps and parameters is None:
                 start, end, tableau = float(nodes[0]), float(nodes[-1]), TABLEAUS[self.method]
                 y = integrate_per_example(
                     derivative, y, start, end, tableau, rtol=rtol, atol=atol, norm=norm, visit=visit, **self.options
                 )
             else:
-                y = self._torchdiffeq(derivative, y, nodes, norm, rtol, atol, adjoint_parameters, visit)
+                y = self._torchdiffeq(derivative, y, nodes, norm, rtol, atol, parameters, visit)
             if not bool(y.isfinite().all()):
                 raise StepFailureError("the solution is not finite", float(nodes[-1]))
         except StepFailureError as failure:
@@ -248,7 +251,7 @@ class Integrator:
         norm: Norm,
         rtol: float,
         atol: float,
-        adjoint_parameters: tuple[Tensor, ...] | None,
+        parameters: tuple[Tensor, ...] | None,
         visit: Visit | None,
     ) -> Tensor:
         from torchdiffeq import odeint, odeint_adjoint
@@ -282,15 +285,13 @@ class Integrator:
         options |= self.options
         common: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": self.method, "options": options}
         try:
-            if adjoint_parameters is None:
+            if parameters is None or self.takes_fixed_steps:
                 field = remembering if visit is None else self._visited(remembering, visit, nodes, y, options)
                 path = odeint(field, y, ends, **common)
             else:
                 # The parameters' part of the adjoint state is an integral and does not steer the steps.
-                back = {"norm": "seminorm"} if not self.takes_fixed_steps else {"grid_constructor": _reversed(nodes)}
-                path = odeint_adjoint(
-                    remembering, y, ends, **common, adjoint_params=adjoint_parameters, adjoint_options=back
-                )
+                back = {"norm": "seminorm"}
+                path = odeint_adjoint(remembering, y, ends, **common, adjoint_params=parameters, adjoint_options=back)
         except AssertionError as error:
             for pattern, meaning in _FAILURES.items():
                 if pattern in str(error):
@@ -317,10 +318,6 @@ class Integrator:
         if self.takes_fixed_steps:
             return f"{what}; take more steps, or raise t_min={flow.t_min:g}"
         return f"{what}; raise rtol={rtol:g} and atol={atol:g}, raise t_min={flow.t_min:g}, or compute in float64"
-
-
-def _reversed(nodes: Tensor) -> Callable[..., Tensor]:
-    return lambda *_: nodes.flip(0)
 
 
 def default_tolerance(dtype: torch.dtype, method: str = "dopri5") -> float:

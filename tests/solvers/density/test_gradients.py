@@ -43,9 +43,9 @@ def test_of_a_gaussian_they_are_its_score(divergence: str, dtype: torch.dtype, r
     assert float((gradient - score).abs().max()) < 20 * rtol * float(score.abs().max())
 
 
-def network() -> MLP:
+def network(width: int = 16) -> MLP:
     torch.manual_seed(0)
-    made = MLP(2, width=16, num_blocks=1)
+    made = MLP(2, width=width, num_blocks=1)
     with torch.no_grad():
         for parameter in made.parameters():
             # The last layers, which are zero before training.
@@ -72,3 +72,21 @@ def test_of_a_network_they_are_the_differences(divergence: str) -> None:
         found = (gradient.double() * direction).sum(1)
         error = float((found - expected).abs().max() / expected.abs().max())
         assert error < 30 * tolerance
+
+
+@pytest.mark.parametrize(
+    ("method", "divergence"),
+    [("euler", "exact"), ("midpoint", "hutchinson"), ("rk4", "exact"), ("explicit_adams", "exact"), ("adams", "exact")],
+)
+def test_of_two_steps_they_are_of_these_steps(method: str, divergence: str) -> None:
+    """By examples and weights, to rounding: the adjoint equation by as few steps would miss them by half and more."""
+    model = ScoreModel(network(width=2).double(), SDE)
+    inputs = [X.clone().requires_grad_(), *model.parameters()]
+
+    def log_prob(x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        options: dict[str, Any] = {"method": method, "num_steps": 2, "t_min": 0.2, "seeds": [0, 1]}
+        return log_likelihood(model, x, divergence=divergence, differentiable=True, **options).log_prob
+
+    found = torch.autograd.grad(log_prob(*inputs).sum(), inputs, allow_unused=True)
+    assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in found)
+    assert torch.autograd.gradcheck(log_prob, inputs, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
