@@ -16,7 +16,7 @@ looked for on the net, and no code in the folder is run: weights are `.safetenso
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -47,7 +47,7 @@ class FrozenEncoder:
         folder: the folder.
 
     Raises:
-        UserError: there is none, or it holds another model.
+        UserError: there is none, or it holds another model, or weights that are changed when they are read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,6 +61,7 @@ class FrozenEncoder:
             raise UserError(
                 f"{folder} is no folder of a text encoder, CLIP's or T5's, as transformers saves them: {error!r}"
             ) from error
+        check_weights_are_plain(self._weights, self._config)
         if kind not in _CLASSES:
             raise UserError(f"{folder} holds a model of kind {kind!r}, and text encoders are {', '.join(_CLASSES)}")
         self._class = _CLASSES[kind]
@@ -175,6 +176,22 @@ class FrozenEncoder:
         if wrong:
             raise UserError(f"the weights in {self.folder} lack {len(wrong)} of a {self._class}, such as {wrong[0]}")
         return model.float().eval().requires_grad_(False).to(distributed.device())
+
+
+def check_weights_are_plain(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that the weights in a folder are those that are computed with, which the library changes by itself else.
+
+    Args:
+        folder: where the weights are.
+        settings: what its config.json says.
+
+    Raises:
+        UserError: there is an adapter beside them, or they are quantised.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} has an adapter, adapter_config.json, which is not read: save the whole without it")
+    if settings.get("quantization_config") is not None:
+        raise UserError(f"{folder / 'config.json'} has a quantization_config, which is not read: save plain weights")
 
 
 def encoder_at(folder: str | Path) -> FrozenEncoder:

@@ -60,16 +60,15 @@ def dataset_of(pipeline: LatentPipeline, config: ConfigDict) -> Dataset:
     """Return the latents of pictures of the configured size, of which there are none, or those of a file.
 
     Raises:
-        UserError: the size is no multiple of what a latent stands for, or the file is of other latents.
+        UserError: the pipeline makes no pictures of this size, or the file is of other latents.
     """
     told = {} if pipeline.prompts is None else {CAPTION: pipeline.prompts}
     names = tuple(map(str, range(pipeline.num_classes)))
     if config.data.path is not None:
         return _latents_of_file(pipeline, config, names, told)
-    factor = pipeline.autoencoder.factor
     height, width = config.data.image_size, config.data.image_width or config.data.image_size
-    if height % factor or width % factor:
-        raise UserError(f"pictures of {height} x {width} have no latents: both must be multiples of {factor}")
+    _check_size(pipeline, height, width)
+    factor = pipeline.autoencoder.factor
     empty = torch.empty(0, pipeline.shape[0], height // factor, width // factor)
     return Dataset(build.LATENTS, empty, empty, class_names=names, condition_units=told)
 
@@ -87,9 +86,17 @@ def _latents_of_file(
             f"{config.data.path} is not of latents (N, {pipeline.shape[0]}, h, w), but of {dataset.kind} of shape "
             f"{dataset.shape}: save those that encode gives"
         )
+    _check_size(pipeline, *(side * pipeline.autoencoder.factor for side in dataset.shape[1:]))
     if dataset.num_classes and dataset.num_classes > len(names):
         raise UserError(f"{config.data.path} has {dataset.num_classes} classes, and the pipeline {len(names)}")
     return replace(dataset, units=Standardised(), class_names=names, condition_units=told, conditions={}, captions={})
+
+
+def _check_size(pipeline: LatentPipeline, height: int, width: int) -> None:
+    """See that a pipeline has latents of pictures of this size, and its network takes them."""
+    multiple = pipeline.autoencoder.factor * pipeline.multiple
+    if height % multiple or width % multiple:
+        raise UserError(f"pictures of {height} x {width} have no latents: both must be multiples of {multiple}")
 
 
 def as_pictures(pipeline: LatentPipeline, samples: Samples) -> tuple[Samples, Dataset]:

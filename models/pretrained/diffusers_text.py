@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, first_line
+from score_sde.data.text_encoder import check_weights_are_plain
+from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_library import quiet
 from score_sde.models.pretrained.diffusers_parts import safe_names
 
@@ -92,8 +94,7 @@ def read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
     names = [path.name for path in place.iterdir()]
     if not any(each.endswith((".safetensors", ".safetensors.index.json")) for each in safe_names(names, place)):
         raise UserError(f"{place} has no model.safetensors: there is {', '.join(sorted(names)) or 'nothing'}")
-    if "adapter_config.json" in names:
-        raise UserError(f"{place} has an adapter, adapter_config.json, which is not read: save the whole without it")
+    check_weights_are_plain(place, read_json(place / "config.json"))
     # How attention is computed is not for a file to say, which could name code of others.
     safe: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "attn_implementation": "sdpa"}
     try:

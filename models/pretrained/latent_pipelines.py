@@ -63,6 +63,7 @@ class LatentPipeline:
         prompts: what the model is told of prompts; None if it is told none.
         scheduler: the library's scheduler, which says the process and steps of its own.
         patch: how many latents a patch of the network is wide.
+        multiple: what the sides of latents must be multiples of.
         num_classes: the number of classes that the model is told of.
         beside: the channels of what else it is always told, by name (`models.pretrained.stable_diffusion`).
     """
@@ -74,6 +75,7 @@ class LatentPipeline:
     prompts: Prompts | None
     scheduler: Any
     patch: int = 1
+    multiple: int = 1
     num_classes: int = 0
     beside: Mapping[str, int] = field(default_factory=dict)
 
@@ -189,7 +191,8 @@ def _stable_diffusion_3(folder: Path, parts: dict[str, Any], diffusers: ModuleTy
     prompts = Prompts(texts, texts.told_shape, texts.complaints)
     model = _model(AlwaysTold(network, prompts.embed([""])), scheduler)
     shape = _shape(settings["sample_size"], autoencoder, settings["in_channels"], "transformer")
-    return LatentPipeline(model, autoencoder, shape, nn.ModuleList([texts]), prompts, scheduler, settings["patch_size"])
+    patch = settings["patch_size"]
+    return LatentPipeline(model, autoencoder, shape, nn.ModuleList([texts]), prompts, scheduler, patch, multiple=patch)
 
 
 def _text_of(folder: Path, name: str) -> TextEncoder:
@@ -209,7 +212,10 @@ def _latent_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
     with quiet():
         network = UNet(unet, -1.0)
     shape = _shape(unet.config.sample_size, autoencoder, unet.config.in_channels, "unet")
-    return LatentPipeline(_model(network, scheduler), autoencoder, shape, nn.ModuleList(), None, scheduler)
+    # It has no places for what is left of an odd number, unlike networks that are told prompts.
+    multiple = 2 ** sum(block.downsamplers is not None for block in unet.down_blocks)
+    model = _model(network, scheduler)
+    return LatentPipeline(model, autoencoder, shape, nn.ModuleList(), None, scheduler, multiple=multiple)
 
 
 def _dit(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:

@@ -238,6 +238,11 @@ def _truncated(folder: Path) -> None:
         ),
         (_settings("vae/config.json", latent_channels=3), "vae"),
         (_settings("text_encoder/config.json", hidden_size=8), "is not of a CLIPTextModel"),
+        (
+            _settings("text_encoder/config.json", quantization_config={"quant_method": "bitsandbytes"}),
+            "has a quantization_config, which is not read",
+        ),
+        (lambda folder: (folder / "text_encoder" / "adapter_config.json").write_text("{}"), "has an adapter"),
         (_truncated, "it is truncated, damaged, or not a checkpoint"),
     ],
 )
@@ -250,6 +255,21 @@ def test_bad_folders_are_refused_in_one_line(spoil: Any, said: str, folder: Path
     assert "\n" not in str(error.value)
     assert str(place) in str(error.value)
     assert said in str(error.value)
+
+
+def test_sizes_that_a_network_cannot_halve_are_refused(tmp_path: Path) -> None:
+    """Latents of 8 x 10 are halved once; a network that is told prompts makes do with odd ones."""
+    settings = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    kinds = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = diffusers.UNet2DModel(sample_size=8, in_channels=4, out_channels=4, **settings, **kinds)
+    pipeline = diffusers.LDMPipeline(tiny.autoencoder(), unet, diffusers.DDIMScheduler())
+    pipeline.save_pretrained(tmp_path / "ldm")
+    opened: Any = score_sde.load(tmp_path / "ldm")
+    assert opened.sample(1, size=(16, 20), num_steps=1, latents=True).shape == (1, 4, 8, 10)
+    with pytest.raises(UserError, match="pictures of 16 x 18 have no latents: both must be multiples of 4"):
+        opened.sample(1, size=(16, 18), num_steps=1)
+    with pytest.raises(UserError, match="pictures of 16 x 18 have no latents: both must be multiples of 4"):
+        opened.log_prob(torch.zeros(1, 4, 8, 9))
 
 
 def test_precision_is_for_pipelines(capsys: Any, tmp_path: Path) -> None:
