@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -100,7 +101,7 @@ class Latents:
     Args:
         autoencoder: makes latents of examples in the units `pixels`; its weights stay as they are.
         pixels: the units in which the autoencoder sees examples.
-        about: what the autoencoder is made of, in plain values, for descriptions.
+        about: what the autoencoder is made of, in plain values, for descriptions; `shape` is that of examples.
         mean: what becomes 0, of each channel `(C, 1, …)`, float64.
         std: what becomes 1, likewise.
     """
@@ -128,13 +129,13 @@ class Latents:
 
     def encoded(self, examples: Tensor) -> Tensor:
         """Return mean and deviation of the latents of examples `(B, *shape)`: `(B, 2, channels, *size)`."""
+        if not len(examples):
+            return torch.empty(0, 2, *self.shape_of(examples.shape[1:]))
         parts = []
         with torch.no_grad():
             for part in examples.split(_AT_ONCE):
                 found = self.autoencoder.posterior(self._at_weights(self.pixels.encode(part)))
                 parts.append(torch.stack([found.mean, found.std], 1).to(examples.device))
-        if not parts:
-            return torch.empty(0, 2, *self.shape_of(examples.shape[1:]))
         return torch.cat(parts)
 
     def drawn(self, encoded: Tensor, noise: Noise | None = None) -> Tensor:
@@ -209,7 +210,7 @@ class Latents:
         )
         return Latents(autoencoder, units, description["about"], mean, std)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest is a short name for the autoencoder's weights."""
         return digest(*self.autoencoder.state_dict().values())

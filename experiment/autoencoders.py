@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+from torch import nn
 
 from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
@@ -15,6 +16,7 @@ from score_sde.data import Dataset
 from score_sde.data.dataset import is_of_latents
 from score_sde.data.units import Bins, Points
 from score_sde.evaluation.samples.draw import as_array
+from score_sde.experiment import library_autoencoders
 from score_sde.experiment.networks import KL, closed_axes
 from score_sde.models.autoencoder import Autoencoder, KLAutoencoder, VQAutoencoder
 from score_sde.models.decoded import Logistic, Normal
@@ -124,7 +126,9 @@ def read(description: dict[str, Any] | None, where: str) -> dict[str, Any] | Non
     units = None if description is None else description.get("units")
     if description is None or units is None or not is_of_latents(units):
         return description
-    autoencoder = autoencoder_of(units["about"])
+    about = units["about"]
+    of_library = about["network"] in library_autoencoders.CLASSES
+    autoencoder: nn.Module = library_autoencoders.autoencoder_of(about, where) if of_library else autoencoder_of(about)
     load_weights(autoencoder, units["autoencoder"], f"the autoencoder in {where}")
     autoencoder = autoencoder.to(distributed.device()).eval().requires_grad_(False)
     return {**description, "units": {**units, "autoencoder": autoencoder}}

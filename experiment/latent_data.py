@@ -1,5 +1,7 @@
 """Data as the latents of a trained autoencoder, `data.autoencoder`: its units, and what it makes of training examples.
 
+It is one of our own, by its run or a checkpoint, or one of the library diffusers, by its folder or a pipeline's.
+
     <data.folder>/latents_<digest>.safetensors    means and deviations of the latents of training examples, `encoded`,
                                                   named for the weights of the autoencoder and the examples
 
@@ -27,7 +29,9 @@ from score_sde.data.latent_units import Latents, scaled
 from score_sde.data.units import Bins, Points, Standardised
 from score_sde.experiment import checkpoints, configuration, other_run
 from score_sde.experiment.autoencoders import about_autoencoder, autoencoder_of
+from score_sde.experiment.library_autoencoders import latents_of_library, with_width
 from score_sde.experiment.networks import AUTOENCODERS
+from score_sde.models.pretrained.diffusers_autoencoder import is_of_library
 
 
 def of_latents(config: ConfigDict, dataset: Dataset) -> Dataset:
@@ -52,11 +56,17 @@ def of_latents(config: ConfigDict, dataset: Dataset) -> Dataset:
     if not len(dataset.train):
         raise UserError(f"latents are scaled by those of training examples, of which {dataset.name} has none")
     encoded = _encoded(config, dataset, units)
-    return replace(dataset, units=scaled(units, encoded), encoded=encoded)
+    units = with_width(scaled(units, encoded), dataset.train, encoded, config.seed)
+    return replace(dataset, units=units, encoded=encoded)
 
 
 def _units(place: str, dataset: Dataset) -> Latents:
-    """Return the latents of the autoencoder of a run, or of a checkpoint, that are not scaled yet."""
+    """Return the latents of an autoencoder (a run's, a checkpoint's, diffusers' folder) that are not scaled yet."""
+    path = at_home(place)
+    if is_of_library(path):
+        return latents_of_library(path, dataset)
+    if not path.exists() and checkpoints.is_pipeline(path):
+        raise UserError(f"there is no {place}; nothing is fetched: hf download {place} --local-dir FOLDER")
     found = checkpoints.find(other_run.newest(place))
     if found.config is None or found.data is None or found.weights is None:
         raise UserError(f"{found.path} is no run of this project")

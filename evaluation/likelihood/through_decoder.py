@@ -36,7 +36,7 @@ class ThroughDecoder:
         if not units.autoencoder.has_density:
             raise UserError(
                 "latents of this autoencoder are certain given an example, so that no density of theirs bounds its "
-                "likelihood: take a kl_autoencoder"
+                "likelihood: take a kl_autoencoder, or an AutoencoderKL"
             )
         self.units = units
 

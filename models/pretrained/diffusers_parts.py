@@ -72,19 +72,7 @@ def read_network(
     named = settings.get("_class_name", kind)
     if named != kind:
         raise UserError(f"{folder / 'config.json'} is not of a {kind}, but {named}")
-    known = inspect.signature(getattr(diffusers, kind).__init__).parameters
-    settings = public(settings)
-    for key in settings.keys() - known.keys():
-        if key not in _OF_THE_AVERAGE and settings[key] is not None and settings[key] is not False:
-            raise UserError(
-                f"{folder / 'config.json'} has {key}={settings[key]!r}, which the {kind} of the installed "
-                f"diffusers {diffusers.__version__} does not know: update it"
-            )
-        del settings[key]
-    try:
-        network = getattr(diffusers, kind)(**settings)
-    except Exception as error:  # each layer raises its own
-        raise UserError(f"{folder / 'config.json'} does not make a {kind}: {first_line(error)}") from error
+    network = network_of_settings(settings, kind, diffusers, str(folder / "config.json"))
     names = [path.name for path in folder.iterdir() if path.name != "config.json"]
     if safetensors_only:
         names = safe_names(names, folder)
@@ -95,6 +83,33 @@ def read_network(
         )
     load_weights(network, read_weights(folder, weights), str(folder / weights.name))
     return network
+
+
+def network_of_settings(settings: dict[str, Any], kind: str, diffusers: ModuleType, where: str) -> Any:
+    """Make a network of the library by its settings, with initial weights.
+
+    Args:
+        settings: what its `config.json` has.
+        kind: its class.
+        diffusers: the library.
+        where: the origin of the settings, for complaints.
+
+    Raises:
+        UserError: they are of another class, or of another version of it.
+    """
+    known = inspect.signature(getattr(diffusers, kind).__init__).parameters
+    settings = public(settings)
+    for key in settings.keys() - known.keys():
+        if key not in _OF_THE_AVERAGE and settings[key] is not None and settings[key] is not False:
+            raise UserError(
+                f"{where} has {key}={settings[key]!r}, which the {kind} of the installed diffusers "
+                f"{diffusers.__version__} does not know: update it"
+            )
+        del settings[key]
+    try:
+        return getattr(diffusers, kind)(**settings)
+    except Exception as error:  # each layer raises its own
+        raise UserError(f"{where} does not make a {kind}: {first_line(error)}") from error
 
 
 def safe_names(names: list[str], folder: Path) -> list[str]:
