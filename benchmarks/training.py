@@ -72,8 +72,8 @@ class Contest:
         self.objective = make_objective(config, model.sde)
         if config.training.compile:
             model.network.compile()
-        by_noise = LossByNoise(model.sde, config.training.t_min)
-        self.trainer = Trainer(model, self.objective, self.batches, None, config, folder, by_noise=by_noise)
+        means = LossByNoise(model.sde, config.training.t_min)
+        self.trainer = Trainer(model, self.objective, self.batches, None, config, folder, means=means)
         self.model = build.make_model(config, dataset).to(device, memory_format=layout)  # type: ignore[call-overload]
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.parameters, config.training)

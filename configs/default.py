@@ -179,6 +179,12 @@ def get_config() -> ConfigDict:
     # kl_autoencoder: weight of the rate; 1: the bound on the likelihood; less: better reconstructions
     training.rate_weight = 1.0
     training.commitment = 0.25  # vq_autoencoder: weight of what keeps vectors near their codes
+    # kl_autoencoder, vq_autoencoder, of pictures: weight of the distance from reconstructions that a network sees …
+    training.perceptual_weight = 0.0
+    training.perceptual_network = placeholder(str)  # … one for pictures, in this folder, as transformers saves them
+    # kl_autoencoder, vq_autoencoder: weight of an adversary, which learns to tell examples from reconstructions …
+    training.adversarial_weight = 0.0
+    training.adversarial_start = 0  # … from this step on
     training.reduce_mean = True  # average over dimensions; False: half their sum, as for the published VE networks
     training.t_min = 1e-5  # smallest time trained on
     training.stratified = True  # spread the times evenly over a batch

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_sde.common import distributed
 from score_sde.common.errors import UserError, first_line
 from score_sde.common.files import at_home
+from score_sde.common.frozen_networks import read_frozen, transformers_library, weights_in
 
 # The class of transformers that has the encoder, by the kind that a folder's config.json tells.
 _CLASSES = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
@@ -73,12 +73,7 @@ class FrozenEncoder:
         Raises:
             UserError: there are no weights that can be read without running code.
         """
-        weights = sorted(self._weights.glob("*.safetensors"))
-        if not weights:
-            raise UserError(
-                f"{self.folder} has no weights in .safetensors, and others are not read, since they can run code: "
-                "save_pretrained writes them"
-            )
+        weights = weights_in(self._weights)
         built = {name: value for name, value in self._config.items() if name not in _OF_WRITING}
         hasher = sha256(json.dumps(built, sort_keys=True).encode())
         for path in [*weights, *(self._vocabulary / name for name in _VOCABULARIES)]:
@@ -157,25 +152,7 @@ class FrozenEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        transformers = _library()
-        _ = self.digest  # which sees that there are weights to be read
-        try:
-            model, about = getattr(transformers, self._class).from_pretrained(
-                str(self._weights),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                # How attention is computed is not for a file to say, which could name code of others.
-                attn_implementation="sdpa",
-                output_loading_info=True,
-            )
-        except Exception as error:  # damaged weights fail in many ways
-            raise UserError(f"cannot read the text encoder in {self.folder}: {first_line(error)}") from error
-        # What is missing would be drawn at random.
-        wrong = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
-        if wrong:
-            raise UserError(f"the weights in {self.folder} lack {len(wrong)} of a {self._class}, such as {wrong[0]}")
-        return model.float().eval().requires_grad_(False).to(distributed.device())
+        return read_frozen(getattr(_library(), self._class), self._weights, "text encoder")
 
 
 def check_weights_are_plain(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -213,15 +190,4 @@ def _loaded(path: Path, stamps: tuple[tuple[str, int, int], ...]) -> FrozenEncod
 
 
 def _library() -> Any:
-    """Return transformers, which says nothing by itself.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError("text encoders need: pip install 'score-sde[text]'") from error
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    return transformers
+    return transformers_library("text encoders need: pip install 'score-sde[text]'")

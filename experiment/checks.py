@@ -19,6 +19,7 @@ from score_sde.control.inverse_problems import box_mask
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.samples.distances import NUM_FOLDS
 from score_sde.experiment import build, density, networks, objectives, own
+from score_sde.experiment.autoencoder_objective import ON_REQUEST
 from score_sde.experiment.control_training import check_controls
 from score_sde.experiment.couplings import REFLOW, check_coupling, why_no_score
 from score_sde.experiment.editing import NUM_STEPS, choose_solver, rehearse
@@ -78,6 +79,9 @@ def _check_training(config: ConfigDict, sde: SDE) -> None:
     if config.model.network in networks.AUTOENCODERS:
         _check_autoencoder(config)
         return
+    for name in ON_REQUEST:
+        if training[name]:
+            raise UserError(f"training.{name} is for autoencoders: --config.training.{name}=0")
     _check_flow_map(config)
     _check_learned(config)
     _check_embeddings(config)

@@ -9,10 +9,9 @@ from ml_collections import ConfigDict
 from score_sde.common.errors import UserError, choose
 from score_sde.experiment import own
 from score_sde.experiment.couplings import make_coupling
-from score_sde.experiment.networks import AUTOENCODERS, CLASSIFIERS, JOINT_EMBEDDING
+from score_sde.experiment.networks import CLASSIFIERS, JOINT_EMBEDDING
 from score_sde.sde import SDE
 from score_sde.sde.times import TimeShape, get_time_distribution
-from score_sde.training.autoencoding import Autoencoding
 from score_sde.training.classification import Classification
 from score_sde.training.contrastive import Contrastive
 from score_sde.training.flow_map import LagrangianMatching, Teacher
@@ -26,13 +25,11 @@ UNIFORM, LOSS_AWARE = HYBRID_TIMES = ("uniform", "loss_aware")
 
 def make_objective(
     config: ConfigDict, sde: SDE, teacher: Teacher | None = None
-) -> _Made | Classification | Autoencoding | Contrastive | own.OwnObjective:
+) -> _Made | Classification | Contrastive | own.OwnObjective:
     """Make the loss of the section `training`; the `teacher` is for flow maps and reflow."""
     training = config.training
     if own.is_own(training.objective):
         return own.OwnObjective(own.find("objective", training.objective))
-    if config.model.network in AUTOENCODERS:
-        return Autoencoding(training.rate_weight)
     if config.model.network == JOINT_EMBEDDING:
         return Contrastive()
     if config.model.network in CLASSIFIERS:

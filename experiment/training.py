@@ -15,6 +15,7 @@ from score_sde.common.distributed import say
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
+from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch, Batches, Dataset, get_augmentation
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.embedded import Embedded
@@ -24,6 +25,7 @@ from score_sde.evaluation.likelihood.dequantisation import Dequantiser, UniformD
 from score_sde.evaluation.progress import progress_measure
 from score_sde.evaluation.samples.draw import as_array, draw_samples, shown_examples
 from score_sde.experiment import build, configuration, own
+from score_sde.experiment.autoencoder_objective import make_autoencoding
 from score_sde.experiment.autoencoders import shown_reconstructions, written
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.couplings import OPTIMAL_TRANSPORT, why_no_score
@@ -42,11 +44,13 @@ from score_sde.models.joint_embedding import JointEmbedding
 from score_sde.sde import SDE
 from score_sde.solvers import get_solver
 from score_sde.training import checkpoint
-from score_sde.training.autoencoding import autoencoder_measure
+from score_sde.training.autoencoding import Autoencoding, autoencoder_measure
 from score_sde.training.classification import accuracy_by_log_snr
 from score_sde.training.contrastive import retrieval
 from score_sde.training.logs import Preview
 from score_sde.training.loss_by_noise import LossByNoise
+from score_sde.training.loss_means import LossByTerm, LossMeans
+from score_sde.training.objectives import Losses
 from score_sde.training.precision import image_layout, training_precision
 from score_sde.training.trainer import Trainer
 
@@ -146,7 +150,10 @@ def make_trainer(experiment: Experiment) -> Trainer:
     held_out = held_out_in_parts(config, dataset, Batch(dataset.encode(dataset.validation, config.seed), told))
     # What has no process is trained beside that of the configuration, which is not used.
     sde = build.make_sde(config) if isinstance(model, Autoencoder | JointEmbedding) else model.sde
-    objective = make_objective(config, sde, make_teacher(config, dataset, sde))
+    objective = _objective(experiment, sde)
+    means: LossMeans | None = None if without_times else LossByNoise(sde, config.training.t_min)
+    if isinstance(objective, Autoencoding) and objective.names:
+        means = LossByTerm(objective.names)
     # Weights that are divided among processes lie as they come (FSDP takes no others).
     if dataset.is_image and not config.training.shard:
         device = distributed.device()
@@ -162,13 +169,21 @@ def make_trainer(experiment: Experiment) -> Trainer:
         held_out,
         config,
         experiment.folder,
-        by_noise=None if without_times else LossByNoise(sde, config.training.t_min),
+        means=means,
         draw=None if config.model.network in _ALL_TOLD else _preview(config, dataset),
         measure=_measure(config, dataset, sde),
         data=written(dataset.description),
         check_data=lambda data, where: dataset.check_like(data, build.knows_classes(config), where),
         unit=dataset.kind,
     )
+
+
+def _objective(experiment: Experiment, sde: SDE) -> Callable[[Any, Batch, BatchNoise], Losses]:
+    """Make the loss of the section `training`."""
+    config, dataset = experiment.config, experiment.dataset
+    if isinstance(experiment.model, Autoencoder) and not own.is_own(config.training.objective):
+        return make_autoencoding(config, dataset)
+    return make_objective(config, sde, make_teacher(config, dataset, sde))
 
 
 def begin(experiment: Experiment, trainer: Trainer) -> None:

@@ -56,19 +56,21 @@ class Posterior(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What an autoencoder makes of examples, each `(B,)`, in nats.
+    """What an autoencoder makes of examples, each `(B,)`, in nats, if nothing else is said.
 
     Attributes:
         rate: what latents cost.
         distortion: what the examples cost, given the latents.
         penalty: what is added in training.
         error: the mean squared difference of examples and of what is most likely by the decoder, in model units.
+        decoded: what is decoded of the latents that were drawn, in model units, `(B, C, *size)`.
     """
 
     rate: Tensor
     distortion: Tensor
     penalty: Tensor
     error: Tensor
+    decoded: Tensor
 
 
 class Autoencoder(nn.Module):
@@ -161,7 +163,7 @@ class KLAutoencoder(Autoencoder):
         posterior = self.posterior(x)
         decoded = self.decode(posterior.mean + posterior.std * noise.normal(posterior.mean))
         distortion = -self.decoded.log_prob(x, decoded)
-        return Terms(kl(posterior), distortion, torch.zeros_like(distortion), self._error(x, decoded))
+        return Terms(kl(posterior), distortion, torch.zeros_like(distortion), self._error(x, decoded), decoded)
 
 
 class VQAutoencoder(Autoencoder):
@@ -209,7 +211,7 @@ class VQAutoencoder(Autoencoder):
         distortion = -self.decoded.log_prob(x, decoded)
         follow, stay = ((one - other.detach()).square().flatten(1).sum(1) for one, other in ((codes, z), (z, codes)))
         rate = torch.full_like(distortion, numbers[0].numel() * math.log(len(self.codes)))
-        return Terms(rate, distortion, follow + self.commitment * stay, self._error(x, decoded))
+        return Terms(rate, distortion, follow + self.commitment * stay, self._error(x, decoded), decoded)
 
 
 def kl(posterior: Posterior) -> Tensor:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from score_sde.common import distributed
 from score_sde.training.logs import Log, Preview
-from score_sde.training.loss_by_noise import LossByNoise
+from score_sde.training.loss_means import LossMeans
 from score_sde.training.objectives import Losses
 
 # A loss that is so many times the largest of the last steps is worth a word.
@@ -34,20 +34,20 @@ class Journal:
         folder: folder of the run.
         config: the section `training`.
         unit: what examples are called.
-        by_noise: the loss by noise, where it is told.
+        means: the losses that are told apart, beside the loss.
 
     Attributes:
         loss: loss of the last step noted.
         seconds: time taken by the steps since the last line.
     """
 
-    def __init__(self, folder: Path, config: ConfigDict, unit: str, by_noise: LossByNoise | None) -> None:
+    def __init__(self, folder: Path, config: ConfigDict, unit: str, means: LossMeans | None) -> None:
         self.loss = float("nan")
         self.seconds = 0.0
         self._folder = folder
         self._config = config
         self._unit = unit
-        self._by_noise = by_noise
+        self._means = means
         self._losses: list[float] = []
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)
         self._log: Log | None = None
@@ -80,10 +80,11 @@ class Journal:
         self.loss = loss
         if self._config.log_every:
             self._losses.append(loss)
-        if self._by_noise is not None and losses is not None:
-            self._by_noise.add(losses)
-        if len(self._recent) == _REMEMBERED and loss > _SPIKE * max(self._recent):
-            highest = max(self._recent)
+        if self._means is not None and losses is not None:
+            self._means.add(losses)
+        highest = max(self._recent, default=0.0)
+        # Of losses that may be negative, such as densities, no multiple tells anything.
+        if len(self._recent) == _REMEMBERED and loss > _SPIKE * highest > 0:
             self._say(
                 f"note: step {step}: the loss is {loss:.3g}; the last {_REMEMBERED} were below {highest:.3g}",
                 sys.stderr,
@@ -95,8 +96,8 @@ class Journal:
         speed = len(self._losses) * self._config.batch_size / self.seconds
         loss = float(np.mean(self._losses))
         values = {"loss": loss, f"{self._unit}_per_second": speed, "learning_rate": learning_rate}
-        if self._by_noise is not None:
-            values |= self._by_noise.take()
+        if self._means is not None:
+            values |= self._means.take()
         memory = peak_memory()
         state = f"loss {loss:.4f}, {speed:.0f} {self._unit}/s" + (f", {memory:.2g} GB" if memory else "")
         assert self._bar is not None
@@ -126,15 +127,16 @@ class Journal:
 
     def unlogged(self) -> dict[str, Any]:
         """Return what the next line will tell of the steps so far; all processes must ask."""
-        by_noise = {} if self._by_noise is None else {"by_noise": self._by_noise.sums()}
+        # Named for those that were there first.
+        means = {} if self._means is None else {"by_noise": self._means.sums()}
         losses = torch.tensor(self._losses, dtype=torch.float64)
-        return {"losses": losses, "seconds": self.seconds, **by_noise}
+        return {"losses": losses, "seconds": self.seconds, **means}
 
     def restore(self, unlogged: Mapping[str, Any]) -> None:
         """Restore what `unlogged` returned, to go on from there."""
         self._losses, self.seconds = unlogged["losses"].tolist(), unlogged["seconds"]
-        if self._by_noise is not None and "by_noise" in unlogged:
-            self._by_noise.restore(unlogged["by_noise"])
+        if self._means is not None and "by_noise" in unlogged:
+            self._means.restore(unlogged["by_noise"])
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         if self._log is not None:

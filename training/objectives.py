@@ -26,7 +26,7 @@ DDPM's `L_simple` (Ho et al. 2020, arXiv:2006.11239, equation 14) and SMLD's los
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,28 +67,30 @@ class Losses(NamedTuple):
         log_snr: the log-SNRs there `(B,)`, float64, of a schedule that has moved on since; else None.
         unweighted: the losses before they were divided by the probability of their times, `(B,)`, for an objective that
             draws times by what losses were; None for others.
+        terms: what the losses are made of, `(B, K)`, for an objective that tells it; NaN is what is not there.
     """
 
     values: Tensor
     times: Tensor | None = None
     log_snr: Tensor | None = None
     unweighted: Tensor | None = None
+    terms: Tensor | None = None
 
 
 @runtime_checkable
 class LearningObjective(Protocol):
-    """An objective remembers what losses there were, and draws times by it; what it remembers is kept in checkpoints.
+    """An objective learns along: what losses there were, to draw times by it, or to tell examples from others.
 
-    It is told of the losses of a step before the next one begins.
+    It is told of a step before the next one begins. What it has learnt is kept in checkpoints.
     """
 
     def learn(self, losses: Losses) -> None:
-        """Remember the losses of a step; of several processes, all must ask, each with its own."""
+        """Learn of a step, whose losses these are; of several processes, all must ask, each with its own."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Return what is remembered; an empty dict if nothing ever is."""
+    def state(self) -> dict[str, Any]:
+        """Return what has been learnt, tensors and plain values by name; an empty dict if nothing ever is."""
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
 
 

@@ -40,7 +40,7 @@ from score_sde.training.best import Best
 from score_sde.training.journal import Journal
 from score_sde.training.late import LateReader
 from score_sde.training.logs import Preview
-from score_sde.training.loss_by_noise import LossByNoise
+from score_sde.training.loss_means import LossMeans
 from score_sde.training.objectives import LearningObjective, Losses
 from score_sde.training.optimization import clip, learning_rate, make_optimizer, step_if
 from score_sde.training.precision import training_precision
@@ -74,7 +74,7 @@ class Trainer(Generic[_Model]):
         held_out: examples for the held-out loss, if any.
         config: the section `training` and the `seed` are used, and all is kept in checkpoints.
         folder: folder of the run.
-        by_noise: what tells the loss by noise, beside the loss.
+        means: what tells losses apart, by noise or by term, beside the loss.
         draw: a function that draws samples of a model, to be looked at.
         measure: a function that measures a model.
         data: what the data are, in plain values, for checkpoints.
@@ -101,7 +101,7 @@ class Trainer(Generic[_Model]):
         config: ConfigDict,
         folder: Path,
         *,
-        by_noise: LossByNoise | None = None,
+        means: LossMeans | None = None,
         draw: Callable[[Any], Preview] | None = None,
         measure: Callable[[Any], dict[str, float]] | None = None,
         data: Mapping[str, Any] | None = None,
@@ -120,9 +120,9 @@ class Trainer(Generic[_Model]):
         self._precision = training_precision(self._config.precision, self._device)
         self._held_out = None if held_out is None or not len(held_out) else held_out.to(self._device)
         self._late = LateReader()
-        self._by_noise = by_noise
+        self._means = means
         self._told_of: tuple[str, ...] = ()
-        self._journal = Journal(folder, self._config, unit, by_noise)
+        self._journal = Journal(folder, self._config, unit, means)
         # Where the average is divided, samples are drawn from a copy that is whole.
         self._plain = copy.deepcopy(model).eval().requires_grad_(False) if self._config.shard else None
         self.model = model if self._config.shard else model.to(self._device)
@@ -218,7 +218,7 @@ class Trainer(Generic[_Model]):
                 share.backward()
             loss += share.detach()
             told.append(losses)
-        if self._by_noise is None and self._learner is None:
+        if self._means is None and self._learner is None:
             return loss, {}
         there = [name for name, field in told[0]._asdict().items() if field is not None]
         return loss, {name: torch.cat([getattr(losses, name).detach() for losses in told]) for name in there}
@@ -265,7 +265,7 @@ class Trainer(Generic[_Model]):
                 if not math.isfinite(value):
                     raise UserError(self._divergence(step, name, value))
             told = Losses(**dict(zip(self._told_of, losses, strict=True))) if losses else None
-            self._journal.note(step, loss, told if self._by_noise is not None else None)
+            self._journal.note(step, loss, told if self._means is not None else None)
             if self._learner is not None and told is not None:
                 self._learner.learn(told)
             stop = stop or signalled > 0

@@ -49,8 +49,8 @@ def image_trainer(folder, loss=objective, **values) -> Trainer:
     batches = Batches(dataset, config.training.batch_size, config.seed)
     held_out = Batch(dataset.encode(dataset.test, seed=1))
     sde = VPSDE()
-    by_noise = LossByNoise(sde, T_MIN)
-    return Trainer(ScoreModel(network, sde), loss, batches, held_out, config, folder, by_noise=by_noise, unit="images")
+    means = LossByNoise(sde, T_MIN)
+    return Trainer(ScoreModel(network, sde), loss, batches, held_out, config, folder, means=means, unit="images")
 
 
 def weights_of(folder, step):

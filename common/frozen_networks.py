@@ -1,0 +1,77 @@
+"""Frozen networks of the library transformers, from folders that it saved.
+
+Nothing is looked for on the net, no code in a folder is run, and weights are `.safetensors`, none of which is missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from score_sde.common import distributed
+from score_sde.common.errors import UserError, first_line
+
+
+def transformers_library(complaint: str) -> Any:
+    """Return transformers, which says nothing by itself.
+
+    Args:
+        complaint: what needs it, and how it is installed.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(complaint) from error
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of weights in a folder.
+
+    Raises:
+        UserError: there are none that can be read without running code.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UserError(
+            f"{folder} has no weights in .safetensors, and others are not read, since they can run code: "
+            "save_pretrained writes them"
+        )
+    return weights
+
+
+def read_frozen(kind: Any, folder: Path, what: str) -> Any:
+    """Return the network in a folder, in float32, on this process's device, for evaluation alone.
+
+    Args:
+        kind: the class of transformers that reads it.
+        folder: the folder.
+        what: what the network is, for the complaint.
+
+    Raises:
+        UserError: it cannot be read, or some of its weights are missing.
+    """
+    weights_in(folder)
+    try:
+        network, about = kind.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            # How attention is computed is not for a file to say, which could name code of others.
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except Exception as error:  # damaged weights fail in many ways
+        raise UserError(f"cannot read the {what} in {folder}: {first_line(error)}") from error
+    # What is missing would be drawn at random.
+    wrong = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
+    if wrong:
+        name = type(network).__name__
+        raise UserError(f"the weights in {folder} lack {len(wrong)} of a {name}, such as {wrong[0]}")
+    return network.float().eval().requires_grad_(False).to(distributed.device())
