@@ -30,6 +30,13 @@ from score_sde.models.pretrained.diffusers_text import SECOND
 UNET, TRANSFORMER = "unet", "transformer"
 _DOWN = r"\.(?:lora_A(?:\.default)?|lora\.down|lora_linear_layer\.down)\.weight$"
 _PAIR = re.compile(rf"^({UNET}|{TRANSFORMER}|text_encoder(?:_2)?)\.(.+?){_DOWN}")
+# Projections of attention had other names, in files of older versions and in those that are converted from kohya's.
+_OLD_NAMES = (
+    (r"\.processor(?=\.to_)", ""),
+    (r"\.self_attn\.to_(q|k|v|out)_lora\.", r".self_attn.\1_proj.lora."),
+    (r"\.to_(q|k|v)_lora\.", r".to_\1.lora."),
+    (r"\.to_out_lora\.", r".to_out.0.lora."),
+)
 _UP = {"lora_A": "lora_B", "lora.down": "lora.up", "lora_linear_layer.down": "lora_linear_layer.up"}
 _METADATA = "lora_adapter_metadata"
 # Changes by their places, each that of a weight.
@@ -71,7 +78,7 @@ def add_low_rank_changes(networks: Mapping[str, nn.Module], path: Path, scale: f
 
 
 def _by_present_names(weights: Changes, networks: Mapping[str, Any], where: str) -> tuple[Changes, dict[str, Any]]:
-    """Return the tensors of a file by the library's names, and what they are multiplied by, by name."""
+    """Return the tensors of a file by the library's names, and `a` of each place that has one of its own."""
     strange = next((name for name in weights if "dora_scale" in name), None)
     if strange is not None:
         raise UserError(f"{where} has {strange}, of weights by size and direction (DoRA), which is not known here")
@@ -79,14 +86,25 @@ def _by_present_names(weights: Changes, networks: Mapping[str, Any], where: str)
     try:
         with quiet():
             if TRANSFORMER in networks:
-                return loaders.SD3LoraLoaderMixin.lora_state_dict(dict(weights)), {}
+                return _renamed(loaders.SD3LoraLoaderMixin.lora_state_dict(dict(weights))), {}
             loader, more = loaders.StableDiffusionLoraLoaderMixin, {}
             if SECOND in networks:
                 loader, more = loaders.StableDiffusionXLLoraLoaderMixin, {"unet_config": networks[UNET].config}
             converted, alphas = loader.lora_state_dict(dict(weights), **more)
     except Exception as error:  # names of other programs are converted by many rules
         raise UserError(f"{where} holds no low-rank changes that are known here: {first_line(error)}") from error
-    return converted, alphas or {}
+    places = _renamed({name.removesuffix(".alpha"): value for name, value in (alphas or {}).items()})
+    return _renamed(converted), {re.sub(_DOWN, "", name): value for name, value in places.items()}
+
+
+def _renamed(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has names by those that are written at present."""
+    found = {}
+    for name, value in named.items():
+        for old, new in _OLD_NAMES:
+            name = re.sub(old, new, name)
+        found[name] = value
+    return found
 
 
 def _changes(named: tuple[Changes, dict[str, Any]], about: dict[str, str], where: str) -> dict[str, Changes]:
@@ -112,14 +130,14 @@ def _changes(named: tuple[Changes, dict[str, Any]], about: dict[str, str], where
         rank = len(down)
         if up.ndim < 2 or up.shape[1] != rank:
             raise UserError(f"{where}: {name} is of rank {rank}, and {up_name} of shape {tuple(up.shape)}")
-        alpha = alphas.get(f"{network}.{place}.alpha", settings.get(f"{network}.lora_alpha", rank))
+        alpha = alphas.get(f"{network}.{place}", settings.get(f"{network}.lora_alpha", rank))
         product = up.double().flatten(1) @ down.double().flatten(1)
         if down.ndim > 2:
             product = product.unflatten(1, tuple(down.shape[1:]))
         divisor = math.sqrt(rank) if settings.get(f"{network}.use_rslora") else rank
         changes.setdefault(network, {})[place] = float(alpha) / divisor * product
-        used |= {name, up_name}
-    rest = [name for name in converted if name not in used]
+        used |= {name, up_name, f"{network}.{place}"}
+    rest = [name for name in (*converted, *alphas) if name not in used]
     if rest or not changes:
         raise UserError(f"{where} holds {rest[0] if rest else 'nothing'}, which is no low-rank change known here")
     return changes

@@ -103,6 +103,39 @@ def test_pipelines_with_changes_are_theirs(name: str, stabilised: bool, tmp_path
     assert relative(before, wanted_output) > 0.01
 
 
+@pytest.mark.parametrize("make", [stable_diffusion, stable_diffusion_xl])
+def test_names_and_scales_of_kohya(make: Callable[..., Any], tmp_path: Path) -> None:
+    """Each weight gets the formula's change: half of a scale, and `a` of a half of the rank."""
+    make(tmp_path, LADDERED)
+    before, after = (load_latent_pipeline(tmp_path) for _ in range(2))
+    unet: Any = before.model.network.unet
+    networks = {"lora_unet_": (unet, ("attn1.to_q", "attn2.to_out.0", "ff.net.0.proj", "conv_in"))}
+    names = ["lora_te_"] if make is stable_diffusion else ["lora_te1_", "lora_te2_"]
+    for name, text in zip(names, before.texts.values(), strict=True):
+        networks[f"{name}text_model_"] = (text.encoder, ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1"))
+    generator, file, expected = torch.Generator().manual_seed(0), {}, {}
+    for prefix, (network, ends) in networks.items():
+        for place, module in network.named_modules():
+            if place.endswith(ends):
+                name = prefix + place.removeprefix("text_model.").replace(".", "_")
+                down = torch.randn(2, *module.weight.shape[1:], generator=generator)
+                up = torch.randn(len(module.weight), 2, *(1,) * (down.ndim - 2), generator=generator)
+                file |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+                file[f"{name}.alpha"] = torch.tensor(1.0)
+                expected[prefix, place] = module.weight + 0.25 * torch.einsum("or,r...->o...", up.flatten(1), down)
+    save_file(file, tmp_path / FILE)
+    after.add_low_rank_changes(tmp_path / FILE, SCALE)
+    assert len(expected) > 6
+    there: Any = (after.model.network.unet, *(text.encoder for text in after.texts.values()))
+    changed = dict(zip(networks, there, strict=True))
+    for (prefix, place), weight in expected.items():
+        torch.testing.assert_close(changed[prefix].get_parameter(f"{place}.weight"), weight)
+    for prefix, (network, _) in networks.items():
+        for name, weight in network.named_parameters():
+            if (prefix, name.removesuffix(".weight")) not in expected:
+                assert torch.equal(changed[prefix].get_parameter(name), weight)
+
+
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: Any) -> LatentPipeline:
     place = tmp_path_factory.mktemp("sd3")
