@@ -100,6 +100,7 @@ def get_config() -> ConfigDict:
     # Of steps with noise, and of the discrete bound: fixed; learned: the network says it with twice the channels, for
     model.variance = "fixed"  # the ladders ddpm and cosine, with training.objective=hybrid
     model.precision = "float32"  # of the weights of a pipeline of latents: bfloat16, float16, float64
+    model.offload = False  # its parts lie in main memory but for the one in use, on a GPU that has no room for all
     model.lora = placeholder(str)  # a file of low-rank changes that are added to a Stable Diffusion's weights …
     model.lora_scale = 1.0  # … by this factor
     model.scale_input = True  # divide the network's input by its standard deviation

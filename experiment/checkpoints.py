@@ -24,7 +24,6 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.common.weight_files import load_fitting_weights, load_weights, tensor_names
@@ -346,7 +345,7 @@ def _latent_pipeline(path: Path) -> Found:
     pipeline = load_latent_pipeline(path)
 
     def make_model(config: ConfigDict, dataset: Dataset) -> build.Trained:
-        return pipelines.model_of(pipeline.to(distributed.device()), config)
+        return pipelines.model_of(pipeline, config)
 
     return Found(path, make_model, values=pipelines.values_of(pipeline), pipeline=pipeline)
 

@@ -144,10 +144,9 @@ def ready(
     if found is None:
         dataset = latent_data.of_latents(config, dataset)
     check_text_encoder(config, dataset)
-    if config.model.precision != "float32" and (found is None or found.pipeline is None):
-        raise UserError(f"model.precision={config.model.precision} is for pipelines of latents: leave it out")
-    if config.model.lora is not None and (found is None or found.pipeline is None):
-        raise UserError(f"model.lora={config.model.lora} is for pipelines of latents: leave it out")
+    for key, usual in {"precision": "float32", "lora": None, "offload": False}.items():
+        if config.model[key] != usual and (found is None or found.pipeline is None):
+            raise UserError(f"model.{key}={config.model[key]} is for pipelines of latents: leave it out")
     model = build.make_mixture(config, dataset) if found is None else found.make_model(config, dataset)
     place = folder if found is None or found.config is not None else found.path
     if isinstance(model, Autoencoder) and not autoencoders:
@@ -159,7 +158,9 @@ def ready(
         raise UserError(
             f"this is a classifier: give it to a model of {dataset.name}, --config.sampling.classifier={place}"
         )
-    model = model.to(distributed.device()).eval().requires_grad_(False)
+    # Where its parts lie, a pipeline decides by itself.
+    model = model if found is not None and found.pipeline is not None else model.to(distributed.device())
+    model = model.eval().requires_grad_(False)
     return controls.joined(Experiment(config, dataset, model, folder, found, overrides))
 
 

@@ -13,10 +13,16 @@ from torch import Tensor
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.models.pretrained.latent_pipelines import LatentPipeline
-from score_sde.models.pretrained.stable_diffusion import CONTROL, DEPTH, MASKED
+from score_sde.models.pretrained.stable_diffusion import CONTROL, DEPTH, MASKED, SIZES
 
 # What is given, by the name under which the model hears it.
-GIVEN = {MASKED: ("picture", "mask"), DEPTH: ("depth",), CONTROL: ("control",)}
+GIVEN = {
+    MASKED: ("picture", "mask"),
+    DEPTH: ("depth",),
+    CONTROL: ("control",),
+    # The library's names for them; each may be left out.
+    SIZES: ("original_size", "crops_coords_top_left", "target_size"),
+}
 _MIDDLE = 127.5
 
 
@@ -28,7 +34,8 @@ def told_beside(
     Args:
         pipeline: the pipeline.
         given: pictures uint8 `(N, C, H, W)` or `(N, H, W, C)`, a mask `(N, H, W)`, not 0 where the picture is to be
-            filled in, depths `(N, H, W)`, larger what is nearer; of each one for all samples or one for each.
+            filled in, depths `(N, H, W)`, larger what is nearer; of each one for all samples or one for each. Sizes
+            and corners are pairs of numbers of pixels, for all samples.
         count: the number of samples.
         size: height and width of the pictures.
 
@@ -40,12 +47,14 @@ def told_beside(
     for name in wanted:
         if name not in there:
             raise UserError(f"this pipeline is always told {' and '.join(wanted)}: give {name}=")
+    known = [*wanted, *(GIVEN[SIZES] if pipeline.sized else ())]
     for name in there:
-        if name not in wanted:
+        if name not in known:
             raise UserError(f"this pipeline is not told {name}: leave {name}= out")
-    if not wanted:
+    if not there:
         return None
-    values = {name: _MAKERS[name](pipeline, there, size) for name in pipeline.beside}
+    sizes = [SIZES] if any(name in there for name in GIVEN[SIZES]) else []
+    values = {name: _MAKERS[name](pipeline, there, size) for name in [*pipeline.beside, *sizes]}
     for name, value in values.items():
         if len(value) not in (1, count):
             raise UserError(
@@ -57,7 +66,7 @@ def told_beside(
 def size_of(given: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return height and width of what is given besides; None if nothing is."""
     for name, value in given.items():
-        if value is not None:
+        if value is not None and name not in GIVEN[SIZES]:
             shape = np.shape(value)
             flat = name in ("mask", "depth")
             return (shape[-2], shape[-1]) if flat or shape[-1] not in (1, 3) else (shape[-3], shape[-2])
@@ -109,7 +118,17 @@ def _masked(pipeline: LatentPipeline, given: Mapping[str, Any], size: tuple[int,
     return torch.cat([smaller.expand(len(rest), -1, -1, -1).to(rest), rest], dim=1)
 
 
-_MAKERS = {CONTROL: _control, DEPTH: _depth, MASKED: _masked}
+def _sizes(pipeline: LatentPipeline, given: Mapping[str, Any], size: tuple[int, int]) -> Tensor:
+    """Return the six numbers of pixels; a picture is as large as it is to be, and uncut, where nothing else is told."""
+    pairs = [given.get(name, usual) for name, usual in zip(GIVEN[SIZES], (size, (0, 0), size), strict=True)]
+    for name, pair in zip(GIVEN[SIZES], pairs, strict=True):
+        whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(k, int) and k >= 0 for k in pair)
+        if not whole:
+            raise UserError(f"{name} is two numbers of pixels, of height and width, not {pair!r}")
+    return torch.tensor([[number for pair in pairs for number in pair]], dtype=torch.float32)
+
+
+_MAKERS = {CONTROL: _control, DEPTH: _depth, MASKED: _masked, SIZES: _sizes}
 
 
 def _flat(x: Any, name: str) -> Tensor:

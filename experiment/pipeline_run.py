@@ -81,7 +81,8 @@ class PipelineRun(Run):
             num_steps: the solver's number of steps.
             guidance: scale of the guidance towards the prompt; 1 is none.
             latents: whether to return the latents themselves, float32 `(N, C, h, w)`.
-            options: what the pipeline is always told besides, `picture` and `mask`, `depth`, or `control`; see
+            options: what the pipeline is always told besides, `picture` and `mask`, `depth`, or `control`; of
+                Stable Diffusion XL `original_size`, `crops_coords_top_left` and `target_size`; see
                 `experiment.pipeline_conditions`; and further keys of the section `sampling`.
 
         Raises:

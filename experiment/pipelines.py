@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from ml_collections import ConfigDict
 
+from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.data import Dataset
@@ -112,6 +113,8 @@ def as_pictures(pipeline: LatentPipeline, samples: Samples) -> tuple[Samples, Da
 def model_of(pipeline: LatentPipeline, config: ConfigDict) -> ScoreModel:
     """Return the model of a pipeline, all of whose parts have the precision, and the changes, that are configured.
 
+    They are on the device, or are brought there as they are used.
+
     Raises:
         UserError: the changes are of another pipeline.
     """
@@ -119,4 +122,8 @@ def model_of(pipeline: LatentPipeline, config: ConfigDict) -> ScoreModel:
         with naming("model.lora"):
             pipeline.add_low_rank_changes(at_home(config.model.lora), config.model.lora_scale)
     pipeline.to(dtype=PRECISIONS[config.model.precision])
+    if config.model.offload:
+        pipeline.offload(distributed.device())
+    else:
+        pipeline.to(distributed.device())
     return pipeline.model

@@ -2,8 +2,10 @@ r"""Low-rank changes of a pipeline's weights, LoRA (Hu et al. 2021, arXiv:2106.0
 
     W <- W + s (a / r) B A,        A (r, in), B (out, r); of a convolution A has its kernel, and B is one of 1 x 1
 
-with `s` a scale of one's own, and `a` that of the file, r if it names none. Files are `.safetensors` of the libraries
-diffusers and peft, or kohya's, of the denoiser (`unet.`) and of the encoder of texts (`text_encoder.`).
+with `s` a scale of one's own, and `a` that of the file, r if it names none; changes that are rank-stabilised
+(Kalajdzievski 2023, arXiv:2312.03732) have the root of r below. Files are `.safetensors` of the libraries diffusers and
+peft, or kohya's, of the denoiser (`unet.`, `transformer.`) and of encoders of texts (`text_encoder.`,
+`text_encoder_2.`).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +22,33 @@ from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, first_line
 from score_sde.common.weight_files import check_finite, read_safetensors
+from score_sde.models.networks.mmdit import MMDiT
 from score_sde.models.pretrained.diffusers_library import library, quiet
+from score_sde.models.pretrained.diffusers_mmdit import converted_changes
+from score_sde.models.pretrained.diffusers_text import SECOND
 
-UNET, TEXT = "unet", "text_encoder"
+UNET, TRANSFORMER = "unet", "transformer"
 _DOWN = r"\.(?:lora_A(?:\.default)?|lora\.down|lora_linear_layer\.down)\.weight$"
-_PAIR = re.compile(rf"^({UNET}|{TEXT})\.(.+?){_DOWN}")
+_PAIR = re.compile(rf"^({UNET}|{TRANSFORMER}|text_encoder(?:_2)?)\.(.+?){_DOWN}")
+# Projections of attention had other names, in files of older versions and in those that are converted from kohya's.
+_OLD_NAMES = (
+    (r"\.processor(?=\.to_)", ""),
+    (r"\.self_attn\.to_(q|k|v|out)_lora\.", r".self_attn.\1_proj.lora."),
+    (r"\.to_(q|k|v)_lora\.", r".to_\1.lora."),
+    (r"\.to_out_lora\.", r".to_out.0.lora."),
+)
 _UP = {"lora_A": "lora_B", "lora.down": "lora.up", "lora_linear_layer.down": "lora_linear_layer.up"}
 _METADATA = "lora_adapter_metadata"
+# Changes by their places, each that of a weight.
+Changes = dict[str, Tensor]
 
 
-def add_low_rank_changes(networks: dict[str, nn.Module], path: Path, scale: float = 1.0) -> None:
+def add_low_rank_changes(networks: Mapping[str, nn.Module], path: Path, scale: float = 1.0) -> None:
     """Add the changes of a file to the weights of networks, in place, all of them or none.
 
     Args:
-        networks: the denoiser under `unet` and the encoder of texts under `text_encoder`; the latter may be left out.
+        networks: the denoiser under `unet` or, of Stable Diffusion 3, `transformer`, and encoders of texts under the
+            names of parts.
         path: the file.
         scale: the factor of all changes.
 
@@ -43,33 +59,63 @@ def add_low_rank_changes(networks: dict[str, nn.Module], path: Path, scale: floa
         raise UserError(f"{path} is no .safetensors, which low-rank changes are read from")
     weights, about = read_safetensors(path)
     check_finite(weights, str(path))
-    changes = _changes(weights, about, str(path))
-    for (name, place), change in changes.items():
-        weight = _weight(networks, name, place, str(path))
-        if weight.shape != change.shape:
-            raise UserError(
-                f"{path} changes {name}.{place} of shape {tuple(change.shape)}, and here it has {tuple(weight.shape)}"
-            )
+    changed = []
+    for name, changes in _changes(_by_present_names(weights, networks, str(path)), about, str(path)).items():
+        network = networks.get(name)
+        if isinstance(network, MMDiT):
+            changes = converted_changes(network, changes, str(path))
+        for place, change in changes.items():
+            weight = _weight(network, place)
+            if weight is None:
+                raise UserError(f"{path} changes {name}.{place}, which this pipeline does not have")
+            if weight.shape != change.shape:
+                here = tuple(weight.shape)
+                raise UserError(f"{path} changes {name}.{place} of shape {tuple(change.shape)}, and here it has {here}")
+            changed.append((weight, change))
     with torch.no_grad():
-        for (name, place), change in changes.items():
-            weight = _weight(networks, name, place, str(path))
+        for weight, change in changed:
             weight.add_((scale * change).to(weight))
 
 
-def _changes(weights: dict[str, Tensor], about: dict[str, str], where: str) -> dict[tuple[str, str], Tensor]:
-    """Return the change of each weight, by network and place; float64."""
+def _by_present_names(weights: Changes, networks: Mapping[str, Any], where: str) -> tuple[Changes, dict[str, Any]]:
+    """Return the tensors of a file by the library's names, and `a` of each place that has one of its own."""
+    strange = next((name for name in weights if "dora_scale" in name), None)
+    if strange is not None:
+        raise UserError(f"{where} has {strange}, of weights by size and direction (DoRA), which is not known here")
+    loaders: Any = library().loaders
     try:
         with quiet():
-            mixin: Any = library().loaders.StableDiffusionLoraLoaderMixin
-            converted, alphas = mixin.lora_state_dict(dict(weights))
+            if TRANSFORMER in networks:
+                return _renamed(loaders.SD3LoraLoaderMixin.lora_state_dict(dict(weights))), {}
+            loader, more = loaders.StableDiffusionLoraLoaderMixin, {}
+            if SECOND in networks:
+                loader, more = loaders.StableDiffusionXLLoraLoaderMixin, {"unet_config": networks[UNET].config}
+            converted, alphas = loader.lora_state_dict(dict(weights), **more)
     except Exception as error:  # names of other programs are converted by many rules
         raise UserError(f"{where} holds no low-rank changes that are known here: {first_line(error)}") from error
-    alphas = alphas or {}
+    places = _renamed({name.removesuffix(".alpha"): value for name, value in (alphas or {}).items()})
+    return _renamed(converted), {re.sub(_DOWN, "", name): value for name, value in places.items()}
+
+
+def _renamed(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has names by those that are written at present."""
+    found = {}
+    for name, value in named.items():
+        for old, new in _OLD_NAMES:
+            name = re.sub(old, new, name)
+        found[name] = value
+    return found
+
+
+def _changes(named: tuple[Changes, dict[str, Any]], about: dict[str, str], where: str) -> dict[str, Changes]:
+    """Return the change of each weight, by network and place; float64."""
+    converted, alphas = named
     try:
         settings = json.loads(about.get(_METADATA, "{}"))
     except ValueError as error:
         raise UserError(f"{where} has {_METADATA} that is no JSON") from error
-    changes, used = {}, set()
+    changes: dict[str, Changes] = {}
+    used = set()
     for name, down in converted.items():
         match = _PAIR.match(name)
         if match is None:
@@ -84,28 +130,26 @@ def _changes(weights: dict[str, Tensor], about: dict[str, str], where: str) -> d
         rank = len(down)
         if up.ndim < 2 or up.shape[1] != rank:
             raise UserError(f"{where}: {name} is of rank {rank}, and {up_name} of shape {tuple(up.shape)}")
-        alpha = alphas.get(f"{network}.{place}.alpha", settings.get(f"{network}.lora_alpha", rank))
+        alpha = alphas.get(f"{network}.{place}", settings.get(f"{network}.lora_alpha", rank))
         product = up.double().flatten(1) @ down.double().flatten(1)
         if down.ndim > 2:
             product = product.unflatten(1, tuple(down.shape[1:]))
         divisor = math.sqrt(rank) if settings.get(f"{network}.use_rslora") else rank
-        changes[network, place] = float(alpha) / divisor * product
-        used |= {name, up_name}
-    rest = [name for name in converted if name not in used]
+        changes.setdefault(network, {})[place] = float(alpha) / divisor * product
+        used |= {name, up_name, f"{network}.{place}"}
+    rest = [name for name in (*converted, *alphas) if name not in used]
     if rest or not changes:
         raise UserError(f"{where} holds {rest[0] if rest else 'nothing'}, which is no low-rank change known here")
     return changes
 
 
-def _weight(networks: dict[str, nn.Module], name: str, place: str, where: str) -> Tensor:
-    """Return the weight of a place of a network."""
-    network, weight = networks.get(name), None
+def _weight(network: nn.Module | None, place: str) -> Tensor | None:
+    """Return the weight of a place of a network; None if it has none."""
+    weight = None
     # Newer versions of the library transformers leave out the outermost part.
     for each in (place, place.removeprefix("text_model.")):
         try:
             weight = weight if network is None else getattr(network.get_submodule(each), "weight", weight)
         except AttributeError:
             continue
-    if not isinstance(weight, Tensor):
-        raise UserError(f"{where} changes {name}.{place}, which this pipeline does not have")
-    return weight
+    return weight if isinstance(weight, Tensor) else None

@@ -37,6 +37,8 @@ _READ: dict[str, Any] = {
     "qk_norm": None,
 }
 _PLACES = "pos_embed.pos_embed"
+# The names of three projections each that are one here.
+_JOINED = ("to_{}", "add_{}_proj")
 
 
 def read_mmdit(folder: Path) -> tuple[MMDiT, dict[str, Any]]:
@@ -84,21 +86,49 @@ def from_mmdit(settings: Mapping[str, Any], weights: Mapping[str, Tensor], where
     )
     given = {name: tensor.float() for name, tensor in weights.items()}
     check_finite(given, where)
-    for name in [name for name in given if name.endswith((".to_q.weight", ".to_q.bias"))]:
-        _join(given, name, "to_{}", where)
-    for name in [name for name in given if name.endswith((".add_q_proj.weight", ".add_q_proj.bias"))]:
-        _join(given, name, "add_{}_proj", where)
+    _convert(given, network, where)
+    load_weights(network, renamed(given, _names(network), where), where)
+    return network.eval()
+
+
+def converted_changes(network: MMDiT, changes: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return changes of weights by their places here; those that are not known keep theirs.
+
+    Args:
+        network: the network.
+        changes: what is added to weights, by their places in the library, without `.weight`.
+        where: the origin of the changes, for errors.
+
+    Raises:
+        UserError: the changes do not fit together.
+    """
+    given = {f"{place}.weight": change for place, change in changes.items()}
+    # Those that are joined with others, and come without them, leave these as they are.
+    for name, change in [*given.items()]:
+        for pattern in _JOINED:
+            letter = next((each for each in "qkv" if name.endswith(f".{pattern.format(each)}.weight")), None)
+            for other in "qkv" if letter else "":
+                given.setdefault(name.replace(pattern.format(letter), pattern.format(other)), torch.zeros_like(change))
+    _convert(given, network, where)
+    names = _names(network)
+    return {names.get(name, name).removesuffix(".weight"): change for name, change in given.items()}
+
+
+def _convert(given: dict[str, Tensor], network: MMDiT, where: str) -> None:
+    """Bring what is given under the library's names to the shapes and the order that it has here, in place."""
+    for pattern in _JOINED:
+        ends = tuple(f".{pattern.format('q')}.{kind}" for kind in ("weight", "bias"))
+        for name in [name for name in given if name.endswith(ends)]:
+            _join(given, name, pattern, where)
+    width, last = network.tokens.out_features, len(network.blocks) - 1
     for kind in ("weight", "bias"):
-        last = f"transformer_blocks.{read['num_layers'] - 1}.norm1_context.linear.{kind}"
-        for name in ("norm_out.linear." + kind, last):
+        for name in (f"norm_out.linear.{kind}", f"transformer_blocks.{last}.norm1_context.linear.{kind}"):
             if name in given and len(given[name]) == 2 * width:
                 given[name] = given[name].roll(width, 0)
     if given.get("pos_embed.proj.weight", torch.empty(0)).ndim == 4:
         given["pos_embed.proj.weight"] = given["pos_embed.proj.weight"].flatten(1)
     if _PLACES in given:
         given[_PLACES] = given[_PLACES].flatten(0, 1)
-    load_weights(network, renamed(given, _names(network), where), where)
-    return network.eval()
 
 
 def _read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

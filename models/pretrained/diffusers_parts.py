@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,34 @@ _OF_THE_AVERAGE = {
     "inv_gamma",
     "power",
 }
+# Of a folder's parts, these do nothing to latents.
+_NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")
+# What a part is of: the library, and the classes of it that are known.
+Known = Mapping[str, tuple[str, tuple[str, ...]]]
+
+
+def check_parts(folder: Path, parts: Mapping[str, Any], known: Known, passed_over: Sequence[str] = ()) -> None:
+    """See that `model_index.json` names parts of the classes that are known, and no others.
+
+    Args:
+        folder: that of the pipeline.
+        parts: what it names.
+        known: the parts that are read.
+        passed_over: parts that are not, whatever they are.
+
+    Raises:
+        UserError: a part is missing, or is of another class, or is not known.
+    """
+    kind = parts["_class_name"]
+    for name, (origin, classes) in known.items():
+        entry = parts.get(name)
+        if not isinstance(entry, list) or entry not in [[origin, each] for each in classes]:
+            of = ".".join(map(str, entry)) if isinstance(entry, list) else "not there"
+            raise UserError(f"{folder} is a {kind} whose {name} is {of}, and known is {' or '.join(classes)}")
+    for name, entry in parts.items():
+        is_part = not name.startswith("_") and isinstance(entry, list) and any(item is not None for item in entry)
+        if is_part and name not in (*known, *_NOT_READ, *passed_over, "scheduler"):
+            raise UserError(f"{folder} is a {kind} with a part {name}, which is not known here")
 
 
 def read_scheduler(path: Path, parts: dict[str, Any], diffusers: ModuleType) -> Any:

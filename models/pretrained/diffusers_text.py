@@ -7,10 +7,10 @@ has a projection, a vector of the whole. No code is read: classes are chosen her
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,34 @@ from score_sde.common.errors import UserError, first_line
 from score_sde.data.text_encoder import check_weights_are_plain
 from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_library import quiet
-from score_sde.models.pretrained.diffusers_parts import safe_names
+from score_sde.models.pretrained.diffusers_parts import Known, safe_names
+
+FIRST, SECOND = "text_encoder", "text_encoder_2"
+_CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+
+
+class Encoder(NamedTuple):
+    """An encoder of texts is of a class of the library transformers, with a tokeniser, in a pipeline.
+
+    Attributes:
+        encoder: its class.
+        tokenizer: the part that is its tokeniser.
+        tokenizers: the classes of that.
+        length: the number of tokens of a text; None for as many as the tokeniser says.
+        layer: which hidden state is taken; None for the encoder's output.
+    """
+
+    encoder: str
+    tokenizer: str
+    tokenizers: tuple[str, ...] = _CLIP_TOKENIZERS
+    length: int | None = None
+    layer: int | None = None
+
+
+def known_texts(encoders: Mapping[str, Encoder]) -> Known:
+    """Return what the parts of encoders of texts are of."""
+    of_encoders = {name: ("transformers", (kind.encoder,)) for name, kind in encoders.items()}
+    return of_encoders | {kind.tokenizer: ("transformers", kind.tokenizers) for kind in encoders.values()}
 
 
 def transformers_library() -> ModuleType:
@@ -79,17 +106,25 @@ class TextEncoder(nn.Module):
         return [f"it has {len(numbers)} tokens, and {self.length} are heard; the rest is not: {rest.strip()!r}"]
 
 
-def read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
-    """Read a text encoder, in evaluation mode and float32.
+def read_encoder(folder: Path, name: str, kind: Encoder) -> TextEncoder:
+    """Read an encoder of texts with its tokeniser, in evaluation mode and float32.
 
     Args:
         folder: that of the pipeline.
         name: the part.
-        kind: the library's class.
+        kind: what it is.
 
     Raises:
         UserError: a file is missing, damaged or a pickle, or is of another class.
     """
+    encoder: Any = _read_text_encoder(folder, name, kind.encoder)
+    tokenizer = _read_tokenizer(folder, kind.tokenizer, kind.tokenizers[0])
+    length = kind.length or min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    return TextEncoder(tokenizer, encoder, length, kind.layer)
+
+
+def _read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
+    """Read a part that is an encoder, of a class of the library."""
     place, transformers = _place(folder, name), transformers_library()
     names = [path.name for path in place.iterdir()]
     if not any(each.endswith((".safetensors", ".safetensors.index.json")) for each in safe_names(names, place)):
@@ -108,17 +143,8 @@ def read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
     return encoder.float().eval().requires_grad_(False)
 
 
-def read_tokenizer(folder: Path, name: str, kind: str) -> Any:
-    """Read a tokeniser.
-
-    Args:
-        folder: that of the pipeline.
-        name: the part.
-        kind: the library's class.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
+def _read_tokenizer(folder: Path, name: str, kind: str) -> Any:
+    """Read a part that is a tokeniser, of a class of the library."""
     place, transformers = _place(folder, name), transformers_library()
     try:
         with quiet():

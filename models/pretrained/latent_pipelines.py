@@ -2,6 +2,7 @@
 
     StableDiffusionPipeline       `models.pretrained.stable_diffusion`; and so of …Img2Img, …Inpaint, …Depth2Img and
                                   …ControlNet
+    StableDiffusionXLPipeline     the same network, and `models.pretrained.stable_diffusion_xl`; and so of …Img2Img
     StableDiffusion3Pipeline      `models.pretrained.stable_diffusion_3`
     LDMPipeline                   a `UNet2DModel` of latents, told of nothing
     DiTPipeline                   `models.pretrained.diffusers_dit`, told of classes
@@ -15,7 +16,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -32,23 +33,30 @@ from score_sde.models.pretrained.diffusers_dit import CLASSES, read_transformer
 from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_flow import FLOWS, flow_times
 from score_sde.models.pretrained.diffusers_library import library, quiet
-from score_sde.models.pretrained.diffusers_lora import TEXT, add_low_rank_changes
+from score_sde.models.pretrained.diffusers_lora import TRANSFORMER, add_low_rank_changes
 from score_sde.models.pretrained.diffusers_lora import UNET as LORA_UNET
 from score_sde.models.pretrained.diffusers_mmdit import CLASS as MMDIT
 from score_sde.models.pretrained.diffusers_mmdit import read_mmdit
 from score_sde.models.pretrained.diffusers_parts import UNET as PLAIN_UNET
-from score_sde.models.pretrained.diffusers_parts import read_network, read_scheduler
+from score_sde.models.pretrained.diffusers_parts import check_parts, read_network, read_scheduler
 from score_sde.models.pretrained.diffusers_schedulers import meaning
-from score_sde.models.pretrained.diffusers_text import TextEncoder, read_text_encoder, read_tokenizer
+from score_sde.models.pretrained.diffusers_text import FIRST, Encoder, TextEncoder, known_texts, read_encoder
 from score_sde.models.pretrained.dit import Means
-from score_sde.models.pretrained.stable_diffusion import CAPTION, UNET, Nothing, Prompted, check_unet
+from score_sde.models.pretrained.offload import OneAtATime
+from score_sde.models.pretrained.stable_diffusion import (
+    CAPTION,
+    UNET,
+    Nothing,
+    Prompted,
+    check_unet,
+    heard_of_nothing,
+)
 from score_sde.models.pretrained.stable_diffusion_3 import ENCODERS, AlwaysTold, ThreeTexts
+from score_sde.models.pretrained.stable_diffusion_xl import ENCODERS_XL, TwoTexts
 from score_sde.models.score_model import ScoreModel
 from score_sde.sde import DDPMLadder
 
 CONTROLNET = "ControlNetModel"
-# Of a folder's parts, these do nothing to latents.
-_NOT_READ = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 @dataclass(frozen=True)
@@ -59,45 +67,60 @@ class LatentPipeline:
         model: the model of latents, in evaluation mode; its weights are float32 at first.
         autoencoder: makes latents of pictures, and pictures of latents.
         shape: the shape of latents that the pipeline has by itself, `(C, h, w)`.
-        texts: the encoders of prompts, none if there are no prompts.
+        texts: the encoders of prompts, by the names of parts; none if there are no prompts.
         prompts: what the model is told of prompts; None if it is told none.
         scheduler: the library's scheduler, which says the process and steps of its own.
         patch: how many latents a patch of the network is wide.
         multiple: what the sides of latents must be multiples of.
         num_classes: the number of classes that the model is told of.
         beside: the channels of what else it is always told, by name (`models.pretrained.stable_diffusion`).
+        sized: whether the model is told of sizes.
+        zeros: whether the model hears zeros where there are no words, and not what the encoders make of none.
     """
 
     model: ScoreModel
     autoencoder: PictureAutoencoder
     shape: tuple[int, int, int]
-    texts: nn.ModuleList
+    texts: nn.ModuleDict
     prompts: Prompts | None
     scheduler: Any
     patch: int = 1
     multiple: int = 1
     num_classes: int = 0
     beside: Mapping[str, int] = field(default_factory=dict)
+    sized: bool = False
+    zeros: bool = False
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> LatentPipeline:
         """Bring all parts to a device, and their weights to a dtype; return the pipeline."""
-        for part in (self.model, self.autoencoder, self.texts):
+        for part in (self.model, self.texts):
             part.to(device=device, dtype=dtype)
+        # Those of XL have numbers that float16 does not.
+        too_small = dtype is torch.float16 and self.autoencoder.network.config.get("force_upcast", False)
+        self.autoencoder.to(device=device, dtype=torch.float32 if too_small else dtype)
         return self
+
+    def offload(self, device: torch.device) -> None:
+        """Leave all parts in main memory, from here on, but for the one in use, which is brought to the device."""
+        parts = OneAtATime(device)
+        for part in (*self.texts.values(), self.model.network):
+            parts.add(part)
+        parts.add(self.autoencoder, ("encode", "decode"))
 
     def add_low_rank_changes(self, path: Path, scale: float) -> None:
         """Add the low-rank changes of a file to the weights, for good.
 
         Raises:
-            UserError: the file is of another pipeline, or this is no Stable Diffusion of versions 1 and 2.
+            UserError: the file is of another pipeline, or this is no Stable Diffusion.
         """
         network = self.model.network
-        if not isinstance(network, Prompted) or self.prompts is None:
-            raise UserError("low-rank changes are read for Stable Diffusion 1 and 2 alone, not for this pipeline")
-        changed: Any = {LORA_UNET: network.unet, TEXT: self.texts[0].encoder}
-        add_low_rank_changes(changed, path, scale)
+        if not isinstance(network, Prompted | AlwaysTold) or self.prompts is None:
+            raise UserError("low-rank changes are read for Stable Diffusion alone, not for this pipeline")
+        denoiser = {LORA_UNET: network.unet} if isinstance(network, Prompted) else {TRANSFORMER: network.network}
+        texts: Any = self.texts.items()
+        add_low_rank_changes(denoiser | {name: text.encoder for name, text in texts}, path, scale)
         # The encoder may hear no words otherwise now.
-        network.nothing = Nothing(self.prompts.embed([""]))
+        network.nothing = Nothing(heard_of_nothing(self.prompts, self.zeros))
 
 
 def scheduler_times(pipeline: LatentPipeline, num_steps: int) -> Tensor:
@@ -144,19 +167,17 @@ def load_latent_pipeline(folder: Path) -> LatentPipeline:
 
 
 def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
+    encoders = {FIRST: Encoder("CLIPTextModel", "tokenizer")}
     known = {
         "vae": ("diffusers", (KL,)),
-        "text_encoder": ("transformers", ("CLIPTextModel",)),
-        "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
         "unet": ("diffusers", (UNET,)),
+        **known_texts(encoders),
         **({"controlnet": ("diffusers", (CONTROLNET,))} if "controlnet" in parts else {}),
     }
-    _check_parts(folder, parts, known, passed_over=["depth_estimator"])
+    check_parts(folder, parts, known, passed_over=["depth_estimator"])
     scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
     autoencoder = _autoencoder(folder, "vae", diffusers, KL)
-    encoder = read_text_encoder(folder, "text_encoder", "CLIPTextModel")
-    tokenizer = read_tokenizer(folder, "tokenizer", "CLIPTokenizer")
-    text = TextEncoder(tokenizer, encoder, _length(tokenizer, encoder))
+    text = read_encoder(folder, FIRST, encoders[FIRST])
     prompts = Prompts(lambda texts: {CAPTION: text(texts)[0]}, _told_shape(text), text.complaints)
     check_unet(read_json(folder / "unet" / "config.json"))
     unet = read_network(folder, folder / "unet", diffusers, UNET, safetensors_only=True)
@@ -167,8 +188,36 @@ def _stable_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
         network = Prompted(unet, prompts.embed([""]), controlnet)
     model = _model(network, scheduler)
     shape = _shape(unet.config.get("sample_size"), autoencoder, unet.config.out_channels, "unet")
-    texts = nn.ModuleList([text])
+    texts = nn.ModuleDict({FIRST: text})
     return LatentPipeline(model, autoencoder, shape, texts, prompts, scheduler, beside=network.beside)
+
+
+def _stable_diffusion_xl(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
+    known = {"vae": ("diffusers", (KL,)), "unet": ("diffusers", (UNET,)), **known_texts(ENCODERS_XL)}
+    check_parts(folder, parts, known)
+    scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
+    autoencoder = _autoencoder(folder, "vae", diffusers, KL)
+    if autoencoder.network.config.get("latents_mean") is not None:
+        raise UserError(f"{folder / 'vae'} has latents_mean: latents are of other units then, not known here")
+    texts = TwoTexts({name: read_encoder(folder, name, kind) for name, kind in ENCODERS_XL.items()})
+    prompts = Prompts(texts, texts.told_shape, texts.complaints)
+    check_unet(read_json(folder / "unet" / "config.json"), sized=True)
+    unet = read_network(folder, folder / "unet", diffusers, UNET, safetensors_only=True)
+    zeros = bool(parts.get("force_zeros_for_empty_prompt", True))
+    with quiet():
+        network = Prompted(unet, heard_of_nothing(prompts, zeros), factor=autoencoder.factor)
+    shape = _shape(unet.config.get("sample_size"), autoencoder, unet.config.out_channels, "unet")
+    return LatentPipeline(
+        _model(network, scheduler),
+        autoencoder,
+        shape,
+        texts.encoders,
+        prompts,
+        scheduler,
+        beside=network.beside,
+        sized=True,
+        zeros=zeros,
+    )
 
 
 def _stable_diffusion_3(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
@@ -176,15 +225,14 @@ def _stable_diffusion_3(folder: Path, parts: dict[str, Any], diffusers: ModuleTy
     known: dict[str, tuple[str, tuple[str, ...]]] = {
         "vae": ("diffusers", (KL,)),
         "transformer": ("diffusers", (MMDIT,)),
-        **{name: ("transformers", (ENCODERS[name].encoder,)) for name in encoders},
-        **{ENCODERS[name].tokenizer: ("transformers", ENCODERS[name].tokenizers) for name in encoders},
+        **known_texts({name: ENCODERS[name] for name in encoders}),
     }
-    _check_parts(folder, parts, known, passed_over=[kind.tokenizer for kind in ENCODERS.values()])
+    check_parts(folder, parts, known, passed_over=[kind.tokenizer for kind in ENCODERS.values()])
     scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
     autoencoder = _autoencoder(folder, "vae", diffusers, KL)
     network, settings = read_mmdit(folder / "transformer")
     texts = ThreeTexts(
-        {name: _text_of(folder, name) for name in encoders},
+        {name: read_encoder(folder, name, ENCODERS[name]) for name in encoders},
         settings["joint_attention_dim"],
         settings["pooled_projection_dim"],
     )
@@ -192,20 +240,12 @@ def _stable_diffusion_3(folder: Path, parts: dict[str, Any], diffusers: ModuleTy
     model = _model(AlwaysTold(network, prompts.embed([""])), scheduler)
     shape = _shape(settings["sample_size"], autoencoder, settings["in_channels"], "transformer")
     patch = settings["patch_size"]
-    return LatentPipeline(model, autoencoder, shape, nn.ModuleList([texts]), prompts, scheduler, patch, multiple=patch)
-
-
-def _text_of(folder: Path, name: str) -> TextEncoder:
-    """Read one of the three encoders of texts, of a name."""
-    kind = ENCODERS[name]
-    tokenizer = read_tokenizer(folder, kind.tokenizer, kind.tokenizers[0])
-    encoder = read_text_encoder(folder, name, kind.encoder)
-    return TextEncoder(tokenizer, encoder, kind.length or _length(tokenizer, encoder), kind.layer)
+    return LatentPipeline(model, autoencoder, shape, texts.encoders, prompts, scheduler, patch, multiple=patch)
 
 
 def _latent_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
     known = {"vqvae": ("diffusers", (VQ, KL)), "unet": ("diffusers", (PLAIN_UNET,))}
-    _check_parts(folder, parts, known)
+    check_parts(folder, parts, known)
     scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
     autoencoder = _autoencoder(folder, "vqvae", diffusers, parts["vqvae"][1])
     unet = read_network(folder, folder / "unet", diffusers, PLAIN_UNET, safetensors_only=True)
@@ -215,12 +255,12 @@ def _latent_diffusion(folder: Path, parts: dict[str, Any], diffusers: ModuleType
     # It has no places for what is left of an odd number, unlike networks that are told prompts.
     multiple = 2 ** sum(block.downsamplers is not None for block in unet.down_blocks)
     model = _model(network, scheduler)
-    return LatentPipeline(model, autoencoder, shape, nn.ModuleList(), None, scheduler, multiple=multiple)
+    return LatentPipeline(model, autoencoder, shape, nn.ModuleDict(), None, scheduler, multiple=multiple)
 
 
 def _dit(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPipeline:
     known = {"vae": ("diffusers", (KL,)), "transformer": ("diffusers", CLASSES)}
-    _check_parts(folder, parts, known)
+    check_parts(folder, parts, known)
     scheduler = read_scheduler(folder / "scheduler" / "scheduler_config.json", parts, diffusers)
     # Published ones are of the time before .safetensors; what is not data is refused all the same.
     autoencoder = _autoencoder(folder, "vae", diffusers, KL, safetensors_only=False)
@@ -230,26 +270,8 @@ def _dit(folder: Path, parts: dict[str, Any], diffusers: ModuleType) -> LatentPi
     model = _model(Means(network), scheduler)
     shape = _shape(network.size, autoencoder, network.in_channels, "transformer")
     return LatentPipeline(
-        model, autoencoder, shape, nn.ModuleList(), None, scheduler, network.patch_size, num_classes=count
+        model, autoencoder, shape, nn.ModuleDict(), None, scheduler, network.patch_size, num_classes=count
     )
-
-
-# What a part is of: the library, and the classes of it that are known.
-Known = Mapping[str, tuple[str, tuple[str, ...]]]
-
-
-def _check_parts(folder: Path, parts: Mapping[str, Any], known: Known, passed_over: Sequence[str] = ()) -> None:
-    """See that `model_index.json` names parts of the classes that are known, and no others."""
-    kind = parts["_class_name"]
-    for name, (origin, classes) in known.items():
-        entry = parts.get(name)
-        if not isinstance(entry, list) or entry not in [[origin, each] for each in classes]:
-            of = ".".join(map(str, entry)) if isinstance(entry, list) else "not there"
-            raise UserError(f"{folder} is a {kind} whose {name} is {of}, and known is {' or '.join(classes)}")
-    for name, entry in parts.items():
-        is_part = not name.startswith("_") and isinstance(entry, list) and any(item is not None for item in entry)
-        if is_part and name not in (*known, *_NOT_READ, *passed_over, "scheduler"):
-            raise UserError(f"{folder} is a {kind} with a part {name}, which is not known here")
 
 
 def _autoencoder(
@@ -275,11 +297,6 @@ def _shape(size: Any, autoencoder: PictureAutoencoder, channels: int, name: str)
     return channels, height, width
 
 
-def _length(tokenizer: Any, encoder: Any) -> int:
-    """Return how many tokens a text has, at most as many as its encoder has places for."""
-    return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-
-
 def _told_shape(text: TextEncoder) -> tuple[int, int]:
     encoder: Any = text.encoder
     return text.length, int(encoder.config.hidden_size)
@@ -291,6 +308,8 @@ _READERS: dict[str, Callable[[Path, dict[str, Any], ModuleType], LatentPipeline]
     "StableDiffusionInpaintPipeline": _stable_diffusion,
     "StableDiffusionDepth2ImgPipeline": _stable_diffusion,
     "StableDiffusionControlNetPipeline": _stable_diffusion,
+    "StableDiffusionXLPipeline": _stable_diffusion_xl,
+    "StableDiffusionXLImg2ImgPipeline": _stable_diffusion_xl,
     "StableDiffusion3Pipeline": _stable_diffusion_3,
     "LDMPipeline": _latent_diffusion,
     "DiTPipeline": _dit,

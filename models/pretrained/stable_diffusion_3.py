@@ -10,7 +10,7 @@ Of an encoder that is missing tokens and vectors are zero, as they were now and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,36 +18,17 @@ from torch import Tensor, nn
 
 from score_sde.common.condition import Condition
 from score_sde.models.layers.text import whole
-from score_sde.models.pretrained.diffusers_text import TextEncoder
+from score_sde.models.pretrained.diffusers_text import FIRST, SECOND, Encoder, TextEncoder
 from score_sde.models.pretrained.stable_diffusion import CAPTION, Nothing
 
 _CLIP_LENGTH, _T5_LENGTH = 77, 256
 
 
-class Encoder(NamedTuple):
-    """An encoder of texts is of a class of the library transformers, with a tokeniser, in a pipeline.
-
-    Attributes:
-        encoder: its class.
-        tokenizer: the part that is its tokeniser.
-        tokenizers: the classes of that.
-        length: the number of tokens of a text; None for as many as the tokeniser says.
-        layer: which hidden state is taken; None for the encoder's output.
-    """
-
-    encoder: str
-    tokenizer: str
-    tokenizers: tuple[str, ...]
-    length: int | None
-    layer: int | None
-
-
-_CLIP = ("CLIPTextModelWithProjection", ("CLIPTokenizer", "CLIPTokenizerFast"))
-FIRST, SECOND, THIRD = "text_encoder", "text_encoder_2", "text_encoder_3"
+THIRD = "text_encoder_3"
 ENCODERS = {
-    FIRST: Encoder(_CLIP[0], "tokenizer", _CLIP[1], None, -2),
-    SECOND: Encoder(_CLIP[0], "tokenizer_2", _CLIP[1], None, -2),
-    THIRD: Encoder("T5EncoderModel", "tokenizer_3", ("T5Tokenizer", "T5TokenizerFast"), _T5_LENGTH, None),
+    FIRST: Encoder("CLIPTextModelWithProjection", "tokenizer", layer=-2),
+    SECOND: Encoder("CLIPTextModelWithProjection", "tokenizer_2", layer=-2),
+    THIRD: Encoder("T5EncoderModel", "tokenizer_3", ("T5Tokenizer", "T5TokenizerFast"), _T5_LENGTH),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import score_sde
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.control import Guided, noised
+from score_sde.experiment import pipelines
 from score_sde.experiment.comparison import asked_in_turn
 from score_sde.experiment.pipeline_run import PipelineRun
 from score_sde.models import Given
@@ -105,6 +107,55 @@ def test_half_precision_is_near(folder: Path, loaded: PipelineRun) -> None:
     assert found.dtype == np.float32
     assert 1e-6 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
     assert half.sample(prompt="a cat", num_steps=2).shape == (1, 3, 16, 16)
+
+
+def test_parts_lie_in_main_memory_but_for_the_one_in_use(folder: Path, loaded: PipelineRun, monkeypatch: Any) -> None:
+    """The device `meta` stands for an accelerator: what is brought there is noted, and stays where it is."""
+    there: list[Any] = []
+    moves: list[str] = []
+    move = torch.nn.Module.to
+
+    def noted(module: Any, *args: Any, **options: Any) -> Any:
+        device = next((str(each) for each in (*args, options.get("device")) if each in (meta, "cpu")), None)
+        if device is None:
+            return move(module, *args, **options)
+        there[:] = [part for part in there if part is not module] + [module] * (device == "meta")
+        moves.extend([names[module]] * (device == "meta"))
+        return module
+
+    meta = torch.device("meta")
+    monkeypatch.setattr(pipelines, "distributed", SimpleNamespace(device=lambda: meta))
+    opened = score_sde.load(folder, settings={"model.offload": "True"})
+    assert isinstance(opened, PipelineRun)
+    pipeline, used = opened.pipeline, []
+    parts: dict[str, Any] = {"text": pipeline.texts["text_encoder"], "autoencoder": pipeline.autoencoder}
+    parts |= {"network": pipeline.model.network}
+    names = {part: name for name, part in parts.items()}
+    monkeypatch.setattr(torch.nn.Module, "to", noted)
+
+    def use(name: str) -> Any:
+        return lambda *_: used.append((name, [names[part] for part in there]))
+
+    for name, inner in {"text": parts["text"].encoder, "network": pipeline.model.network.unet}.items():
+        inner.register_forward_pre_hook(use(name))
+    for inner in (pipeline.autoencoder.network.encoder, pipeline.autoencoder.network.decoder):
+        inner.register_forward_pre_hook(use("autoencoder"))
+    options: dict[str, Any] = {"negative_prompt": "bad", "guidance": 3, "num_steps": 2, "solver": "ddim"}
+    flat: dict[str, Any] = {"method": "rk4", "num_steps": 1, "divergence": "hutchinson", "seed": 0}
+    for do, order in {
+        lambda run: run.sample(prompt=PROMPTS, **options): ["text", "network", "autoencoder"],
+        lambda run: run.edit(run.sample(prompt="a", **options), prompt="b", **options): [
+            *("text", "network", "autoencoder"),
+            *("text", "network", "autoencoder"),
+        ],
+        lambda run: run.log_prob(0.5 * tiny.latents().float(), prompt="a", **flat): ["text", "network"],
+    }.items():
+        moves.clear()
+        found = do(opened)
+        assert moves == order
+        np.testing.assert_array_equal(found, do(loaded))
+    assert len(used) > 20
+    assert all(lying == [name] for name, lying in used)
 
 
 def test_edits_begin_at_noised_latents(loaded: PipelineRun) -> None:
@@ -257,6 +308,62 @@ def test_bad_folders_are_refused_in_one_line(spoil: Any, said: str, folder: Path
     assert said in str(error.value)
 
 
+@pytest.fixture(scope="module", name="xl_folder")
+def folder_of_xl(tmp_path_factory: Any) -> Path:
+    place = tmp_path_factory.mktemp("xl") / "xl"
+    tiny.stable_diffusion_xl(place, diffusers.EulerDiscreteScheduler(**tiny.LADDER))
+    return place
+
+
+def test_two_encoders_and_sizes(xl_folder: Path) -> None:
+    """Stable Diffusion XL is told the sizes of the pictures that are asked for, unless it is told others."""
+    opened: Any = score_sde.load(xl_folder)
+    options: dict[str, Any] = {"solver": "ddim", "num_steps": 2, "guidance": 4.0, "seed": 3}
+    found = opened.sample(prompt=PROMPTS, size=(16, 20), latents=True, **options)
+    sizes = torch.tensor([[16.0, 20.0, 0, 0, 16, 20]]).expand(2, -1)
+    words = Condition({**told(opened, PROMPTS).values, "sizes": sizes})
+    model = Guided(Given(opened.model, words), Given(opened.model, Condition({"sizes": sizes})), 4.0)
+    x_T = opened.model.sde.prior_sample((2, 4, 8, 10), seeds=[3, 4])
+    with torch.no_grad():
+        expected = get_solver("ddim", num_steps=2)(model, x_T).x
+    np.testing.assert_array_equal(found, expected)
+    other = opened.sample(prompt=PROMPTS, latents=True, original_size=(8, 8), size=(16, 20), **options)
+    assert np.abs(other - found).max() > 1e-3
+    pictures = opened.decode(found)
+    assert opened.edit(pictures, prompt=PROMPTS, num_steps=1, solver="ddim").shape == (2, 3, 16, 20)
+    flat: dict[str, Any] = {"method": "rk4", "num_steps": 1, "divergence": "hutchinson"}
+    density = log_likelihood(Given(opened.model, words), torch.from_numpy(found), seeds=[0, 1], **flat).log_prob
+    np.testing.assert_allclose(opened.log_prob(found, prompt=PROMPTS, seed=0, **flat), density, rtol=1e-5)
+    with pytest.raises(UserError, match="target_size is two numbers of pixels, of height and width, not 16"):
+        opened.sample(prompt=PROMPTS, target_size=16)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_index(text_encoder=None), "whose text_encoder is not there, and known is CLIPTextModel"),
+        (
+            _settings("unet/config.json", addition_embed_type=None),
+            "has addition_embed_type=None, and Stable Diffusion XL's 'text_time'",
+        ),
+        (
+            _settings("text_encoder_2/config.json", projection_dim=16),
+            "is not of a CLIPTextModelWithProjection",
+        ),
+        (_settings("unet/config.json", addition_time_embed_dim=5), "is told 44 numbers of sizes and the whole prompt"),
+        (_settings("vae/config.json", latents_mean=[0, 0, 0, 0]), "has latents_mean"),
+        (_settings("unet/config.json", class_embed_type="timestep"), "it is told of classes, not known here"),
+    ],
+)
+def test_other_pipelines_than_xl_are_refused(spoil: Any, said: str, xl_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(xl_folder, tmp_path / "bad")
+    spoil(tmp_path / "bad")
+    with pytest.raises(UserError) as error:
+        score_sde.load(tmp_path / "bad")
+    assert "\n" not in str(error.value)
+    assert said in str(error.value)
+
+
 def test_sizes_that_a_network_cannot_halve_are_refused(tmp_path: Path) -> None:
     """Latents of 8 x 10 are halved once; a network that is told prompts makes do with odd ones."""
     settings = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
@@ -281,8 +388,9 @@ def test_precision_is_for_pipelines(capsys: Any, tmp_path: Path) -> None:
         norm_num_groups=4,
     )
     diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
-    line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'ddpm'}", "--config.model.precision=bfloat16")
-    assert "model.precision=bfloat16 is for pipelines of latents" in line
+    for key in ("model.precision=bfloat16", "model.offload=True"):
+        line = complaint(capsys, "--mode=sample", f"--checkpoint={tmp_path / 'ddpm'}", f"--config.{key}")
+        assert f"{key} is for pipelines of latents" in line
 
 
 def low_rank(weights: dict[str, torch.Tensor], rank: int = 2) -> dict[str, torch.Tensor]:
@@ -302,7 +410,7 @@ def test_low_rank_changes_are_added(folder: Path, loaded: PipelineRun, tmp_path:
         {f"unet.{place}": part.weight for place, part in named if place.endswith((".to_q", ".to_out.0"))}
     )
     (name, weight), *_ = [one for one in loaded.pipeline.texts.named_parameters() if one[0].endswith("q_proj.weight")]
-    place = name.removeprefix("0.encoder.").removeprefix("text_model.").removesuffix(".weight")
+    place = name.removeprefix("text_encoder.encoder.").removeprefix("text_model.").removesuffix(".weight")
     text = low_rank({f"text_encoder.text_model.{place}": weight})
     for file, content in {"both": changes | text, "unet": changes}.items():
         save_file(content, tmp_path / f"{file}.safetensors")

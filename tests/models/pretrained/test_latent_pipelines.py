@@ -78,7 +78,7 @@ def guided(ours: LatentPipeline) -> Any:
 def solved(model: Any, ours: LatentPipeline, name: str, times: Tensor, x: Tensor) -> Tensor:
     """Solve by the method of a scheduler on its times; DDIM without `set_alpha_to_one` ends at the first rung."""
     options = dict(OPTIONS[name])
-    if name == "ddim" and not ours.scheduler.config.set_alpha_to_one:
+    if name == "ddim" and not ours.scheduler.config.get("set_alpha_to_one", True):
         assert isinstance(ours.model.sde, DDPMLadder)
         times, options["denoise"] = torch.cat([times, ours.model.sde.time(torch.zeros(1))]), False
     until = Until(model, float(times[0])) if times[0] < ours.model.sde.T else model

@@ -89,6 +89,23 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def stable_diffusion_xl(folder: Path, scheduler: Any, **parts: Any) -> Any:
+    """Save a pipeline with two encoders of texts, of different widths; return it."""
+    tokenizer = clip_tokenizer()
+    second = clip_config(tokenizer, 2 * WIDTH, projection_dim=WIDTH + 4)
+    sized = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "cross_attention_dim": 3 * WIDTH}
+    made = {
+        "vae": autoencoder(),
+        "text_encoder": randomise(transformers.CLIPTextModel(clip_config(tokenizer))),
+        "tokenizer": tokenizer,
+        "text_encoder_2": randomise(transformers.CLIPTextModelWithProjection(second), seed=1),
+        "tokenizer_2": clip_tokenizer(),
+        "unet": unet(projection_class_embeddings_input_dim=6 * 4 + WIDTH + 4, **sized),
+        "scheduler": scheduler,
+    }
+    return saved(diffusers.StableDiffusionXLPipeline(**(made | parts)), folder)
+
+
 def t5_tokenizer() -> Any:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((letter, -2.0) for letter in _LETTERS)]
     return transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
