@@ -256,6 +256,24 @@ class Dataset:
                     f"{where} knows captions by other words than those of {self.name}: train it on these data"
                 )
 
+    def check_units(self, description: Mapping[str, Any], where: str) -> None:
+        """See that another model, trained on data of this description, sees the same numbers in these data.
+
+        Raises:
+            UserError: numbers without levels, or those of a condition, are scaled otherwise for it.
+        """
+        pairs: dict[str, tuple[Any, Any]] = {"examples": (self.units, _units_described(description.get("units")))}
+        for name, units in _condition_units(description).items():
+            own = self.condition_units.get(name)
+            if isinstance(units, ConditionUnits) and isinstance(own, ConditionUnits):
+                pairs[name] = (own.standardised, units.standardised)
+        for what, (here, there) in pairs.items():
+            if isinstance(here, Standardised) and isinstance(there, Standardised) and not here.is_like(there):
+                raise UserError(
+                    f"{where} sees {what} in units of other data, of mean {_some(there.mean)} and deviation "
+                    f"{_some(there.std)}, and not {_some(here.mean)} and {_some(here.std)}: train it on the same data"
+                )
+
     def check_like(self, description: Mapping[str, Any], knows_classes: bool, where: str) -> None:
         """See that a model that was trained on data of this description may be used with these.
 
@@ -395,6 +413,12 @@ def has_gaps(examples: Tensor) -> bool:
 def _run_of(description: Mapping[str, Any]) -> str:
     by = description.get("embedded_by")
     return f"the run with weights {by}" if by else "no run"
+
+
+def _some(numbers: Tensor) -> str:
+    """Return the first few of some numbers in words."""
+    shown = [f"{number:.4g}" for number in numbers.flatten()[:3].tolist()]
+    return ", ".join([*shown, *(["…"] if numbers.numel() > 3 else [])])
 
 
 def _plain(value: Any) -> str:

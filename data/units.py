@@ -41,6 +41,8 @@ from score_sde.data.box import Box
 
 # Numbers that are looked at together, where data may be larger than memory.
 _AT_ONCE = 2**24
+# Two units are the same whose means and deviations differ by less, in parts of the deviation.
+_SAME = 1e-6
 
 
 class Noise(Protocol):
@@ -148,6 +150,14 @@ class Standardised:
         whole = whole.to(examples.device)
         found = self.box.log_derivative(self._unbounded(in_float64(examples))) + whole
         return torch.where(self.box.holds(examples).to(found.device), found, -math.inf)
+
+    def is_like(self, other: Standardised) -> bool:
+        """Return whether these units and others make the same numbers of examples, to 1e-6 of their deviation."""
+        same_box = (self.box and self.box.describe()) == (other.box and other.box.describe())
+        if not same_box or self.mean.shape != other.mean.shape:
+            return False
+        off = torch.maximum((self.mean - other.mean).abs(), (self.std - other.std).abs()) / self.std
+        return bool((off < _SAME).all())
 
     def _unbounded(self, exact: Tensor) -> Tensor:
         """Return examples `(B, *shape)`, float64, as what is standardised: in a box, as unbounded numbers."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,8 +22,23 @@ from score_sde.experiment.run import Examples, Run
 from score_sde.solvers.base import Solver
 
 
+def _of_a_stage(name: str) -> Callable[..., Any]:
+    """Return a method that refuses what is of one model, and names the stage's own."""
+
+    def refuse(self: Cascade, *_: Any, **__: Any) -> NoReturn:
+        last = list(self.stages)[-1]
+        raise UserError(
+            f"a cascade is several models, and {name} is of one: ask a stage, run.stages[{last!r}].{name}(…), which "
+            "is told small pictures, condition={'low_resolution': …}"
+        )
+
+    return refuse
+
+
 class Cascade(Run):
     """A cascade is a run whose model is a product: that of its last stage, given what those before it draw.
+
+    It samples, enlarges pictures and measures them; what else a run does is of a stage.
 
     Args:
         runs: the stages, by name.
@@ -37,6 +52,9 @@ class Cascade(Run):
         super().__init__(list(runs.values())[-1]._experiment)
         self.stages = dict(runs)
         self.folder = folder
+
+    animate, rank, redraw, fill = map(_of_a_stage, ("animate", "rank", "redraw", "fill"))
+    encode, decode, posterior = map(_of_a_stage, ("encode", "decode", "posterior"))
 
     def sample(
         self,

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from score_sde.common import distributed
-from score_sde.common.errors import UserError
+from score_sde.common.errors import UserError, naming
 from score_sde.common.resumable import digest
 from score_sde.common.score import NoScoreError, no_score
 from score_sde.evaluation.comparison.compare import Comparison, compare
 from score_sde.evaluation.comparison.contenders import runs_within
 from score_sde.evaluation.comparison.report import write_report
 from score_sde.experiment import conditions
+from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.prompts import led_away_from, number_of_prompts, prompted
 from score_sde.experiment.settings import settings_for
@@ -27,14 +29,14 @@ from score_sde.solvers.standard_normal import StandardNormal
 
 def compare_solvers(experiment: Experiment) -> Comparison:
     """Draw samples by every solver and budget that the section `compare` names, and measure them; on one process."""
-    config, settings = experiment.config, experiment.config.compare
+    config, settings, asked = experiment.config, experiment.config.compare, asked_in_turn(experiment)
     contenders: dict[str, dict[str, Any]] = {name: {} for name in _solvers_that_serve(experiment)}
     if "tuned" in contenders:
         with_prompts = config.sampling.prompt is not None
         contenders["tuned"]["path"] = tuned_tables(experiment, settings.budgets, with_prompts=with_prompts)
     dataset = experiment.dataset
     return compare(
-        asked_in_turn(experiment),
+        asked,
         experiment.dataset.model_shape,
         list(contenders.items()),
         settings.budgets,
@@ -50,15 +52,22 @@ def compare_solvers(experiment: Experiment) -> Comparison:
 
 
 def asked_in_turn(experiment: Experiment) -> Model:
-    """Return the model of samples as the prompts of the section `sampling` ask for them, in turn, guided to them."""
+    """Return the model of samples as the prompts of the section `sampling` ask for them, in turn, guided to them.
+
+    Raises:
+        UserError: samples are asked for otherwise, or the model was always told of more.
+    """
     config, dataset = experiment.config, experiment.dataset
     count = number_of_prompts(config)
     for key in ("labels", "condition", "prior"):
         if config.sampling[key]:
             raise UserError(f"--mode compare draws samples of prompts, or of anything: leave out sampling.{key}")
-    if not count:
+    asked = prompted(config, dataset, count) if count else None
+    with naming("--mode compare draws samples of prompts, or of anything"):
+        check_heard(config, dataset, asked, controls_of(experiment.model))
+    if asked is None:
         return experiment.model
-    asked, away = prompted(config, dataset, count), led_away_from(config, dataset, count)
+    away = led_away_from(config, dataset, count)
     guides = conditions.find_guides(config, dataset, experiment.model.sde)
     return InTurn(conditions.make_guidance(config, experiment.model, asked, guides, away), count)
 

@@ -23,7 +23,7 @@ from score_sde.data.sources.condition_arrays import CLASSES, name_of, unknown
 from score_sde.data.sources.examples import as_array
 from score_sde.experiment import build
 from score_sde.experiment.captions import told_captions
-from score_sde.experiment.conditions import class_numbers
+from score_sde.experiment.conditions import class_numbers, is_class_conditional
 from score_sde.experiment.low_resolution import always_told
 
 
@@ -104,7 +104,8 @@ def check_heard(
         UserError: one is missing; the line names it.
     """
     told = {*controls} if condition is None else {*controls, *condition.values}
-    missing = [name for name in build.told_names(config, dataset) if name not in told]
+    names = (*(["class"] if is_class_conditional(config) else []), *build.told_names(config, dataset))
+    missing = [name for name in names if name not in told]
     if always_told(config) and LOW_RESOLUTION in missing:
         raise UserError(
             "this model enlarges pictures: give small ones, condition={'low_resolution': …} from Python, or a file, "

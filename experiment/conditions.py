@@ -168,6 +168,8 @@ def find_classifier(config: ConfigDict, dataset: Dataset) -> NoisyClassifier | N
     classifier = found.make_model(_configuration_of_classifier(found, config), dataset)
     if not isinstance(classifier, NoisyClassifier):
         raise _no_classifier(found)
+    if found.data is not None:
+        dataset.check_units(found.data, str(found.path))
     return classifier.to(distributed.device()).eval().requires_grad_(False)
 
 

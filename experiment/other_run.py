@@ -50,6 +50,8 @@ def load(place: str, what: str, config: ConfigDict, dataset: Dataset, sde: SDE) 
         if key in configuration.differences(config, trained_with, ("data",)):
             raise UserError(f"{found.path} was trained with another {key}: give the same")
     model = found.make_model(trained_with, dataset)
+    if found.data is not None:
+        dataset.check_units(found.data, str(found.path))
     if isinstance(model, NoisyClassifier):
         raise UserError(f"{found.path} is a classifier, which has no flow")
     if isinstance(model, Autoencoder):

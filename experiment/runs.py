@@ -29,7 +29,10 @@ CONFIG_OF: dict[Kind, str] = {
 }
 DEFAULT_WORKDIR = Path("runs/digits")
 # Keys of the data that are properties of the network: what it is told besides, and whose latents it is of.
-_OF_NETWORK = ("data.distortion", "data.autoencoder", "data.masks", "data.missing", "data.low_resolution_noise")
+_OF_NETWORK = (
+    *("data.distortion", "data.autoencoder", "data.masks", "data.missing"),
+    *("data.edges", "data.low_resolution_noise"),
+)
 
 
 def workdir_for(config_path: str | None, checkpoint_path: str | None = None, overrides: Overrides = ()) -> Path:

@@ -278,13 +278,14 @@ def _preview(config: ConfigDict, dataset: Dataset) -> Callable[[Any], Preview] |
 
 
 def _told_of_previews(config: ConfigDict, dataset: Dataset, count: int) -> Condition | None:
-    """Return the conditions of the first held-out examples, in turn, where the network is told of more than classes."""
-    names = build.told_names(config, dataset)
-    if not names:
+    """Return the conditions of the first held-out examples, in turn, where the network is told of more than classes, or
+    is always told these."""
+    names, labelled = build.told_names(config, dataset), build.knows_classes(config)
+    if not names and (config.training.label_dropout or not labelled):
         return None
     part: Part = next((held_out for held_out in HELD_OUT if len(getattr(dataset, held_out))), "train")
     rows = torch.arange(count) % len(getattr(dataset, part))
-    return dataset.condition_of(part, rows, labelled=build.knows_classes(config), names=names)
+    return dataset.condition_of(part, rows, labelled=labelled, names=names)
 
 
 def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], dict[str, float]] | None:

@@ -3,6 +3,8 @@
 tuned.json                  for the model as it is
 tuned_classes_1.5.json      for samples of classes, guided with this scale
 tuned_prompts_7.json        for samples of prompts
+
+A table serves the weights and the guidance that it was tuned to, whatever the prompts.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from score_sde.data.units import Bins, Points
 from score_sde.evaluation.watched import Watched
 from score_sde.experiment import conditions
 from score_sde.experiment.checkpoints import companions
+from score_sde.experiment.condition_values import check_heard
+from score_sde.experiment.controls import controls_of
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.prompts import led_away_from, number_of_prompts, prompted
 from score_sde.experiment.solver import GITS, NUM_STEPS, make_solver, option_names
 from score_sde.solvers.base import Model, Solver
+from score_sde.solvers.density.tuned import model_digest
 from score_sde.solvers.fast.gits import gits_times, load_times, save_times
 from score_sde.solvers.fast.learned_noise import learn_noise
 from score_sde.solvers.fast.tuned import Kept, load_tables, save_tables
@@ -87,6 +92,9 @@ def tuned_tables(
         with_classes: whether samples are asked to be of classes.
         with_prompts: whether they are asked for in words; tables are learned of the prompts of the section `sampling`,
             and serve others.
+
+    Raises:
+        UserError: the file is of another model, or tables are asked for that cannot be learned.
     """
     if with_prompts and (with_classes or noise):
         raise UserError("tables are learned for prompts, or for classes, or with noise: ask for one of these")
@@ -97,6 +105,8 @@ def tuned_tables(
     path = companions(experiment.folder, experiment.found) / _name(experiment, with_classes, with_prompts)
     if distributed.rank() == 0:
         have = load_tables(path) if path.exists() else {}
+        if have and {kept.model for kept in have.values()} != {model_digest(experiment.model)}:
+            raise UserError(f"{path} was tuned to another model than this: delete it, or take another --workdir")
         missing = sorted(set(numbers) - have.keys())
         if missing:
             if with_prompts and experiment.config.sampling.prompt is None:
@@ -132,17 +142,18 @@ def _name(experiment: Experiment, with_classes: bool, with_prompts: bool = False
 def _asked(experiment: Experiment, count: int, with_classes: bool, with_prompts: bool = False) -> Model:
     """Return the model of `count` samples: of all classes or prompts in turn, if they are asked to be of such."""
     config, dataset = experiment.config, experiment.dataset
+    away = None
     if with_prompts:
         asked = prompted(config, dataset, number_of_prompts(config))
         assert asked is not None
-        asked = asked[torch.arange(count) % len(asked)]
-        guides = conditions.find_guides(config, dataset, experiment.model.sde)
-        return conditions.make_guidance(config, experiment.model, asked, guides, led_away_from(config, dataset, count))
-    if not with_classes and config.sampling.reference is None:
+        asked, away = asked[torch.arange(count) % len(asked)], led_away_from(config, dataset, count)
+    else:
+        asked = of_classes(torch.arange(count) % dataset.num_classes if with_classes else None)
+    check_heard(config, dataset, asked, controls_of(experiment.model))
+    if asked is None and config.sampling.reference is None:
         return experiment.model
-    labels = torch.arange(count) % dataset.num_classes if with_classes else None
     guides = conditions.find_guides(config, dataset, experiment.model.sde)
-    return conditions.make_guidance(config, experiment.model, of_classes(labels), guides)
+    return conditions.make_guidance(config, experiment.model, asked, guides, away)
 
 
 def _tune(
@@ -154,9 +165,9 @@ def _tune(
     with_prompts: bool = False,
 ) -> dict[int, Kept]:
     """Make tables of these numbers of steps, and write them into the file `path`, beside those that it has."""
-    named = ", ".join(map(str, numbers))
+    named, shape, sde = ", ".join(map(str, numbers)), experiment.dataset.model_shape, experiment.model.sde
+    model = _asked(experiment, num_examples(shape), with_classes, with_prompts)
     distributed.say(f"tuning samplers of {named} steps" if len(numbers) > 1 else f"tuning a sampler of {named} steps")
-    shape, sde = experiment.dataset.model_shape, experiment.model.sde
     with keeping(lambda: _kept(path)):
         with Progress("tuning") as bar:
 
@@ -164,7 +175,7 @@ def _tune(
                 bar.note = f"{number} steps, iteration {iteration}, held-out error {error:.3g}"
 
             tuned = tune(
-                Watched(_asked(experiment, num_examples(shape), with_classes, with_prompts), bar.call),
+                Watched(model, bar.call),
                 numbers,
                 shape,
                 iterations=experiment.config.tuning.iterations,
@@ -172,8 +183,9 @@ def _tune(
                 device=distributed.device(),
                 report=report,
             )
-        made = {n: Kept(one.table, sde.log_snr(one.table.times), None) for n, one in tuned.items()}
-        _save(path, {**have, **made}, sde)
+        digest = model_digest(experiment.model)
+        made = {n: Kept(one.table, sde.log_snr(one.table.times), None, digest) for n, one in tuned.items()}
+        _save(path, {**have, **made}, experiment.model)
     for number, one in tuned.items():
         distributed.say(f"{path}: {number} steps, held-out error {one.error:.3g}, untuned {one.start_error:.3g}")
     return made
@@ -192,15 +204,16 @@ def _learn_noise(experiment: Experiment, path: Path, have: dict[int, Kept], numb
             for number in numbers:
                 bar.note = f"{number} steps"
                 have[number] = have[number]._replace(amounts=learn_noise(have[number].table, model, data))
-        _save(path, have, experiment.model.sde)
+        _save(path, have, experiment.model)
     for number in numbers:
         amounts = ", ".join(f"{amount:.2f}" for amount in have[number].amounts or ())
         distributed.say(f"{path}: {number} steps, noise of each {amounts}")
 
 
-def _save(path: Path, tables: Mapping[int, Kept], sde: Any) -> None:
+def _save(path: Path, tables: Mapping[int, Kept], model: Any) -> None:
     amounts = {number: kept.amounts for number, kept in tables.items() if kept.amounts is not None}
-    save_tables(path, {number: kept.table for number, kept in tables.items()}, sde, amounts)
+    plain = {number: kept.table for number, kept in tables.items()}
+    save_tables(path, plain, model.sde, amounts, model_digest(model))
 
 
 def _kept(path: Path) -> str:

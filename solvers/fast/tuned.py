@@ -1,7 +1,8 @@
 """Solver `tuned`: tables that were fitted to a model (see `solvers.fast.tuning`), and the file they are kept in.
 
 The file is JSON: for each number of calls its table's arrays, in float64, and the half log-SNR at its times, by which a
-table made for another process is noticed; and the Gaussian in whose axes all of them are.
+table made for another process is noticed; the Gaussian in whose axes all of them are; and a short name of the model
+that they were tuned to, for whoever keeps the file.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def tuned(
     log_snr, learned = None, None
     if path is not None:
         kept = _table_in(Path(path), num_steps)
-        table, log_snr, learned = kept
+        table, log_snr, learned = kept.table, kept.log_snr, kept.amounts
     assert table is not None
     made = table
     if num_steps is not None and made.calls != num_steps:
@@ -103,21 +104,28 @@ class Kept(NamedTuple):
         table: the table.
         log_snr: the log-SNR at its times, under the process that it was made for.
         amounts: the learned amount of noise of each step, or None.
+        model: a short name of the model that it was tuned to.
     """
 
     table: Table
     log_snr: Tensor
     amounts: list[float] | None
+    model: str
 
 
 def save_tables(
-    path: str | Path, tables: Mapping[int, Table], sde: SDE, amounts: Mapping[int, Sequence[float]] | None = None
+    path: str | Path,
+    tables: Mapping[int, Table],
+    sde: SDE,
+    amounts: Mapping[int, Sequence[float]] | None = None,
+    model: str = "",
 ) -> None:
-    """Write tables by their numbers of calls, all along the axes of one Gaussian, and learned amounts of noise.
+    """Write tables by their numbers of calls, all along the axes of one Gaussian and tuned to one model, and learned
+    amounts of noise.
 
     The file is written whole or not at all.
     """
-    content: dict[str, Any] = {"gaussian": None, "tables": {}}
+    content: dict[str, Any] = {"model": model, "gaussian": None, "tables": {}}
     for number, table in sorted(tables.items()):
         arrays = {name: getattr(table, name) for name in _ARRAYS}
         written: dict[str, Any] = {name: None if array is None else array.tolist() for name, array in arrays.items()}
@@ -139,7 +147,8 @@ def load_tables(path: str | Path) -> dict[int, Kept]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         axes = None if content["gaussian"] is None else gaussian.described(content["gaussian"])
-        tables = {int(number): _kept(written, axes) for number, written in content["tables"].items()}
+        model = str(content["model"])
+        tables = {int(number): _kept(written, axes, model) for number, written in content["tables"].items()}
     except FileNotFoundError as error:
         raise UserError(f"there are no tuned tables {path}: tune the model first") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -161,13 +170,13 @@ def _table_in(path: Path, num_steps: int | None) -> Kept:
     return tables[num_steps]
 
 
-def _kept(written: Mapping[str, Any], axes: Gaussian | None) -> Kept:
+def _kept(written: Mapping[str, Any], axes: Gaussian | None, model: str) -> Kept:
     arrays: dict[str, Any] = {
         name: None if written[name] is None else torch.tensor(written[name], dtype=torch.float64) for name in _ARRAYS
     }
     table = Table(prediction=written["prediction"], gaussian=axes, free=bool(written["free"]), **arrays)
     amounts = None if written["amounts"] is None else [float(amount) for amount in written["amounts"]]
-    return Kept(table, torch.tensor(written["log_snr"], dtype=torch.float64), amounts)
+    return Kept(table, torch.tensor(written["log_snr"], dtype=torch.float64), amounts, model)
 
 
 def _is_well_formed(kept: Kept) -> bool:

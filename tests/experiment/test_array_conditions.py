@@ -329,6 +329,57 @@ def test_a_run_does_not_go_on_with_other_conditions(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "step_0000009.pt").exists()
 
 
+def test_new_pictures_come_after_those_that_a_network_knows(tmp_path):
+    """What is fine-tuned hears the old one as before; in another order it would be taken for the new one."""
+    generator = np.random.default_rng(0)
+    x, old, new = (generator.normal(size=(40, channels, 8)).astype(np.float32) for channels in (2, 1, 1))
+    settings = {"model.channels": 8, "model.channel_multipliers": (1,), "model.num_blocks": 1}
+    settings |= {"training.schedule": "constant", "training.sample_every": 0, "training.batch_size": 8}
+    options: dict[str, Any] = {"num_steps": 1, "settings": settings}
+    base = score_sde.fit(x, condition={"old": old}, workdir=tmp_path / "base", **options)
+    options["settings"] = settings | {"training.start_from": tmp_path / "base", "training.learning_rate": 1e-12}
+    with pytest.raises(
+        UserError, match="is told old, and this network new, old, in this order: new pictures must come"
+    ):
+        score_sde.fit(x, condition={"new": new, "old": old}, **options)
+    tuned = score_sde.fit(x, condition={"old": old, "new": new}, **options)
+    asked: dict[str, Any] = {"seed": 1, "num_steps": 2, "solver": "ddim"}
+    told = {"old": old[:2], "new": new[:2]}
+    np.testing.assert_allclose(
+        tuned.sample(condition=told, **asked), base.sample(condition=old[:2], **asked), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_model_beside_this_one_sees_the_same_numbers(tmp_path):
+    """Of data of another scale it would be asked about other states: a reference, a classifier, and a condition's."""
+    generator = np.random.default_rng(0)
+    x, c, labels = generator.normal(size=(60, 1, 8, 8)), generator.normal(size=(60, 2)), ["a", "b"] * 30
+    tiny = {"model.channels": 8, "model.channel_multipliers": (1,), "model.num_blocks": 1, "training.batch_size": 8}
+    tiny |= {"training.sample_every": 0, "training.evaluate_every": 0, "data.test_share": 0.0, "data.augment": ""}
+
+    def fitted(name: str, x: Any, c: Any, config: str, **more: Any) -> Any:
+        told = {"class": labels, "c": c}
+        settings = {**tiny, **more}
+        return score_sde.fit(x, condition=told, workdir=tmp_path / name, config=config, num_steps=1, settings=settings)
+
+    here = fitted("here", x, c, "vp/fields")
+    fitted("there", 2 * x + 1, c, "vp/fields")
+    fitted("told", x, 3 * c, "vp/fields")
+    classifier = {"training.measure_every": 0, "data.distortion": 0.0, "model.class_conditional": False}
+    with pytest.raises(UserError, match="this is a classifier: give it to a model"):
+        fitted("classifier", 2 * x, c, "vp/digits_classifier", **classifier)
+    asked: dict[str, Any] = {"condition": {"class": "a", "c": c[0]}, "num_steps": 2, "guidance": 2.0}
+    for key, name, what in (
+        ("reference", "there", r"examples in units of other data, of mean \S+ and deviation \S+, and not \S+ and \S+"),
+        ("reference", "told", "c in units of other data"),
+        ("classifier", "classifier", "examples in units of other data"),
+    ):
+        with pytest.raises(UserError, match=f"{name}.* sees {what}"):
+            here.sample(2, **asked, **{key: str(tmp_path / name)})
+    plain = here.sample(2, **{**asked, "guidance": 1.0})
+    np.testing.assert_allclose(here.sample(2, **asked, reference=str(tmp_path / "here")), plain, rtol=1e-4, atol=1e-4)
+
+
 def test_pictures_keep_their_order_whatever_their_names(tmp_path):
     """Which channel is whose is known to a run that goes on, and to both files of a checkpoint."""
     generator = np.random.default_rng(0)

@@ -134,6 +134,54 @@ def test_the_command_line_draws_what_python_does(cascade, folder, capsys):
     assert "one stage of the cascade" in capsys.readouterr().err
 
 
+def test_what_is_of_one_model_names_a_stage(cascade, tmp_path):
+    x = cascade.dataset.test[:1]
+    for name, ask in {
+        "animate": lambda: cascade.animate(tmp_path / "a.gif"),
+        "rank": lambda: cascade.rank(x, [1, 2]),
+        "redraw": lambda: cascade.redraw(x, 0.5),
+        "fill": lambda: cascade.fill(x, given=np.zeros((1, 8, 8), dtype=bool)),
+        "encode": lambda: cascade.encode(x, condition=3),
+        "decode": lambda: cascade.decode(x),
+        "posterior": lambda: cascade.posterior(3),
+    }.items():
+        with pytest.raises(UserError, match=rf"ask a stage, run\.stages\['large'\]\.{name}\(…\), which is told small"):
+            ask()
+
+
+def test_a_stage_alone_that_is_told_nothing_is_refused(cascade, folder, capsys):
+    """By what draws samples of no condition: it knows no density without a small picture."""
+    few = ["--config.compare.budgets=2", "--config.tuning.num_steps=2", "--config.compare.num_samples=20"]
+    for mode in ("compare", "tune", "sample", "likelihood"):
+        assert run(f"--mode={mode}", f"--workdir={folder / 'large'}", *few) == 1
+        (error,) = capsys.readouterr().err.strip().splitlines()
+        assert "this model enlarges pictures: give small ones" in error
+    # Nor does one know any that was always told its class.
+    always = "--config.training.label_dropout=0"
+    for mode in ("compare", "tune", "sample", "likelihood"):
+        assert run(f"--mode={mode}", f"--workdir={folder / 'small'}", always, *few) == 1
+        (error,) = capsys.readouterr().err.strip().splitlines()
+        assert "never hidden (training.label_dropout=0): tell it of class, too" in error
+    known = score_sde.load(folder / "small", settings={"training.label_dropout": 0})
+    assert np.array_equal(known.sample(2, condition=3), cascade.stages["small"].sample(2, condition=3))
+
+
+def test_more_noise_than_was_trained_on_is_refused(cascade):
+    small, large = cascade.stages.values()
+    low = small.sample(2, condition=7)
+    for options in ({"large": {"low_resolution_noise": 0.51}}, {"low_resolution_noise": 0.51}):
+        with pytest.raises(
+            UserError, match=r"noise=0\.51, and this model was trained with data\.low_resolution_noise=0\.5"
+        ):
+            cascade.sample(2, condition=7, **options)
+    with pytest.raises(UserError, match=r"low_resolution_noise is more than the 0\.5 that this model was trained with"):
+        large.sample(2, condition={"class": 7, "low_resolution": low, "low_resolution_noise": [0.51, 0.1]})
+    with pytest.raises(UserError, match="says what noise there is in the small pictures already"):
+        large.sample(2, condition={"class": 7, "low_resolution": low, "low_resolution_noise": 0.1})
+    told = {"class": 7, "low_resolution": low, "low_resolution_noise": 0.5}
+    assert large.sample(2, condition=told, low_resolution_noise=0.0).shape == (2, 1, 8, 8)
+
+
 def newest_checkpoint(folder: Path) -> Path:
     found = checkpoint.latest(folder / "checkpoints")
     assert found is not None

@@ -193,6 +193,37 @@ def test_controls_that_do_not_go_together_are_refused(folder, asked):
         score_sde.load(folder / "base").sample(3, control_scales=(1.0, 1.0))
 
 
+def test_a_control_is_told_what_it_was_trained_on(folder, tmp_path):
+    """Other edges than those of training are refused, and controls of a model of other pictures."""
+    for name in ("edges", "low"):
+        settings = {"data.edges": 0.3, **({"sampling.controls": folder / "edges"} if name == "low" else {})}
+        with pytest.raises(UserError, match=r"edges=(0\.15|None), not 0\.3"):
+            score_sde.load(folder / name, settings=settings)
+    assert score_sde.load(folder / "edges", settings={"data.edges": 0.15}).config.data.edges == 0.15
+    flags = [("data.edges", "0.3"), ("sampling.num_samples", "2")]
+    with pytest.raises(UserError, match=r"was trained with data\.edges=0\.15, not 0\.3: give the same"):
+        loading.to_use("sample", None, folder / "edges", None, flags)
+
+
+def test_controls_of_a_model_that_they_do_not_fit_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="controls are joined as a run is loaded: load"):
+        score_sde.load(folder / "base").sample(2, controls=str(folder / "edges"))
+    larger = {**TINY, "data.image_size": 4, "data.shrunk_from": 8}
+    score_sde.fit("digits", config="vp/digits", workdir=tmp_path / "small", num_steps=1, settings=larger)
+    other = {**TINY, "model.channels": 4}
+    score_sde.fit("digits", config="vp/digits", workdir=tmp_path / "narrow", num_steps=1, settings=other)
+    for name, complaint in {
+        "small": r"edges.* is for examples of shape \(1, 8, 8\), not \(1, 4, 4\)",
+        "narrow": r"was trained with model\.channels=8, not 4: a frozen model stays as it is",
+    }.items():
+        overrides = [("sampling.controls", str(folder / "edges"))]
+        with pytest.raises(UserError, match=f"sampling.controls: .*{complaint}"):
+            loading.to_use("sample", None, tmp_path / name, None, overrides)
+    mixture = [("model.network", "mixture"), ("sampling.controls", str(folder / "edges"))]
+    with pytest.raises(UserError, match=r"sampling\.controls stand beside a network, and a GaussianMixture has none"):
+        loading.to_use("sample", "configs/vp/digits.py", tmp_path / "mixture", None, mixture)
+
+
 def test_a_control_that_was_trained_can_be_trained_on(folder, tmp_path):
     """Training begins with its weights, controls and all; nothing is left of what an untrained one would be."""
     values = [("training.start_from", str(folder / "edges"))]

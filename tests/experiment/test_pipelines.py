@@ -23,6 +23,9 @@ from score_sde.experiment.pipeline_run import PipelineRun
 from score_sde.models import Given
 from score_sde.models.given import InTurn
 from score_sde.solvers import get_solver, log_likelihood
+from score_sde.solvers.density.tuned import model_digest
+from score_sde.solvers.fast.default import recommended
+from score_sde.solvers.fast.tuned import save_tables
 from tests.experiment.test_checkpoints import complaint, run
 
 pytest.importorskip("transformers")
@@ -222,6 +225,34 @@ def test_what_is_asked_wrongly_is_said_in_one_line(loaded: PipelineRun) -> None:
             ask()
         assert "\n" not in str(error.value)
         assert said in str(error.value)
+
+
+def test_tables_serve_other_prompts_and_no_other_guidance(folder: Path, tmp_path: Path) -> None:
+    """A table is learned of some prompts; where there is none for the guidance, the line says how to learn one."""
+    shutil.copytree(folder, tmp_path / "sd")
+    opened = score_sde.load(tmp_path / "sd")
+    assert isinstance(opened, PipelineRun)
+    path = opened.folder / "tuned" / "tuned_prompts_2.json"
+    table = recommended(3).table(opened.model.sde)
+    options: dict[str, Any] = {"solver": "tuned", "num_steps": 3, "latents": True}
+    save_tables(path, {3: table}, opened.model.sde, model=model_digest(opened.model))
+    for prompt in PROMPTS:
+        found = opened.sample(prompt=prompt, guidance=2.0, **options)
+        x_T = opened.model.sde.prior_sample((1, 4, 8, 8), seeds=[0])
+        with torch.no_grad():
+            expected = get_solver("tuned", table=table)(opened.asked(1, prompt=prompt, guidance=2.0), x_T).x
+        np.testing.assert_array_equal(found, expected)
+    for wrong in ({"guidance": 3.0}, {"guidance": 2.0, "negative_prompt": "bad"}, {"guidance": 2.0, "num_steps": 4}):
+        with pytest.raises(UserError) as error:
+            opened.sample(prompt=PROMPTS[0], **{**options, **wrong})
+        steps, guidance = wrong.get("num_steps", 3), wrong["guidance"]
+        assert f"there is no table of {steps} steps for this guidance in" in str(error.value)
+        assert f"--config.sampling.guidance={guidance:g} --config.tuning.num_steps={steps}" in str(error.value)
+        assert "\n" not in str(error.value)
+    with torch.no_grad():
+        next(opened.model.parameters())[0] += 0.1
+    with pytest.raises(UserError, match=r"tuned_prompts_2\.json was tuned to another model than this"):
+        opened.sample(prompt=PROMPTS[0], guidance=2.0, **options)
 
 
 def _without(name: str) -> Any:

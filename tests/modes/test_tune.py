@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import score_sde
+from score_sde.common.condition import Condition
+from score_sde.common.errors import UserError
+from score_sde.control import Guided
+from score_sde.experiment import tuning
+from score_sde.models import Given
+from score_sde.solvers import get_solver
 from score_sde.solvers.fast.tuned import load_tables
 from tests.modes.test_main import run
 
@@ -61,6 +71,75 @@ def test_samples_of_classes_have_tables_of_their_own(tmp_path):
     assert not kept.table.free
     assert len(kept.table.times) == 4
     np.testing.assert_array_equal(trained.sample(6, **options), samples)
+
+
+CAPTIONS = ["dark", "bright", "dark or bright"]
+TINY = {
+    "model.channels": 4,
+    "model.channel_multipliers": (1, 2),
+    "model.num_blocks": 1,
+    "training.batch_size": 8,
+    "training.sample_every": 0,
+    "training.evaluate_every": 0,
+    "training.measure_every": 0,
+    "data.image_size": 8,
+    "data.num_channels": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory) -> Path:
+    """A folder with two autoencoders, and of each a model of latents that is told captions."""
+    folder = tmp_path_factory.mktemp("latents")
+    x = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.savez(folder / "data.npz", x=x, caption=np.array(CAPTIONS * 10))
+    for name in ("one", "other"):
+        made = {**TINY, "model.latent_channels": 2, "seed": len(name), "data.folder": folder}
+        with pytest.raises(UserError, match="this is an autoencoder"):
+            score_sde.fit(
+                folder / "data.npz", config="autoencoders/glyphs", workdir=folder / name, num_steps=1, settings=made
+            )
+        told = {**TINY, "data.autoencoder": folder / name, "model.attention_depths": (1,), "data.folder": folder}
+        where = {"config": "autoencoders/latent_glyphs", "workdir": folder / f"of_{name}"}
+        score_sde.fit(folder / "data.npz", num_steps=1, settings=told, **where)
+    return folder
+
+
+def test_a_table_of_latents_is_for_its_guidance_and_any_prompt(latents, capsys, monkeypatch):
+    """With the guidance it is the solver of the guided model; at another, and for other latents, it is refused."""
+    monkeypatch.setattr(tuning, "num_examples", lambda shape: 16)
+    few_examples = partial(tuning.tune, num_trajectories=8, num_validation=8, batch_size=8, reference_steps=16)
+    monkeypatch.setattr(tuning, "tune", few_examples)
+    place = latents / "of_one"
+    asked = [f"--config.sampling.prompt={CAPTIONS[0]}", "--config.sampling.guidance=2"]
+    few = ["--config.tuning.num_steps=3", "--config.tuning.iterations=0", "--config.sampling.data_std=1"]
+    assert run("--mode=tune", "--workdir", place, *asked, *few) == 0
+    (path,) = place.rglob("tuned*.json")
+    assert path.name == "tuned_prompts_2.json"
+    opened = score_sde.load(place)
+    options: dict[str, Any] = {"condition": CAPTIONS[1], "solver": "tuned", "num_steps": 3}
+    found = opened.sample(2, **options, guidance=2.0)
+    told = Condition({"caption": opened.dataset.condition_units["caption"].read([CAPTIONS[1]] * 2)})
+    guided = Guided(Given(opened.model, told), opened.model, 2.0)
+    x_T = opened.model.sde.prior_sample((2, *opened.dataset.model_shape), seeds=[0, 1])
+    by_hand = get_solver("tuned", path=path, num_steps=3)(guided, x_T).x
+    np.testing.assert_array_equal(found, opened.dataset.units.decode(by_hand).numpy())
+    for guidance in (1.0, 3.0):
+        with pytest.raises(
+            UserError, match=f"no table of 3 steps for this guidance .* --config.sampling.guidance={guidance:g} "
+        ):
+            opened.sample(2, **options, guidance=guidance)
+    with pytest.raises(UserError, match="no table of 4 steps for this guidance"):
+        opened.sample(2, **{**options, "num_steps": 4}, guidance=2.0)
+    before = path.read_bytes()
+    other = latents / "of_other"
+    shutil.copytree(path.parent, other / "checkpoints" / path.parent.name)
+    with pytest.raises(UserError, match=r"tuned_prompts_2\.json was tuned to another model than this: delete it"):
+        score_sde.load(other).sample(2, **options, guidance=2.0)
+    assert run("--mode=tune", "--workdir", other, *asked, *few) == 1
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "was tuned to another model than this" in error
+    assert path.read_bytes() == before
 
 
 def test_a_likelihood_is_tuned_once_and_says_by_how_much_it_is_off(tmp_path, capsys):
