@@ -32,6 +32,7 @@ from score_sde.data.dataset import described
 from score_sde.data.sources.given_conditions import tells_classes
 from score_sde.experiment import build, checkpoints, configuration, own, runs
 from score_sde.experiment import load as loading
+from score_sde.experiment.autoencoder_run import AutoencoderRun
 from score_sde.experiment.cascade_run import Cascade
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.pipeline_run import PipelineRun
@@ -40,6 +41,7 @@ from score_sde.experiment.report import report
 from score_sde.experiment.run import Run
 from score_sde.experiment.stages import find_stages
 from score_sde.experiment.training import train
+from score_sde.models.autoencoder import Autoencoder
 from score_sde.sde import SDE
 from score_sde.training import checkpoint
 
@@ -130,7 +132,7 @@ def _trained(
             raise
         distributed.note(f"{stopped}; this run is what has been learnt so far")
     found = checkpoints.find(checkpoint.latest(folder / "checkpoints"))  # type: ignore[arg-type]
-    return Run(loading.ready(experiment.config, found, experiment.dataset, folder, overrides))
+    return _run_of(loading.ready(experiment.config, found, experiment.dataset, folder, overrides, autoencoders=True))
 
 
 @checked
@@ -175,7 +177,12 @@ def load(
             _hand_over_again(chosen, section, thing)
     experiment = _ready(chosen, found, folder, overrides)
     pipeline = None if found is None else found.pipeline
-    return Run(experiment) if pipeline is None else PipelineRun(experiment, pipeline)
+    return _run_of(experiment) if pipeline is None else PipelineRun(experiment, pipeline)
+
+
+def _run_of(experiment: Experiment) -> Run:
+    """Return the run of a trained model, or of an autoencoder."""
+    return AutoencoderRun(experiment) if isinstance(experiment.model, Autoencoder) else Run(experiment)
 
 
 def _ready(config: ConfigDict, found: checkpoints.Found | None, folder: Path, overrides: Any) -> Experiment:
@@ -186,7 +193,7 @@ def _ready(config: ConfigDict, found: checkpoints.Found | None, folder: Path, ov
         dataset = described(found.data, config.data.low, config.data.high, config.data.uniform_dequantisation)
     else:
         dataset = build.make_dataset(config, files_needed=found is None)
-    return loading.ready(config, found, dataset, folder, overrides)
+    return loading.ready(config, found, dataset, folder, overrides, autoencoders=True)
 
 
 def _named_data(x: Any) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from score_sde.common import distributed
 from score_sde.common.errors import UserError, choose
@@ -32,6 +33,19 @@ from score_sde.training.autoencoding import codes_in_use, measure_autoencoder
 KIND = "bound of an autoencoder, one draw of its latents"
 
 
+def rated(experiment: Experiment, examples: Tensor, seeds: list[int]) -> dict[str, Tensor]:
+    """Return rate and distortion of examples in data units `(N, *shape)`, in bits a dimension of these, `(N,)` each.
+
+    Beside them is the squared error of reconstructions, in model units; example `i` is encoded with `seeds[i]`.
+    """
+    units = experiment.dataset.units
+    found = measure_autoencoder(experiment.model, units.encode(examples), seeds)
+    if isinstance(units, Standardised):
+        per_dimension = units.log_scales(examples) / (examples[0].numel() * math.log(2))
+        found["distortion"] = found["distortion"] - per_dimension
+    return found
+
+
 def measure_reconstructions(experiment: Experiment, model: Autoencoder) -> tuple[list[str], list[Path]]:
     """Measure an autoencoder on the examples of the section `likelihood`, and write it; return lines, and the files.
 
@@ -43,10 +57,7 @@ def measure_reconstructions(experiment: Experiment, model: Autoencoder) -> tuple
     examples = examples[: settings.num_examples]
     if not len(examples):
         raise UserError(f"there are no {settings.split} examples: see data.validation")
-    x, count = dataset.units.encode(examples), examples[0].numel()
-    found = measure_autoencoder(model, x, list(range(config.seed, config.seed + len(x))))
-    if isinstance(dataset.units, Standardised):
-        found["distortion"] = found["distortion"] - dataset.units.log_scales(examples) / (count * math.log(2))
+    found = rated(experiment, examples, list(range(config.seed, config.seed + len(examples))))
     bits = found["rate"] + found["distortion"]
     error = found["error"].mean().sqrt().item() / dataset.units.spacing
     summary: dict[str, Any] = {
@@ -55,7 +66,7 @@ def measure_reconstructions(experiment: Experiment, model: Autoencoder) -> tuple
         "rate": found["rate"].mean().item(),
         "distortion": found["distortion"].mean().item(),
         "reconstruction_error": error,
-        "num_examples": len(x),
+        "num_examples": len(examples),
         "split": settings.split,
         "dataset": dataset.name,
         "checkpoint": str(experiment.path),
@@ -63,11 +74,11 @@ def measure_reconstructions(experiment: Experiment, model: Autoencoder) -> tuple
     }
     unit = "standard deviations" if dataset.levels is None else "levels"
     lines = [
-        f"{summary['bits_per_dim']:.4f} bits/dim of {len(x)} {settings.split} examples, a bound: rate "
+        f"{summary['bits_per_dim']:.4f} bits/dim of {len(examples)} {settings.split} examples, a bound: rate "
         f"{summary['rate']:.4f}, distortion {summary['distortion']:.4f}; reconstructions are off by {error:.3f} {unit}"
     ]
     if isinstance(model, VQAutoencoder):
-        summary |= {"codes_in_use": codes_in_use(model, x), "num_codes": len(model.codes)}
+        summary |= {"codes_in_use": codes_in_use(model, dataset.units.encode(examples)), "num_codes": len(model.codes)}
         lines.append(f"{summary['codes_in_use']:.1f} of {summary['num_codes']} codes are in use (perplexity)")
     folder, name = experiment.folder / "likelihood", settings.split
     paths = [folder / f"{name}.{suffix}" for suffix in ("json", "csv", "png")]

@@ -6,13 +6,17 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import score_sde
+from score_sde.common import plots
 from score_sde.common.errors import UserError
+from score_sde.common.noise import SampleNoise
 from score_sde.data.latent_units import Latents
 from score_sde.experiment import autoencoders, load
 from score_sde.models.autoencoder import Autoencoder, KLAutoencoder, VQAutoencoder
@@ -190,6 +194,87 @@ def test_edits_in_latents(place, task) -> None:
     assert np.array_equal(drawn["answers"][0][..., 0], np.round(decoded * (255 / 16)))
 
 
+def test_variations_in_latents(place) -> None:
+    """At strength 0 an example's latents come back, decoded; at 1 nothing is left of it: answers are the samples."""
+    options = ["--config.edit.task=vary", "--config.edit.input=test:0-1", "--config.edit.num_samples=2"]
+    options += ["--config.sampling.rtol=1e-5", "--config.sampling.atol=1e-5"]
+    experiment = load.to_use("edit", None, place / "latent", None, [("edit.input", "test:0")])
+    dataset = experiment.dataset
+    seen = dataset.encode(dataset.test[:2], 0)
+    for strength in (0, 1):
+        assert run("--mode=edit", *options, f"--config.edit.strength={strength}", "--workdir", place / "latent") == 0
+        with np.load(place / "latent" / "edit" / "vary.npz") as file:
+            answers, latents = file["answers"], torch.from_numpy(file["answers_in_model_units"])
+        if strength == 0:
+            torch.testing.assert_close(latents, seen[:, None].expand(2, 2, -1, -1, -1), rtol=0, atol=2e-3)
+        else:
+            ode = {"solver": "ode", "rtol": 1e-5, "atol": 1e-5, "seed": 0}
+            sampled = dataset.units.encode(torch.from_numpy(score_sde.load(place / "latent").sample(4, **ode)))
+            torch.testing.assert_close(dataset.units.encode(dataset.units.decode(latents.flatten(0, 1))), sampled)
+        decoded = dataset.units.decode(latents.flatten(0, 1)).unflatten(0, (2, 2))[:, :, 0].numpy()
+        assert np.array_equal(answers[..., 0], np.round(decoded * (255 / 16)))
+
+
+def test_frames_of_latents_are_decoded_states(place, tmp_path, monkeypatch) -> None:
+    """Each is `x / sqrt(alpha^2 + sigma^2)`, decoded; the last is the sample."""
+    shown: list[np.ndarray] = []
+    frames = plots.frames
+
+    def kept(kind, states):
+        shown.extend(states)
+        return frames(kind, states)
+
+    monkeypatch.setattr(plots, "frames", kept)
+    loaded = score_sde.load(place / "latent")
+    path = loaded.animate(tmp_path / "film.gif", num_samples=3, num_steps=4, seed=5)
+    with Image.open(path) as film:
+        assert film.n_frames == len(shown) > 4
+    samples = loaded.sample(3, num_steps=4, seed=5)
+    assert np.array_equal(shown[-1][..., 0], np.round(samples[:, 0] * (255 / 16)))
+    # The first is the noise itself.
+    model, dataset = loaded.model, loaded._experiment.dataset
+    noise = model.sde.prior_sample((3, *dataset.model_shape), seeds=[5, 6, 7])
+    start = model.sde.at(torch.tensor(model.sde.T, dtype=torch.float64))
+    decoded = dataset.units.decode(noise / torch.hypot(start.alpha, start.sigma).float())
+    assert np.array_equal(shown[0][..., 0], np.round(decoded[:, 0].numpy() * (255 / 16)))
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_an_autoencoder_from_python(place, kind) -> None:
+    """Its latents, what is decoded of them, and its bound are those of the module, and of the command line."""
+    loaded: Any = score_sde.load(place / kind)
+    x, units = loaded.dataset.test[:5], loaded.dataset.units
+    posterior = loaded.model.posterior(units.encode(x))
+    latents = loaded.encode(x)
+    assert latents.dtype == np.float32
+    np.testing.assert_allclose(latents, posterior.mean.numpy(), rtol=1e-6, atol=1e-7)
+    drawn = posterior.mean + posterior.std * SampleNoise(range(3, 8), "dequantisation").normal(posterior.mean)
+    np.testing.assert_allclose(loaded.encode(x, seed=3), drawn.numpy(), rtol=1e-6, atol=1e-6)
+    decoded = loaded.decode(latents)
+    assert decoded.dtype == np.uint8
+    assert np.array_equal(decoded, units.decode(loaded.model.decode(posterior.mean)).numpy())
+    assert np.array_equal(loaded.reconstruct(x), decoded)
+    assert np.array_equal(loaded.reconstruct(x[2]), loaded.decode(latents[2]))
+    assert run("--mode=likelihood", "--config.likelihood.num_examples=5", "--workdir", place / kind) == 0
+    rows = np.genfromtxt(place / kind / "likelihood" / "test.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(loaded.bits_per_dim(x), rows["bits_per_dim"], rtol=1e-6)
+    np.testing.assert_allclose(loaded.log_prob(x[1], seed=1), -rows["bits_per_dim"][1] * 64 * math.log(2), rtol=1e-6)
+    for wrong, said in [
+        (lambda: loaded.sample(1), "this is an autoencoder, which encodes, decodes"),
+        (lambda: loaded.redraw(x), "this is an autoencoder"),
+        (lambda: loaded.fill(x, given=x > 3), "this is an autoencoder"),
+        (lambda: loaded.animate("film.gif"), "this is an autoencoder"),
+        (lambda: loaded.log_prob(x, condition=3), "is told nothing"),
+        (lambda: loaded.bits_per_dim(x, divergence="exact"), "no options such as divergence"),
+        (lambda: loaded.encode(x, rtol=1e-3), "no options such as rtol"),
+        (lambda: loaded.decode(latents[..., :2]), r"latents have shape \(2, 4, 4\)"),
+        (lambda: loaded.encode(x[..., :4]), "shape"),
+        (lambda: loaded.log_prob(x.float().requires_grad_()), "is not differentiated"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            wrong()
+
+
 def test_what_does_not_fit_is_said(place, tmp_path, complaint) -> None:  # noqa: F811
     latent = place / "latent"
     vq = f"--config.data.autoencoder={place / 'vq'}"
@@ -251,6 +336,8 @@ def test_series_and_volumes(tmp_path, shape, kind) -> None:
     per_example = -units.log_scale(shape) / (math.prod(shape) * math.log(2))
     measured = autoencoder_bits(model, seen, len(seen))
     assert found["bits_per_dim"] == pytest.approx(measured + per_example, rel=1e-5)
+    bits = score_sde.load(tmp_path / "run").bits_per_dim(experiment.dataset.train, seed=0)
+    assert bits.mean() == pytest.approx(found["bits_per_dim"], rel=1e-5)
 
 
 def autoencoder_bits(model: Autoencoder, x: torch.Tensor, count: int) -> float:
