@@ -113,8 +113,8 @@ def check_heard(
         )
     if missing and not config.training.label_dropout:
         raise UserError(
-            f"this model was trained with its condition never hidden (training.label_dropout=0): tell it of "
-            f"{', '.join(missing)}, too"
+            f"this model was trained with its condition never hidden (training.label_dropout=0), and knows no p(x): "
+            f"tell it of {', '.join(missing)}, too"
         )
 
 

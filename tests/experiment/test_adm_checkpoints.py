@@ -189,7 +189,7 @@ def test_bits_are_those_given_the_class_of_each_picture(pictures: Path, tmp_path
     bits = loaded.bits_per_dim(data.test[:2].numpy(), condition=data.test_classes[:2])
     assert found["bits_per_dim"] == pytest.approx(float(np.mean(bits)), rel=1e-6)
     line = complaint(capsys, *arguments, *flags(values | {"likelihood.given": "none"}))
-    assert "knows no p(x): tell it the class" in line
+    assert "knows no p(x): tell it of class, too" in line
 
 
 def test_training_goes_on_from_a_published_file(pictures: Path, tmp_path: Path) -> None:

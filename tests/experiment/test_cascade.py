@@ -161,7 +161,7 @@ def test_a_stage_alone_that_is_told_nothing_is_refused(cascade, folder, capsys):
     for mode in ("compare", "tune", "sample", "likelihood"):
         assert run(f"--mode={mode}", f"--workdir={folder / 'small'}", always, *few) == 1
         (error,) = capsys.readouterr().err.strip().splitlines()
-        assert "never hidden (training.label_dropout=0): tell it of class, too" in error
+        assert "(training.label_dropout=0), and knows no p(x): tell it of class, too" in error
     known = score_sde.load(folder / "small", settings={"training.label_dropout": 0})
     assert np.array_equal(known.sample(2, condition=3), cascade.stages["small"].sample(2, condition=3))
 
