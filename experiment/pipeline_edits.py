@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from score_sde.solvers import Model
 FillingIn = Callable[[Tensor, Tensor], Model]
 
 
-def filling_in_of(experiment: Experiment, guided: Callable[[GivenBeside], Model]) -> FillingIn | None:
+def filling_in_of(experiment: Experiment, guided: Callable[[Any], Model]) -> FillingIn | None:
     """Return what makes the model that fills in; None unless it is that of a pipeline which is told masks.
 
     Args:
