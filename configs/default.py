@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
     data.resize = "crop"  # how: crop what goes beyond, pad with the background, fit by stretching, none: they have it
     data.num_channels = placeholder(int)  # 1, grey, or 3, colour; None: as they are. With both, sampling needs no files
     data.num_classes = placeholder(int)  # … nor for classes, where a published model knows this many, called 0, 1, 2 …
-    # The run of an autoencoder, or its checkpoint: models are of its latents, and keep it with them: docs/systems.md
+    # The run of an autoencoder, its checkpoint, or a folder of diffusers: models are of its latents, and keep it with
+    # them: docs/systems.md
     data.autoencoder = placeholder(str)
     data.low_resolution = placeholder(int)  # condition pictures on themselves, this high: for models that enlarge them
     # Those get noise in training, of a random standard deviation from 0 to this, which the network is told, so that it

@@ -223,9 +223,9 @@ class Latents:
         return exact * self.std.to(exact.device) + self.mean.to(exact.device)
 
     def _at_weights(self, x: Tensor) -> Tensor:
-        """Return numbers where the autoencoder's weights are, in their dtype."""
+        """Return numbers where the autoencoder's weights are, in their dtype, or float32 where they have less."""
         weight = next(iter(self.autoencoder.parameters()))
-        return x.to(weight.device, weight.dtype)
+        return x.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
     def _log_scales(self, examples: Tensor) -> Tensor | float:
         """Return `log |d x / d examples|` of the units in which densities of the autoencoder are; 0 of levels."""

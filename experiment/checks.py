@@ -54,6 +54,8 @@ def check(config: ConfigDict, mode: str) -> None:
             "cascade.stages names several runs, for --mode train and sample: else give the folder of one, or its "
             "configuration"
         )
+    if mode == "edit":
+        _check_asked(config)
     if mode == "export" or config.sde.name == networks.PIPELINE:
         return
     sde = build.make_sde(config)
@@ -245,18 +247,23 @@ def _check_likelihood(config: ConfigDict, sde: SDE) -> None:
         log_likelihood(StandardNormal(sde), x, seeds=[0], **options)
 
 
-def _check_editing(config: ConfigDict, sde: SDE) -> None:
+def _check_asked(config: ConfigDict) -> None:
+    """See that there is something to edit, by a solver that can."""
     edit = config.edit
     if edit.input is None:
         raise UserError("give a picture: --config.edit.input=FILE, or test:0 for a test example")
+    if edit.task == "sdedit" and edit.solver == "tuned":
+        raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
+
+
+def _check_editing(config: ConfigDict, sde: SDE) -> None:
+    edit = config.edit
     if edit.task == "inpaint" and edit.mask == "box":
         with naming("edit.box"):
             # Of how many axes examples are is seen when they are read.
             box_mask((1,) * (len(edit.box) // 2), edit.box)
     config = copy.deepcopy(config)
     choose_solver(config)
-    if edit.task == "sdedit" and edit.solver == "tuned":
-        raise UserError("sdedit starts at a noise level that no solver is tuned for: take another edit.solver")
     if config.sampling.solver == "tuned" or (config.sampling.num_steps or 0) > _REHEARSED:
         return
     with naming("section edit, with the options of section sampling"):

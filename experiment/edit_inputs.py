@@ -64,6 +64,12 @@ def read_inputs(editor: Editor, form: PictureFormat | None, noise: bool = False)
     Raises:
         UserError: an input is not there, or cannot be read.
     """
+    dataset, inputs = editor.dataset, read_examples(editor, form)
+    return dataset.encode(inputs, editor.config.seed) if noise else dataset.units.encode(as_numbers(inputs))
+
+
+def read_examples(editor: Editor, form: PictureFormat | None) -> Tensor:
+    """Read inputs `(M, *shape)`, in data units; arguments and complaints are those of `read_inputs`."""
     dataset, examples, report = editor.dataset, [], Report()
     for name in input_names(editor.config.edit.input, len(dataset.test)):
         number = name.removeprefix(TEST)
@@ -83,8 +89,7 @@ def read_inputs(editor: Editor, form: PictureFormat | None, noise: bool = False)
             examples.append(dataset.test[int(number)])
     if form is not None:
         note_reading(report, form)
-    inputs = torch.stack(examples)
-    return dataset.encode(inputs, editor.config.seed) if noise else dataset.units.encode(as_numbers(inputs))
+    return torch.stack(examples)
 
 
 def note_reading(report: Report, form: PictureFormat) -> None:

@@ -22,10 +22,11 @@ from score_sde.data.sources.report import Report
 from score_sde.evaluation.samples.edits import Edit
 from score_sde.experiment.build import LATENTS
 from score_sde.experiment.edit_answers import answers_of, distance, in_units
-from score_sde.experiment.edit_inputs import note_reading, picture_format, read_inputs
+from score_sde.experiment.edit_inputs import note_reading, picture_format, read_examples, read_inputs
 from score_sde.experiment.edit_latents import interpolate, latents_and_back, sdedit, vary
 from score_sde.experiment.editor import Editor
 from score_sde.experiment.inpainting import TRAINED, method_of
+from score_sde.experiment.pipeline_edits import FillingIn
 from score_sde.experiment.upscaling import UPSCALE, upscale
 from score_sde.solvers import Model, Solution
 
@@ -75,9 +76,9 @@ def _solve(editor: Editor, problem: Problem) -> Edit:
 
 def _inpaint(editor: Editor) -> Edit:
     dataset, form = editor.dataset, picture_format(editor)
-    keep = _mask(editor, form)
-    if keep.all() or not keep.any():
-        raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
+    if editor.filling_in is not None:
+        return _fill_in(editor, editor.filling_in, form)
+    keep = _mask(editor, form, dataset.model_shape)
     # What is hidden is the middle of the levels, or, where there are none, no number.
     nothing = torch.nan if dataset.levels is None else 0.0
     problem = Problem(Masked(keep), form, lambda y: torch.where(keep, y, nothing))
@@ -97,10 +98,7 @@ def _draw_hidden(editor: Editor, keep: Tensor, problem: Problem) -> Edit:
     of_answers = part[torch.arange(len(inputs)).repeat_interleave(settings.num_samples)]
 
     def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
-        shape = (len(seeds), *editor.dataset.model_shape)
-        return editor.solver(
-            model, model.sde.prior_sample(shape, seeds=seeds, device=distributed.device()), seeds=seeds
-        )
+        return _sample(editor, model, seeds)
 
     assert editor.of_part is not None
     drawn, nfe = answers_of(editor._replace(model=editor.of_part(of_answers)), len(inputs), solve)
@@ -111,9 +109,47 @@ def _draw_hidden(editor: Editor, keep: Tensor, problem: Problem) -> Edit:
     return Edit(inputs, shown, answers, {"network_calls": nfe, **distance(answers, inputs, editor.dataset)})
 
 
-def _mask(editor: Editor, form: PictureFormat | None) -> Tensor:
-    """Return which places are observed, bool; its shape broadcasts against `(B, *shape)`."""
-    settings, shape = editor.config.edit, editor.dataset.model_shape
+def _fill_in(editor: Editor, filling_in: FillingIn, form: PictureFormat | None) -> Edit:
+    """Draw latents of pictures by a pipeline that is told the pictures, and where they are to be filled in."""
+    settings, dataset = editor.config.edit, editor.dataset
+    if settings.method is not None or settings.noise_std:
+        raise UserError("this pipeline fills in what it is told is hidden: leave out edit.method and edit.noise_std")
+    pictures = read_examples(editor, form)
+    keep = _mask(editor, form, dataset.shape)
+    hidden = ~keep[0, 0]
+    model = filling_in(pictures, hidden)
+
+    def solve(model: Model, which: Tensor, seeds: list[int]) -> Solution:
+        return _sample(editor, model, seeds)
+
+    answers, nfe = answers_of(editor._replace(model=model), len(pictures), solve)
+    shown = dataset.units.encode(torch.where(hidden, dataset.quantised.levels // 2, pictures).to(torch.uint8))
+    if settings.observed:
+        return Edit(shown, None, answers, {"network_calls": nfe})
+    inputs = dataset.units.encode(pictures)
+    return Edit(inputs, shown, answers, {"network_calls": nfe, **distance(answers, inputs, dataset)})
+
+
+def _sample(editor: Editor, model: Model, seeds: list[int]) -> Solution:
+    """Draw samples of these seeds."""
+    shape = (len(seeds), *editor.dataset.model_shape)
+    return editor.solver(model, model.sde.prior_sample(shape, seeds=seeds, device=distributed.device()), seeds=seeds)
+
+
+def _mask(editor: Editor, form: PictureFormat | None, shape: tuple[int, ...]) -> Tensor:
+    """Return which places of what has a shape are observed, bool, as `(B, *shape)` broadcasts.
+
+    Raises:
+        UserError: all are, or none, or the mask cannot be read, or is not of these data.
+    """
+    keep = _known_places(editor, form, shape)
+    if keep.all() or not keep.any():
+        raise UserError("the mask hides nothing, or everything: see edit.mask, edit.box and edit.hidden")
+    return keep
+
+
+def _known_places(editor: Editor, form: PictureFormat | None, shape: tuple[int, ...]) -> Tensor:
+    settings = editor.config.edit
     # The columns of a vector are places; elsewhere all channels of a place are hidden together.
     sizes = shape[1:] or shape
     if settings.mask in ("box", "random"):

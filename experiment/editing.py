@@ -27,6 +27,7 @@ from score_sde.experiment.editor import Editor
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.inpainting import TRAINED, method_of, model_of_part
 from score_sde.experiment.low_resolution import with_noise_of_samples, without_the_rest
+from score_sde.experiment.pipeline_edits import filling_in_of
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
 from score_sde.experiment.tuning import solver_for
@@ -132,7 +133,8 @@ def make_editor(experiment: Experiment) -> Editor:
     solver = solver_for(experiment, NUM_STEPS)
     settings = settings_for(experiment, ["edit", "sampling"]) if distributed.rank() == 0 else {}
     of_part = partial(model_of_part, config, model, asked=asked, guides=guides, away=away)
-    return Editor(config, dataset, models, solver, settings, labels, of_part)
+    filling_in = filling_in_of(experiment, lambda model: conditions.make_guidance(config, model, asked, guides, away))
+    return Editor(config, dataset, models, solver, settings, labels, of_part, filling_in)
 
 
 def edit(editor: Editor) -> Edit | None:

@@ -25,6 +25,7 @@ class Editor(NamedTuple):
         settings: plain values by name that decide the answers.
         labels: classes of the answers, if any are asked for.
         of_part: makes the model of a part of each answer, of a model that is told of parts.
+        filling_in: makes the model of all answers, of a pipeline that is told pictures and a mask of what is hidden.
     """
 
     config: ConfigDict
@@ -34,3 +35,4 @@ class Editor(NamedTuple):
     settings: dict[str, Any]
     labels: Tensor | None = None
     of_part: Callable[[Part], Model] | None = None
+    filling_in: Callable[[Tensor, Tensor], Model] | None = None

@@ -33,7 +33,7 @@ from score_sde.experiment.couplings import check_pairs
 from score_sde.experiment.edit_inputs import names_test_examples
 from score_sde.experiment.embeddings import of_embeddings
 from score_sde.experiment.experiment import Experiment
-from score_sde.experiment.pipelines import dataset_of
+from score_sde.experiment.pipelines import dataset_of, pictures_of
 from score_sde.experiment.variances import is_measured
 from score_sde.models import NoisyClassifier
 from score_sde.models.autoencoder import Autoencoder
@@ -204,11 +204,13 @@ def _dataset_to_use(mode: str, config: ConfigDict, found: checkpoints.Found | No
     if found is not None and found.pipeline is not None:
         if mode == "likelihood" and config.data.path is None:
             raise UserError("latents are not among the data here: give a file of them, --config.data.path=FILE.npz")
-        if mode == "edit" and not names_test_examples(config.edit.input):
-            raise UserError(
-                f"pictures are edited by a pipeline from Python: score_sde.load({str(found.path)!r}).edit(pictures, "
-                "prompt=…, strength=…)"
-            )
+        if mode == "edit" and config.data.path is None:
+            if names_test_examples(config.edit.input):
+                raise UserError(
+                    "a pipeline has no test examples: give pictures, --config.edit.input=FILE, or latents, "
+                    "--config.data.path=FILE.npz"
+                )
+            return pictures_of(found.pipeline, config)
         return dataset_of(found.pipeline, config)
     known = None if found is None else found.data
     measured = is_measured(config.sampling.variance)

@@ -24,6 +24,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.noise import SampleNoise
 from score_sde.control import noised
 from score_sde.experiment import pipelines, sampling
+from score_sde.experiment.editing import NUM_STEPS
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.pipeline_conditions import GIVEN, as_pictures, size_of, told_beside
 from score_sde.experiment.prompts import heard
@@ -101,7 +102,7 @@ class PipelineRun(Run):
         x: Examples,
         *,
         prompt: str | Sequence[str] | None = None,
-        strength: float = 0.6,
+        strength: float | None = None,
         negative_prompt: str | None = None,
         condition: Any = None,
         seed: int | None = None,
@@ -116,7 +117,8 @@ class PipelineRun(Run):
         Args:
             x: pictures, uint8 `(N, C, H, W)` or `(N, H, W, C)`, or one; or latents, floats `(N, C, h, w)`.
             prompt: what all are to become, or each, a list.
-            strength: how far the way to noise is gone, as a part of it; all steps are made on the way back.
+            strength: how far the way to noise is gone, as a part of it; all steps are made on the way back. It is 0.6,
+                and solver and steps are those of the section `edit`, where they are left out.
             negative_prompt: what they are led away from; this and the rest as of `sample`.
             condition: what else they are conditioned on.
             seed: the noise of picture `i` is that of `seed + i`.
@@ -137,6 +139,9 @@ class PipelineRun(Run):
             own = f"(N, {self.pipeline.shape[0]}, h, w)"
             raise UserError(f"pictures are uint8, and floats latents {own}, not {tuple(start.shape)}")
         here, asked, _ = self._ready(prompt, condition, len(start), self._size_of(start), options)
+        edit = self.config.edit
+        strength = edit.strength if strength is None else strength
+        solver, num_steps = edit.solver if solver is None else solver, num_steps or edit.num_steps or NUM_STEPS
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
         experiment = here._sampling(len(start), seed, solver, wanted)
         model, way = sampling.model_asked(experiment, asked), solver_for(here._plain(experiment))

@@ -1,7 +1,7 @@
 """Whole pipelines of diffusers as experiments: what they decide of a configuration, and the data that they are of.
 
 Their data are latents, of which there are none here. Pictures stand before and behind them: `data.image_size` and
-`data.image_width` are those of the pictures.
+`data.image_width` are those of the pictures. Where pictures are edited, they are the data, and latents their units.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
 from score_sde.data import Dataset
 from score_sde.data.captions import CAPTION
+from score_sde.data.latent_units import Latents
 from score_sde.data.prompts import Prompts
 from score_sde.data.units import Standardised, units_of
 from score_sde.evaluation.samples.draw import Samples
@@ -32,6 +33,8 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 # Pictures are large: so many are drawn, at once, unless others are asked for.
 _NUM_SAMPLES = 4
 _NUM_COMPARED = 16
+# Of edits all steps are made from the noise of the strength on.
+_NUM_STEPS, _STRENGTH = 20, 0.6
 _LEVELS = 256
 
 
@@ -51,6 +54,10 @@ def values_of(pipeline: LatentPipeline) -> dict[str, Any]:
         "sampling.data_std": 1.0,
         "sampling.num_samples": _NUM_SAMPLES,
         "sampling.batch_size": _NUM_SAMPLES,
+        "edit.solver": "default",
+        "edit.num_steps": _NUM_STEPS,
+        "edit.num_samples": 1,
+        "edit.strength": _STRENGTH,
         "compare.num_samples": _NUM_COMPARED,
         "compare.num_trajectories": _NUM_COMPARED,
         "compare.batch_size": _NUM_SAMPLES,
@@ -63,15 +70,39 @@ def dataset_of(pipeline: LatentPipeline, config: ConfigDict) -> Dataset:
     Raises:
         UserError: the pipeline makes no pictures of this size, or the file is of other latents.
     """
-    told = {} if pipeline.prompts is None else {CAPTION: pipeline.prompts}
-    names = tuple(map(str, range(pipeline.num_classes)))
+    told, names = _told(pipeline)
     if config.data.path is not None:
         return _latents_of_file(pipeline, config, names, told)
-    height, width = config.data.image_size, config.data.image_width or config.data.image_size
-    _check_size(pipeline, height, width)
+    height, width = _size(pipeline, config)
     factor = pipeline.autoencoder.factor
     empty = torch.empty(0, pipeline.shape[0], height // factor, width // factor)
     return Dataset(build.LATENTS, empty, empty, class_names=names, condition_units=told)
+
+
+def pictures_of(pipeline: LatentPipeline, config: ConfigDict) -> Dataset:
+    """Return pictures of the configured size, of which there are none, that are seen as latents.
+
+    Raises:
+        UserError: the pipeline makes no pictures of this size.
+    """
+    (told, names), autoencoder = _told(pipeline), pipeline.autoencoder
+    shape = (autoencoder.picture_channels, *_size(pipeline, config))
+    units = Latents(autoencoder, autoencoder.pixels, {"shape": list(shape)})
+    empty = torch.empty(0, *shape, dtype=torch.uint8)
+    return Dataset("pictures", empty, empty, units, class_names=names, condition_units=told)
+
+
+def _told(pipeline: LatentPipeline) -> tuple[dict[str, Prompts], tuple[str, ...]]:
+    """Return the units of what a pipeline is told, and what its classes are called."""
+    told = {} if pipeline.prompts is None else {CAPTION: pipeline.prompts}
+    return told, tuple(map(str, range(pipeline.num_classes)))
+
+
+def _size(pipeline: LatentPipeline, config: ConfigDict) -> tuple[int, int]:
+    """Return the configured height and width of pictures."""
+    height, width = config.data.image_size, config.data.image_width or config.data.image_size
+    _check_size(pipeline, height, width)
+    return height, width
 
 
 def _latents_of_file(

@@ -36,12 +36,14 @@ KL, VQ = "AutoencoderKL", "VQModel"
 # What pipelines call their autoencoders.
 _PARTS = ("vae", "vqvae")
 _LEVELS = 256
-# The side of a tile, in pixels, and how many pixels are encoded or decoded together at least, and at most in tiles.
-_TILE, _AT_ONCE = 1024, 2**18
+# The side of a tile, in pixels.
+_TILE = 1024
+# Pixels of small pictures that are encoded or decoded together.
+_AT_ONCE = 2**16
 
 
 class PictureAutoencoder(nn.Module):
-    """An autoencoder makes latents of pictures, and pictures of latents; the large ones one after the other.
+    """An autoencoder makes latents of pictures, and pictures of latents; those of 256 x 256 and more one by one.
 
     Args:
         network: the library's autoencoder.
@@ -101,7 +103,8 @@ class PictureAutoencoder(nn.Module):
         self.shape_of(tuple(x.shape[1:]))
         weight, made = next(self.network.parameters()), []
         for part in x.split(_together(math.prod(x.shape[2:]))):
-            answer = self.network.encode(part.to(weight.device, weight.dtype))
+            # In one order in memory, by which sums are rounded.
+            answer = self.network.encode(part.to(weight.device, weight.dtype).contiguous())
             if self.is_certain:
                 made.append((answer.latents, torch.zeros_like(answer.latents)))
             else:

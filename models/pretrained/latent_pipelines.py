@@ -105,7 +105,7 @@ class LatentPipeline:
         parts = OneAtATime(device)
         for part in (*self.texts.values(), self.model.network):
             parts.add(part)
-        parts.add(self.autoencoder, ("encode", "decode"))
+        parts.add(self.autoencoder, ("posterior", "decode"))
 
     def add_low_rank_changes(self, path: Path, scale: float) -> None:
         """Add the low-rank changes of a file to the weights, for good.

@@ -96,8 +96,6 @@ def test_the_command_line_draws_the_same(folder: Path, loaded: PipelineRun, tmp_
     }.items():
         assert said in complaint(capsys, "--mode=sample", *common, *asked, wrong)
     assert "give a file of them" in complaint(capsys, "--mode=likelihood", *common)
-    edit = ["--config.edit.task=sdedit", "--config.edit.input=picture.png"]
-    assert "are edited by a pipeline from Python" in complaint(capsys, "--mode=edit", *common, *edit)
 
 
 def test_half_precision_is_near(folder: Path, loaded: PipelineRun) -> None:
