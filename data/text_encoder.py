@@ -151,7 +151,7 @@ class FrozenEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        return read_frozen(getattr(_library(), self._class), self._weights, "text encoder")
+        return read_frozen(getattr(_library(), self._class), self._weights, "text encoder", "sdpa")
 
 
 def encoder_at(folder: str | Path) -> FrozenEncoder:
