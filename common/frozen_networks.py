@@ -45,13 +45,14 @@ def weights_in(folder: Path) -> list[Path]:
     return weights
 
 
-def read_frozen(kind: Any, folder: Path, what: str) -> Any:
+def read_frozen(kind: Any, folder: Path, what: str, attention: str) -> Any:
     """Return the network in a folder, in float32, on this process's device, for evaluation alone.
 
     Args:
         kind: the class of transformers that reads it.
         folder: the folder.
         what: what the network is, for the complaint.
+        attention: how attention is computed, which is not for a file to say: it could name code of others.
 
     Raises:
         UserError: it cannot be read, or some of its weights are missing.
@@ -63,8 +64,7 @@ def read_frozen(kind: Any, folder: Path, what: str) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            # How attention is computed is not for a file to say, which could name code of others.
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             output_loading_info=True,
         )
     except Exception as error:  # damaged weights fail in many ways

@@ -152,7 +152,7 @@ class FrozenEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        return read_frozen(getattr(_library(), self._class), self._weights, "text encoder")
+        return read_frozen(getattr(_library(), self._class), self._weights, "text encoder", "sdpa")
 
 
 def check_weights_are_plain(folder: Path, settings: Mapping[str, Any]) -> None:

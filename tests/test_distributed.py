@@ -14,7 +14,8 @@ from tests.processes import as_one_of, run_together
 from tests.reading import table
 
 # Arguments: where to train, and a checkpoint to use. Trains replicated, resumes half-way, and in parts; trains sharded
-# if it can; then draws 5 samples in batches of 2 with a solver that draws noise, and measures 5 likelihoods.
+# if it can; trains an autoencoder beside its adversary; then draws 5 samples in batches of 2 with a solver that draws
+# noise, and measures 5 likelihoods.
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from importlib import import_module
 
 from score_sde.experiment import load
 from score_sde.modes import train
+from tests.training.tiny_autoencoder import trainer_of
 
 SHORT = {
     "model.width": 16, "model.num_blocks": 1, "training.num_steps": 10, "training.batch_size": 8,
@@ -48,6 +50,7 @@ def main(folder, used):
                                  "training.schedule": "constant"})
         run(folder / "sharded", {"training.shard": True, "training.schedule": "constant",
                                  "training.accumulation": 2})
+    trainer_of(folder / "adversarial", num_steps=10, accumulation=2, log_every=1).train()
     for mode in ("sample", "likelihood"):
         import_module(f"score_sde.modes.{mode}").run(load.to_use(mode, None, folder / "used", used, options()))
 
@@ -99,6 +102,18 @@ def test_they_train_alike(folders, single, double):
             assert (row[name] == "") == (other[name] == "")
             if row[name]:
                 assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-4)
+
+
+def test_adversaries_learn_alike(folders):
+    """The discriminator's gradients are averaged, too; so are the terms that the log tells."""
+    mine, theirs = (final(folder / "adversarial") for folder in folders)
+    for part in (lambda state: state["model"], lambda state: state["objective"]["discriminator"]):
+        for name, tensor in part(mine).items():
+            torch.testing.assert_close(part(theirs)[name], tensor, rtol=1e-3, atol=1e-5)
+    rows, other_rows = (table(folder / "adversarial" / "metrics.csv") for folder in folders)
+    for row, other in zip(rows, other_rows, strict=True):
+        for name in ("loss", "distortion", "rate", "doubt", "discriminator"):
+            assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-4)
 
 
 def test_parts_of_a_batch_make_the_step_of_the_batch(folders):

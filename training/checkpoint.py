@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, of tensors and plain values only, so that reading one runs no code.
 
     checkpoints/step_0002000.pt             config, data, step, best, model, ema, more_ema, ema_updates, optimizer,
-                                            unlogged; objective, of one that remembers losses
+                                            unlogged; objective, of one that learns along
     checkpoints/step_0002000.safetensors    the moving average alone, for others; its metadata has config and data
     checkpoints/best.pt, .safetensors       the same after the step whose held-out loss, `best`, is the lowest so far
 

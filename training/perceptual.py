@@ -91,7 +91,9 @@ def read_perceptual(place: str, shape: tuple[int, ...], black: float, white: flo
             f"{folder} is no folder of a network for pictures, as transformers saves them, with image_mean and "
             f"image_std in preprocessor_config.json: {error!r}"
         ) from error
-    distance = PerceptualDistance(read_frozen(transformers.AutoModel, folder, "network"), mean, std, black, white)
+    # All networks have eager attention, those without any, too.
+    network = read_frozen(transformers.AutoModel, folder, "network", "eager")
+    distance = PerceptualDistance(network, mean, std, black, white)
     try:
         blank = torch.zeros(1, *shape, device=next(distance.network.parameters()).device)
         distance(blank, blank)
