@@ -57,7 +57,7 @@ def compare(run: Run, scale: float, arguments: argparse.Namespace) -> None:
         shape,
         num_trajectories=many,
         num_validation=many // 2,
-        batch_size=16,
+        batch_size=min(16, many),
         iterations=arguments.iterations,
         data_std=data_std,
         reference_steps=FINE,

@@ -15,6 +15,7 @@ from score_sde.common.errors import UserError
 from score_sde.data.low_resolution import smaller, to_levels
 from score_sde.experiment.cascade import stage_seed
 from score_sde.experiment.sampling import seeds_of
+from score_sde.experiment.training import _told_of_previews
 from score_sde.training import checkpoint
 from score_sde.training.trainer import Trainer
 from tests.modes.test_main import run
@@ -164,6 +165,12 @@ def test_a_stage_alone_that_is_told_nothing_is_refused(cascade, folder, capsys):
         assert "(training.label_dropout=0), and knows no p(x): tell it of class, too" in error
     known = score_sde.load(folder / "small", settings={"training.label_dropout": 0})
     assert np.array_equal(known.sample(2, condition=3), cascade.stages["small"].sample(2, condition=3))
+    # Pictures that are looked at in training are drawn of its classes, too.
+    told = _told_of_previews(known.config, known.dataset, 3)
+    assert told is not None
+    assert torch.equal(told.values["class"], torch.as_tensor(known.dataset.test_classes)[:3])
+    plain = cascade.stages["small"]
+    assert _told_of_previews(plain.config, plain.dataset, 3) is None
 
 
 def test_more_noise_than_was_trained_on_is_refused(cascade):

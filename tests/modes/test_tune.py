@@ -119,7 +119,8 @@ def test_a_table_of_latents_is_for_its_guidance_and_any_prompt(latents, capsys, 
     opened = score_sde.load(place)
     options: dict[str, Any] = {"condition": CAPTIONS[1], "solver": "tuned", "num_steps": 3}
     found = opened.sample(2, **options, guidance=2.0)
-    told = Condition({"caption": opened.dataset.condition_units["caption"].read([CAPTIONS[1]] * 2)})
+    words: Any = opened.dataset.condition_units["caption"]
+    told = Condition({"caption": words.read([CAPTIONS[1]] * 2)})
     guided = Guided(Given(opened.model, told), opened.model, 2.0)
     x_T = opened.model.sde.prior_sample((2, *opened.dataset.model_shape), seeds=[0, 1])
     by_hand = get_solver("tuned", path=path, num_steps=3)(guided, x_T).x
