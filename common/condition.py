@@ -67,6 +67,23 @@ class Condition:
         )
 
 
+def one_after_another(first: Condition | None, second: Condition | None, count: int) -> Condition | None:
+    """Return what two conditions say of so many examples each, as one; what one lacks is hidden of its examples."""
+    told = [{} if condition is None else condition.values for condition in (first, second)]
+    hidden = [{} if condition is None else condition.hidden_rows for condition in (first, second)]
+    values, rows = {}, {}
+    for name in {**told[0], **told[1]}:
+        like = told[0].get(name, told[1].get(name))
+        assert like is not None
+        values[name] = torch.cat([each.get(name, torch.zeros_like(like)) for each in told])
+        if any(name not in each for each in told) or any(name in each for each in hidden):
+            shown = torch.zeros(count, dtype=torch.bool, device=like.device)
+            rows[name] = torch.cat(
+                [hides.get(name, shown) if name in each else ~shown for each, hides in zip(told, hidden, strict=True)]
+            )
+    return Condition(values, rows) if values else None
+
+
 def joined(*told: Condition | None) -> Condition | None:
     """Return the condition that says what each of these says of the same examples, in order; None for nothing."""
     said = [condition for condition in told if condition is not None]

@@ -43,6 +43,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.posterior import Posterior
 from score_sde.common.score import check_score, no_score
 from score_sde.control.base import dot, tweedie_factor
+from score_sde.models.given import side_by_side
 from score_sde.models.wrapper import StepsAsModel, no_density, rows_of
 from score_sde.solvers import Model
 from score_sde.solvers.density.divergence import value_and_pull_back
@@ -102,7 +103,10 @@ class ClassifierGuidance(StepsAsModel):
 
 
 class Guided(StepsAsModel):
-    """A model is led away from another, the reference; there are two network calls where both are needed.
+    """A model is led away from another, the reference.
+
+    Where both are needed, and are one network that is told two things, it is asked once, in a batch of twice the size;
+    otherwise there are two network calls.
 
     Args:
         model: a model of what is wanted, such as `Given(network, condition)`.
@@ -206,10 +210,11 @@ class Guided(StepsAsModel):
 
     def _projected(self, x: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
         """Return the guided denoised mean, by APG and rescaled; `own` is the model's, where it is known."""
-        scale, mean = self._scale(t), self.model.denoise(x, t) if own is None else own
+        scale = self._scale(t)
         if bool((scale == 1).all()):
-            return mean
-        change = mean - self.reference.denoise(x, t)
+            return self.model.denoise(x, t) if own is None else own
+        mean, reference = self._both("denoise", x, t, own)
+        change = mean - reference
         if not math.isinf(self.largest):
             change = change * (self.largest / dot(change, change).sqrt()).clamp(max=1)
         if self.parallel != 1:
@@ -229,11 +234,19 @@ class Guided(StepsAsModel):
         scale = self._scale(t)
         if bool((scale == 1).all()):
             return getattr(self.model, output)(x, t) if own is None else own
-        reference = getattr(self.reference, output)(x, t)
         if bool((scale == 0).all()):
-            return reference
-        own = getattr(self.model, output)(x, t) if own is None else own
-        return reference + self.sde.expand(scale, x) * (own - reference)
+            return getattr(self.reference, output)(x, t)
+        mean, reference = self._both(output, x, t, own)
+        return reference + self.sde.expand(scale, x) * (mean - reference)
+
+    def _both(self, output: str, x: Tensor, t: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return an output of the model, which is `own` if that is known, and of the reference."""
+        together = side_by_side(self.model, self.reference, len(x)) if own is None else None
+        if together is None:
+            own = getattr(self.model, output)(x, t) if own is None else own
+            return own, getattr(self.reference, output)(x, t)
+        both = getattr(together, output)(torch.cat([x, x]), torch.cat([t, t]) if t.ndim else t)
+        return both[: len(x)], both[len(x) :]
 
 
 def _std(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from score_sde.common.condition import Condition, Rows, joined
+from score_sde.common.condition import Condition, Rows, joined, one_after_another
 from score_sde.common.posterior import Posterior
 from score_sde.models.wrapper import StepsAsModel, rows_of
 
@@ -83,6 +83,25 @@ class GivenBeside(StepsAsModel):
     def rows(self, rows: Rows) -> GivenBeside:
         """Return the model with this part of the condition of these examples."""
         return GivenBeside(rows_of(self.model, rows), self.condition[rows])
+
+
+def side_by_side(first: Any, second: Any, count: int) -> Given | None:
+    """Return the model of so many examples of the first, and as many of the second, where both are one model that is
+    told two things; None where they are not."""
+    (model, told), (other, told_other) = _unbound(first), _unbound(second)
+    shapes = [{} if each is None else {k: v.shape[1:] for k, v in each.values.items()} for each in (told, told_other)]
+    if model is not other or any(shapes[0].get(name, shape) != shape for name, shape in shapes[1].items()):
+        return None
+    condition = one_after_another(told, told_other, count)
+    return None if condition is None else Given(model, condition)
+
+
+def _unbound(model: Any) -> tuple[Any, Condition | None]:
+    """Return a model without the condition that it is given, and the condition."""
+    if not isinstance(model, Given | GivenBeside):
+        return model, None
+    inner, told = _unbound(model.model)
+    return inner, joined(told, model.condition)
 
 
 class _ForAnyNumber(StepsAsModel):

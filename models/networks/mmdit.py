@@ -131,10 +131,8 @@ class JointBlock(nn.Module):
         shift, scale, *told = self.patches.told(embedding)
         shift_words, scale_words, *told_words = self.words.told(embedding)
         normed = self.norm(h)
-        of_patches = self.patches.attention.made(modulated(normed, shift, scale))
-        of_words = self.words.attention.made(modulated(self.norm(words), shift_words, scale_words))
-        query, key, value = (torch.cat(both, dim=2) for both in zip(of_patches, of_words, strict=True))
-        attended, attended_words = joined(attention(query, key, value)).split([h.shape[1], words.shape[1]], dim=1)
+        normed_words = modulated(self.norm(words), shift_words, scale_words)
+        attended, attended_words = self._attended(modulated(normed, shift, scale), normed_words)
         gate, *told_mlp = told[:4]
         h = torch.addcmul(h, gate, self.patches.attention.output(attended))
         if self.alone is not None:
@@ -143,6 +141,12 @@ class JointBlock(nn.Module):
             h = torch.addcmul(h, gate, self.alone.output(besides))
         h = self.patches.mlp(h, *told_mlp)
         return h, words if self.last else self.words.after(words, attended_words, tuple(told_words))
+
+    def _attended(self, h: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what patches and words attend to, in both; queries, keys and values are given back before the MLPs."""
+        made = zip(self.patches.attention.made(h), self.words.attention.made(words), strict=True)
+        attended = joined(attention(*(torch.cat(both, dim=2) for both in made)))
+        return attended[:, : h.shape[1]], attended[:, h.shape[1] :]
 
 
 class MMDiT(nn.Module):

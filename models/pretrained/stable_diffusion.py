@@ -137,17 +137,18 @@ class Prompted(nn.Module):
 
     def _sizes(self, condition: Condition | None, x: Tensor, factor: int) -> Tensor:
         """Return sizes that are told, or those of pictures that are as large as `x` says, `(B, 6)`."""
-        told = None if condition is None else condition.values.get(SIZES)
-        if told is None:
-            height, width = (side * factor for side in x.shape[2:])
-            told = torch.tensor([height, width, 0, 0, height, width], device=x.device).expand(len(x), -1)
+        height, width = (side * factor for side in x.shape[2:])
         # Not of the dtype of `x`: half precision has not all numbers of pixels.
-        return told.to(x.device, torch.float32)
+        own = torch.tensor([height, width, 0.0, 0, height, width], device=x.device).expand(len(x), -1)
+        if condition is None or SIZES not in condition.values:
+            return own
+        told, hidden = condition.values[SIZES].to(own), condition.hidden_rows.get(SIZES)
+        return told if hidden is None else torch.where(hidden[:, None], own, told)
 
     def _beside(self, name: str, condition: Condition | None, x: Tensor) -> Tensor:
         """Return what is told of a name, which must be there."""
         value = None if condition is None else condition.values.get(name)
-        if value is None or value.shape[1] != self.beside[name]:
+        if condition is None or value is None or value.shape[1] != self.beside[name] or name in condition.hidden_rows:
             raise UserError(f"this network is always told of {name!r} besides: give it from Python")
         return value.to(x)
 

@@ -16,6 +16,7 @@ from score_sde.control import ClassifierGuidance, Guided
 from score_sde.evaluation.samples.distances import classifier_two_sample_test
 from score_sde.models import GaussianMixture, Given, rows_of
 from score_sde.models.analytic_variance import KnownVariance
+from score_sde.models.given import GivenBeside
 from score_sde.models.noisy_classifier import ClassProbability
 from score_sde.sde import VPSDE
 from score_sde.solvers import get_solver, log_likelihood
@@ -262,3 +263,49 @@ def test_steps_of_a_guided_model_have_the_variance_of_the_model_and_the_guided_m
     assert by_classifier.steps_by_posterior
     torch.testing.assert_close(by_classifier.posterior(x, t).mean, by_classifier.denoise(x, t), rtol=1e-12, atol=1e-12)
     assert torch.equal(by_classifier.posterior(x, t).both[1], reference.posterior(x, t).both[1])
+
+
+def test_one_network_is_asked_once_for_both():
+    """Values that one of the two lacks are hidden of its examples; what is told beside both is told twice."""
+
+    class Told:
+        sde = VP
+
+        def __init__(self) -> None:
+            self.asked: list[int] = []
+
+        def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+            self.asked.append(len(x))
+            values, hidden = ({}, {}) if condition is None else (condition.values, condition.hidden_rows)
+            for power, name in enumerate(("class", "words", "beside"), start=1):
+                value = values.get(name, torch.zeros(len(x), 1))
+                shown = ~hidden.get(name, torch.full((len(x),), name not in values))
+                x = x + torch.where(shown[:, None], value.reshape(len(x), -1).sum(1, keepdim=True) + 0.3, 0.7) ** power
+            return x * torch.as_tensor(t).reshape(-1, *(1,) * (t.ndim > 0))
+
+        denoise = score
+
+    model, plain, twin = Told(), Told(), Told()
+    x, t = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.linspace(0.2, 0.8, 4)
+    words = Condition({"words": torch.arange(12.0).reshape(4, 3)}).hidden("words", t > 0.7)
+    both, beside = Condition({**words.values, "class": torch.arange(4)}), Condition({"beside": torch.ones(4, 1)})
+    for asked, away in [
+        (words, None),
+        (None, both),
+        (both, words),
+        (words, Condition({"class": torch.ones(4).long()})),
+    ]:
+        for time in (t, torch.tensor(0.5)):
+            guided = Guided(Given(GivenBeside(model, beside), asked), Given(GivenBeside(model, beside), away), 3.0)
+            apart = Guided(Given(GivenBeside(plain, beside), asked), Given(GivenBeside(twin, beside), away), 3.0)
+            torch.testing.assert_close(guided.score(x, time), apart.score(x, time))
+            some = slice(1, 3)
+            of_some = time[some] if time.ndim else time
+            torch.testing.assert_close(rows_of(guided, some).score(x[some], of_some), guided.score(x, time)[some])
+    assert set(model.asked) == {4, 8}
+    assert len(model.asked) == 24
+    assert plain.asked == twin.asked == [4] * 8
+    # Words of other lengths do not lie in one batch.
+    model.asked.clear()
+    Guided(Given(model, words), Given(model, Condition({"words": torch.ones(4, 2)})), 3.0).score(x, t)
+    assert model.asked == [4, 4]

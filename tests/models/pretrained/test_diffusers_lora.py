@@ -109,11 +109,15 @@ def test_names_and_scales_of_kohya(make: Callable[..., Any], tmp_path: Path) -> 
     make(tmp_path, LADDERED)
     before, after = (load_latent_pipeline(tmp_path) for _ in range(2))
     unet: Any = before.model.network.unet
-    networks = {"lora_unet_": (unet, ("attn1.to_q", "attn2.to_out.0", "ff.net.0.proj", "conv_in"))}
+    networks: dict[str, tuple[Any, tuple[str, ...]]] = {
+        "lora_unet_": (unet, ("attn1.to_q", "attn2.to_out.0", "ff.net.0.proj", "conv_in"))
+    }
     names = ["lora_te_"] if make is stable_diffusion else ["lora_te1_", "lora_te2_"]
     for name, text in zip(names, before.texts.values(), strict=True):
         networks[f"{name}text_model_"] = (text.encoder, ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1"))
-    generator, file, expected = torch.Generator().manual_seed(0), {}, {}
+    generator = torch.Generator().manual_seed(0)
+    file: dict[str, torch.Tensor] = {}
+    expected: dict[tuple[str, str], torch.Tensor] = {}
     for prefix, (network, ends) in networks.items():
         for place, module in network.named_modules():
             if place.endswith(ends):
