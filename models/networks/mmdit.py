@@ -145,7 +145,8 @@ class JointBlock(nn.Module):
     def _attended(self, h: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Return what patches and words attend to, in both; queries, keys and values are given back before the MLPs."""
         made = zip(self.patches.attention.made(h), self.words.attention.made(words), strict=True)
-        attended = joined(attention(*(torch.cat(both, dim=2) for both in made)))
+        query, key, value = (torch.cat(both, dim=2) for both in made)
+        attended = joined(attention(query, key, value))
         return attended[:, : h.shape[1]], attended[:, h.shape[1] :]
 
 
