@@ -208,7 +208,7 @@ def test_variations_in_latents(place) -> None:
         if strength == 0:
             torch.testing.assert_close(latents, seen[:, None].expand(2, 2, -1, -1, -1), rtol=0, atol=2e-3)
         else:
-            ode = {"solver": "ode", "rtol": 1e-5, "atol": 1e-5, "seed": 0}
+            ode: dict[str, Any] = {"solver": "ode", "rtol": 1e-5, "atol": 1e-5, "seed": 0}
             sampled = dataset.units.encode(torch.from_numpy(score_sde.load(place / "latent").sample(4, **ode)))
             torch.testing.assert_close(dataset.units.encode(dataset.units.decode(latents.flatten(0, 1))), sampled)
         decoded = dataset.units.decode(latents.flatten(0, 1)).unflatten(0, (2, 2))[:, :, 0].numpy()
@@ -227,7 +227,8 @@ def test_frames_of_latents_are_decoded_states(place, tmp_path, monkeypatch) -> N
     monkeypatch.setattr(plots, "frames", kept)
     loaded = score_sde.load(place / "latent")
     path = loaded.animate(tmp_path / "film.gif", num_samples=3, num_steps=4, seed=5)
-    with Image.open(path) as film:
+    with Image.open(path) as opened:
+        film: Any = opened
         assert film.n_frames == len(shown) > 4
     samples = loaded.sample(3, num_steps=4, seed=5)
     assert np.array_equal(shown[-1][..., 0], np.round(samples[:, 0] * (255 / 16)))
