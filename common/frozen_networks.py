@@ -5,6 +5,7 @@ Nothing is looked for on the net, no code in a folder is run, and weights are `.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def transformers_library(complaint: str) -> Any:
         UserError: it is not installed.
     """
     try:
-        import transformers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import transformers
     except ImportError as error:
         raise UserError(complaint) from error
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)

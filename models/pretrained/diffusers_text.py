@@ -6,22 +6,22 @@ has a projection, a vector of the whole. No code is read: classes are chosen her
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, first_line
+from score_sde.common.frozen_networks import transformers_library
 from score_sde.data.text_encoder import check_weights_are_plain
 from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_library import quiet
 from score_sde.models.pretrained.diffusers_parts import Known, safe_names
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"
+_NEEDED = "the text encoders of a pipeline need the package transformers: pip install 'score-sde[pipelines]'"
 _CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
@@ -47,25 +47,6 @@ def known_texts(encoders: Mapping[str, Encoder]) -> Known:
     """Return what the parts of encoders of texts are of."""
     of_encoders = {name: ("transformers", (kind.encoder,)) for name, kind in encoders.items()}
     return of_encoders | {kind.tokenizer: ("transformers", kind.tokenizers) for kind in encoders.values()}
-
-
-def transformers_library() -> ModuleType:
-    """Import the library transformers, without its progress bars, and return it.
-
-    Raises:
-        UserError: the library is not installed.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import transformers
-    except ImportError as error:
-        raise UserError(
-            f"the text encoders of a pipeline need the package transformers ({error}): pip install "
-            "'score-sde[pipelines]'"
-        ) from error
-    transformers.utils.logging.disable_progress_bar()
-    return transformers
 
 
 class TextEncoder(nn.Module):
@@ -125,7 +106,7 @@ def read_encoder(folder: Path, name: str, kind: Encoder) -> TextEncoder:
 
 def _read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
     """Read a part that is an encoder, of a class of the library."""
-    place, transformers = _place(folder, name), transformers_library()
+    place, transformers = _place(folder, name), transformers_library(_NEEDED)
     names = [path.name for path in place.iterdir()]
     if not any(each.endswith((".safetensors", ".safetensors.index.json")) for each in safe_names(names, place)):
         raise UserError(f"{place} has no model.safetensors: there is {', '.join(sorted(names)) or 'nothing'}")
@@ -145,7 +126,7 @@ def _read_text_encoder(folder: Path, name: str, kind: str) -> nn.Module:
 
 def _read_tokenizer(folder: Path, name: str, kind: str) -> Any:
     """Read a part that is a tokeniser, of a class of the library."""
-    place, transformers = _place(folder, name), transformers_library()
+    place, transformers = _place(folder, name), transformers_library(_NEEDED)
     try:
         with quiet():
             return getattr(transformers, kind).from_pretrained(str(place), local_files_only=True)
