@@ -5,7 +5,9 @@ Nothing is looked for on the net, no code in a folder is run, and weights are `.
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,22 @@ def weights_in(folder: Path) -> list[Path]:
     return weights
 
 
+def check_weights_are_plain(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that the weights in a folder are those that are computed with, which the library changes by itself else.
+
+    Args:
+        folder: where the weights are.
+        settings: what its config.json says.
+
+    Raises:
+        UserError: there is an adapter beside them, or they are quantised.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} has an adapter, adapter_config.json, which is not read: save the whole without it")
+    if settings.get("quantization_config") is not None:
+        raise UserError(f"{folder / 'config.json'} has a quantization_config, which is not read: save plain weights")
+
+
 def read_frozen(kind: Any, folder: Path, what: str, attention: str) -> Any:
     """Return the network in a folder, in float32, on this process's device, for evaluation alone.
 
@@ -61,6 +79,7 @@ def read_frozen(kind: Any, folder: Path, what: str, attention: str) -> Any:
         UserError: it cannot be read, or some of its weights are missing.
     """
     weights_in(folder)
+    check_weights_are_plain(folder, _settings(folder))
     try:
         network, about = kind.from_pretrained(
             str(folder),
@@ -78,3 +97,12 @@ def read_frozen(kind: Any, folder: Path, what: str, attention: str) -> Any:
         name = type(network).__name__
         raise UserError(f"the weights in {folder} lack {len(wrong)} of a {name}, such as {wrong[0]}")
     return network.float().eval().requires_grad_(False).to(distributed.device())
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return what the config.json of a folder says; nothing if it cannot be read, of which the library complains."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}

@@ -16,7 +16,7 @@ looked for on the net, and no code in the folder is run: weights are `.safetenso
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from score_sde.common.errors import UserError, first_line
 from score_sde.common.files import at_home
-from score_sde.common.frozen_networks import read_frozen, transformers_library, weights_in
+from score_sde.common.frozen_networks import check_weights_are_plain, read_frozen, transformers_library, weights_in
 
 # The class of transformers that has the encoder, by the kind that a folder's config.json tells.
 _CLASSES = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
@@ -153,22 +153,6 @@ class FrozenEncoder:
     @cached_property
     def _model(self) -> Any:
         return read_frozen(getattr(_library(), self._class), self._weights, "text encoder", "sdpa")
-
-
-def check_weights_are_plain(folder: Path, settings: Mapping[str, Any]) -> None:
-    """See that the weights in a folder are those that are computed with, which the library changes by itself else.
-
-    Args:
-        folder: where the weights are.
-        settings: what its config.json says.
-
-    Raises:
-        UserError: there is an adapter beside them, or they are quantised.
-    """
-    if (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder} has an adapter, adapter_config.json, which is not read: save the whole without it")
-    if settings.get("quantization_config") is not None:
-        raise UserError(f"{folder / 'config.json'} has a quantization_config, which is not read: save plain weights")
 
 
 def encoder_at(folder: str | Path) -> FrozenEncoder:

@@ -129,6 +129,9 @@ def _check_autoencoder(config: ConfigDict) -> None:
         section, name = key.split(".")
         if config[section][name] != usual:
             raise UserError(f"{key} is nothing for an autoencoder: --config.{key}={usual}")
+    for name in ON_REQUEST:
+        if config.training[name] and own.is_own(config.training.objective):
+            raise UserError(f"training.{name} is not heard by an objective of your own: --config.training.{name}=0")
 
 
 def _check_flow_map(config: ConfigDict) -> None:

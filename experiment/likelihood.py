@@ -13,7 +13,7 @@ from torch import Tensor
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.distributed import say
-from score_sde.common.errors import UserError, choose
+from score_sde.common.errors import UserError, choose, naming
 from score_sde.common.interruption import keeping
 from score_sde.common.resumable import digest, remove_parts
 from score_sde.data import Dataset
@@ -139,7 +139,8 @@ def likelihood(experiment: Experiment) -> Measured | None:
     condition = None
     if settings.given != "none":
         condition = dataset.condition_of(settings.split, slice(len(examples)), classes_told, names)
-    check_heard(config, dataset, condition, controls_of(experiment.model))
+    with naming("likelihood.given (own is what examples have)"):
+        check_heard(config, dataset, condition, controls_of(experiment.model))
 
     gaps = has_gaps(examples)
     if gaps:

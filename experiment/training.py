@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.distributed import say
-from score_sde.common.errors import UserError
+from score_sde.common.errors import UserError, naming
 from score_sde.common.files import write_atomically
 from score_sde.common.interruption import keeping
 from score_sde.common.noise import BatchNoise
@@ -308,7 +308,8 @@ def _measure(config: ConfigDict, dataset: Dataset, sde: SDE) -> Callable[[Any], 
         held_out: Part = next((each for each in HELD_OUT if len(getattr(dataset, each))), "train")
         x_0 = dataset.encode(getattr(dataset, held_out)[: config.training.num_measured], config.seed)
         return retrieval(x_0, dataset.condition_of(held_out, slice(0, len(x_0)), labelled=False, names=[CAPTION]))
-    check_heard(config, dataset, None, names_of_controls(config))
+    with naming("training.measure_every draws samples that are told nothing, and 0 draws none"):
+        check_heard(config, dataset, None, names_of_controls(config))
     if dataset.has_gaps:
         raise UserError(
             "samples are measured beside whole examples, and some of these lack numbers: training.measure_every=0"

@@ -30,10 +30,9 @@ from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.prompts import led_away_from, number_of_prompts, prompted
 from score_sde.experiment.solver import GITS, NUM_STEPS, make_solver, option_names
 from score_sde.solvers.base import Model, Solver
-from score_sde.solvers.density.tuned import model_digest
 from score_sde.solvers.fast.gits import gits_times, load_times, save_times
 from score_sde.solvers.fast.learned_noise import learn_noise
-from score_sde.solvers.fast.tuned import Kept, load_tables, save_tables
+from score_sde.solvers.fast.tuned import Kept, load_tables, save_tables, weights_digest
 from score_sde.solvers.fast.tuning import num_examples, tune
 
 # The number of steps of tables that are made for samples.
@@ -105,8 +104,8 @@ def tuned_tables(
     path = companions(experiment.folder, experiment.found) / _name(experiment, with_classes, with_prompts)
     if distributed.rank() == 0:
         have = load_tables(path) if path.exists() else {}
-        if have and {kept.model for kept in have.values()} != {model_digest(experiment.model)}:
-            raise UserError(f"{path} was tuned to another model than this: delete it, or take another --workdir")
+        if any(kept.model not in ("", weights_digest(experiment.model)) for kept in have.values()):
+            raise UserError(f"{path} was tuned to a model of other weights than this one's: delete it, or move it away")
         missing = sorted(set(numbers) - have.keys())
         if missing:
             if with_prompts and experiment.config.sampling.prompt is None:
@@ -183,7 +182,7 @@ def _tune(
                 device=distributed.device(),
                 report=report,
             )
-        digest = model_digest(experiment.model)
+        digest = weights_digest(experiment.model)
         made = {n: Kept(one.table, sde.log_snr(one.table.times), None, digest) for n, one in tuned.items()}
         _save(path, {**have, **made}, experiment.model)
     for number, one in tuned.items():
@@ -213,7 +212,7 @@ def _learn_noise(experiment: Experiment, path: Path, have: dict[int, Kept], numb
 def _save(path: Path, tables: Mapping[int, Kept], model: Any) -> None:
     amounts = {number: kept.amounts for number, kept in tables.items() if kept.amounts is not None}
     plain = {number: kept.table for number, kept in tables.items()}
-    save_tables(path, plain, model.sde, amounts, model_digest(model))
+    save_tables(path, plain, model.sde, amounts, weights_digest(model))
 
 
 def _kept(path: Path) -> str:

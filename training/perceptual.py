@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class PerceptualDistance:
     ) -> None:
         self.network, self.mean, self.std, self.black, self.white = network, mean, std, black, white
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest is a short name for what the network sees: its weights, and the scale of colours."""
         return digest(*self.network.state_dict().values(), torch.tensor([*self.mean, *self.std]))

@@ -324,6 +324,10 @@ class Trainer(Generic[_Model]):
         restore(state, str(path), self.model, self.averages, self.optimizer)
         if self._learner is not None:
             self._learner.restore(state.get("objective", {}))
+        elif "objective" in state:
+            distributed.note(
+                f"what the loss had learnt until step {state['step']}, such as an adversary, is left behind"
+            )
         self._journal.restore(state["unlogged"])
         self.step, best = state["step"], Best(**state.get("best", {}))
         # A run that was killed may have replaced the best checkpoint after this one. Then it is found again, or a

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.common.errors import UserError, first_line
-from score_sde.common.frozen_networks import transformers_library
-from score_sde.data.text_encoder import check_weights_are_plain
+from score_sde.common.frozen_networks import check_weights_are_plain, transformers_library
 from score_sde.models.pretrained.diffusers_files import read_json
 from score_sde.models.pretrained.diffusers_library import quiet
 from score_sde.models.pretrained.diffusers_parts import Known, safe_names

@@ -19,6 +19,7 @@ from score_sde.common import gaussian
 from score_sde.common.errors import UserError
 from score_sde.common.files import write_atomically
 from score_sde.common.gaussian import Gaussian
+from score_sde.common.resumable import digest
 from score_sde.sde import SDE
 from score_sde.solvers.fast.default import recommended_table, rule_for
 from score_sde.solvers.fast.table import Table
@@ -28,6 +29,8 @@ from score_sde.solvers.options import check_at_least
 from score_sde.solvers.process import last_time
 
 _NOISY_ORDER = 2
+# So many numbers of each weight tell whose they are.
+_NAMED = 1024
 _ARRAYS = ("times", "told", "state", "outputs", "noise", "blend")
 
 
@@ -104,13 +107,20 @@ class Kept(NamedTuple):
         table: the table.
         log_snr: the log-SNR at its times, under the process that it was made for.
         amounts: the learned amount of noise of each step, or None.
-        model: a short name of the model that it was tuned to.
+        model: a short name of the weights that it was tuned to; empty if the file does not say.
     """
 
     table: Table
     log_snr: Tensor
     amounts: list[float] | None
     model: str
+
+
+def weights_digest(model: Any) -> str:
+    """Return a short name for a model's weights: the first numbers of each, so that the largest takes no time, and
+    rounded, so that it is the same in half precision."""
+    weights = getattr(model, "state_dict", dict)().values()
+    return digest(*(weight.flatten()[:_NAMED].float().bfloat16() for weight in weights))
 
 
 def save_tables(
@@ -147,7 +157,8 @@ def load_tables(path: str | Path) -> dict[int, Kept]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         axes = None if content["gaussian"] is None else gaussian.described(content["gaussian"])
-        model = str(content["model"])
+        # Files of earlier versions do not say it.
+        model = str(content.get("model", ""))
         tables = {int(number): _kept(written, axes, model) for number, written in content["tables"].items()}
     except FileNotFoundError as error:
         raise UserError(f"there are no tuned tables {path}: tune the model first") from error

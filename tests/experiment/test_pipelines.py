@@ -23,9 +23,8 @@ from score_sde.experiment.pipeline_run import PipelineRun
 from score_sde.models import Given
 from score_sde.models.given import InTurn
 from score_sde.solvers import get_solver, log_likelihood
-from score_sde.solvers.density.tuned import model_digest
 from score_sde.solvers.fast.default import recommended
-from score_sde.solvers.fast.tuned import save_tables
+from score_sde.solvers.fast.tuned import save_tables, weights_digest
 from tests.experiment.test_checkpoints import complaint, run
 
 pytest.importorskip("transformers")
@@ -233,7 +232,7 @@ def test_tables_serve_other_prompts_and_no_other_guidance(folder: Path, tmp_path
     path = opened.folder / "tuned" / "tuned_prompts_2.json"
     table = recommended(3).table(opened.model.sde)
     options: dict[str, Any] = {"solver": "tuned", "num_steps": 3, "latents": True}
-    save_tables(path, {3: table}, opened.model.sde, model=model_digest(opened.model))
+    save_tables(path, {3: table}, opened.model.sde, model=weights_digest(opened.model))
     for prompt in PROMPTS:
         found = opened.sample(prompt=prompt, guidance=2.0, **options)
         x_T = opened.model.sde.prior_sample((1, 4, 8, 8), seeds=[0])

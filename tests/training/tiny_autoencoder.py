@@ -74,7 +74,7 @@ class SeriesBatches:
 def trainer_of(folder: Path, weight: float | None = 0.2, **values: Any) -> Trainer:
     """Return what trains the autoencoder in a folder, with an adversary unless its weight is None."""
     config = settings(**values)
-    adversary = None if weight is None else Adversary(discriminator(), config.training)
+    adversary = None if weight is None else Adversary(discriminator().to(distributed.device()), config.training)
     objective = Autoencoding(0.05, adversary=adversary, adversarial_weight=weight or 0.0)
     means = LossByTerm(objective.names) if objective.names else None
     batches = SeriesBatches(config.training.batch_size)
