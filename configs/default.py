@@ -228,7 +228,7 @@ def get_config() -> ConfigDict:
     config.sampling = sampling = ConfigDict()
     sampling.solver = "default"
     sampling.num_samples = 64
-    sampling.batch_size = 64  # drawn at once
+    sampling.batch_size = 64  # drawn at once; with guidance a network has twice as many
     # Of a class-conditional model: the class of samples, or several, in turn: 3, cat, or 0,1,2; None: any
     sampling.labels = placeholder(str)
     # What they show, in words, of models that are told captions; or a .txt file of prompts, a line each, in turn …

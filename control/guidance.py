@@ -44,6 +44,7 @@ from score_sde.common.posterior import Posterior
 from score_sde.common.score import check_score, no_score
 from score_sde.control.base import dot, tweedie_factor
 from score_sde.models.given import side_by_side
+from score_sde.models.inputs import states_and_times
 from score_sde.models.wrapper import StepsAsModel, no_density, rows_of
 from score_sde.solvers import Model
 from score_sde.solvers.density.divergence import value_and_pull_back
@@ -105,8 +106,8 @@ class ClassifierGuidance(StepsAsModel):
 class Guided(StepsAsModel):
     """A model is led away from another, the reference.
 
-    Where both are needed, and are one network that is told two things, it is asked once, in a batch of twice the size;
-    otherwise there are two network calls.
+    Where both are needed, and are one network that is told two things, its score or denoised mean is asked for once, in
+    a batch of twice the size; otherwise there are two network calls.
 
     Args:
         model: a model of what is wanted, such as `Given(network, condition)`.
@@ -245,7 +246,8 @@ class Guided(StepsAsModel):
         if together is None:
             own = getattr(self.model, output)(x, t) if own is None else own
             return own, getattr(self.reference, output)(x, t)
-        both = getattr(together, output)(torch.cat([x, x]), torch.cat([t, t]) if t.ndim else t)
+        x, t = states_and_times(self.sde, x, t)
+        both = getattr(together, output)(torch.cat([x, x]), torch.cat([t, t]) if t.ndim and len(t) > 1 else t)
         return both[: len(x)], both[len(x) :]
 
 

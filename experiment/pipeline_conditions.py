@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -122,10 +123,14 @@ def _sizes(pipeline: LatentPipeline, given: Mapping[str, Any], size: tuple[int, 
     """Return the six numbers of pixels; a picture is as large as it is to be, and uncut, where nothing else is told."""
     pairs = [given.get(name, usual) for name, usual in zip(GIVEN[SIZES], (size, (0, 0), size), strict=True)]
     for name, pair in zip(GIVEN[SIZES], pairs, strict=True):
-        whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(k, int) and k >= 0 for k in pair)
+        whole = isinstance(pair, tuple | list) and len(pair) == 2 and all(map(_is_size, pair))
         if not whole:
             raise UserError(f"{name} is two numbers of pixels, of height and width, not {pair!r}")
-    return torch.tensor([[number for pair in pairs for number in pair]], dtype=torch.float32)
+    return torch.tensor([[int(number) for pair in pairs for number in pair]], dtype=torch.float32)
+
+
+def _is_size(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
 
 
 _MAKERS = {CONTROL: _control, DEPTH: _depth, MASKED: _masked, SIZES: _sizes}

@@ -24,7 +24,6 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.noise import SampleNoise
 from score_sde.control import noised
 from score_sde.experiment import pipelines, sampling
-from score_sde.experiment.editing import NUM_STEPS
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.pipeline_conditions import GIVEN, as_pictures, size_of, told_beside
 from score_sde.experiment.prompts import heard
@@ -141,7 +140,11 @@ class PipelineRun(Run):
         here, asked, _ = self._ready(prompt, condition, len(start), self._size_of(start), options)
         edit = self.config.edit
         strength = edit.strength if strength is None else strength
-        solver, num_steps = edit.solver if solver is None else solver, num_steps or edit.num_steps or NUM_STEPS
+        if solver is None:
+            # What was given with the run, for all that it draws, is not passed over.
+            told = any(name == "sampling.solver" for name, _ in self._experiment.overrides)
+            own = self.config.sampling if told else edit
+            solver, num_steps = own.solver, own.num_steps if num_steps is None else num_steps
         wanted = {"num_steps": num_steps, "guidance": guidance, "negative_prompt": negative_prompt, **options}
         experiment = here._sampling(len(start), seed, solver, wanted)
         model, way = sampling.model_asked(experiment, asked), solver_for(here._plain(experiment))

@@ -92,6 +92,9 @@ def side_by_side(first: Any, second: Any, count: int) -> Given | None:
     shapes = [{} if each is None else {k: v.shape[1:] for k, v in each.values.items()} for each in (told, told_other)]
     if model is not other or any(shapes[0].get(name, shape) != shape for name, shape in shapes[1].items()):
         return None
+    # What only one is told is hidden of the other, which networks that say what they hear know how to read.
+    if shapes[0].keys() != shapes[1].keys() and not getattr(getattr(model, "network", None), "conditions", None):
+        return None
     condition = one_after_another(told, told_other, count)
     return None if condition is None else Given(model, condition)
 

@@ -8,7 +8,7 @@ with `s` the `scaling_factor` and `m` the `shift_factor` of its settings, 0 if t
 Its decoder gives a mean and no distribution. Where one is wanted, for a bound on likelihoods, it is a discretised
 logistic one around that mean, of one width that is told (`models.decoded`).
 
-Pictures larger than 1024 pixels along an axis are encoded and decoded by an `AutoencoderKL` in tiles of that size, as
+Pictures larger than 1536 pixels along an axis are encoded and decoded by an `AutoencoderKL` in tiles of that size, as
 the library does it: a quarter of a tile lies over the next, and is blended. Its norms and its attention then see a tile
 in place of the picture, so that numbers differ a little from those of the whole.
 """
@@ -37,7 +37,7 @@ KL, VQ = "AutoencoderKL", "VQModel"
 _PARTS = ("vae", "vqvae")
 _LEVELS = 256
 # The side of a tile, in pixels.
-_TILE = 1024
+_TILE = 1536
 # Pixels of small pictures that are encoded or decoded together.
 _AT_ONCE = 2**16
 

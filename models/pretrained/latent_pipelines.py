@@ -95,7 +95,7 @@ class LatentPipeline:
         """Bring all parts to a device, and their weights to a dtype; return the pipeline."""
         for part in (self.model, self.texts):
             part.to(device=device, dtype=dtype)
-        # Those of XL have numbers that float16 does not.
+        # Some, as those of XL, have numbers that float16 does not.
         too_small = dtype is torch.float16 and self.autoencoder.network.config.get("force_upcast", False)
         self.autoencoder.to(device=device, dtype=torch.float32 if too_small else dtype)
         return self

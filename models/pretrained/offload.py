@@ -49,6 +49,9 @@ class OneAtATime:
         for other in self._parts:
             if other is not part:
                 other.to("cpu")
+        if self._here is not None and self._here is not part:
+            # It may be a copy, which has the hooks of the part that it is of.
+            self._here.to("cpu")
         part.to(self.device)
 
     def _after_bringing(self, part: nn.Module, method: Callable[..., Any]) -> Callable[..., Any]:

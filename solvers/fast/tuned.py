@@ -8,7 +8,7 @@ that they were tuned to, for whoever keeps the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -119,7 +119,7 @@ class Kept(NamedTuple):
 def weights_digest(model: Any) -> str:
     """Return a short name for a model's weights: the first numbers of each, so that the largest takes no time, and
     rounded, so that it is the same in half precision."""
-    weights = getattr(model, "state_dict", dict)().values()
+    weights: Iterable[Tensor] = getattr(model, "state_dict", dict)().values()
     return digest(*(weight.flatten()[:_NAMED].float().bfloat16() for weight in weights))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -273,6 +275,7 @@ def test_one_network_is_asked_once_for_both():
 
         def __init__(self) -> None:
             self.asked: list[int] = []
+            self.network = SimpleNamespace(conditions=("class", "words", "beside"))
 
         def score(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
             self.asked.append(len(x))
@@ -281,7 +284,8 @@ def test_one_network_is_asked_once_for_both():
                 value = values.get(name, torch.zeros(len(x), 1))
                 shown = ~hidden.get(name, torch.full((len(x),), name not in values))
                 x = x + torch.where(shown[:, None], value.reshape(len(x), -1).sum(1, keepdim=True) + 0.3, 0.7) ** power
-            return x * torch.as_tensor(t).reshape(-1, *(1,) * (t.ndim > 0))
+            t = torch.as_tensor(t).to(x)
+            return x * t.reshape(-1, *(1,) * (t.ndim > 0))
 
         denoise = score
 
@@ -308,4 +312,14 @@ def test_one_network_is_asked_once_for_both():
     # Words of other lengths do not lie in one batch.
     model.asked.clear()
     Guided(Given(model, words), Given(model, Condition({"words": torch.ones(4, 2)})), 3.0).score(x, t)
+    assert model.asked == [4, 4]
+    # Times are what they are for other models, and of what only one is told, one that says nothing of it hears nothing.
+    guided = Guided(Given(model, words), model, 3.0)
+    expected = guided.score(x, torch.full((4,), 0.5))
+    times: list[Any] = [0.5, torch.tensor([0.5]), np.full(4, 0.5)]
+    for given in times:
+        torch.testing.assert_close(guided.score(x, given), expected)
+    model.asked.clear()
+    model.network.conditions = ()
+    torch.testing.assert_close(guided.score(x, torch.full((4,), 0.5)), expected)
     assert model.asked == [4, 4]

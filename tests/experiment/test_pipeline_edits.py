@@ -193,3 +193,11 @@ def test_what_cannot_be_done_is_said(place: Path, tmp_path: Path, capsys: Any) -
     for checkpoint, options, said in wrong:
         given = [f"--checkpoint={checkpoint}", f"--workdir={tmp_path / 'run'}"]
         assert said in complaint(capsys, "--mode=edit", *given, *(f"--config.{option}" for option in options))
+
+
+def test_a_solver_that_was_given_with_the_run_edits(place: Path, loaded: PipelineRun) -> None:
+    made = score_sde.load(place / "sd", settings={"sampling.solver": "unipc", "sampling.num_steps": 3})
+    assert isinstance(made, PipelineRun)
+    found = made.edit(pictures(), prompt="a cat", seed=1, latents=True)
+    expected = loaded.edit(pictures(), prompt="a cat", seed=1, latents=True, solver="unipc", num_steps=3)
+    np.testing.assert_array_equal(found, expected)

@@ -50,7 +50,7 @@ def test_large_pictures_are_encoded_so_too(made: PictureAutoencoder) -> None:
     torch.testing.assert_close(made.posterior(x).mean, 0.5 * blended(parts[0], parts[1], LATENTS, LATENTS // 4))
 
 
-def test_tiles_are_of_1024_pixels() -> None:
+def test_tiles_are_of_1536_pixels() -> None:
     made = PictureAutoencoder(tiny.autoencoder())
     assert made.network.use_tiling
-    assert (made.network.tile_sample_min_size, made.network.tile_latent_min_size) == (1024, 512)
+    assert (made.network.tile_sample_min_size, made.network.tile_latent_min_size) == (1536, 768)
