@@ -254,8 +254,8 @@ def test_tables_serve_other_prompts_and_no_other_guidance(folder: Path, tmp_path
     content = json.loads(path.read_text())
     del content["model"]
     path.write_text(json.dumps(content))
-    expected = opened.sample(prompt=PROMPTS[0], guidance=2.0, **{**options, "solver": get_solver("tuned", table=table)})
-    np.testing.assert_array_equal(opened.sample(prompt=PROMPTS[0], guidance=2.0, **options), expected)
+    by_table = opened.sample(prompt=PROMPTS[0], guidance=2.0, **{**options, "solver": get_solver("tuned", table=table)})
+    np.testing.assert_array_equal(opened.sample(prompt=PROMPTS[0], guidance=2.0, **options), by_table)
 
 
 def _without(name: str) -> Any:
