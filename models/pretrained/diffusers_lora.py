@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,29 @@ _OLD_NAMES = (
 )
 _UP = {"lora_A": "lora_B", "lora.down": "lora.up", "lora_linear_layer.down": "lora_linear_layer.up"}
 _METADATA = "lora_adapter_metadata"
-# Changes by their places, each that of a weight.
-Changes = dict[str, Tensor]
+
+
+class Change(NamedTuple):
+    """A weight's change is a product of two small ones, formed when it is added, since all are many gigabytes.
+
+    Attributes:
+        up: `B` `(out, r)`, or with kernels of 1 x 1.
+        down: `A` `(r, in)`, or with a kernel.
+        factor: what their product is multiplied by.
+    """
+
+    up: Tensor
+    down: Tensor
+    factor: float
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape is that of the weight."""
+        return torch.Size([len(self.up), *self.down.shape[1:]])
+
+    def product(self) -> Tensor:
+        """Return the change itself, float64."""
+        return (self.factor * self.up.double().flatten(1) @ self.down.double().flatten(1)).reshape(self.shape)
 
 
 def add_low_rank_changes(networks: Mapping[str, nn.Module], path: Path, scale: float = 1.0) -> None:
@@ -59,12 +80,14 @@ def add_low_rank_changes(networks: Mapping[str, nn.Module], path: Path, scale: f
         raise UserError(f"{path} is no .safetensors, which low-rank changes are read from")
     weights, about = read_safetensors(path)
     check_finite(weights, str(path))
-    changed = []
+    changed: list[tuple[Tensor, Change | Tensor]] = []
     for name, changes in _changes(_by_present_names(weights, networks, str(path)), about, str(path)).items():
         network = networks.get(name)
+        of_weights: Mapping[str, Change | Tensor] = changes
         if isinstance(network, MMDiT):
-            changes = converted_changes(network, changes, str(path))
-        for place, change in changes.items():
+            products = {place: change.product() for place, change in changes.items()}
+            of_weights = converted_changes(network, products, str(path))
+        for place, change in of_weights.items():
             weight = _weight(network, place)
             if weight is None:
                 raise UserError(f"{path} changes {name}.{place}, which this pipeline does not have")
@@ -74,10 +97,13 @@ def add_low_rank_changes(networks: Mapping[str, nn.Module], path: Path, scale: f
             changed.append((weight, change))
     with torch.no_grad():
         for weight, change in changed:
-            weight.add_((scale * change).to(weight))
+            product = change if isinstance(change, Tensor) else change.product()
+            weight.add_((scale * product).to(weight))
 
 
-def _by_present_names(weights: Changes, networks: Mapping[str, Any], where: str) -> tuple[Changes, dict[str, Any]]:
+def _by_present_names(
+    weights: dict[str, Tensor], networks: Mapping[str, Any], where: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a file by the library's names, and `a` of each place that has one of its own."""
     strange = next((name for name in weights if "dora_scale" in name), None)
     if strange is not None:
@@ -107,14 +133,16 @@ def _renamed(named: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _changes(named: tuple[Changes, dict[str, Any]], about: dict[str, str], where: str) -> dict[str, Changes]:
-    """Return the change of each weight, by network and place; float64."""
+def _changes(
+    named: tuple[dict[str, Tensor], dict[str, Any]], about: dict[str, str], where: str
+) -> dict[str, dict[str, Change]]:
+    """Return the change of each weight, by network and place."""
     converted, alphas = named
     try:
         settings = json.loads(about.get(_METADATA, "{}"))
     except ValueError as error:
         raise UserError(f"{where} has {_METADATA} that is no JSON") from error
-    changes: dict[str, Changes] = {}
+    changes: dict[str, dict[str, Change]] = {}
     used = set()
     for name, down in converted.items():
         match = _PAIR.match(name)
@@ -131,11 +159,8 @@ def _changes(named: tuple[Changes, dict[str, Any]], about: dict[str, str], where
         if up.ndim < 2 or up.shape[1] != rank:
             raise UserError(f"{where}: {name} is of rank {rank}, and {up_name} of shape {tuple(up.shape)}")
         alpha = alphas.get(f"{network}.{place}", settings.get(f"{network}.lora_alpha", rank))
-        product = up.double().flatten(1) @ down.double().flatten(1)
-        if down.ndim > 2:
-            product = product.unflatten(1, tuple(down.shape[1:]))
         divisor = math.sqrt(rank) if settings.get(f"{network}.use_rslora") else rank
-        changes.setdefault(network, {})[place] = float(alpha) / divisor * product
+        changes.setdefault(network, {})[place] = Change(up, down, float(alpha) / divisor)
         used |= {name, up_name, f"{network}.{place}"}
     rest = [name for name in (*converted, *alphas) if name not in used]
     if rest or not changes:
