@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
 from score_sde.common.weight_files import load_weights
-from score_sde.training.optimization import clip, learning_rate, make_optimizer
+from score_sde.training.optimization import clip, learning_rate, load_optimizer, make_optimizer
 
 
 class Adversary:
@@ -105,7 +105,7 @@ class Adversary:
                 "this run was begun without an adversarial loss: begin another one with its weights (start_from)"
             )
         load_weights(self.discriminator, state["discriminator"], "the discriminator of this run")
-        self._optimizer.load_state_dict(state["discriminator_optimizer"])
+        load_optimizer(self._optimizer, state["discriminator_optimizer"])
         self.step = state["step"]
 
 

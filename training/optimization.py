@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
@@ -57,6 +58,19 @@ SCHEDULES = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
 }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Copy a state dict into an optimiser, each moment in the memory layout of its parameter.
+
+    It may have been saved in another one, on another device or of another precision: fused optimisers then refuse the
+    moments on a GPU, and take the wrong ones, without a word, on a CPU.
+    """
+    optimizer.load_state_dict(dict(state))
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def clip(gradients: Sequence[Tensor], norm: Tensor, limit: float) -> None:

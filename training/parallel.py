@@ -28,6 +28,7 @@ from score_sde.common.noise import BatchNoise
 from score_sde.data import Batch
 from score_sde.models.ema import is_divided
 from score_sde.training.objectives import Losses
+from score_sde.training.optimization import load_optimizer
 
 
 class LossOf(nn.Module):
@@ -140,7 +141,7 @@ def whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 def load_whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Copy a whole state dict, which every process has, into the optimiser of a model that may be sharded."""
     if not is_sharded(model):
-        optimizer.load_state_dict(dict(state))
+        load_optimizer(optimizer, state)
         return
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 

@@ -11,7 +11,7 @@ from torch import nn
 from score_sde.common.errors import UserError
 from score_sde.configs.default import get_config
 from score_sde.experiment.configuration import CONFIGS, load_file
-from score_sde.training.optimization import learning_rate, make_optimizer
+from score_sde.training.optimization import learning_rate, load_optimizer, make_optimizer
 
 
 def settings(**values):
@@ -66,3 +66,26 @@ def test_unknown_names_are_user_errors():
         make_optimizer([nn.Parameter(torch.ones(1))], settings(optimizer="adan"))
     with pytest.raises(UserError, match="did you mean 'cosine'"):
         learning_rate(0, settings(schedule="cosin"))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_moments_that_were_saved_in_another_memory_layout_are_those_of_their_weights(fused):
+    """A fused optimiser reads memory in order, whatever number lies there; GPUs refuse to."""
+    shape, config = (4, 3, 3, 3), settings(fused=fused)
+    weight, *gradients = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+
+    def steps(optimizer, parameter, gradients):
+        for gradient in gradients:
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            optimizer.step()
+
+    straight, saved = (nn.Parameter(weight.clone()) for _ in range(2))
+    steps(make_optimizer([straight], config), straight, gradients)
+    saved.data = saved.data.to(memory_format=torch.channels_last)
+    before = make_optimizer([saved], config)
+    steps(before, saved, gradients[:1])
+    resumed = nn.Parameter(saved.detach().clone(memory_format=torch.contiguous_format))
+    after = make_optimizer([resumed], config)
+    load_optimizer(after, before.state_dict())
+    steps(after, resumed, gradients[1:])
+    torch.testing.assert_close(resumed, straight, rtol=0, atol=1e-7)
