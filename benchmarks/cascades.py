@@ -13,7 +13,7 @@ sample) and told the other half apart; a caption's picture and its sample lie in
     AUC          likewise, by the ranks of what it says; its standard error by Hanley and McNeil
 
 and, of test pictures, bits/dim: that of the single model, and of the cascade `log p(x_8) + log p(x_16 | x_8) +
-log p(x_32 | x_16)`, with the paired difference.
+log p(x_32 | x_16)`, with the paired difference. `--picture` writes what stages draw of held-out captions, instead.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ import numpy as np
 import torch
 
 import score_sde
+from benchmarks.columns import save_columns
 from score_sde.data.captions import CAPTION, Words
+from score_sde.data.low_resolution import LOW_RESOLUTION
 from score_sde.experiment.cascade_run import Cascade
 from score_sde.experiment.run import Run
 
 COMPONENTS = 40
+# Rows of the picture.
+SHOWN = 5
 
 
 def main() -> None:
@@ -42,9 +46,13 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="*", default=(0.0, 0.1, 0.2))
     parser.add_argument("--measured", type=int, default=0, help="test pictures whose bits/dim are measured")
     parser.add_argument("--kept", type=Path, default=Path("runs/cascades_samples"), help="samples that are kept")
+    parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     cascade = score_sde.load(arguments.cascade)
     assert isinstance(cascade, Cascade)
+    if arguments.picture is not None:
+        show(cascade, arguments.picture)
+        return
     pictures, captions = chosen(cascade, arguments.samples)
     systems: list[tuple[str, Run, dict[str, Any]]] = [
         (f"cascade, noise {noise:g}", cascade, later(cascade, low_resolution_noise=noise)) for noise in arguments.noise
@@ -64,6 +72,20 @@ def main() -> None:
         print(f"| {name} | {accuracy[0]:.3f} ± {accuracy[1]:.3f} | {auc[0]:.3f} ± {auc[1]:.3f} |", flush=True)
     if single is not None and arguments.measured:
         compare_bits(cascade, single, arguments.measured)
+
+
+def show(cascade: Cascade, path: Path) -> None:
+    """Write held-out pictures, and what each stage draws of what the one before drew, in columns."""
+    rows = torch.linspace(0, len(cascade.dataset.test) - 1, SHOWN).long()
+    words = cascade.dataset.condition_units[CAPTION]
+    assert isinstance(words, Words)
+    told: dict[str, Any] = {CAPTION: words.text(cascade.dataset.conditions["test"][CAPTION][rows])}
+    columns: dict[str, np.ndarray] = {}
+    drawn: dict[str, Any] = {}
+    for run in cascade.stages.values():
+        drawn = {LOW_RESOLUTION: run.sample(SHOWN, condition=told | drawn, seed=0)}
+        columns[f"{run.dataset.shape[-1]} x {run.dataset.shape[-1]}"] = drawn[LOW_RESOLUTION]
+    save_columns(path, columns | {"picture": cascade.dataset.test[rows].numpy()})
 
 
 def later(cascade: Cascade, **options: Any) -> dict[str, Any]:

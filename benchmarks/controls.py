@@ -14,6 +14,7 @@ their captions, and by nothing; one sample each. Printed for each:
     retrieval    the nearest of all held-out renderings is the picture
 
 Beside them, as yardsticks, the pictures themselves with normal noise of 5 levels of 256, and other held-out pictures.
+`--picture` writes some pictures, what is asked of them, and samples, instead.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import score_sde
+from benchmarks.columns import save_columns
 from score_sde.data.captions import CAPTION, Words
 from score_sde.data.edges import EDGES, edges_of
 from score_sde.data.low_resolution import LOW_RESOLUTION
+from score_sde.experiment.run import Run
 
 NOISE = 5.0
+# Rows of the picture.
+SHOWN = 5
 
 
 def main() -> None:
@@ -39,6 +45,7 @@ def main() -> None:
     parser.add_argument("--other", type=Path, default=Path("runs/glyphs_low"))
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     run = score_sde.load(arguments.workdir, settings={"sampling.controls": arguments.other})
     data, words = run.dataset, run.dataset.condition_units[CAPTION]
@@ -49,6 +56,9 @@ def main() -> None:
     captions = words.text(told[CAPTION])
     edges, low = {EDGES: told[EDGES].numpy()}, {LOW_RESOLUTION: told[LOW_RESOLUTION].numpy()}
     caption = {CAPTION: captions}
+    if arguments.picture is not None:
+        show(run, pictures, edges, low, arguments.picture)
+        return
     print("| asked for by | scales of edges, 4 x 4 | F1 | 4 x 4 | retrieval |")
     print("|---|---|---|---|---|")
     noisy = pictures + NOISE * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
@@ -70,6 +80,25 @@ def main() -> None:
             control_scales=scales, batch_size=100,
         )  # fmt: skip
         judge.row(called, ", ".join(f"{scale:g}" for scale in scales), torch.from_numpy(samples))
+
+
+def show(run: Run, pictures: Tensor, edges: dict[str, np.ndarray], low: dict[str, np.ndarray], path: Path) -> None:
+    """Write pictures, what is asked of them, and samples that were told it, in columns."""
+    rows = np.linspace(0, len(pictures) - 1, SHOWN).astype(int)
+    asked = {name: values[rows] for name, values in (edges | low).items()}
+
+    def told(*names: str) -> np.ndarray:
+        return run.sample(SHOWN, condition={name: asked[name] for name in names}, seed=0, guidance=1.0)
+
+    columns = {
+        "picture": pictures[rows].numpy(),
+        "edges": 255.0 * asked[EDGES],
+        "told edges": told(EDGES),
+        "4 x 4": asked[LOW_RESOLUTION],
+        "told 4 x 4": told(LOW_RESOLUTION),
+        "told both": told(EDGES, LOW_RESOLUTION),
+    }
+    save_columns(path, columns)
 
 
 class Judge:

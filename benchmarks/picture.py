@@ -9,10 +9,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
+from benchmarks.columns import save_columns
 from benchmarks.trained import trained_network
-from score_sde.common.files import write_atomically
 from score_sde.solvers import get_solver
 
 _ROWS = 5
@@ -36,18 +35,7 @@ def main() -> None:
         columns.append((f"$t = {float(t):.2f}$", state / norm))
     columns.append(("sample\n$t = 0$", get_solver("ode")(model, x_T).x))
 
-    figure = Figure(figsize=(len(columns), _ROWS + 0.4))
-    for row in range(_ROWS):
-        for column, (title, states) in enumerate(columns):
-            axes = figure.add_subplot(_ROWS, len(columns), row * len(columns) + column + 1)
-            axes.imshow(states[row, 0], cmap="gray", vmin=-1, vmax=1)
-            axes.set_axis_off()
-            if row == 0:
-                axes.set_title(title, fontsize=10)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.9, wspace=0.06, hspace=0.06)
-    with write_atomically(arguments.output) as temporary:
-        figure.savefig(temporary, dpi=80)
-    print(arguments.output)
+    save_columns(arguments.output, {title: states.numpy() for title, states in columns}, black=-1, white=1)
 
 
 if __name__ == "__main__":

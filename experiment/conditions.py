@@ -115,7 +115,10 @@ def make_guidance(
         )
     if condition is None and reference is None:
         if sampling.guidance != 1 or classifier is not None:
-            raise UserError("guidance needs a class to guide to: --config.sampling.labels=…, or a condition")
+            raise UserError(
+                "guidance needs something to guide to: --config.sampling.labels=…, prompt=… or condition=…; for "
+                "samples of anything --config.sampling.guidance=1"
+            )
         return of_steps(model)
     condition = None if condition is None else condition.to(distributed.device())
     if classifier is not None:

@@ -57,6 +57,7 @@ from score_sde.experiment.likelihood import make_measurement
 from score_sde.experiment.parts import is_told_of_parts, shown_levels
 from score_sde.experiment.posterior import Posterior
 from score_sde.experiment.ranking import bounds_of_each
+from score_sde.experiment.solver import drop_steps_of_another_solver
 from score_sde.models import Given, rows_of
 from score_sde.solvers import decode, encode
 from score_sde.solvers.base import Solution, Solver
@@ -373,6 +374,7 @@ class Run:
             values["seed"] = seed
         with naming(mode):
             configuration.from_dict(values, "run", config)
+            drop_steps_of_another_solver(config, values)
             checks.check(config, mode)
         if config.sampling.controls != self.config.sampling.controls:
             raise UserError("controls are joined as a run is loaded: load(…, settings={'sampling.controls': …})")

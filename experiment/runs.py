@@ -16,6 +16,7 @@ from score_sde.common.errors import UserError
 from score_sde.data.dataset import Dataset, Kind
 from score_sde.experiment import checkpoints, configuration, controls, other_run, rules
 from score_sde.experiment.configuration import Overrides
+from score_sde.experiment.solver import drop_steps_of_another_solver
 from score_sde.training import checkpoint
 
 DEFAULT_CONFIG = "configs/vp/digits.py"
@@ -185,6 +186,7 @@ def _find(folder: Path, checkpoint_path: Path | None) -> checkpoints.Found:
 def _override(config: ConfigDict, overrides: Overrides) -> None:
     configuration.override(config, overrides)
     rules.check_values(config)
+    drop_steps_of_another_solver(config, {key for key, _ in overrides})
 
 
 def _check_agreement(

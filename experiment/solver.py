@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,6 +18,7 @@ from score_sde.solvers.base import Solver
 from score_sde.solvers.fast.named import FAST_SOLVERS
 from score_sde.solvers.fast.thresholding import Threshold, dynamic_threshold, static_threshold
 from score_sde.solvers.grids import NoStepsError
+from score_sde.solvers.ode.integrator import METHODS, Integrator
 
 THRESHOLDS: dict[str, Callable[[float, float], Threshold]] = {"static": static_threshold, "dynamic": dynamic_threshold}
 
@@ -77,6 +78,21 @@ def make_solver(config: ConfigDict, default_steps: int = NUM_STEPS, **more: Any)
         return get_solver(sampling.solver, **(options | more))
     except NoStepsError:
         return get_solver(sampling.solver, **(options | more), num_steps=default_steps)
+
+
+def drop_steps_of_another_solver(config: ConfigDict, given: Collection[str]) -> None:
+    """Leave out, in place, steps that were for another solver, where an ODE solver was asked for that chooses its own.
+
+    Args:
+        config: the configuration.
+        given: the dotted keys that were set by hand, which remain.
+    """
+    method = config.sampling.method
+    if method in METHODS and Integrator(method).takes_fixed_steps:
+        return
+    for name, keys in (("sampling", ("num_steps", "grid")), ("edit", ("num_steps",))):
+        if f"{name}.solver" in given and config[name].solver == "ode":
+            config[name].update({key: None for key in keys if f"{name}.{key}" not in given})
 
 
 def ignored_options(config: ConfigDict) -> set[str]:

@@ -161,7 +161,7 @@ def test_prompts_of_what_is_filled_and_redrawn(glyphs: Run) -> None:
         # To be led away from the prompt itself changes nothing.
         same = draw(prompt=PROMPT, negative_prompt=PROMPT, guidance=3.0)
         assert np.abs(same.astype(int) - plain.astype(int)).max() <= 1
-        with pytest.raises(UserError, match="guidance needs a class to guide to"):
+        with pytest.raises(UserError, match="guidance needs something to guide to"):
             draw(guidance=3.0)
         with pytest.raises(UserError, match="guidance=1 is none"):
             draw(negative_prompt="mono", guidance=1.0)

@@ -1,6 +1,8 @@
-"""Every key of the section `sampling` is an option of a solver, or known not to be one."""
+"""Keys of the section `sampling` are options of a solver, or known not to be; steps are of the solver asked for."""
 
 from __future__ import annotations
+
+import pytest
 
 from score_sde.configs import default
 from score_sde.experiment import solver
@@ -11,3 +13,23 @@ def test_no_key_of_sampling_is_said_to_be_ignored_by_every_solver() -> None:
     keys = set(default.get_config().sampling) - set(solver._NOT_OPTIONS)
     unused = [key for key in keys if not any(key in solver.option_names(name) for name in SOLVERS)]
     assert unused == []
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "expected"),
+    [
+        (None, {"sampling.solver", "edit.solver"}, (None, None, None)),
+        ("dopri8", {"sampling.solver"}, (None, None, 9)),
+        (None, {"sampling.solver", "sampling.num_steps"}, (8, None, 9)),
+        (None, {"sampling.method"}, (8, "karras", 9)),
+        ("rk4", {"sampling.solver", "edit.solver"}, (8, "karras", 9)),
+    ],
+)
+def test_steps_of_another_solver_are_none_of_one_that_chooses_its_own(
+    method: str | None, given: set[str], expected: tuple[int | None, str | None, int | None]
+) -> None:
+    config = default.get_config()
+    config.sampling.update(solver="ode", method=method, num_steps=8, grid="karras")
+    config.edit.update(solver="ode", num_steps=9)
+    solver.drop_steps_of_another_solver(config, given)
+    assert (config.sampling.num_steps, config.sampling.grid, config.edit.num_steps) == expected

@@ -142,7 +142,7 @@ def test_mistakes_with_classes(classes, classifier, complaint, digits):
     assert "3 classes, which cannot be shared evenly by 64 samples" in complaint(
         *sample, classes, "--config.sampling.labels=1,2,3"
     )
-    assert "needs a class to guide to" in complaint(*sample, classes, "--config.sampling.guidance=2")
+    assert "needs something to guide to" in complaint(*sample, classes, "--config.sampling.guidance=2")
     assert "this model knows no classes" in complaint(*sample, digits, "--config.sampling.labels=1")
     three = "--config.sampling.labels=3"
     assert "takes two noise levels, not 1" in complaint(
