@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/unclip"))
     names = ("EMBEDDING", "PRIOR", "DECODER", "DIRECT")
-    parser.add_argument("--steps", type=int, nargs=4, default=(1000, 3000, 3500, 3500), metavar=names)
+    parser.add_argument("--steps", type=int, nargs=4, default=(1000, 3000, 6000, 6000), metavar=names)
     parser.add_argument(
         "--direct", type=Path, help="a run of configs/vp/glyphs.py, or its checkpoint, not trained then"
     )

@@ -13,5 +13,4 @@ from score_sde.configs.vp import glyphs
 def get_config() -> ConfigDict:
     config = glyphs.get_config()
     config.data.embed_condition = "runs/unclip_embedding"
-    config.training.num_steps = 3500
     return config

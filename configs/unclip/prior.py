@@ -14,5 +14,5 @@ def get_config() -> ConfigDict:
     config.training.update(weighting="edm", times="edm", edm_mean=-1.0, edm_std=1.6)
     config.training.update(num_steps=3000, batch_size=256, learning_rate=2e-3, warmup_steps=200, adam_beta2=0.99)
     config.training.update(ema_decay=0.999, evaluate_every=0, sample_every=0, checkpoint_every=1000)
-    config.sampling.update(num_samples=1000, batch_size=1000, data_std=1.0, num_steps=20)
+    config.sampling.update(num_samples=1000, batch_size=1000, data_std=1.0, guidance=2.0, num_steps=20)
     return config

@@ -13,7 +13,7 @@ import torch
 import score_sde
 from score_sde.common import distributed
 from score_sde.common.errors import UserError
-from score_sde.control import slerp
+from score_sde.control import Guided, slerp
 from score_sde.data.sources import glyphs
 from score_sde.experiment.condition_values import condition_of
 from score_sde.experiment.load import to_train
@@ -109,7 +109,8 @@ def test_words_are_drawn_by_prior_and_decoder(folder, prior, decoder):
     """Embedding `i` is the prior's sample of a seed of its own, brought to the sphere; and all is by seeds alone."""
     asked = {"prompt": PROMPT, "prior": str(folder / "prior")}
     drawn = decoder.sample(3, seed=5, **asked)
-    model = Given(prior.model, condition_of(prior.config, prior.dataset, PROMPT, 3)[0])
+    given = Given(prior.model, condition_of(prior.config, prior.dataset, PROMPT, 3)[0])
+    model = Guided(given, prior.model, prior.config.sampling.guidance)
     seeds = [2**32 + 5, 2**32 + 6, 2**32 + 7]
     solver = get_solver("default", num_steps=2, data_std=1.0)
     z = solver(model, prior.model.sde.prior_sample((3, 6), seeds=seeds), seeds=seeds).x
