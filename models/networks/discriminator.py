@@ -32,14 +32,14 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], channels: int) -> None:
         super().__init__()
+        smallest = min(shape[1:])
+        if smallest < _SMALLEST:
+            raise UserError(f"a discriminator of patches is for sizes of {_SMALLEST} and more, not {smallest}")
         try:
             # This imports much else, and takes seconds.
             from monai.networks.nets.patchgan_discriminator import PatchDiscriminator as Network
         except ImportError as error:
             raise UserError("adversarial losses need: pip install 'score-sde[autoencoders]'") from error
-        smallest = min(shape[1:])
-        if smallest < _SMALLEST:
-            raise UserError(f"a discriminator of patches is for sizes of {_SMALLEST} and more, not {smallest}")
         self.network = Network(
             spatial_dims=len(shape) - 1,
             in_channels=shape[0],

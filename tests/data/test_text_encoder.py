@@ -41,6 +41,7 @@ def alone(name: str, folder: Path, caption: str) -> tuple[Tensor, Tensor]:
     return tokens, heard.pooler_output[0] if name == "clip" else tokens.mean(0)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("name", SAVE)
 def test_rows_are_the_states_of_the_model_alone_whatever_lies_beside(name, folders):
     """Captions are told as one by one without padding, to 1e-6; behind the end are zeros; the longest is cut off."""
@@ -54,6 +55,7 @@ def test_rows_are_the_states_of_the_model_alone_whatever_lies_beside(name, folde
     assert len({round(float(row[0, 0]), 5) for row in rows}) == len(CAPTIONS)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_whole_models_halves_and_pipelines_have_the_same_encoder(folders, tmp_path):
     """A CLIP with its pictures' side, a T5 with its decoder and bfloat16, and a folder with parts are read."""
     text = transformers.CLIPTextConfig.from_pretrained(folders["clip"])

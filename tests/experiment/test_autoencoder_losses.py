@@ -14,7 +14,7 @@ from torch import Tensor
 import score_sde
 from score_sde.training import checkpoint
 from score_sde.training.perceptual import read_perceptual
-from tests.experiment.test_latent_data import AUTOENCODER, MODEL, same, steps
+from tests.experiment.test_latent_data import AUTOENCODER, MODEL, ON_CPU, same, steps
 from tests.modes.test_main import complaint, run  # noqa: F401
 from tests.reading import table
 
@@ -34,6 +34,7 @@ def network(tmp_path_factory: Any) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_folder_of_transformers_sees_pictures(network: Path) -> None:
     """Its hidden states are those of the library's own network, of pictures in its own scale."""
     from transformers import ResNetModel
@@ -65,7 +66,7 @@ def test_both_losses_and_what_is_kept(network: Path, tmp_path: Path) -> None:
     assert run("--mode=train", *asked, *steps(3, 2), "--workdir", stopped) == 0
     for path in (stopped / "checkpoints").glob("step_0000003*"):
         path.unlink()
-    assert run("--mode=train", "--workdir", stopped) == 0
+    assert run("--mode=train", ON_CPU, "--workdir", stopped) == 0
     assert same(straight, stopped, 3)
     learnt = [checkpoint.load(checkpoint.path_at(f / "checkpoints", 3))["objective"] for f in (straight, stopped)]
     assert all(torch.equal(learnt[0]["discriminator"][k], v) for k, v in learnt[1]["discriminator"].items())
@@ -93,7 +94,6 @@ def test_what_does_not_fit_is_said(network: Path, tmp_path: Path, complaint: Any
     np.save(tmp_path / "volumes.npy", np.random.default_rng(0).normal(size=(30, 1, 8, 8, 8)))
     assert "has volumes" in said(*perceptual, f"--config.data.path={tmp_path / 'volumes.npy'}")
     np.save(tmp_path / "short.npy", np.random.default_rng(0).normal(size=(30, 1, 4, 4, 4)))
-    pytest.importorskip("monai")
     assert "sizes of 6 and more" in said(*ADVERSARIAL, f"--config.data.path={tmp_path / 'short.npy'}")
     line = complaint("--mode=train", *MODEL, *steps(1), "--workdir", tmp_path / "run", ADVERSARIAL[0])
     assert "adversarial_weight is for autoencoders" in line

@@ -20,6 +20,9 @@ from score_sde.training import checkpoint
 from score_sde.training.trainer import Trainer
 from tests.modes.test_main import run
 
+# Stages go on to the bit, which a GPU's gradients do not.
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 # Digits of 8 pixels from their class, drawn at 4 and enlarged.
 STAGE = """
 from score_sde.configs.vp import digits

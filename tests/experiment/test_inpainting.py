@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
@@ -70,10 +71,11 @@ def hear(run: Run) -> None:
 
 def test_a_network_that_begins_from_another_is_that_until_it_is_trained(base: Run, masked: Run) -> None:
     """Not what it is told changes anything, but the state, which has zeros where pixels are known."""
-    x, t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(0.4)
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(distributed.device())
+    t = torch.tensor(0.4)
     expected = base.model.score(x, t)
     torch.testing.assert_close(masked.model.score(x, t), expected, rtol=1e-6, atol=1e-6)
-    told = Condition({"part": torch.ones(3, 3, 8, 8)})
+    told = Condition({"part": torch.ones(3, 3, 8, 8)}).to(distributed.device())
     torch.testing.assert_close(masked.model.score(x, t, told), expected, rtol=1e-6, atol=1e-6)
     own, theirs = (run.model.network.conv_in.weight for run in (masked, base))
     assert own.shape[1] == theirs.shape[1] + 4
@@ -110,7 +112,8 @@ def test_the_density_of_hidden_levels_given_the_others(masked: Run) -> None:
     found = masked.log_prob(x, given=KNOWN, seed=3)
     noisy = units.encode(x, SampleNoise([3], stream="dequantisation"))
     part = Part(torch.where(given, units.encode(x), 0), given, ~given)
-    expected = log_likelihood(part_of(masked.model, part), noisy, t_min=1e-5, seeds=[3]).log_prob.double()
+    model, noisy = part_of(masked.model, part.to(distributed.device())), noisy.to(distributed.device())
+    expected = log_likelihood(model, noisy, t_min=1e-5, seeds=[3]).log_prob.cpu().double()
     np.testing.assert_allclose(found, expected + 16 * np.log(2 / 17), rtol=1e-4)
     with pytest.raises(UserError, match=r"likelihood\.dequantisation=uniform"):
         masked.log_prob(x, given=KNOWN, dequantisation="truncated_normal")

@@ -21,7 +21,7 @@ from score_sde.data.latent_units import Latents, scaled
 from score_sde.data.units import Bins
 from score_sde.experiment.library_autoencoders import latents_of_library, with_width
 from score_sde.models.pretrained.diffusers_autoencoder import PictureAutoencoder
-from tests.experiment.test_latent_data import MODEL, same, steps
+from tests.experiment.test_latent_data import MODEL, ON_CPU, same, steps
 from tests.modes.test_main import complaint, run  # noqa: F401
 
 diffusers = pytest.importorskip("diffusers")
@@ -136,7 +136,7 @@ def test_a_run_that_was_stopped_is_one_that_was_not(place: Path, tmp_path: Path)
     shutil.rmtree(tmp_path / "kl")
     [cached] = (tmp_path / "cache").glob("latents_*")
     before = cached.stat().st_mtime_ns
-    assert run("--mode=train", "--workdir", tmp_path / "run") == 0
+    assert run("--mode=train", ON_CPU, "--workdir", tmp_path / "run") == 0
     assert same(place / "of_kl", tmp_path / "run", 3)
     assert [cached] == list((tmp_path / "cache").glob("latents_*"))
     assert cached.stat().st_mtime_ns == before

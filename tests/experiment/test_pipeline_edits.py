@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from PIL import Image
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.noise import BatchNoise
 from score_sde.control import Guided, Masked, Observation, PiGDM
+from score_sde.experiment import checkpoints
 from score_sde.experiment.pipeline_run import PipelineRun
 from score_sde.models import Given
 from score_sde.models.pretrained import diffusers_autoencoder
@@ -140,25 +143,25 @@ def test_others_inpaint_in_latents(place: Path, tmp_path: Path, loaded: Pipeline
     found = edited(place, tmp_path, "inpaint", sampling__prompt="a cat", **how)
     keep = torch.ones(1, 1, 8, 8, dtype=torch.bool)
     keep[..., :4], keep[..., 0, :] = False, False
-    z = torch.from_numpy(loaded.encode(pictures()))
+    z, keep = (each.to(distributed.device()) for each in (torch.from_numpy(loaded.encode(pictures())), keep))
     model = Guided(told(loaded, "a cat", "a cat"), loaded.model, 4.0)
     observation = Observation(Masked(keep), torch.where(keep, z, 0), 0.0)
-    x_T = loaded.model.sde.prior_sample((2, 4, 8, 8), seeds=[0, 1])
-    expected = get_solver("ddim", num_steps=3)(PiGDM(model, observation, 1.0, 1.0), x_T).x.numpy()
+    x_T = loaded.model.sde.prior_sample((2, 4, 8, 8), seeds=[0, 1], device=distributed.device())
+    expected = get_solver("ddim", num_steps=3)(PiGDM(model, observation, 1.0, 1.0), x_T).x.cpu().numpy()
     answers = found["answers_in_model_units"][:, 0]
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_blends_end_at_the_pictures(place: Path, tmp_path: Path, loaded: PipelineRun) -> None:
     """The flow takes latents of pictures, drawn with noise, to noise and back."""
-    steps: dict[str, Any] = {"sampling__method": "rk4", "sampling__num_steps": 4, "edit__num_samples": 2}
+    steps: dict[str, Any] = {"sampling__method": "rk4", "sampling__num_steps": 2, "edit__num_samples": 2}
     found = edited(place, tmp_path, "interpolate", sampling__prompt="a cat", **steps)
     seen = loaded.pipeline.autoencoder.posterior(torch.from_numpy(pictures().transpose(0, 3, 1, 2)) / 127.5 - 1)
     z = seen.mean + seen.std * BatchNoise(2, torch.Generator().manual_seed(0)).normal(seen.mean)
-    flow: dict[str, Any] = {"method": "rk4", "num_steps": 4}
+    flow: dict[str, Any] = {"method": "rk4", "num_steps": 2}
     model = told(loaded, "a cat", "a cat")
     with torch.no_grad():
-        expected = decode(model, encode(model, z, **flow).x, **flow).x
+        expected = decode(model, encode(model, z, **flow).x, **flow).x.cpu()
     answers = torch.from_numpy(found["answers_in_model_units"][0])
     torch.testing.assert_close(answers, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
@@ -170,7 +173,9 @@ def test_pictures_are_brought_to_the_size(place: Path, tmp_path: Path, capsys: A
     assert "brought to 24 x 16 (height x width)" in capsys.readouterr().err
 
 
-def test_what_cannot_be_done_is_said(place: Path, tmp_path: Path, capsys: Any) -> None:
+def test_what_cannot_be_done_is_said(place: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    # Nothing changes a pipeline here: each folder is read once.
+    monkeypatch.setattr(checkpoints, "load_latent_pipeline", cache(checkpoints.load_latent_pipeline))
     kind = diffusers.StableDiffusionControlNetPipeline
     tiny.stable_diffusion(
         tmp_path / "controlled", diffusers.PNDMScheduler(**tiny.LADDER), kind=kind, controlnet=tiny.controlnet()

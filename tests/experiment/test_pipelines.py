@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.control import Guided, noised
@@ -54,17 +55,21 @@ def told(opened: PipelineRun, texts: list[str]) -> Condition:
     return Condition(opened.pipeline.prompts.read(texts))
 
 
+def prior(opened: PipelineRun, shape: tuple[int, ...], seeds: list[int]) -> torch.Tensor:
+    return opened.model.sde.prior_sample(shape, seeds=seeds, device=distributed.device())
+
+
 def test_samples_are_the_solver_s_on_the_guided_network(loaded: PipelineRun) -> None:
     options: dict[str, Any] = {"solver": "dpmpp_2m", "num_steps": 4, "guidance": 5.0, "seed": 7}
     found = loaded.sample(prompt=PROMPTS, negative_prompt="bad", latents=True, **options)
     model, away = (Given(loaded.model, told(loaded, texts)) for texts in (PROMPTS, ["bad", "bad"]))
-    x_T = loaded.model.sde.prior_sample((2, 4, 8, 8), seeds=[7, 8])
+    x_T = prior(loaded, (2, 4, 8, 8), [7, 8])
     with torch.no_grad():
-        expected = get_solver("dpmpp_2m", num_steps=4)(Guided(model, away, 5.0), x_T).x
+        expected = get_solver("dpmpp_2m", num_steps=4)(Guided(model, away, 5.0), x_T).x.cpu()
     np.testing.assert_array_equal(found, expected)
     asked = loaded.asked(2, prompt=PROMPTS, negative_prompt="bad", guidance=5)
     with torch.no_grad():
-        np.testing.assert_array_equal(found, get_solver("dpmpp_2m", num_steps=4)(asked, x_T).x)
+        np.testing.assert_array_equal(found, get_solver("dpmpp_2m", num_steps=4)(asked, x_T).x.cpu())
     pictures = loaded.sample(prompt=PROMPTS, negative_prompt="bad", **options)
     np.testing.assert_array_equal(pictures, loaded.decode(found))
     # One at a time, larger, and of anything.
@@ -109,7 +114,8 @@ def test_half_precision_is_near(folder: Path, loaded: PipelineRun) -> None:
     assert half.sample(prompt="a cat", num_steps=2).shape == (1, 3, 16, 16)
 
 
-def test_parts_lie_in_main_memory_but_for_the_one_in_use(folder: Path, loaded: PipelineRun, monkeypatch: Any) -> None:
+@pytest.mark.usefixtures("on_cpu")
+def test_parts_lie_in_main_memory_but_for_the_one_in_use(folder: Path, monkeypatch: Any) -> None:
     """The device `meta` stands for an accelerator: what is brought there is noted, and stays where it is."""
     there: list[Any] = []
     moves: list[str] = []
@@ -123,7 +129,7 @@ def test_parts_lie_in_main_memory_but_for_the_one_in_use(folder: Path, loaded: P
         moves.extend([names[module]] * (device == "meta"))
         return module
 
-    meta = torch.device("meta")
+    loaded, meta = score_sde.load(folder), torch.device("meta")
     monkeypatch.setattr(pipelines, "distributed", SimpleNamespace(device=lambda: meta))
     opened = score_sde.load(folder, settings={"model.offload": "True"})
     assert isinstance(opened, PipelineRun)
@@ -161,9 +167,10 @@ def test_parts_lie_in_main_memory_but_for_the_one_in_use(folder: Path, loaded: P
 def test_edits_begin_at_noised_latents(loaded: PipelineRun) -> None:
     pictures = loaded.sample(prompt=PROMPTS, num_steps=2)
     z = torch.from_numpy(loaded.encode(pictures))
-    until, x = noised(Given(loaded.model, told(loaded, ["red", "red"])), z, 0.4, seeds=[3, 4])
+    model = Given(loaded.model, told(loaded, ["red", "red"]))
+    until, x = noised(model, z.to(distributed.device()), 0.4, seeds=[3, 4])
     with torch.no_grad():
-        expected = get_solver("ddim", num_steps=3)(until, x, seeds=[3, 4]).x
+        expected = get_solver("ddim", num_steps=3)(until, x, seeds=[3, 4]).x.cpu()
     options: dict[str, Any] = {"strength": 0.4, "solver": "ddim", "num_steps": 3, "seed": 3}
     found = loaded.edit(pictures, prompt="red", latents=True, **options)
     np.testing.assert_array_equal(found, expected)
@@ -175,8 +182,9 @@ def test_edits_begin_at_noised_latents(loaded: PipelineRun) -> None:
 
 def test_densities_are_those_of_latents_given_the_prompt(loaded: PipelineRun) -> None:
     z = 0.5 * tiny.latents().float()
-    options: dict[str, Any] = {"method": "rk4", "num_steps": 2, "divergence": "hutchinson"}
-    expected = log_likelihood(Given(loaded.model, told(loaded, PROMPTS)), z, seeds=[3, 4], **options).log_prob
+    options: dict[str, Any] = {"method": "rk4", "num_steps": 1, "divergence": "hutchinson"}
+    model = Given(loaded.model, told(loaded, PROMPTS))
+    expected = log_likelihood(model, z.to(distributed.device()), seeds=[3, 4], **options).log_prob.cpu()
     found = loaded.log_prob(z, prompt=PROMPTS, seed=3, **options)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert loaded.log_prob(z[0], prompt=PROMPTS[0], seed=3, **options) == pytest.approx(found[0], rel=1e-5)
@@ -186,7 +194,7 @@ def test_solvers_are_compared_on_prompts_in_turn(loaded: PipelineRun, tmp_path: 
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     values = {"prompt": str(tmp_path / "prompts.txt"), "negative_prompt": "bad", "guidance": 4.0}
     compared = asked_in_turn(loaded._sampling(None, None, None, values))
-    x, t = tiny.latents(3).float(), torch.tensor(0.6)
+    x, t = tiny.latents(3).float().to(distributed.device()), torch.tensor(0.6)
     asked = loaded.asked(3, prompt=[*PROMPTS, PROMPTS[0]], negative_prompt="bad", guidance=4)
     with torch.no_grad():
         torch.testing.assert_close(compared.denoise(x, t), asked.denoise(x, t), rtol=1e-5, atol=1e-5)
@@ -194,7 +202,7 @@ def test_solvers_are_compared_on_prompts_in_turn(loaded: PipelineRun, tmp_path: 
 
 def test_a_model_that_is_asked_in_turn(loaded: PipelineRun) -> None:
     model = InTurn(Given(loaded.model, told(loaded, PROMPTS)), 2)
-    x, t = tiny.latents(3).float(), torch.tensor(0.4)
+    x, t = tiny.latents(3).float().to(distributed.device()), torch.tensor(0.4)
     with torch.no_grad():
         found = model.denoise(x, t)
         expected = Given(loaded.model, told(loaded, [*PROMPTS, PROMPTS[0]])).denoise(x, t)
@@ -224,8 +232,9 @@ def test_what_is_asked_wrongly_is_said_in_one_line(loaded: PipelineRun) -> None:
         assert said in str(error.value)
 
 
-def test_tables_serve_other_prompts_and_no_other_guidance(folder: Path, tmp_path: Path) -> None:
+def test_tables_serve_other_prompts_and_no_other_guidance(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """A table is learned of some prompts; where there is none for the guidance, the line says how to learn one."""
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, tmp_path / "sd")
     opened = score_sde.load(tmp_path / "sd")
     assert isinstance(opened, PipelineRun)
@@ -235,9 +244,9 @@ def test_tables_serve_other_prompts_and_no_other_guidance(folder: Path, tmp_path
     save_tables(path, {3: table}, opened.model.sde, model=weights_digest(opened.model))
     for prompt in PROMPTS:
         found = opened.sample(prompt=prompt, guidance=2.0, **options)
-        x_T = opened.model.sde.prior_sample((1, 4, 8, 8), seeds=[0])
+        x_T = prior(opened, (1, 4, 8, 8), [0])
         with torch.no_grad():
-            expected = get_solver("tuned", table=table)(opened.asked(1, prompt=prompt, guidance=2.0), x_T).x
+            expected = get_solver("tuned", table=table)(opened.asked(1, prompt=prompt, guidance=2.0), x_T).x.cpu()
         np.testing.assert_array_equal(found, expected)
     for wrong in ({"guidance": 3.0}, {"guidance": 2.0, "negative_prompt": "bad"}, {"guidance": 2.0, "num_steps": 4}):
         with pytest.raises(UserError) as error:
@@ -354,19 +363,20 @@ def test_two_encoders_and_sizes(xl_folder: Path) -> None:
     opened: Any = score_sde.load(xl_folder)
     options: dict[str, Any] = {"solver": "ddim", "num_steps": 2, "guidance": 4.0, "seed": 3}
     found = opened.sample(prompt=PROMPTS, size=(16, 20), latents=True, **options)
-    sizes = torch.tensor([[16.0, 20.0, 0, 0, 16, 20]]).expand(2, -1)
+    sizes = torch.tensor([[16.0, 20.0, 0, 0, 16, 20]], device=distributed.device()).expand(2, -1)
     words = Condition({**told(opened, PROMPTS).values, "sizes": sizes})
     model = Guided(Given(opened.model, words), Given(opened.model, Condition({"sizes": sizes})), 4.0)
-    x_T = opened.model.sde.prior_sample((2, 4, 8, 10), seeds=[3, 4])
+    x_T = prior(opened, (2, 4, 8, 10), [3, 4])
     with torch.no_grad():
-        expected = get_solver("ddim", num_steps=2)(model, x_T).x
+        expected = get_solver("ddim", num_steps=2)(model, x_T).x.cpu()
     np.testing.assert_array_equal(found, expected)
     other = opened.sample(prompt=PROMPTS, latents=True, original_size=(8, 8), size=(16, 20), **options)
     assert np.abs(other - found).max() > 1e-3
     pictures = opened.decode(found)
     assert opened.edit(pictures, prompt=PROMPTS, num_steps=1, solver="ddim").shape == (2, 3, 16, 20)
     flat: dict[str, Any] = {"method": "rk4", "num_steps": 1, "divergence": "hutchinson"}
-    density = log_likelihood(Given(opened.model, words), torch.from_numpy(found), seeds=[0, 1], **flat).log_prob
+    z = torch.from_numpy(found).to(distributed.device())
+    density = log_likelihood(Given(opened.model, words), z, seeds=[0, 1], **flat).log_prob.cpu()
     np.testing.assert_allclose(opened.log_prob(found, prompt=PROMPTS, seed=0, **flat), density, rtol=1e-5)
     with pytest.raises(UserError, match="target_size is two numbers of pixels, of height and width, not 16"):
         opened.sample(prompt=PROMPTS, target_size=16)
@@ -436,8 +446,10 @@ def low_rank(weights: dict[str, torch.Tensor], rank: int = 2) -> dict[str, torch
     return made
 
 
-def test_low_rank_changes_are_added(folder: Path, loaded: PipelineRun, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("on_cpu")
+def test_low_rank_changes_are_added(folder: Path, tmp_path: Path) -> None:
     """The denoiser's output is the library's with peft; the encoder's weights are the formula's."""
+    loaded: Any = score_sde.load(folder)
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     named = theirs.unet.named_modules()
     changes = low_rank(
@@ -453,9 +465,9 @@ def test_low_rank_changes_are_added(folder: Path, loaded: PipelineRun, tmp_path:
 
     def opened(file: str) -> PipelineRun:
         settings = {"model.lora": str(tmp_path / f"{file}.safetensors"), "model.lora_scale": "0.5"}
-        loaded = score_sde.load(folder, settings=settings)
-        assert isinstance(loaded, PipelineRun)
-        return loaded
+        changed = score_sde.load(folder, settings=settings)
+        assert isinstance(changed, PipelineRun)
+        return changed
 
     ours, both = opened("unet"), opened("both")
     x, rung, told_words = tiny.latents().float(), torch.tensor(400), told(loaded, PROMPTS)
@@ -503,24 +515,25 @@ def test_what_a_pipeline_is_always_told_besides(tmp_path: Path, capsys: Any) -> 
     control = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     options: dict[str, Any] = {"solver": "ddim", "num_steps": 2, "guidance": 4.0, "negative_prompt": "bad"}
     found = opened.sample(prompt=PROMPTS, control=control, latents=True, **options)
-    beside = {"control": torch.from_numpy(control.transpose(2, 0, 1)[None] / np.float32(255)).expand(2, -1, -1, -1)}
+    levels = torch.from_numpy(control.transpose(2, 0, 1)[None] / np.float32(255)).to(distributed.device())
+    beside = {"control": levels.expand(2, -1, -1, -1)}
     model, away = (
         Given(opened.model, Condition({**told(opened, texts).values, **beside})) for texts in (PROMPTS, ["bad", "bad"])
     )
     with torch.no_grad():
-        x_T = opened.model.sde.prior_sample((2, 4, 8, 8), seeds=[0, 1])
-        expected = get_solver("ddim", num_steps=2)(Guided(model, away, 4.0), x_T).x
+        x_T = prior(opened, (2, 4, 8, 8), [0, 1])
+        expected = get_solver("ddim", num_steps=2)(Guided(model, away, 4.0), x_T).x.cpu()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     flat = {"method": "rk4", "num_steps": 1, "divergence": "hutchinson", "seed": 0}
     density = opened.log_prob(found[:1], prompt=PROMPTS[0], control=control, **flat)
     expected = log_likelihood(
         Given(opened.model, Condition({**told(opened, PROMPTS[:1]).values, "control": beside["control"][:1]})),
-        torch.from_numpy(found[:1]),
+        torch.from_numpy(found[:1]).to(distributed.device()),
         seeds=[0],
         method="rk4",
         num_steps=1,
         divergence="hutchinson",
-    ).log_prob
+    ).log_prob.cpu()
     np.testing.assert_allclose(density, expected, rtol=1e-5)
     wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "this pipeline is always told control: give control="),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
@@ -53,14 +54,15 @@ def test_captions_are_ranked_by_the_bound_with_the_same_noise(run):
     assert found.shape == (2, 3)
     assert found.dtype == np.float64
     assert np.ptp(found, axis=1).min() > 1e-2
-    words = run.dataset.condition_units["caption"]
+    words, device = run.dataset.condition_units["caption"], distributed.device()
     for row in range(2):
         draw = UniformDequantiser(run.dataset.quantised).sample(
             x[row : row + 1], SampleNoise([3 + row], stream="dequantisation")
         )
+        x_0 = draw.x.to(device)
         for column, caption in enumerate(CAPTIONS):
-            model = Given(run.model, Condition({"caption": words.read([caption])}))
-            bound = continuous_bound(model, draw.x, gaussian_decoder(draw.x), num_calls=4, seeds=[3 + row])
+            model = Given(run.model, Condition({"caption": words.read([caption])}).to(device))
+            bound = continuous_bound(model, x_0, gaussian_decoder(x_0), num_calls=4, seeds=[3 + row])
             np.testing.assert_allclose(found[row, column], float(bound.log_prob - draw.log_q), rtol=1e-5)
     np.testing.assert_allclose(run.rank(x[1].numpy(), CAPTIONS, seed=4, bound_calls=4), found[1], rtol=1e-5)
 

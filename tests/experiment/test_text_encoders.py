@@ -75,6 +75,7 @@ def test_pictures_are_asked_for_in_another_process_and_the_encoder_lies_elsewher
         loaded.sample(1, prompt=PROMPT)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_resumed_run_is_the_same_to_the_bit(encoders, tmp_path):
     often = {"training.checkpoint_every": 2}
     whole = fit("unet", encoders["unet"], tmp_path / "whole", 4, **often)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import score_sde
+from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.control import Guided
@@ -82,6 +83,7 @@ TINY = {
     "training.sample_every": 0,
     "training.evaluate_every": 0,
     "training.measure_every": 0,
+    "training.log_every": 0,
     "data.image_size": 8,
     "data.num_channels": 1,
 }
@@ -118,10 +120,11 @@ def test_a_table_of_latents_is_for_its_guidance_and_any_prompt(latents, capsys, 
     options: dict[str, Any] = {"condition": CAPTIONS[1], "solver": "tuned", "num_steps": 3}
     found = opened.sample(2, **options, guidance=2.0)
     words: Any = opened.dataset.condition_units["caption"]
-    told = Condition({"caption": words.read([CAPTIONS[1]] * 2)})
+    device = distributed.device()
+    told = Condition({"caption": words.read([CAPTIONS[1]] * 2)}).to(device)
     guided = Guided(Given(opened.model, told), opened.model, 2.0)
-    x_T = opened.model.sde.prior_sample((2, *opened.dataset.model_shape), seeds=[0, 1])
-    by_hand = get_solver("tuned", path=path, num_steps=3)(guided, x_T).x
+    x_T = opened.model.sde.prior_sample((2, *opened.dataset.model_shape), seeds=[0, 1], device=device)
+    by_hand = get_solver("tuned", path=path, num_steps=3)(guided, x_T).x.cpu()
     np.testing.assert_array_equal(found, opened.dataset.units.decode(by_hand).numpy())
     for guidance in (1.0, 3.0):
         with pytest.raises(

@@ -127,6 +127,7 @@ def test_nothing_is_asked_of_an_adversary_before_it_begins_and_of_held_out_examp
     assert torch.equal(losses.values, plain.values)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_an_adversary_whose_weight_is_zero_changes_nothing(tmp_path) -> None:
     """Its own steps draw nothing, and are taken beside: the autoencoder is the same to the last bit."""
     trainers = {}
@@ -141,6 +142,7 @@ def test_an_adversary_whose_weight_is_zero_changes_nothing(tmp_path) -> None:
     assert "objective" not in checkpoint.load(checkpoint.path_at(tmp_path / "alone" / "checkpoints", 8))
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("stopped", [2, 5])
 def test_an_adversary_that_was_stopped_is_one_that_was_not(tmp_path, stopped) -> None:
     """Before it began, and after; what the log tells of terms is the same, too."""

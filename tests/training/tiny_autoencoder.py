@@ -28,7 +28,7 @@ def settings(**values: Any) -> ConfigDict:
     config = configuration.load_file("configs/default.py")
     config.training.update(num_steps=8, batch_size=16, learning_rate=5e-3, warmup_steps=0, ema_decay=0.9)
     config.training.update(schedule="constant", adam_beta1=0.5, adam_beta2=0.99)
-    config.training.update(checkpoint_every=0, log_every=2, evaluate_every=0, sample_every=0)
+    config.training.update(checkpoint_every=0, log_every=0, evaluate_every=0, sample_every=0)
     config.training.update(values)
     return config
 
