@@ -82,8 +82,9 @@ def show(cascade: Cascade, path: Path) -> None:
     told: dict[str, Any] = {CAPTION: words.text(cascade.dataset.conditions["test"][CAPTION][rows])}
     columns: dict[str, np.ndarray] = {}
     drawn: dict[str, Any] = {}
-    for run in cascade.stages.values():
-        drawn = {LOW_RESOLUTION: run.sample(SHOWN, condition=told | drawn, seed=0)}
+    for place, run in enumerate(cascade.stages.values()):
+        # No two stages have the same noise.
+        drawn = {LOW_RESOLUTION: run.sample(SHOWN, condition=told | drawn, seed=SHOWN * place)}
         columns[f"{run.dataset.shape[-1]} x {run.dataset.shape[-1]}"] = drawn[LOW_RESOLUTION]
     save_columns(path, columns | {"picture": cascade.dataset.test[rows].numpy()})
 

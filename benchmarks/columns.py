@@ -25,7 +25,7 @@ def save_columns(path: Path, columns: Mapping[str, np.ndarray], black: float = 0
             if row == 0:
                 axes.set_title(title, fontsize=10)
     figure.subplots_adjust(
-        left=0.01, right=0.99, bottom=0.01, top=1 - 0.4 / figure.get_figheight(), wspace=0.06, hspace=0.06
+        left=0.01, right=0.99, bottom=0.01, top=1 - TITLES / figure.get_figheight(), wspace=0.06, hspace=0.06
     )
     with write_atomically(path) as temporary:
         figure.savefig(temporary, dpi=DOTS)

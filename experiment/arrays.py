@@ -12,6 +12,14 @@ from score_sde.common.errors import UserError
 from score_sde.data import Dataset
 
 
+def as_array(x: Any) -> np.ndarray:
+    """Return numbers as an array, wherever they lie; NumPy has no bfloat16, which become float32."""
+    if not isinstance(x, Tensor):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+
+
 def as_examples(dataset: Dataset, x: Any, gaps: bool = False) -> tuple[Tensor, bool]:
     """Return examples `(N, *shape)` in the format of a dataset, and whether `x` was one example by itself.
 
@@ -23,7 +31,7 @@ def as_examples(dataset: Dataset, x: Any, gaps: bool = False) -> tuple[Tensor, b
     Raises:
         UserError: examples have another shape, or numbers that the data cannot have.
     """
-    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    array = as_array(x)
     if array.dtype.kind not in "fiub" or array.dtype == bool:
         raise UserError(f"examples are real numbers, not {array.dtype}")
     array, alone = _with_shape(dataset, array)

@@ -21,7 +21,7 @@ from score_sde.common.errors import UserError
 from score_sde.common.noise import SampleNoise
 from score_sde.data.latent_units import Latents
 from score_sde.data.units import Bins, Points, Standardised
-from score_sde.experiment.arrays import as_examples
+from score_sde.experiment.arrays import as_array, as_examples
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.reconstructions import rated
 from score_sde.experiment.run import Examples, Run
@@ -56,7 +56,7 @@ class AutoencoderRun(Run):
         """
         _check_none(options)
         shape = self._latents.shape_of(self._experiment.dataset.shape)
-        latents = torch.as_tensor(np.asarray(z) if not isinstance(z, Tensor) else z).to(torch.get_default_dtype())
+        latents = torch.as_tensor(as_array(z)).to(torch.get_default_dtype())
         alone = latents.shape == shape
         latents = latents[None] if alone else latents
         if latents.shape[1:] != shape:

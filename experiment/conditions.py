@@ -114,10 +114,12 @@ def make_guidance(
             "the others"
         )
     if condition is None and reference is None:
-        if sampling.guidance != 1 or classifier is not None:
+        if classifier is not None:
+            raise UserError("sampling.classifier guides to a class: --config.sampling.labels=…")
+        if sampling.guidance != 1:
             raise UserError(
-                "guidance needs something to guide to: --config.sampling.labels=…, prompt=… or condition=…; for "
-                "samples of anything --config.sampling.guidance=1"
+                "guidance needs something to guide to: --config.sampling.labels, sampling.prompt or sampling.condition"
+                "; for samples of anything give --config.sampling.guidance=1"
             )
         return of_steps(model)
     condition = None if condition is None else condition.to(distributed.device())

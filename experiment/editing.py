@@ -30,6 +30,7 @@ from score_sde.experiment.low_resolution import with_noise_of_samples, without_t
 from score_sde.experiment.pipeline_edits import filling_in_of
 from score_sde.experiment.prompts import led_away_from
 from score_sde.experiment.settings import settings_for
+from score_sde.experiment.solver import chooses_steps
 from score_sde.experiment.tuning import solver_for
 from score_sde.experiment.upscaling import UPSCALE, told_small
 from score_sde.solvers import Model
@@ -45,8 +46,9 @@ def choose_solver(config: ConfigDict) -> None:
     """Put the solver that edits are made with where those of samples are, in place."""
     if config.edit.task in BY_FLOW:
         config.sampling.solver = "ode"
-        # Adaptive steps are many as they need be, however many samples are drawn by.
-        config.sampling.num_steps = config.sampling.num_steps if config.sampling.method is not None else None
+        if chooses_steps("ode", config.sampling.method):
+            # They are as many as they need be, however many samples are drawn by.
+            config.sampling.update(num_steps=None, grid=None)
     else:
         config.sampling.solver, config.sampling.num_steps = config.edit.solver, config.edit.num_steps
 
@@ -99,9 +101,9 @@ def prepare(experiment: Experiment) -> None:
         for name, _ in experiment.overrides:
             if name == "edit.solver":
                 raise UserError("edit.method=tds has steps of its own: leave out edit.solver")
-    if edit.task in BY_FLOW and experiment.config.sampling.method is None:
+    if edit.task in BY_FLOW and chooses_steps("ode", experiment.config.sampling.method):
         for name, _ in experiment.overrides:
-            if name == "sampling.num_steps":
+            if name in ("sampling.num_steps", "sampling.grid"):
                 raise UserError(f"edit.task={edit.task} has adaptive steps: leave out {name}, or give sampling.method")
     choose_solver(experiment.config)
 

@@ -19,7 +19,7 @@ from score_sde.control import EachMasked, Observation, PiGDM
 from score_sde.data import Dataset
 from score_sde.data.latent_units import Latents
 from score_sde.experiment import conditions, sampling
-from score_sde.experiment.arrays import as_examples
+from score_sde.experiment.arrays import as_array, as_examples
 from score_sde.experiment.asked import asked_of, beside_given
 from score_sde.experiment.condition_values import check_heard
 from score_sde.experiment.controls import controls_of
@@ -45,7 +45,7 @@ def read_known(dataset: Dataset, x: Any, given: Any) -> tuple[Tensor, Tensor, bo
     """
     if isinstance(dataset.units, Latents):
         raise UserError("what is known is numbers of examples, and this model is of latents: take a model of pixels")
-    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    array = as_array(x)
     gone = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, dtype=bool)
     if dataset.levels is not None:
         array = np.where(gone, 0, array)
@@ -53,7 +53,7 @@ def read_known(dataset: Dataset, x: Any, given: Any) -> tuple[Tensor, Tensor, bo
     observed = ~as_examples(dataset, gone.astype(np.uint8))[0].bool()
     known = observed
     if given is not None:
-        truths = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+        truths = as_array(given)
         if truths.dtype != bool:
             raise UserError(f"given says which numbers are known: truths, not {truths.dtype}")
         known = as_examples(dataset, truths.astype(np.uint8))[0].bool()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
+from score_sde.experiment.arrays import as_array
 from score_sde.models.pretrained.latent_pipelines import LatentPipeline
 from score_sde.models.pretrained.stable_diffusion import CONTROL, DEPTH, MASKED, SIZES
 
@@ -80,7 +81,7 @@ def as_pictures(x: Any, channels: int) -> tuple[Tensor, bool]:
     Raises:
         UserError: these are no pictures of so many channels.
     """
-    pictures = torch.as_tensor(np.asarray(x))
+    pictures = torch.as_tensor(as_array(x))
     alone = pictures.ndim == 3
     pictures = pictures[None] if alone else pictures
     if pictures.dtype != torch.uint8 or pictures.ndim != 4:
@@ -138,7 +139,7 @@ _MAKERS = {CONTROL: _control, DEPTH: _depth, MASKED: _masked, SIZES: _sizes}
 
 def _flat(x: Any, name: str) -> Tensor:
     """Return numbers `(N, H, W)`, or `(H, W)`, with one channel, `(N, 1, H, W)`."""
-    numbers = torch.as_tensor(np.asarray(x))
+    numbers = torch.as_tensor(as_array(x))
     if numbers.ndim not in (2, 3):
         raise UserError(f"{name} has shape (H, W), or (N, H, W) for several, not {tuple(numbers.shape)}")
     return numbers.reshape(-1, 1, *numbers.shape[-2:])

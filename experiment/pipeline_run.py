@@ -24,6 +24,7 @@ from score_sde.common.errors import UserError, naming
 from score_sde.common.noise import SampleNoise
 from score_sde.control import noised
 from score_sde.experiment import pipelines, sampling
+from score_sde.experiment.arrays import as_array
 from score_sde.experiment.experiment import Experiment
 from score_sde.experiment.pipeline_conditions import GIVEN, as_pictures, size_of, told_beside
 from score_sde.experiment.prompts import heard
@@ -130,7 +131,7 @@ class PipelineRun(Run):
         Raises:
             UserError: pictures are none, or there is no such option or condition.
         """
-        given = torch.as_tensor(np.asarray(x))
+        given = torch.as_tensor(as_array(x))
         start = given if given.is_floating_point() else torch.as_tensor(self.encode(x))
         alone = start.ndim == 3
         start = (start[None] if alone else start).float()

@@ -21,6 +21,7 @@ from score_sde.common import distributed
 from score_sde.common.condition import Condition
 from score_sde.common.errors import UserError
 from score_sde.data import Standardised, Units
+from score_sde.experiment.arrays import as_array
 from score_sde.experiment.condition_values import observed
 from score_sde.experiment.experiment import Experiment
 from score_sde.models import GivenToAll
@@ -115,7 +116,7 @@ class Posterior:
     def log_prob_batched(self, theta: Any, x: Any, **options: Any) -> Any:
         """Return log-densities of parameters `(N, B, *dims)`, each column given its own observation, `(N, B)`."""
         rows = self._rows(x)
-        array = theta.detach().cpu().numpy() if isinstance(theta, Tensor) else np.asarray(theta)
+        array = as_array(theta)
         if array.shape[1:2] != (len(rows),):
             raise UserError(f"parameters given {len(rows)} observations are (N, {len(rows)}, …), not {array.shape}")
         told = rows[torch.arange(len(rows)).repeat(len(array))]

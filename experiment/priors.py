@@ -29,7 +29,7 @@ def prior_of(experiment: Experiment) -> Experiment | None:
     """Return the experiment by which the embeddings that samples are told are drawn; None if no prior is named.
 
     It is asked for as many samples, with the prompt of the section `sampling`; else it is as it was trained, and
-    without guidance where there is no prompt to guide to.
+    without guidance where there is nothing to guide to.
 
     Raises:
         UserError: there is no such run, or it is no prior, or one of other embeddings, or a model is told none.
@@ -51,8 +51,8 @@ def prior_of(experiment: Experiment) -> Experiment | None:
         if found.data["shape"] != list(dataset.condition_units[EMBEDDING].shape):
             raise UserError(f"{path} is no prior: train one, with --config configs/unclip/prior.py")
         asked = {"num_samples": config.sampling.num_samples, "prompt": config.sampling.prompt}
-        if config.sampling.prompt is None:
-            asked["guidance"] = 1.0
+        if config.sampling.prompt is None and chosen.sampling.labels is None:
+            asked |= {"guidance": 1.0, "negative_prompt": None}
         chosen = copy.deepcopy(chosen)
         configuration.from_dict({f"sampling.{key}": value for key, value in asked.items()}, str(path), chosen)
         chosen.seed = config.seed + _FURTHER

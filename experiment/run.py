@@ -45,7 +45,7 @@ from score_sde.experiment import (
     redrawing,
     sampling,
 )
-from score_sde.experiment.arrays import as_examples
+from score_sde.experiment.arrays import as_array, as_examples
 from score_sde.experiment.asked import beside_given
 from score_sde.experiment.composed_posterior import ComposedPosterior
 from score_sde.experiment.condition_values import check_heard, condition_of, observed
@@ -57,7 +57,7 @@ from score_sde.experiment.likelihood import make_measurement
 from score_sde.experiment.parts import is_told_of_parts, shown_levels
 from score_sde.experiment.posterior import Posterior
 from score_sde.experiment.ranking import bounds_of_each
-from score_sde.experiment.solver import drop_steps_of_another_solver
+from score_sde.experiment.solver import chooses_steps, drop_steps_of_another_solver
 from score_sde.models import Given, rows_of
 from score_sde.solvers import decode, encode
 from score_sde.solvers.base import Solution, Solver
@@ -168,7 +168,8 @@ class Run:
         """
         examples, known, alone = filling.read_known(self._experiment.dataset, x, given)
         if solver is None and not filling.draws_itself(self._experiment):
-            solver, num_steps = self.config.edit.solver, num_steps or self.config.edit.num_steps or NUM_STEPS
+            solver, num_steps = self.config.edit.solver, num_steps or self.config.edit.num_steps
+            num_steps = num_steps or self._num_steps(solver, options, NUM_STEPS)
         times = 1 if num_samples is None else num_samples
         experiment = self._sampling(times * len(examples), seed, solver, {"num_steps": num_steps, **options})
         told = None if condition is None else self._condition(condition, len(examples))
@@ -298,7 +299,7 @@ class Run:
         Raises:
             UserError: latents are not of the shape of the data.
         """
-        latents = torch.as_tensor(np.asarray(z) if not isinstance(z, Tensor) else z).to(torch.get_default_dtype())
+        latents = torch.as_tensor(as_array(z)).to(torch.get_default_dtype())
         alone = latents.shape == self._experiment.dataset.model_shape
         x = self._solved(decode, latents[None] if alone else latents, condition, options)
         examples = self._experiment.dataset.units.decode(x).numpy()
@@ -323,7 +324,7 @@ class Run:
         condition: Any = None,
         seed: int | None = None,
         solver: str | Solver | None = None,
-        num_steps: int = 60,
+        num_steps: int | None = None,
         seconds: float = 4.0,
         **options: Any,
     ) -> Path:
@@ -337,14 +338,20 @@ class Run:
             condition: as of `sample`, like the next two.
             seed: sample `i` is drawn with `seed + i`.
             solver: a name, or a solver.
-            num_steps: the solver's number of steps, and so of frames, of which there are 60 at most.
+            num_steps: the solver's number of steps, and so of frames, of which there are 60 at most; 60 if left out,
+                but of solvers that choose their steps.
             seconds: how long the way takes.
             options: further keys of the section `sampling`.
         """
         asked, _ = self._asked(condition, num_samples)
+        num_steps = num_steps or self._num_steps(solver or self.config.sampling.solver, options, 60)
         experiment = self._sampling(num_samples, seed, solver, {"num_steps": num_steps, **options})
         asked = None if asked is None else beside_given(experiment.config, experiment.dataset, asked)
         return moving.animate(experiment, asked, Path(path), seconds)
+
+    def _num_steps(self, solver: str | Solver, options: Mapping[str, Any], usual: int) -> int | None:
+        """Return the usual number of steps; None of a solver that chooses them."""
+        return None if chooses_steps(solver, options.get("method", self.config.sampling.method)) else usual
 
     @staticmethod
     def _shaped(answers: Tensor, alone: bool, num_samples: int | None) -> np.ndarray:
@@ -374,7 +381,7 @@ class Run:
             values["seed"] = seed
         with naming(mode):
             configuration.from_dict(values, "run", config)
-            drop_steps_of_another_solver(config, values)
+            drop_steps_of_another_solver(config, {*values, *(key for key, _ in self._experiment.overrides)})
             checks.check(config, mode)
         if config.sampling.controls != self.config.sampling.controls:
             raise UserError("controls are joined as a run is loaded: load(…, settings={'sampling.controls': …})")
@@ -420,7 +427,7 @@ class Run:
         """Return `log p(x)`, in data units, of each example, `(N,)`, float64."""
         if given is not None:
             self._check_parts()
-            truths = torch.as_tensor(given if isinstance(given, Tensor) else np.asarray(given))
+            truths = torch.as_tensor(as_array(given))
             if truths.dtype != torch.bool:
                 raise UserError(f"given says which numbers are known: truths, not {truths.dtype}")
             try:

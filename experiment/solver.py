@@ -80,6 +80,11 @@ def make_solver(config: ConfigDict, default_steps: int = NUM_STEPS, **more: Any)
         return get_solver(sampling.solver, **(options | more), num_steps=default_steps)
 
 
+def chooses_steps(solver: str | Solver, method: str | None) -> bool:
+    """Say whether steps are those of an ODE method, `sampling.method`, that chooses them."""
+    return solver == "ode" and not (method in METHODS and Integrator(method).takes_fixed_steps)
+
+
 def drop_steps_of_another_solver(config: ConfigDict, given: Collection[str]) -> None:
     """Leave out, in place, steps that were for another solver, where an ODE solver was asked for that chooses its own.
 
@@ -87,12 +92,12 @@ def drop_steps_of_another_solver(config: ConfigDict, given: Collection[str]) -> 
         config: the configuration.
         given: the dotted keys that were set by hand, which remain.
     """
-    method = config.sampling.method
-    if method in METHODS and Integrator(method).takes_fixed_steps:
-        return
-    for name, keys in (("sampling", ("num_steps", "grid")), ("edit", ("num_steps",))):
-        if f"{name}.solver" in given and config[name].solver == "ode":
-            config[name].update({key: None for key in keys if f"{name}.{key}" not in given})
+    for name in ("sampling", "edit"):
+        if f"{name}.solver" in given and chooses_steps(config[name].solver, config.sampling.method):
+            if f"{name}.num_steps" not in given:
+                config[name].num_steps = None
+            if "sampling.grid" not in given:
+                config.sampling.grid = None
 
 
 def ignored_options(config: ConfigDict) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import shutil
 import subprocess
@@ -166,7 +167,8 @@ def test_one_example_and_many_of_any_dtype(runs):
     options: dict[str, Any] = {"method": "adams", "num_steps": 4}
     expected = loaded.log_prob(one, **options)
     assert isinstance(expected, float)
-    for form in (one.numpy(), one[0].tolist(), one.movedim(0, -1).double(), one[None].numpy().astype(np.int64)):
+    others = (one.movedim(0, -1).double(), one[None].numpy().astype(np.int64), one.bfloat16())
+    for form in (one.numpy(), one[0].tolist(), *others):
         assert np.ravel(loaded.log_prob(form, **options)) == expected
     for wrong, said in (
         (one.double() + 0.5, "whole numbers from 0 to 16"),
@@ -365,6 +367,24 @@ def test_mistakes_are_one_line(runs, tmp_path):
         with pytest.raises(UserError, match=said) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_solvers_that_choose_their_steps(runs, tmp_path):
+    """Steps that a configuration has for another solver are left out; those given with the run are not passed over."""
+    place = tmp_path / "vectors"
+    shutil.copytree(runs["vectors"], place)
+    config = json.loads((place / "config.json").read_text())
+    config["sampling"].update(solver="ddim", num_steps=3, grid="karras")
+    config["edit"].update(num_steps=3)
+    (place / "config.json").write_text(json.dumps(config))
+    loaded = score_sde.load(place)
+    exact = score_sde.load(runs["vectors"]).sample(2, solver="ode", seed=3)
+    np.testing.assert_array_equal(loaded.sample(2, solver="ode", seed=3), exact)
+    given = score_sde.load(place, settings={"sampling.num_steps": 4})
+    with pytest.raises(UserError, match="chooses its steps"):
+        given.sample(2, solver="ode")
+    film = loaded.animate(tmp_path / "flow.gif", num_samples=2, solver="ode")
+    assert film.stat().st_size > 1000
 
 
 def test_an_animation_ends_with_the_samples(runs, tmp_path):
