@@ -44,13 +44,16 @@ NUM_STEPS = 50
 
 def choose_solver(config: ConfigDict) -> None:
     """Put the solver that edits are made with where those of samples are, in place."""
-    if config.edit.task in BY_FLOW:
-        config.sampling.solver = "ode"
-        if chooses_steps("ode", config.sampling.method):
-            # They are as many as they need be, however many samples are drawn by.
-            config.sampling.update(num_steps=None, grid=None)
-    else:
-        config.sampling.solver, config.sampling.num_steps = config.edit.solver, config.edit.num_steps
+    by_flow, sampling = config.edit.task in BY_FLOW, config.sampling
+    sampling.solver = "ode" if by_flow else config.edit.solver
+    adaptive = chooses_steps(sampling.solver, sampling.method)
+    if not by_flow:
+        sampling.num_steps = config.edit.num_steps
+    elif adaptive:
+        sampling.num_steps = None
+    if adaptive:
+        # That of samples is none of its steps'.
+        sampling.grid = None
 
 
 def rehearse(config: ConfigDict, solver: Solver, model: Model) -> None:
@@ -101,7 +104,7 @@ def prepare(experiment: Experiment) -> None:
         for name, _ in experiment.overrides:
             if name == "edit.solver":
                 raise UserError("edit.method=tds has steps of its own: leave out edit.solver")
-    if edit.task in BY_FLOW and chooses_steps("ode", experiment.config.sampling.method):
+    if chooses_steps("ode" if edit.task in BY_FLOW else edit.solver, experiment.config.sampling.method):
         for name, _ in experiment.overrides:
             if name in ("sampling.num_steps", "sampling.grid"):
                 raise UserError(f"edit.task={edit.task} has adaptive steps: leave out {name}, or give sampling.method")

@@ -82,7 +82,7 @@ def configuration_to_train(
         config = configuration.load_json(remembered)
     else:
         config = _configuration_to_begin(config_path, overrides, look)
-    _override(config, overrides)
+    override(config, overrides)
     if begun is not None:
         _check_agreement(config, begun, ("seed", "data", "sde", "model"), f"the run in {folder} was begun")
     return config
@@ -152,7 +152,7 @@ def configuration_to_use(
     elif remembered.is_file():
         config = configuration.load_json(remembered)
     if config is not None:
-        _override(config, overrides)
+        override(config, overrides)
         if config.model.network == "mixture" and checkpoint_path is None:
             return config, None
     found = _find(folder, checkpoint_path)
@@ -163,7 +163,7 @@ def configuration_to_use(
         config = configuration.from_dict(found.config or {"data.dataset": "images"}, str(found.path))
     # Values that the checkpoint decides go before the file's, and the user's go before both.
     configuration.from_dict(found.values, str(found.path), config)
-    _override(config, overrides)
+    override(config, overrides)
     if found.config is not None:
         begun = configuration.from_dict(found.config, str(found.path))
         # Users may give other data of the same kind.
@@ -183,7 +183,12 @@ def _find(folder: Path, checkpoint_path: Path | None) -> checkpoints.Found:
     return checkpoints.find(checkpoint_path)
 
 
-def _override(config: ConfigDict, overrides: Overrides) -> None:
+def override(config: ConfigDict, overrides: Overrides) -> None:
+    """Set values by hand, in place; what they leave no sense to is left out.
+
+    Raises:
+        UserError: there is no such key, or a value is out of range.
+    """
     configuration.override(config, overrides)
     rules.check_values(config)
     drop_steps_of_another_solver(config, {key for key, _ in overrides})

@@ -92,12 +92,9 @@ def drop_steps_of_another_solver(config: ConfigDict, given: Collection[str]) -> 
         config: the configuration.
         given: the dotted keys that were set by hand, which remain.
     """
-    for name in ("sampling", "edit"):
+    for name, keys in (("sampling", ("num_steps", "grid")), ("edit", ("num_steps",))):
         if f"{name}.solver" in given and chooses_steps(config[name].solver, config.sampling.method):
-            if f"{name}.num_steps" not in given:
-                config[name].num_steps = None
-            if "sampling.grid" not in given:
-                config.sampling.grid = None
+            config[name].update({key: None for key in keys if f"{name}.{key}" not in given})
 
 
 def ignored_options(config: ConfigDict) -> set[str]:

@@ -18,9 +18,8 @@ from ml_collections import ConfigDict
 from score_sde.common import distributed
 from score_sde.common.errors import UserError, naming
 from score_sde.common.files import at_home
-from score_sde.experiment import checks, configuration, rules
+from score_sde.experiment import checks, configuration, rules, runs
 from score_sde.experiment.configuration import Overrides
-from score_sde.experiment.solver import drop_steps_of_another_solver
 from score_sde.training import checkpoint
 
 _STAGES = "cascade.stages"
@@ -53,9 +52,7 @@ class Stage(NamedTuple):
             UserError: it is faulty.
         """
         config = configuration.load_file(self.config_path)
-        configuration.override(config, self.overrides)
-        rules.check_values(config)
-        drop_steps_of_another_solver(config, {key for key, _ in self.overrides})
+        runs.override(config, self.overrides)
         return config
 
 

@@ -22,7 +22,7 @@ def test_no_key_of_sampling_is_said_to_be_ignored_by_every_solver() -> None:
 @pytest.mark.parametrize(
     ("method", "given", "expected"),
     [
-        (None, {"edit.solver"}, (8, None, None)),
+        (None, {"edit.solver"}, (8, "karras", None)),
         (None, {"edit.solver", "sampling.grid"}, (8, "karras", None)),
         (None, {"sampling.solver", "edit.solver"}, (None, None, None)),
         ("dopri8", {"sampling.solver"}, (None, None, 9)),
@@ -52,6 +52,14 @@ def test_edits_along_the_flow_have_the_steps_of_their_method(
     config.edit.task = "encode"
     choose_solver(config)
     assert (config.sampling.num_steps, config.sampling.grid) == expected
+
+
+def test_other_edits_by_adaptive_steps_have_no_grid_of_samples() -> None:
+    config = default.get_config()
+    config.sampling.update(num_steps=8, grid="karras")
+    config.edit.update(task="sdedit", solver="ode")
+    choose_solver(config)
+    assert (config.sampling.solver, config.sampling.num_steps, config.sampling.grid) == ("ode", None, None)
 
 
 def test_stages_of_a_cascade_likewise() -> None:
